@@ -1,0 +1,78 @@
+"""Errors that a user can act on, and the one place where a command line turns them into a line and an exit code.
+
+Every error that bad input can cause derives from `ChorusError` and carries one line which names the file, scene or setting and says what to
+do. Exit codes (docs/architecture.md): 0 done, 1 some scenes failed, 2 bad input or usage.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_BAD_INPUT = 0, 1, 2
+
+
+class ChorusError(Exception):
+    """Base of all errors caused by input, settings or the machine's state. The message is one line."""
+
+
+class SceneError(ChorusError):
+    """A scene or camera file is missing, damaged, hostile or holds values that no scene can have."""
+
+
+class ManifestError(ChorusError):
+    """A manifest or data set description is wrong, or names what does not exist."""
+
+
+class CacheError(ChorusError):
+    """A cached array is missing, damaged, incomplete or of another schema. Readers raise this; they never return fill values."""
+
+
+class ConfigError(ChorusError):
+    """A setting is unknown or out of range."""
+
+
+class WeightsError(ChorusError):
+    """Model weights are missing or do not fit the architecture."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error` as a single line, with its type where the message alone would not say what happened."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ChorusError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def run_cli(command: Callable[..., Any]) -> None:
+    """Run a click command as a program: one clear line and exit code 2 for bad input, 130 for Ctrl-C.
+
+    `command` may return an int, which becomes the exit code (1 = some scenes failed).
+    """
+    import click
+
+    try:
+        code = command.main(standalone_mode=False) if isinstance(command, click.Command) else command()
+        sys.exit(code if isinstance(code, int) else EXIT_DONE)
+    except click.exceptions.Abort:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except ChorusError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: disk full while writing {error.filename or 'output'}; free some space and run the same command again", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        if error.filename is not None:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        raise

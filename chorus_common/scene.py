@@ -1,0 +1,128 @@
+"""GaussianScene: the one in-memory form of a scene. Every reader returns it, everything downstream takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.errors import SceneError
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+#: Degree-0 spherical harmonic; INRIA files store colour as (rgb - 0.5) / SH_C0.
+SH_C0 = 0.28209479177387814
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianScene:
+    """A set of N anisotropic 3D Gaussians in metres, z up where the source says so.
+
+    Attributes (all numpy, C-contiguous):
+        means      [N, 3] f32, centres in metres.
+        quats      [N, 4] f32, unit quaternions (w, x, y, z) with w >= 0.
+        scales     [N, 3] f32, standard deviations along the local axes in metres (linear, > 0).
+        opacities  [N]    f32, in (0, 1) (linear).
+        colors     [N, 3] f32, in [0, 1]: the DC term only; view-dependent harmonics are dropped.
+        normals    [N, 3] f32 unit vectors, optional.
+        labels     [N]    i32, semantic class index in `label_space`, -1 unknown, optional.
+        instances  [N]    i32, instance id, -1 unknown, optional.
+        parts      [N]    i32, part id (meaning given by the data set), -1 unknown, optional.
+        source_ids [N]    i64, row of the source file that each Gaussian came from. N never changes silently: whoever drops
+                   Gaussians does it with `select`, which keeps this map.
+        name, label_space: free text, e.g. "scannet20".
+    """
+
+    means: F32
+    quats: F32
+    scales: F32
+    opacities: F32
+    colors: F32
+    normals: F32 | None = None
+    labels: I32 | None = None
+    instances: I32 | None = None
+    parts: I32 | None = None
+    source_ids: I64 = field(default=None)  # type: ignore[assignment]
+    name: str = ""
+    label_space: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.means)
+        if self.source_ids is None:
+            object.__setattr__(self, "source_ids", np.arange(n, dtype=np.int64))
+        for key, (width, dtype) in _COLUMNS.items():
+            value = getattr(self, key)
+            if value is None:
+                continue
+            shape = (n, width) if width else (n,)
+            if value.shape != shape:
+                raise SceneError(f"scene {self.name or '?'}: {key} has shape {value.shape}, expected {shape}")
+            object.__setattr__(self, key, np.ascontiguousarray(value, dtype=dtype))
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> GaussianScene:
+        """The Gaussians at `rows` (a mask [N] or indices), in that order, with `source_ids` still pointing at the source file."""
+        return replace(self, **{key: value[rows] for key in _COLUMNS if (value := getattr(self, key)) is not None})
+
+    def validated(self, *, max_extent: float = 1e5) -> GaussianScene:
+        """Return self, or raise SceneError naming the scene and the first thing that no scene can have.
+
+        Checks: at least one Gaussian; everything finite; |means| <= max_extent; scales in (0, max_extent]; unit quaternions; opacities and
+        colours in range.
+        """
+        who = f"scene {self.name or '?'}"
+        if len(self) == 0:
+            raise SceneError(f"{who}: holds no Gaussians")
+        for key in ("means", "quats", "scales", "opacities", "colors", "normals"):
+            value = getattr(self, key)
+            if value is not None and not np.isfinite(value).all():
+                row = int(np.argwhere(~np.isfinite(value.reshape(len(value), -1)).all(1))[0, 0])
+                raise SceneError(f"{who}: {key} is not finite at Gaussian {row}; repair or prune the file")
+        if np.abs(self.means).max() > max_extent:
+            raise SceneError(f"{who}: centres reach {np.abs(self.means).max():.3g} m, more than {max_extent:g}; is the unit metres?")
+        if (self.scales <= 0).any() or self.scales.max() > max_extent:
+            raise SceneError(f"{who}: scales must lie in (0, {max_extent:g}] m, found {self.scales.min():.3g} to {self.scales.max():.3g}")
+        if np.abs(np.linalg.norm(self.quats, axis=1) - 1).max() > 1e-3:
+            raise SceneError(f"{who}: quaternions are not unit length")
+        if (self.opacities < 0).any() or (self.opacities > 1).any():
+            raise SceneError(f"{who}: opacities must lie in [0, 1]")
+        if (self.colors < -1e-6).any() or (self.colors > 1 + 1e-6).any():
+            raise SceneError(f"{who}: colours must lie in [0, 1]")
+        return self
+
+
+#: column -> (width, dtype); width 0 = one number per Gaussian
+_COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
+    "means": (3, np.float32), "quats": (4, np.float32), "scales": (3, np.float32), "opacities": (0, np.float32), "colors": (3, np.float32),
+    "normals": (3, np.float32), "labels": (0, np.int32), "instances": (0, np.int32), "parts": (0, np.int32), "source_ids": (0, np.int64),
+}  # fmt: skip
+
+assert set(_COLUMNS) <= {f.name for f in fields(GaussianScene)}
+
+
+def canonical_quats(quats: NDArray[np.floating]) -> F32:
+    """Unit quaternions [N, 4] (w, x, y, z) with w >= 0; zero rows become the identity.
+
+    The sign is flipped with `where(w < 0)`, not `sign(w)`: the latter turns w == 0 into the zero quaternion (SceneSplat preprocess_gs.py).
+    """
+    q = np.asarray(quats, dtype=np.float64)
+    norm = np.linalg.norm(q, axis=1, keepdims=True)
+    q = np.where(norm > 1e-12, q / np.maximum(norm, 1e-12), np.array([1.0, 0.0, 0.0, 0.0]))
+    return np.ascontiguousarray(np.where(q[:, :1] < 0, -q, q), dtype=np.float32)
+
+
+def quats_to_rotations(quats: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Rotation matrices [N, 3, 3] of unit quaternions [N, 4] (w, x, y, z); columns are the local axes in world coordinates."""
+    w, x, y, z = np.moveaxis(np.asarray(quats), -1, 0)
+    return np.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ], axis=-1,
+    ).reshape(*np.asarray(quats).shape[:-1], 3, 3)  # fmt: skip
