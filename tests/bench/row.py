@@ -1,0 +1,25 @@
+"""One row of `make bench`: a figure, and where there is a named alternative, the ratio to it in the same run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """`ratio` = value / baseline_value for the same quantity measured in the same run, or `value` itself without a baseline.
+
+    Where the row's name promises a speed-up ("... times faster"), ratio = baseline_value / value, so that larger is better; the unit says which.
+    """
+
+    name: str
+    value: float
+    unit: str
+    ratio: float
+    command: str
+    baseline: str = ""
+    baseline_value: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
