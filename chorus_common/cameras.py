@@ -50,7 +50,12 @@ class CameraSet:
     def select(self, rows: NDArray[np.integer] | list[int]) -> CameraSet:
         """The cameras at `rows`, in that order."""
         index = np.asarray(rows, dtype=np.int64)
-        return replace(self, viewmats=self.viewmats[index], intrinsics=self.intrinsics[index], names=tuple(self.names[i] for i in index))
+        return replace(
+            self,
+            viewmats=self.viewmats[index],
+            intrinsics=self.intrinsics[index],
+            names=tuple(self.names[i] for i in index),
+        )
 
     def resized(self, width: int, height: int) -> CameraSet:
         """The same views at another picture size; each axis is scaled by its own factor."""
@@ -65,7 +70,9 @@ class CameraSet:
         return -np.einsum("vji,vj->vi", self.viewmats[:, :3, :3], self.viewmats[:, :3, 3])
 
 
-def look_at(eye: NDArray[np.floating], target: NDArray[np.floating], up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> F64:
+def look_at(
+    eye: NDArray[np.floating], target: NDArray[np.floating], up: tuple[float, float, float] = (0.0, 0.0, 1.0)
+) -> F64:
     """World-to-camera [4, 4] of a camera at `eye` that looks at `target` (both [3], metres), y down in the picture."""
     eye = np.asarray(eye, dtype=np.float64)
     forward = np.asarray(target, dtype=np.float64) - eye

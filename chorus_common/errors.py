@@ -70,7 +70,10 @@ def run_cli(command: Callable[..., Any]) -> None:
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"error: disk full while writing {error.filename or 'output'}; free some space and run the same command again", file=sys.stderr)
+            print(
+                f"error: disk full while writing {error.filename or 'output'}; free some space and run the same command again",
+                file=sys.stderr,
+            )
             sys.exit(EXIT_BAD_INPUT)
         if error.filename is not None:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -10,7 +10,21 @@ SCANNET20 = (
 SCANNET20_NYU40_IDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
 
 #: S3DIS, in the order of its benchmark code.
-S3DIS13 = ("ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa", "bookcase", "board", "clutter")
+S3DIS13 = (
+    "ceiling",
+    "floor",
+    "wall",
+    "beam",
+    "column",
+    "window",
+    "door",
+    "table",
+    "chair",
+    "sofa",
+    "bookcase",
+    "board",
+    "clutter",
+)
 
 #: Classes that f-mIoU and f-mAcc leave out of the mean (SceneSplat; never out of the data).
 FOREGROUND_EXCLUDED = ("wall", "floor", "ceiling")

@@ -84,9 +84,13 @@ class GaussianScene:
                 row = int(np.argwhere(~np.isfinite(value.reshape(len(value), -1)).all(1))[0, 0])
                 raise SceneError(f"{who}: {key} is not finite at Gaussian {row}; repair or prune the file")
         if np.abs(self.means).max() > max_extent:
-            raise SceneError(f"{who}: centres reach {np.abs(self.means).max():.3g} m, more than {max_extent:g}; is the unit metres?")
+            raise SceneError(
+                f"{who}: centres reach {np.abs(self.means).max():.3g} m, more than {max_extent:g}; is the unit metres?"
+            )
         if (self.scales <= 0).any() or self.scales.max() > max_extent:
-            raise SceneError(f"{who}: scales must lie in (0, {max_extent:g}] m, found {self.scales.min():.3g} to {self.scales.max():.3g}")
+            raise SceneError(
+                f"{who}: scales must lie in (0, {max_extent:g}] m, found {self.scales.min():.3g} to {self.scales.max():.3g}"
+            )
         if np.abs(np.linalg.norm(self.quats, axis=1) - 1).max() > 1e-3:
             raise SceneError(f"{who}: quaternions are not unit length")
         if (self.opacities < 0).any() or (self.opacities > 1).any():

@@ -1,0 +1,108 @@
+"""The embedded text-aligned teacher: a small convolutional network from rendered pixels to one text-aligned vector per cell.
+
+It needs no download: its weights (under 2 MB with the text side, chorus_common/text.py) ship with the package and are made by
+train_text_aligned.py on synthetic rooms that no demo, test or study uses. It sees pixels only: no depth, no labels, no scene.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from chorus_common.errors import WeightsError
+from chorus_common.lifting import CellGrid
+from chorus_common.text import EMBEDDED_TEXT_CHANNELS, EMBEDDED_TEXT_SPEC
+
+WEIGHTS = Path(__file__).parent / "weights" / "text_aligned.safetensors"
+
+#: Pixels per output token. The teacher sees each picture resized to grid x PATCH, so that its tokens are the grid's cells.
+PATCH = 8
+
+
+class ConvBlock(nn.Module):
+    """Depthwise 5x5, pointwise expansion, GELU, pointwise back, with a residual (ConvNeXt's block at a small width)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.norm = nn.GroupNorm(1, channels)
+        self.expand = nn.Conv2d(channels, 3 * channels, 1)
+        self.shrink = nn.Conv2d(3 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shrink(F.gelu(self.expand(self.norm(self.spatial(x)))))
+
+
+class TextAlignedNetwork(nn.Module):
+    """A U-Net that goes down to stride 32 and comes back to stride 8 (PATCH): [B, 3, H, W] in [0, 1] -> unit vectors [B, C, H/8, W/8]."""
+
+    def __init__(
+        self,
+        channels: int = EMBEDDED_TEXT_CHANNELS,
+        widths: tuple[int, ...] = (24, 40, 64, 96, 112),
+        depths: tuple[int, ...] = (1, 1, 2, 3, 2),
+    ) -> None:
+        super().__init__()
+        stages, previous = [], 3
+        for width, depth in zip(widths, depths):
+            down = nn.Conv2d(previous, width, 3, stride=2, padding=1)
+            stages.append(nn.Sequential(down, nn.GroupNorm(1, width), *[ConvBlock(width) for _ in range(depth)]))
+            previous = width
+        self.stages = nn.ModuleList(stages)  # strides 2, 4, 8, 16, 32
+        self.lateral = nn.ModuleList([nn.Conv2d(width, widths[2], 1) for width in widths[2:]])
+        self.merge = nn.Sequential(ConvBlock(widths[2]), ConvBlock(widths[2]))
+        self.head = nn.Conv2d(widths[2], channels, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = (images - 0.5) / 0.25
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        size = levels[2].shape[-2:]  # stride 8
+        merged = self.lateral[0](levels[2])
+        for lateral, level in zip(list(self.lateral)[1:], levels[3:]):
+            merged = merged + F.interpolate(lateral(level), size=size, mode="bilinear", align_corners=False)
+        return F.normalize(self.head(self.merge(merged)), dim=1)
+
+
+class TextAlignedTeacher:
+    """Dense teacher "embedded:text": `features` are unit vectors whose cosine with `EmbeddedTextEncoder.encode` ranks class names."""
+
+    spec = EMBEDDED_TEXT_SPEC
+    channels = EMBEDDED_TEXT_CHANNELS
+    text_aligned = True
+
+    def __init__(self, weights: Path = WEIGHTS, device: str | torch.device = "cpu") -> None:
+        if not weights.is_file():
+            raise WeightsError(
+                f"{weights}: weights of the embedded teacher are missing; reinstall, "
+                "or make them with python -m stage1_render_teachers.teachers.train_text_aligned"
+            )
+        self.device = torch.device(device)
+        self.network = TextAlignedNetwork()
+        self.network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+        self.network.eval().to(self.device)
+        self.fingerprint = hashlib.sha256(weights.read_bytes() + f"patch={PATCH}".encode()).hexdigest()[:16]
+
+    @torch.inference_mode()
+    def features(self, images: NDArray[np.uint8], grid: CellGrid) -> NDArray[np.float32]:
+        """Text-aligned unit vectors [B, rows, cols, channels] f32 of pictures [B, H, W, 3] u8, one per cell of `grid`."""
+        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
+        size = (grid.rows * PATCH, grid.cols * PATCH)
+        if x.shape[-2:] != size:
+            x = F.interpolate(pad_to_cells(x, grid), size=size, mode="bilinear", align_corners=False, antialias=True)
+        return np.ascontiguousarray(self.network(x).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def pad_to_cells(images: Tensor, grid: CellGrid) -> Tensor:
+    """Pad [B, 3, H, W] at the right and bottom (edge values) to whole cells, so that resizing never stretches a cell."""
+    right, bottom = grid.cols * grid.cell - images.shape[-1], grid.rows * grid.cell - images.shape[-2]
+    return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images

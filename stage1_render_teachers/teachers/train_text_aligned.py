@@ -1,0 +1,263 @@
+"""Makes the weights of the embedded text-aligned teacher (picture and text side together).
+
+    python -m stage1_render_teachers.teachers.train_text_aligned --rooms 160 --minutes 20
+
+Renders synthetic rooms of reserved seeds (`FIRST_SEED` on; no demo, test or study uses them), labels each cell with the share of each class in it, and
+trains both towers so that a cell's vector has its largest cosine with the text of its class, whatever the synonym and prompt template. The
+recipe is CLIP's symmetric idea with known pairs: softmax over class texts at temperature 0.07, soft targets, random phrase per class and step.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from chorus_common.labels import SCANNET20
+from chorus_common.text import EMBEDDED_TEXT_WEIGHTS, HashedTextNetwork
+from stage1_render_teachers.teachers.text_aligned import PATCH, WEIGHTS, TextAlignedNetwork
+
+#: Rooms from this seed on are the teacher's own.
+FIRST_SEED = 900_000_000
+
+TEMPERATURE = 0.07
+
+TEMPLATES = (
+    "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "this is a {}", "there is a {} in the scene", "a {} in a room",
+    "a rendering of a {}", "an image of a {} indoors", "{} in a scene",
+)  # fmt: skip
+
+#: What people call the classes; the class's own name is the first.
+PHRASES: dict[str, tuple[str, ...]] = {
+    "wall": ("wall", "walls", "painted wall"),
+    "floor": ("floor", "flooring", "carpet", "ground"),
+    "cabinet": ("cabinet", "cupboard", "dresser", "wardrobe", "chest of drawers", "nightstand", "drawers"),
+    "bed": ("bed", "mattress", "double bed"),
+    "chair": ("chair", "office chair", "armchair", "dining chair", "seat"),
+    "sofa": ("sofa", "couch", "settee"),
+    "table": ("table", "dining table", "coffee table", "round table", "side table"),
+    "door": ("door", "doorway", "doorframe"),
+    "window": ("window", "window pane"),
+    "bookshelf": ("bookshelf", "bookcase", "book shelf", "shelves", "shelf with books"),
+    "picture": ("picture", "painting", "poster", "framed picture", "wall art"),
+    "counter": ("counter", "kitchen counter", "countertop", "worktop"),
+    "desk": ("desk", "writing desk", "office desk", "computer desk"),
+    "curtain": ("curtain", "curtains", "drapes"),
+    "refrigerator": ("refrigerator", "fridge", "refridgerator", "freezer"),
+    "shower curtain": ("shower curtain", "shower curtains"),
+    "toilet": ("toilet", "toilet bowl", "lavatory"),
+    "sink": ("sink", "washbasin", "basin"),
+    "bathtub": ("bathtub", "bath tub", "tub"),
+    "other furniture": (
+        "other furniture",
+        "otherfurniture",
+        "furniture",
+        "clutter",
+        "object",
+        "lamp",
+        "bin",
+        "box",
+        "plant",
+    ),
+}
+
+
+def render_room(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One room's pictures [V, H, W, 3] u8 and class shares per cell [V, rows, cols, 20] u8 (255 = the whole cell)."""
+    from chorus_common.lifting import CellGrid
+    from chorus_common.synthetic import RoomOptions, generate_room
+    from stage1_render_teachers.rasterize import get_backend
+
+    room = generate_room(seed, RoomOptions())
+    scene, cameras = room.scene, room.cameras
+    assert scene.labels is not None
+    grid = CellGrid(cameras.width, cameras.height, PATCH)
+    backend = get_backend("cpu")
+    images = np.empty((len(cameras), cameras.height, cameras.width, 3), dtype=np.uint8)
+    shares = np.zeros((len(cameras), grid.rows * grid.cols, len(SCANNET20)), dtype=np.uint8)
+    for v in range(len(cameras)):
+        out = backend.render(
+            scene, cameras.viewmats[v], cameras.intrinsics[v], cameras.width, cameras.height, grid=grid
+        )
+        images[v] = np.rint(np.clip(out.color, 0, 1) * 255)
+        label = scene.labels[out.hits.gaussian_ids]
+        known = label >= 0
+        share = np.zeros((grid.rows * grid.cols, len(SCANNET20)))
+        np.add.at(share, (out.hits.cells[known], label[known]), out.hits.weights[known])
+        shares[v] = np.rint(np.clip(share / PATCH**2, 0, 1) * 255)
+    return images, shares.reshape(len(cameras), grid.rows, grid.cols, -1)
+
+
+def augment(images: Tensor, shares: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror, zoom-and-crop, and recolour a batch: images [B, 3, H, W] in [0, 1], shares [B, K, rows, cols]."""
+    if torch.rand((), generator=generator) < 0.5:
+        images, shares = images.flip(-1), shares.flip(-1)
+    if torch.rand((), generator=generator) < 0.5:
+        zoom = 1 + 0.6 * torch.rand((), generator=generator).item()
+        rows, cols = shares.shape[-2:]
+        r, c = int(rows / zoom), int(cols / zoom)
+        top = int(torch.randint(rows - r + 1, (), generator=generator))
+        left = int(torch.randint(cols - c + 1, (), generator=generator))
+        crop = images[..., top * PATCH : (top + r) * PATCH, left * PATCH : (left + c) * PATCH]
+        images = F.interpolate(crop, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        shares = F.interpolate(shares[..., top : top + r, left : left + c], size=(rows, cols), mode="nearest")
+    b = images.shape[0]
+    gain = (
+        1
+        + 0.3 * (torch.rand(b, 3, 1, 1, generator=generator) - 0.5)
+        + 0.4 * (torch.rand(b, 1, 1, 1, generator=generator) - 0.5)
+    )
+    images = (images * gain + 0.15 * (torch.rand(b, 1, 1, 1, generator=generator) - 0.5)).clamp(0, 1)
+    return images, shares
+
+
+def class_texts(network: HashedTextNetwork, generator: torch.Generator) -> Tensor:
+    """One random phrase in one random template per class, encoded: [K, C]."""
+
+    def pick(options: tuple[str, ...]) -> str:
+        return options[int(torch.randint(len(options), (), generator=generator))]
+
+    return network([pick(TEMPLATES).format(pick(PHRASES[name])) for name in SCANNET20])
+
+
+def soft_cross_entropy(logits: Tensor, shares: Tensor, class_weight: Tensor) -> Tensor:
+    """Mean over labelled cells of the class-weighted cross entropy with the cell's class shares. logits, shares [B, K, rows, cols]."""
+    target = shares * class_weight[:, None, None]
+    total = target.sum(dim=1)
+    return -(target * logits.log_softmax(dim=1)).sum() / total.sum().clamp(min=1e-6)
+
+
+class Towers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = TextAlignedNetwork(), HashedTextNetwork()
+
+
+def evaluate(towers: Towers, images: Tensor, shares: Tensor) -> float:
+    """Mean IoU of the dominant class over cells, on rooms that training did not see."""
+    towers.eval()
+    with torch.inference_mode():
+        text = towers.text(list(SCANNET20))
+        truth = shares.argmax(dim=1)
+        labelled = shares.sum(dim=1) > 0.5
+        predicted = torch.cat(
+            [torch.einsum("bchw,kc->bkhw", towers.image(part), text).argmax(1) for part in images.split(16)]
+        )
+    towers.train()
+    k = len(SCANNET20)
+    confusion = torch.bincount(truth[labelled] * k + predicted[labelled], minlength=k * k).reshape(k, k).double()
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
+    present = confusion.sum(1) > 0
+    return float((confusion.diag() / union.clamp(min=1))[present].mean())
+
+
+@click.command()
+@click.option("--rooms", default=160, show_default=True, help="rooms to render for training")
+@click.option("--held-out", default=8, show_default=True, help="further rooms to measure on")
+@click.option(
+    "--minutes",
+    default=20.0,
+    show_default=True,
+    help="training time (the schedule counts steps, measured from the first ones)",
+)
+@click.option("--steps", default=None, type=int, help="train this many steps instead, reproducibly")
+@click.option("--batch", default=16, show_default=True)
+@click.option("--workers", default=2, show_default=True)
+@click.option("--pool", type=click.Path(path_type=Path), default=None, help="keep the rendered rooms in this .npz")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="folder for the two weight files [default: where the package reads them]",
+)
+def main(
+    rooms: int,
+    held_out: int,
+    minutes: float,
+    steps: int | None,
+    batch: int,
+    workers: int,
+    pool: Path | None,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Render rooms, train both towers, write fp16 safetensors."""
+    images, shares = _pool(rooms + held_out, workers, pool)
+    views = images.shape[0] // (rooms + held_out)
+    train, test = slice(0, rooms * views), slice(rooms * views, None)
+    to_images = lambda a: torch.from_numpy(a).permute(0, 3, 1, 2).float() / 255  # noqa: E731
+    test_images, test_shares = to_images(images[test]), to_images(shares[test])
+    frequency = torch.from_numpy(shares[train].astype(np.float64).mean((0, 1, 2)))
+    class_weight = (frequency / frequency.max()).clamp(min=1e-4).pow(-0.35).float()
+
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    towers = Towers()
+    averaged = copy.deepcopy(towers)
+    optimiser = torch.optim.AdamW(towers.parameters(), lr=2e-3, weight_decay=0.02)
+    started, step, total = time.monotonic(), 0, steps or 10**9
+    while step < total:
+        if steps is None and step == 20:
+            total = max(50, int(minutes * 60 * 20 / (time.monotonic() - started)))
+        progress = step / min(total, 10**6)
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * min(1.0, progress))) + 1e-5
+        rows = torch.randint(train.stop, (batch,), generator=generator).numpy()
+        x, y = augment(to_images(images[rows]), to_images(shares[rows]), generator)
+        text = class_texts(towers.text, generator)
+        logits = torch.einsum("bchw,kc->bkhw", towers.image(x), text) / TEMPERATURE
+        again = class_texts(towers.text, generator)  # other phrases of the same classes: synonyms must agree
+        phrases = F.cross_entropy(text @ again.T / TEMPERATURE, torch.arange(len(text)))
+        loss = soft_cross_entropy(logits, y, class_weight) + 0.2 * phrases
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            decay = min(0.998, (step + 1) / (step + 10))
+            for a, b in zip(averaged.parameters(), towers.parameters()):
+                a.lerp_(b, 1 - decay)
+        step += 1
+        if step % 200 == 0 or step == total:
+            click.echo(
+                f"step {step}/{total} loss {loss.item():.3f} held-out mIoU {evaluate(averaged, test_images, test_shares):.3f}"
+            )
+            _save(averaged, out)
+
+
+def _pool(n: int, workers: int, path: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    if path is not None and path.is_file():
+        data = np.load(path)
+        return data["images"], data["shares"]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+        parts = []
+        for part in executor.map(render_room, range(FIRST_SEED, FIRST_SEED + n)):
+            parts.append(part)
+            if len(parts) % 20 == 0:
+                click.echo(f"rendered {len(parts)}/{n} rooms")
+    images, shares = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    if path is not None:
+        np.savez(path, images=images, shares=shares)
+    return images, shares
+
+
+def _save(towers: Towers, out: Path | None) -> None:
+    for tower, path in ((towers.image, WEIGHTS), (towers.text, EMBEDDED_TEXT_WEIGHTS)):
+        target = out / path.name if out is not None else path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.half().contiguous() for key, value in tower.state_dict().items()}, target)
+
+
+if __name__ == "__main__":
+    main()
