@@ -50,12 +50,8 @@ class CameraSet:
     def select(self, rows: NDArray[np.integer] | list[int]) -> CameraSet:
         """The cameras at `rows`, in that order."""
         index = np.asarray(rows, dtype=np.int64)
-        return replace(
-            self,
-            viewmats=self.viewmats[index],
-            intrinsics=self.intrinsics[index],
-            names=tuple(self.names[i] for i in index),
-        )
+        names = tuple(self.names[i] for i in index)
+        return replace(self, viewmats=self.viewmats[index], intrinsics=self.intrinsics[index], names=names)
 
     def resized(self, width: int, height: int) -> CameraSet:
         """The same views at another picture size; each axis is scaled by its own factor."""

@@ -1,6 +1,7 @@
 """Typed configuration: a pydantic model, filled from TOML and `--set key=value`, with unknown keys refused by name.
 
-Every stage declares one frozen `Config` subclass and passes it down; the resolved config is written beside every output.
+Every stage declares one frozen `Config` subclass and passes it down; the resolved config is written beside every
+output.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(kind: type[C], path: str | Path | None = None, settings: Iterable[str] = ()) -> C:
-    """Build a `kind` from its defaults, then the TOML file at `path`, then `settings` ("a.b=value", value in TOML syntax or a bare word).
+    """Build a `kind` from its defaults, then the TOML file at `path`, then `settings`.
 
-    Raises ConfigError: one line that names the key, the file or `--set` it came from, and the nearest known key.
+    A setting is "a.b=value" with the value in TOML syntax or a bare word.
+
+    Raises ConfigError: one line that names the key, where it came from, and the nearest known key.
     """
     data: dict[str, Any] = {}
     if path is not None:

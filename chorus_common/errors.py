@@ -1,7 +1,7 @@
 """Errors that a user can act on, and the one place where a command line turns them into a line and an exit code.
 
-Every error that bad input can cause derives from `ChorusError` and carries one line which names the file, scene or setting and says what to
-do. Exit codes (docs/architecture.md): 0 done, 1 some scenes failed, 2 bad input or usage.
+Every error that bad input can cause derives from `ChorusError` and carries one line which names the file, scene or
+setting and says what to do. Exit codes (docs/architecture.md): 0 done, 1 some scenes failed, 2 bad input or usage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ManifestError(ChorusError):
 
 
 class CacheError(ChorusError):
-    """A cached array is missing, damaged, incomplete or of another schema. Readers raise this; they never return fill values."""
+    """A cached array is missing, damaged, incomplete or of another schema; readers never return fill values."""
 
 
 class ConfigError(ChorusError):
@@ -69,11 +69,9 @@ def run_cli(command: Callable[..., Any]) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
+        where = error.filename or "output"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(
-                f"error: disk full while writing {error.filename or 'output'}; free some space and run the same command again",
-                file=sys.stderr,
-            )
+            print(f"error: disk full while writing {where}; free some space and run it again", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         if error.filename is not None:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

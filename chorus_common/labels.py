@@ -4,8 +4,8 @@ from __future__ import annotations
 
 #: ScanNet20 (ids 1-12, 14, 16, 24, 28, 33, 34, 36, 39 of NYU40), in ascending NYU40 order.
 SCANNET20 = (
-    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "desk", "curtain",
-    "refrigerator", "shower curtain", "toilet", "sink", "bathtub", "other furniture",
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture",
+    "counter", "desk", "curtain", "refrigerator", "shower curtain", "toilet", "sink", "bathtub", "other furniture",
 )  # fmt: skip
 SCANNET20_NYU40_IDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
 

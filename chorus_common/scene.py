@@ -31,8 +31,8 @@ class GaussianScene:
         labels     [N]    i32, semantic class index in `label_space`, -1 unknown, optional.
         instances  [N]    i32, instance id, -1 unknown, optional.
         parts      [N]    i32, part id (meaning given by the data set), -1 unknown, optional.
-        source_ids [N]    i64, row of the source file that each Gaussian came from. N never changes silently: whoever drops
-                   Gaussians does it with `select`, which keeps this map.
+        source_ids [N]    i64, row of the source file that each Gaussian came from. N never changes silently: whoever
+                   drops Gaussians does it with `select`, which keeps this map.
         name, label_space: free text, e.g. "scannet20".
     """
 
@@ -66,14 +66,14 @@ class GaussianScene:
         return len(self.means)
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> GaussianScene:
-        """The Gaussians at `rows` (a mask [N] or indices), in that order, with `source_ids` still pointing at the source file."""
+        """The Gaussians at `rows` (a mask [N] or indices), in that order; `source_ids` still point at the file."""
         return replace(self, **{key: value[rows] for key in _COLUMNS if (value := getattr(self, key)) is not None})
 
     def validated(self, *, max_extent: float = 1e5) -> GaussianScene:
         """Return self, or raise SceneError naming the scene and the first thing that no scene can have.
 
-        Checks: at least one Gaussian; everything finite; |means| <= max_extent; scales in (0, max_extent]; unit quaternions; opacities and
-        colours in range.
+        Checks: at least one Gaussian; everything finite; |means| <= max_extent; scales in (0, max_extent]; unit
+        quaternions; opacities and colours in range.
         """
         who = f"scene {self.name or '?'}"
         if len(self) == 0:
@@ -83,14 +83,11 @@ class GaussianScene:
             if value is not None and not np.isfinite(value).all():
                 row = int(np.argwhere(~np.isfinite(value.reshape(len(value), -1)).all(1))[0, 0])
                 raise SceneError(f"{who}: {key} is not finite at Gaussian {row}; repair or prune the file")
-        if np.abs(self.means).max() > max_extent:
-            raise SceneError(
-                f"{who}: centres reach {np.abs(self.means).max():.3g} m, more than {max_extent:g}; is the unit metres?"
-            )
-        if (self.scales <= 0).any() or self.scales.max() > max_extent:
-            raise SceneError(
-                f"{who}: scales must lie in (0, {max_extent:g}] m, found {self.scales.min():.3g} to {self.scales.max():.3g}"
-            )
+        reach, thin, thick = np.abs(self.means).max(), self.scales.min(), self.scales.max()
+        if reach > max_extent:
+            raise SceneError(f"{who}: centres reach {reach:.3g} m, more than {max_extent:g}; is the unit metres?")
+        if thin <= 0 or thick > max_extent:
+            raise SceneError(f"{who}: scales must lie in (0, {max_extent:g}] m, found {thin:.3g} to {thick:.3g}")
         if np.abs(np.linalg.norm(self.quats, axis=1) - 1).max() > 1e-3:
             raise SceneError(f"{who}: quaternions are not unit length")
         if (self.opacities < 0).any() or (self.opacities > 1).any():
@@ -102,8 +99,9 @@ class GaussianScene:
 
 #: column -> (width, dtype); width 0 = one number per Gaussian
 _COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
-    "means": (3, np.float32), "quats": (4, np.float32), "scales": (3, np.float32), "opacities": (0, np.float32), "colors": (3, np.float32),
-    "normals": (3, np.float32), "labels": (0, np.int32), "instances": (0, np.int32), "parts": (0, np.int32), "source_ids": (0, np.int64),
+    "means": (3, np.float32), "quats": (4, np.float32), "scales": (3, np.float32), "opacities": (0, np.float32),
+    "colors": (3, np.float32), "normals": (3, np.float32), "labels": (0, np.int32), "instances": (0, np.int32),
+    "parts": (0, np.int32), "source_ids": (0, np.int64),
 }  # fmt: skip
 
 assert set(_COLUMNS) <= {f.name for f in fields(GaussianScene)}
@@ -112,7 +110,8 @@ assert set(_COLUMNS) <= {f.name for f in fields(GaussianScene)}
 def canonical_quats(quats: NDArray[np.floating]) -> F32:
     """Unit quaternions [N, 4] (w, x, y, z) with w >= 0; zero rows become the identity.
 
-    The sign is flipped with `where(w < 0)`, not `sign(w)`: the latter turns w == 0 into the zero quaternion (SceneSplat preprocess_gs.py).
+    The sign is flipped with `where(w < 0)`, not `sign(w)`: the latter turns w == 0 into the zero quaternion (SceneSplat
+    scripts/preprocess_gs.py).
     """
     q = np.asarray(quats, dtype=np.float64)
     norm = np.linalg.norm(q, axis=1, keepdims=True)
@@ -121,7 +120,7 @@ def canonical_quats(quats: NDArray[np.floating]) -> F32:
 
 
 def quats_to_rotations(quats: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Rotation matrices [N, 3, 3] of unit quaternions [N, 4] (w, x, y, z); columns are the local axes in world coordinates."""
+    """Rotation matrices [N, 3, 3] of unit quaternions [N, 4] (w, x, y, z); columns are the local axes in the world."""
     w, x, y, z = np.moveaxis(np.asarray(quats), -1, 0)
     return np.stack(
         [

@@ -1,7 +1,7 @@
 """Text encoders: class names and free queries -> unit vectors in the space of a text-aligned teacher.
 
-`load_text_encoder("embedded:text")` needs no download: it is the text side of the embedded teacher whose picture side lives in
-stage1_render_teachers/teachers/text_aligned.py; both come from one training run (stage1_render_teachers/teachers/train_text_aligned.py).
+`load_text_encoder("embedded:text")` needs no download: it is the text side of the embedded teacher whose picture side
+lives in stage1_render_teachers/teachers/text_aligned.py; both come from one run of train_text_aligned.py beside it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ class TextEncoder(Protocol):
     channels: int
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Unit rows [K, channels] f32, one per text; texts are canonicalised as the teacher's own text side wants them."""
+        """Unit rows [K, channels] f32, one per text, canonicalised as the teacher's own text side wants it."""
         ...
 
 
 def text_features(text: str, n_buckets: int) -> list[int]:
-    """Hashed features of a text: every word and its character 3- and 4-grams, as in fastText (Bojanowski et al. 2017), CRC-32 mod n_buckets.
+    """Hashed features of a text: every word and its character 3- and 4-grams, CRC-32 mod n_buckets.
 
-    Sub-word features let related words ("bookcase", "bookshelf", "bookshelves") share weights. Case and punctuation are ignored.
+    As in fastText (Bojanowski et al. 2017): sub-words let related words ("bookcase", "bookshelf", "bookshelves") share
+    weights. Case and punctuation are ignored.
     """
     features = []
     for word in re.findall(r"[a-z0-9]+", text.lower()):
@@ -101,7 +102,7 @@ class EmbeddedTextEncoder:
 
 
 def load_text_encoder(spec: str) -> TextEncoder:
-    """The text encoder that belongs to the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side."""
+    """The text encoder of the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side."""
     if spec == EMBEDDED_TEXT_SPEC:
         return EmbeddedTextEncoder()
     raise ConfigError(f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}")

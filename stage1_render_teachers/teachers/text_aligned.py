@@ -1,7 +1,8 @@
-"""The embedded text-aligned teacher: a small convolutional network from rendered pixels to one text-aligned vector per cell.
+"""The embedded text-aligned teacher: a small convolutional network from pixels to one text-aligned vector per cell.
 
-It needs no download: its weights (under 2 MB with the text side, chorus_common/text.py) ship with the package and are made by
-train_text_aligned.py on synthetic rooms that no demo, test or study uses. It sees pixels only: no depth, no labels, no scene.
+It needs no download: its weights (under 2 MB with the text side, chorus_common/text.py) ship with the package and are
+made by train_text_aligned.py on synthetic rooms that no demo, test or study uses. It sees pixels only: no depth, no
+labels, no scene.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from chorus_common.lifting import CellGrid
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chorus_common.errors import WeightsError
-from chorus_common.lifting import CellGrid
 from chorus_common.text import EMBEDDED_TEXT_CHANNELS, EMBEDDED_TEXT_SPEC
 
 WEIGHTS = Path(__file__).parent / "weights" / "text_aligned.safetensors"
 
-#: Pixels per output token. The teacher sees each picture resized to grid x PATCH, so that its tokens are the grid's cells.
+#: Pixels per output token. The teacher sees each picture resized to grid x PATCH, so its tokens are the grid's cells.
 PATCH = 8
 
 
@@ -41,7 +42,7 @@ class ConvBlock(nn.Module):
 
 
 class TextAlignedNetwork(nn.Module):
-    """A U-Net that goes down to stride 32 and comes back to stride 8 (PATCH): [B, 3, H, W] in [0, 1] -> unit vectors [B, C, H/8, W/8]."""
+    """U-Net down to stride 32 and back to 8 (PATCH): [B, 3, H, W] in [0, 1] -> unit vectors [B, C, H/8, W/8]."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class TextAlignedNetwork(nn.Module):
 
 
 class TextAlignedTeacher:
-    """Dense teacher "embedded:text": `features` are unit vectors whose cosine with `EmbeddedTextEncoder.encode` ranks class names."""
+    """Dense teacher "embedded:text": unit vectors whose cosine with `EmbeddedTextEncoder.encode` ranks class names."""
 
     spec = EMBEDDED_TEXT_SPEC
     channels = EMBEDDED_TEXT_CHANNELS
@@ -94,7 +95,7 @@ class TextAlignedTeacher:
 
     @torch.inference_mode()
     def features(self, images: NDArray[np.uint8], grid: CellGrid) -> NDArray[np.float32]:
-        """Text-aligned unit vectors [B, rows, cols, channels] f32 of pictures [B, H, W, 3] u8, one per cell of `grid`."""
+        """Unit vectors [B, rows, cols, channels] f32 of pictures [B, H, W, 3] u8, one per cell of `grid`."""
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
         size = (grid.rows * PATCH, grid.cols * PATCH)
         if x.shape[-2:] != size:
@@ -103,6 +104,6 @@ class TextAlignedTeacher:
 
 
 def pad_to_cells(images: Tensor, grid: CellGrid) -> Tensor:
-    """Pad [B, 3, H, W] at the right and bottom (edge values) to whole cells, so that resizing never stretches a cell."""
+    """Pad [B, 3, H, W] at right and bottom (edge values) to whole cells, so that resizing never stretches a cell."""
     right, bottom = grid.cols * grid.cell - images.shape[-1], grid.rows * grid.cell - images.shape[-2]
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images

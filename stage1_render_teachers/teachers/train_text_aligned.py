@@ -2,9 +2,10 @@
 
     python -m stage1_render_teachers.teachers.train_text_aligned --rooms 160 --minutes 20
 
-Renders synthetic rooms of reserved seeds (`FIRST_SEED` on; no demo, test or study uses them), labels each cell with the share of each class in it, and
-trains both towers so that a cell's vector has its largest cosine with the text of its class, whatever the synonym and prompt template. The
-recipe is CLIP's symmetric idea with known pairs: softmax over class texts at temperature 0.07, soft targets, random phrase per class and step.
+Renders synthetic rooms of reserved seeds (`FIRST_SEED` on; no demo, test or study uses them), labels each cell with
+the share of each class in it, and trains both towers so that a cell's vector has its largest cosine with the text of
+its class, whatever the synonym and prompt template. The recipe is CLIP's idea with known pairs: softmax over class
+texts at temperature 0.07, soft targets, a random phrase per class and step.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ FIRST_SEED = 900_000_000
 TEMPERATURE = 0.07
 
 TEMPLATES = (
-    "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "this is a {}", "there is a {} in the scene", "a {} in a room",
-    "a rendering of a {}", "an image of a {} indoors", "{} in a scene",
+    "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "this is a {}", "there is a {} in the scene",
+    "a {} in a room", "a rendering of a {}", "an image of a {} indoors", "{} in a scene",
 )  # fmt: skip
 
 #: What people call the classes; the class's own name is the first.
@@ -75,6 +76,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
 def render_room(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One room's pictures [V, H, W, 3] u8 and class shares per cell [V, rows, cols, 20] u8 (255 = the whole cell)."""
     from chorus_common.lifting import CellGrid
+
     from chorus_common.synthetic import RoomOptions, generate_room
     from stage1_render_teachers.rasterize import get_backend
 
@@ -131,7 +133,7 @@ def class_texts(network: HashedTextNetwork, generator: torch.Generator) -> Tenso
 
 
 def soft_cross_entropy(logits: Tensor, shares: Tensor, class_weight: Tensor) -> Tensor:
-    """Mean over labelled cells of the class-weighted cross entropy with the cell's class shares. logits, shares [B, K, rows, cols]."""
+    """Class-weighted cross entropy with the cells' class shares, mean over labelled cells; both [B, K, rows, cols]."""
     target = shares * class_weight[:, None, None]
     total = target.sum(dim=1)
     return -(target * logits.log_softmax(dim=1)).sum() / total.sum().clamp(min=1e-6)
@@ -230,9 +232,8 @@ def main(
                 a.lerp_(b, 1 - decay)
         step += 1
         if step % 200 == 0 or step == total:
-            click.echo(
-                f"step {step}/{total} loss {loss.item():.3f} held-out mIoU {evaluate(averaged, test_images, test_shares):.3f}"
-            )
+            miou = evaluate(averaged, test_images, test_shares)
+            click.echo(f"step {step}/{total} loss {loss.item():.3f} held-out mIoU {miou:.3f}")
             _save(averaged, out)
 
 
