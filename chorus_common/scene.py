@@ -45,7 +45,7 @@ class GaussianScene:
     labels: I32 | None = None
     instances: I32 | None = None
     parts: I32 | None = None
-    source_ids: I64 = field(default=None)  # type: ignore[assignment]
+    source_ids: I64 = field(default=None)  # type: ignore[arg-type]
     name: str = ""
     label_space: str = ""
 

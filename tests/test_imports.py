@@ -1,0 +1,45 @@
+"""The import rule of docs/architecture.md, read from the source of every module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEACHERS = {"open_clip", "timm", "segment_anything", "skimage", "gsplat"}
+FORBIDDEN = {
+    "chorus_common": {"stage1_render_teachers", "stage2_distill", "evaluation"} | TEACHERS,
+    "stage1_render_teachers": {"stage2_distill", "evaluation"},
+    "stage2_distill": {"stage1_render_teachers", "evaluation"} | TEACHERS,
+    "evaluation": {"stage1_render_teachers"} | TEACHERS,
+}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level packages that a module imports, lazily or not."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_import_only_what_the_rule_allows(package: str) -> None:
+    modules = sorted((ROOT / package).rglob("*.py"))
+    assert modules, f"{package} has no modules"
+    broken = {
+        str(path.relative_to(ROOT)): sorted(bad)
+        for path in modules
+        if (bad := imported(path.read_text(encoding="utf-8")) & FORBIDDEN[package])
+    }
+    assert broken == {}
+
+
+def test_the_rule_sees_lazy_and_nested_imports() -> None:
+    source = "def f():\n    import timm.layers\n    from stage2_distill.encoder import build_encoder\n"
+    assert imported(source) == {"timm", "stage2_distill"}
