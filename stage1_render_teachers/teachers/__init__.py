@@ -1,0 +1,57 @@
+"""2D teachers, built from spec strings ("family:model[:weights]")."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from chorus_common.errors import ConfigError
+from stage1_render_teachers.teachers.protocol import DenseTeacher, MaskTeacher, Teacher, teacher_name
+
+__all__ = ["DenseTeacher", "MaskTeacher", "Teacher", "build_teacher", "known_teachers", "teacher_name"]
+
+
+def _embedded_text(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.text_aligned import TextAlignedTeacher
+
+    return TextAlignedTeacher()
+
+
+def _embedded_dense(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.dense_classical import ClassicalDenseTeacher
+
+    return ClassicalDenseTeacher()
+
+
+def _embedded_masks(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.masks_classical import ClassicalMaskTeacher
+
+    return ClassicalMaskTeacher()
+
+
+#: spec, or its family with a colon ("timm:"), -> builder(rest of the spec, device). Imports happen inside the builders:
+#: nobody pays for the teachers that do not run.
+_BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
+    "embedded:text": _embedded_text,
+    "embedded:dense": _embedded_dense,
+    "embedded:masks": _embedded_masks,
+}
+
+
+def known_teachers() -> tuple[str, ...]:
+    """Specs (or families, ending in a colon) that `build_teacher` knows."""
+    return tuple(sorted(_BUILDERS))
+
+
+def build_teacher(spec: str, device: str = "cpu") -> Teacher:
+    """The frozen teacher that `spec` names, on `device` ("cpu", "cuda", "cuda:1").
+
+    Raises ConfigError with the nearest name for an unknown spec, WeightsError where weights are missing or do not fit.
+    """
+    if spec in _BUILDERS:
+        return _BUILDERS[spec]("", device)
+    family, _, argument = spec.partition(":")
+    if argument and f"{family}:" in _BUILDERS:
+        return _BUILDERS[f"{family}:"](argument, device)
+    near = difflib.get_close_matches(spec, known_teachers(), n=1, cutoff=0.0)
+    raise ConfigError(f"unknown teacher '{spec}'; did you mean '{near[0]}'? Known: {', '.join(known_teachers())}")

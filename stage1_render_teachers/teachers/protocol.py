@@ -1,0 +1,67 @@
+"""What a 2D teacher is: something frozen that looks at rendered pictures and says something about every cell or pixel.
+
+A teacher sees pixels only: no depth, no labels, no scene. It must be a pure function of its inputs (and of `seed` where
+it draws at random), because the cache promises the same bytes whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.lifting import CellGrid
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+
+@runtime_checkable
+class DenseTeacher(Protocol):
+    """One vector per cell of the shared grid.
+
+    Attributes:
+        spec: the string that builds it, e.g. "open_clip:ViT-B-16:laion2b_s34b_b88k".
+        fingerprint: hash of its weights and of every setting that changes a number.
+        channels: C.
+        text_aligned: whether `chorus_common.text.load_text_encoder(spec)` shares its space.
+    """
+
+    spec: str
+    fingerprint: str
+    channels: int
+    text_aligned: bool
+
+    def features(self, images: U8, grid: CellGrid) -> F32:
+        """Features [B, rows, cols, C] f32 of pictures [B, H, W, 3] u8 (sRGB) on `grid`."""
+        ...
+
+
+@runtime_checkable
+class MaskTeacher(Protocol):
+    """Masks of one picture at several granularities, named from coarse to fine in `levels`."""
+
+    spec: str
+    fingerprint: str
+    levels: tuple[str, ...]
+
+    def masks(self, image: U8, seed: int) -> dict[str, I32]:
+        """Level -> ids [H, W] i32 of a picture [H, W, 3] u8; ids are 0..M-1, -1 = no mask here."""
+        ...
+
+
+Teacher = DenseTeacher | MaskTeacher
+
+
+def teacher_name(spec: str) -> str:
+    """The name a teacher has in files: its spec with everything but letters, digits, dots and dashes turned into "-"."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", spec).strip("-.")
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Hash of a teacher's settings: 16 hex digits of SHA-256 over their repr."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:16]
