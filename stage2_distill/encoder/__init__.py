@@ -1,0 +1,8 @@
+"""The 3D encoder: point transformers on voxels, in plain PyTorch, numerically equal to the published ones (docs/encoder.md)."""
+
+from stage2_distill.encoder.config import EncoderConfig, InputConfig
+from stage2_distill.encoder.model import Encoder, LevelFeatures
+from stage2_distill.encoder.point_batch import PointBatch
+from stage2_distill.encoder.presets import PRESETS, build_encoder, preset_config
+
+__all__ = ["PRESETS", "Encoder", "EncoderConfig", "InputConfig", "LevelFeatures", "PointBatch", "build_encoder", "preset_config"]

@@ -1,0 +1,152 @@
+"""Blocks of the trunk: convolution, patch attention, MLP, with residuals; and the stem. Attribute names give upstream's state-dict keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stage2_distill.encoder.attention import SerializedAttention
+from stage2_distill.encoder.hierarchy import Level
+from stage2_distill.encoder.pooling import NormFactory
+from stage2_distill.encoder.sparse_conv import SubMConv3d
+
+
+def batch_norm(channels: int) -> nn.Module:
+    """BatchNorm1d as in PTv3: eps 1e-3, momentum 0.01."""
+    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+
+
+class DropPath(nn.Module):
+    """Drop the residual of single rows with probability `rate`, scaling the others by 1 / (1 - rate) (timm's DropPath on [N, C]).
+
+    Draws from torch's global generator of the device.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand((len(x), 1), device=x.device) >= self.rate
+        return x * (keep / (1 - self.rate)).to(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """Per-channel learned scale of a residual; key `gamma`."""
+
+    def __init__(self, channels: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear; keys fc1, fc2."""
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(channels * ratio)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class ConvUnit(nn.ModuleList):
+    """Submanifold convolution k = 3, Linear, LayerNorm; keys 0, 1, 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__([SubMConv3d(channels, channels, 3), nn.Linear(channels, channels), nn.LayerNorm(channels)])
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        return self[2](self[1](self[0](x, level.neighbours(3))))
+
+
+class Block(nn.Module):
+    """One block at one level; [N, C] -> [N, C].
+
+    "ptv3" (point_transformer_v3m1_base.py:251-338): x += cpe(x); x += attn(LN(x)); x += mlp(LN(x)).
+    "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without convolution start with
+    x = LN(x), without a residual.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        patch_size: int,
+        index: int,
+        *,
+        conv: bool,
+        attn: bool,
+        style: str,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop_path: float,
+        layer_scale: float | None,
+        rope_base: float | None,
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.index, self.rope_base, self.heads = patch_size, index, rope_base, heads
+        self.conv_name = ("cpe" if style == "ptv3" else "conv") if conv else None
+        if self.conv_name is not None:
+            self.add_module(self.conv_name, ConvUnit(channels))
+        elif style == "litept":
+            self.norm0 = nn.Sequential(nn.LayerNorm(channels))
+        self.attends = attn
+        if attn:
+            self.norm1 = nn.Sequential(nn.LayerNorm(channels))
+            if layer_scale is not None:
+                self.ls1 = nn.Sequential(LayerScale(channels, layer_scale))
+            self.attn = SerializedAttention(channels, heads, qkv_bias)
+            self.norm2 = nn.Sequential(nn.LayerNorm(channels))
+            if layer_scale is not None:
+                self.ls2 = nn.Sequential(LayerScale(channels, layer_scale))
+            self.mlp = nn.Sequential(MLP(channels, mlp_ratio))
+            self.drop_path = nn.Sequential(DropPath(drop_path))
+
+    def forward(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
+        """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only)."""
+        if self.conv_name is not None:
+            x = x + self.get_submodule(self.conv_name)(x if conv_input is None else conv_input, level)
+        elif hasattr(self, "norm0"):
+            x = self.norm0(x)
+        if not self.attends:
+            return x
+        angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
+        y = self.attn(self.norm1(x), level.patches(self.index, self.patch_size), angles)
+        x = x + self.drop_path(self.ls1(y) if hasattr(self, "ls1") else y)
+        y = self.mlp(self.norm2(x))
+        return x + self.drop_path(self.ls2(y) if hasattr(self, "ls2") else y)
+
+
+class Stem(nn.Module):
+    """Input features to the width of the first stage: a wide submanifold convolution without bias, or a linear layer; norm; GELU.
+
+    Keys stem.conv.weight or stem.linear.*, stem.norm.*, and mask_token (1, C) where the checkpoint has one.
+    """
+
+    def __init__(self, in_channels: int, channels: int, kind: str, kernel: int, norm: NormFactory, mask_token: bool) -> None:
+        super().__init__()
+        first: nn.Module
+        if kind == "conv":
+            first = SubMConv3d(in_channels, channels, kernel, bias=False)
+        else:
+            first = nn.Linear(in_channels, channels)
+        self.stem = nn.ModuleDict({kind: first, "norm": norm(channels), "act": nn.GELU()})
+        if mask_token:
+            self.mask_token = nn.Parameter(torch.zeros(1, channels))
+
+    def forward(self, feat: Tensor, level: Level) -> Tensor:
+        if "conv" in self.stem:
+            conv = self.stem["conv"]
+            x = conv(feat, level.neighbours(conv.kernel))
+        else:
+            x = self.stem["linear"](feat)
+        return self.stem["act"](self.stem["norm"](x))

@@ -1,0 +1,182 @@
+"""Encoder: stem, stages of blocks with pooling between them, and a U-Net decoder (or concatenation on the way up, in enc_mode)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from chorus_common.errors import SceneError
+from stage2_distill.encoder.blocks import Block, Stem, batch_norm
+from stage2_distill.encoder.config import EncoderConfig
+from stage2_distill.encoder.hierarchy import Level, build_hierarchy
+from stage2_distill.encoder.point_batch import PointBatch
+from stage2_distill.encoder.pooling import Pooling, Unpooling
+from stage2_distill.encoder.sparse_conv import SubMConv3d
+
+
+@dataclass(frozen=True, eq=False)
+class LevelFeatures:
+    """Features [N_l, C_l] of one encoder stage and where its voxels are (`level.grid_coord`, `level.batch`, `level.cluster`)."""
+
+    feat: Tensor
+    level: Level
+
+
+class EncoderStage(nn.ModuleDict):
+    """Keys down.*, block{i}.*"""
+
+
+class Encoder(nn.Module):
+    """A point transformer. `config` says what it is and how to feed it; `out_channels` is the width of its features."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        norm = batch_norm if config.norm == "batch" else nn.LayerNorm
+        c = config.enc_channels
+        self.embedding = Stem(config.in_channels, c[0], config.stem, config.stem_kernel, norm, config.mask_token)
+        rates = torch.linspace(0, config.drop_path, max(1, sum(config.enc_depths))).tolist()
+        self.enc = nn.ModuleDict()
+        for s in range(len(c)):
+            stage = EncoderStage()
+            if s:
+                stage["down"] = Pooling(c[s - 1], c[s], config.pool_reduce, norm)
+            first = sum(config.enc_depths[:s])
+            for i in range(config.enc_depths[s]):
+                stage[f"block{i}"] = _block(config, "enc", s, i, rates[first + i])
+            self.enc[f"enc{s}"] = stage
+        if not config.enc_mode:
+            rates = torch.linspace(0, config.drop_path, max(1, sum(config.dec_depths))).tolist()
+            widths = (*config.dec_channels, c[-1])
+            self.dec = nn.ModuleDict()
+            for s in reversed(range(len(c) - 1)):
+                stage = EncoderStage()
+                stage["up"] = Unpooling(widths[s + 1], c[s], widths[s], norm)
+                first, depth = sum(config.dec_depths[:s]), config.dec_depths[s]
+                for i in range(depth):  # the schedule runs backwards within a stage: deeper blocks drop more
+                    stage[f"block{i}"] = _block(config, "dec", s, i, rates[first + depth - 1 - i])
+                self.dec[f"dec{s}"] = stage
+        if config.norm == "layer":
+            self.apply(_init_m2)
+
+    @property
+    def out_channels(self) -> int:
+        """Width D of the features that `forward` returns."""
+        return self.config.out_channels
+
+    def hierarchy(
+        self,
+        batch: PointBatch,
+        *,
+        order_permutations: Sequence[Sequence[int]] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Level]:
+        """The levels of `batch` as this encoder uses them (see `build_hierarchy`); curves are shuffled in training mode only."""
+        if batch.feat.shape[1] != self.config.in_channels:
+            raise SceneError(
+                f"encoder {self.config.name} takes {self.config.in_channels} feature channels, the batch has {batch.feat.shape[1]}; "
+                "make batches with encoder.inputs.scene_inputs and this encoder's config"
+            )
+        shuffle = self.training and self.config.shuffle_orders
+        return build_hierarchy(batch, self.config, order_permutations=order_permutations, shuffle=shuffle, generator=generator)
+
+    def forward(
+        self,
+        batch: PointBatch,
+        *,
+        order_permutations: Sequence[Sequence[int]] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        levels: list[Level] | None = None,
+    ) -> Tensor:
+        """Features [N, D] of every row of `batch`.
+
+        Args:
+            order_permutations: upstream's order draws, for parity with a given upstream run (see `build_hierarchy`).
+            generator: CPU generator of the order shuffling in training mode.
+            levels: the result of `hierarchy`, where it was computed beforehand.
+
+        In enc_mode the features of the deepest levels are concatenated as they are carried up (Sonata demo/0_pca.py).
+        """
+        if levels is None:
+            levels = self.hierarchy(batch, order_permutations=order_permutations, generator=generator)
+        stages = self._encode(batch.feat, levels)
+        return self._upcast(stages, levels) if self.config.enc_mode else self._decode(stages, levels)
+
+    def forward_levels(
+        self,
+        batch: PointBatch,
+        *,
+        order_permutations: Sequence[Sequence[int]] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[LevelFeatures]:
+        """Features after every encoder stage, finest first; the last entry is what upstream returns in enc_mode."""
+        levels = self.hierarchy(batch, order_permutations=order_permutations, generator=generator)
+        return [LevelFeatures(feat, level) for feat, level in zip(self._encode(batch.feat, levels), levels)]
+
+    def _encode(self, feat: Tensor, levels: list[Level]) -> list[Tensor]:
+        x = self.embedding(feat, levels[0])
+        outputs = []
+        for s, level in enumerate(levels):
+            stage = self.enc[f"enc{s}"]
+            if s:
+                x = stage["down"](x, level.cluster, len(level))
+            for i in range(self.config.enc_depths[s]):
+                x = self._run(stage[f"block{i}"], x, level, None)
+            outputs.append(x)
+        return outputs
+
+    def _decode(self, stages: list[Tensor], levels: list[Level]) -> Tensor:
+        x = stages[-1]
+        for s in reversed(range(len(levels) - 1)):
+            stage = self.dec[f"dec{s}"]
+            x, skip = stage["up"](x, stages[s], levels[s + 1].cluster)
+            for i in range(self.config.dec_depths[s]):
+                x = self._run(stage[f"block{i}"], x, levels[s], skip if self.config.legacy_decoder_cpe and i == 0 else None)
+        return x
+
+    def _upcast(self, stages: list[Tensor], levels: list[Level]) -> Tensor:
+        x = stages[-1]
+        for s in reversed(range(len(levels) - 1)):
+            cluster = levels[s + 1].cluster
+            assert cluster is not None
+            x = x.index_select(0, cluster)
+            if s >= len(levels) - 1 - self.config.upcast:
+                x = torch.cat([stages[s], x], dim=1)
+        return x
+
+    def _run(self, block: nn.Module, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
+        if self.config.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(block, x, level, conv_input, use_reentrant=False)
+        return block(x, level, conv_input)
+
+
+def _block(config: EncoderConfig, side: str, s: int, i: int, drop_path: float) -> Block:
+    """Block i of stage s of the encoder (side "enc") or decoder ("dec")."""
+    conv, attn = getattr(config, f"{side}_conv")[s], getattr(config, f"{side}_attn")[s]
+    rope = getattr(config, f"{side}_rope_freq")
+    return Block(
+        getattr(config, f"{side}_channels")[s],
+        getattr(config, f"{side}_num_head")[s],
+        getattr(config, f"{side}_patch_size")[s],
+        i,
+        conv=conv,
+        attn=attn,
+        style=config.block,
+        mlp_ratio=config.mlp_ratio,
+        qkv_bias=config.qkv_bias,
+        drop_path=drop_path,
+        layer_scale=config.layer_scale,
+        rope_base=None if rope is None else rope[s],
+    )
+
+
+def _init_m2(module: nn.Module) -> None:
+    """Sonata's initialisation: truncated normal 0.02, zero biases (Sonata model.py:735-743)."""
+    if isinstance(module, nn.Linear | SubMConv3d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

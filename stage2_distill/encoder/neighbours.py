@@ -1,0 +1,85 @@
+"""Which voxels touch: neighbour pairs of every kernel tap, from sorted keys.
+
+A submanifold convolution with kernel k looks at k^3 taps around each occupied voxel. The pairs (output row, input row) of each tap are found
+by binary search in sorted voxel keys, and only for half of the taps: q is the neighbour of p at tap t exactly when p is the neighbour of q at
+the mirrored tap k^3 - 1 - t. Within a column of z one search serves all k taps, because consecutive keys are consecutive rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chorus_common.errors import SceneError
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Pairs of all taps except the centre (which pairs every row with itself).
+
+    Attributes:
+        kernel: k, odd. Tap t = (kx * k + ky) * k + kz reads the voxel at offset (kx, ky, kz) - k // 2.
+        n_rows: N.
+        out_rows, in_rows: [P] i64, concatenated over taps in ascending order; out_rows ascend within a tap.
+        splits: k^3 + 1 positions: pairs of tap t are splits[t]:splits[t + 1]; the centre's range is empty.
+    """
+
+    kernel: int
+    n_rows: int
+    out_rows: Tensor
+    in_rows: Tensor
+    splits: tuple[int, ...]
+
+    @property
+    def centre(self) -> int:
+        return self.kernel**3 // 2
+
+    def tap(self, t: int) -> tuple[Tensor, Tensor]:
+        """(output rows, input rows) of tap t."""
+        a, b = self.splits[t], self.splits[t + 1]
+        return self.out_rows[a:b], self.in_rows[a:b]
+
+
+def find_neighbours(grid: Tensor, batch: Tensor, kernel: int) -> Neighbours:
+    """Neighbour pairs of voxels `grid` [N, 3] i64 >= 0 of clouds `batch` [N] i64 for an odd kernel size.
+
+    Voxels of different clouds never touch. Where a voxel occurs twice in a cloud, the row that comes first stands for it as a neighbour,
+    while its own centre tap reads the row itself.
+    """
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel must be odd, got {kernel}")
+    n, reach = len(grid), kernel // 2
+    # a margin on every side keeps neighbours of different columns and clouds from having equal keys
+    size = (grid.amax(0) + 1 + 2 * reach).tolist()
+    if size[0] * size[1] * size[2] * (int(batch[-1]) + 1) >= 2**62:
+        raise SceneError("the scene spans too many voxels for 64-bit keys; use a larger grid size or split the scene")
+    key = ((batch * size[0] + grid[:, 0] + reach) * size[1] + grid[:, 1] + reach) * size[2] + grid[:, 2] + reach
+    keys, rows = torch.sort(key, stable=True)
+    sentinel = torch.full((kernel,), torch.iinfo(torch.int64).max, device=keys.device)
+    padded = torch.cat([keys, sentinel])
+
+    half: list[tuple[Tensor, Tensor]] = []  # taps after the centre, in ascending tap order
+    for dx in range(reach + 1):
+        for dy in range(-reach if dx else 0, reach + 1):
+            first_dz = 1 if dx == dy == 0 else -reach
+            target = keys + ((dx * size[1] + dy) * size[2] + first_dz)
+            position = torch.searchsorted(keys, target)
+            for _ in range(first_dz, reach + 1):
+                hit = padded[position] == target
+                found = hit.nonzero().squeeze(1)
+                half.append((rows[found], rows[position[found]]))
+                # duplicates would leave the position behind the next target by more than one: search on until it is reached
+                position = position + hit
+                while bool((behind := padded[position] <= target).any()):
+                    position = position + behind
+                target = target + 1
+    taps = [(a, b) for b, a in reversed(half)] + [(rows[:0], rows[:0])] + half
+    outs, ins, splits = [], [], [0]
+    for out_rows, in_rows in taps:
+        ascending = torch.argsort(out_rows)
+        outs.append(out_rows[ascending])
+        ins.append(in_rows[ascending])
+        splits.append(splits[-1] + len(out_rows))
+    return Neighbours(kernel, n, torch.cat(outs), torch.cat(ins), tuple(splits))

@@ -1,0 +1,78 @@
+"""PointBatch: what the encoder eats. Clouds of voxels (one Gaussian or point each), concatenated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from chorus_common.errors import SceneError
+
+
+@dataclass(frozen=True, eq=False)
+class PointBatch:
+    """B clouds, N rows in total; rows of one cloud are contiguous.
+
+    Attributes:
+        coord      [N, 3] f32, metres.
+        grid_coord [N, 3] i64, voxel indices >= 0, one row per voxel.
+        feat       [N, C] f32, in the order and ranges that the encoder's config names.
+        offset     [B] i64, cumulative row counts: cloud b is rows offset[b-1]:offset[b].
+    """
+
+    coord: Tensor
+    grid_coord: Tensor
+    feat: Tensor
+    offset: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.coord)
+        for name, width in (("coord", 3), ("grid_coord", 3), ("feat", None)):
+            value = getattr(self, name)
+            if value.ndim != 2 or len(value) != n or (width is not None and value.shape[1] != width):
+                raise SceneError(f"point batch: {name} has shape {tuple(value.shape)}, expected ({n}, {width or 'C'})")
+        if self.offset.ndim != 1 or len(self.offset) == 0 or int(self.offset[-1]) != n:
+            raise SceneError(f"point batch: offset must be cumulative row counts that end at {n}, got {self.offset.tolist()[:8]}")
+        sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
+        if (sizes <= 0).any():
+            raise SceneError(f"point batch: cloud {int((sizes <= 0).nonzero()[0])} of the batch is empty")
+        if self.grid_coord.is_floating_point():
+            raise SceneError("point batch: grid_coord must be integers (voxel indices)")
+        if (self.grid_coord < 0).any():
+            raise SceneError("point batch: grid_coord must be >= 0; subtract the minimum of each cloud")
+
+    def __len__(self) -> int:
+        return len(self.coord)
+
+    @property
+    def batch(self) -> Tensor:
+        """Cloud of each row, [N] i64."""
+        sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
+        return torch.repeat_interleave(torch.arange(len(self.offset), device=self.offset.device), sizes)
+
+    def to(self, device: torch.device | str) -> PointBatch:
+        """The same batch on another device."""
+        return replace(self, **{k: getattr(self, k).to(device) for k in ("coord", "grid_coord", "feat", "offset")})
+
+    def clouds(self) -> list[PointBatch]:
+        """One batch per cloud."""
+        ends = self.offset.tolist()
+        return [
+            PointBatch(self.coord[a:b], self.grid_coord[a:b], self.feat[a:b], self.offset.new_tensor([b - a]))
+            for a, b in zip([0, *ends[:-1]], ends)
+        ]
+
+    @staticmethod
+    def concatenate(batches: Sequence[PointBatch]) -> PointBatch:
+        """One batch of all clouds of `batches`, in order."""
+        starts = [0]
+        for b in batches:
+            starts.append(starts[-1] + len(b))
+        return PointBatch(
+            coord=torch.cat([b.coord for b in batches]),
+            grid_coord=torch.cat([b.grid_coord for b in batches]),
+            feat=torch.cat([b.feat for b in batches]),
+            offset=torch.cat([b.offset + start for b, start in zip(batches, starts)]),
+        )

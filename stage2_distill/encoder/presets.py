@@ -1,0 +1,163 @@
+"""Architectures by name, each a typed config, and how overrides change them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from chorus_common.config import _first_problem
+from chorus_common.errors import ConfigError
+from stage2_distill.encoder.config import EncoderConfig, InputConfig
+from stage2_distill.encoder.model import Encoder
+
+_GAUSSIANS = InputConfig()
+_COLOR_NORMAL = InputConfig(features=("color", "normal"), color_range="unit")
+_SONATA = InputConfig(features=("coord", "color", "normal"), color_range="unit")
+
+_PTV3 = EncoderConfig(name="ptv3", inputs=_COLOR_NORMAL, in_channels=6, legacy_decoder_cpe=True)
+
+_SONATA_BASE = EncoderConfig(
+    name="sonata", inputs=_SONATA, in_channels=9,
+    enc_depths=(3, 3, 3, 12, 3), enc_channels=(48, 96, 192, 384, 512), enc_num_head=(3, 6, 12, 24, 32),
+    dec_channels=(64, 96, 192, 384), dec_num_head=(4, 6, 12, 24),
+    stem="linear", norm="layer", pooling="grid", enc_mode=True,
+)  # fmt: skip
+
+
+def _litept(name: str, channels: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], dec: tuple[int, ...]) -> EncoderConfig:
+    return EncoderConfig(
+        name=name, inputs=_COLOR_NORMAL, in_channels=6, block="litept", pooling="grid",
+        enc_depths=depths, enc_channels=channels, enc_num_head=heads,
+        enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True), enc_rope_freq=(100.0,) * 5,
+        dec_depths=(0, 0, 0, 0), dec_channels=dec, dec_num_head=tuple(c // 18 for c in dec),
+        dec_conv=(False,) * 4, dec_attn=(False,) * 4, dec_rope_freq=(100.0,) * 4,
+    )  # fmt: skip
+
+
+_LITEPT_S = _litept("litept-s", (36, 72, 144, 252, 504), (2, 4, 8, 14, 28), (2, 2, 2, 6, 2), (72, 72, 144, 252))
+
+#: Published architectures (parameter counts in docs/encoder.md) and `chorus`, ours: convolution where voxels are many, attention where they are
+#: few, and one width for the whole decoder, from which the projectors start.
+PRESETS: dict[str, EncoderConfig] = {
+    "ptv3": _PTV3,
+    "scenesplat": EncoderConfig(
+        name="scenesplat", inputs=_GAUSSIANS, in_channels=11, stride=(2, 2, 2),
+        enc_depths=(2, 2, 2, 6), enc_channels=(32, 64, 128, 256), enc_num_head=(2, 4, 8, 16), enc_patch_size=(1024,) * 4,
+        enc_conv=(True,) * 4, enc_attn=(True,) * 4,
+        dec_depths=(2, 2, 2), dec_channels=(768, 512, 256), dec_num_head=(16, 16, 16), dec_patch_size=(1024,) * 3,
+        dec_conv=(True,) * 3, dec_attn=(True,) * 3,
+        pool_reduce="mean", depth_rule="max", legacy_decoder_cpe=True,
+    ),
+    "sonata": _SONATA_BASE,
+    "concerto-base": _SONATA_BASE.model_copy(update={"name": "concerto-base"}),
+    "concerto-large": _SONATA_BASE.model_copy(
+        update={"name": "concerto-large", "enc_channels": (64, 128, 256, 512, 768), "enc_num_head": (4, 8, 16, 32, 48)}
+    ),
+    "litept-s": _LITEPT_S,
+    "litept-s-star": _LITEPT_S.model_copy(
+        update={
+            "name": "litept-s-star", "dec_depths": (2, 2, 2, 2),
+            "dec_conv": (True, True, True, False), "dec_attn": (False, False, False, True),
+        }
+    ),
+    "litept-b": _litept("litept-b", (54, 108, 216, 432, 576), (3, 6, 12, 24, 32), (3, 3, 3, 12, 3), (72, 108, 216, 432)),
+    "litept-l": _litept("litept-l", (72, 144, 288, 576, 864), (4, 8, 16, 32, 48), (3, 3, 3, 12, 3), (72, 144, 288, 576)),
+    "chorus": EncoderConfig(
+        name="chorus", inputs=_GAUSSIANS, in_channels=11, block="litept", stem="linear", norm="layer", pooling="grid", depth_rule="max",
+        enc_depths=(2, 2, 2, 6, 2), enc_channels=(48, 96, 192, 288, 384), enc_num_head=(1, 2, 4, 6, 8),
+        enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True), enc_rope_freq=(100.0,) * 5,
+        dec_depths=(0, 0, 0, 0), dec_channels=(256,) * 4, dec_num_head=(8,) * 4,
+        dec_conv=(True, True, True, False), dec_attn=(False, False, False, True), dec_rope_freq=(100.0,) * 4,
+    ),
+}  # fmt: skip
+
+#: Upstream's constructor arguments that have one value here, and the values under which upstream computes the same thing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "qk_scale": (None,), "attn_drop": (0, 0.0), "proj_drop": (0, 0.0), "pre_norm": (True,), "enable_rpe": (False,), "upcast_attention": (True, False),
+    "upcast_softmax": (True, False), "traceable": (True, False), "freeze_encoder": (False,), "pdnorm_bn": (False,), "pdnorm_ln": (False,),
+    "pdnorm_decouple": (True, False), "pdnorm_adaptive": (True, False), "pdnorm_affine": (True, False),
+}  # fmt: skip
+#: Feature channels -> input attributes, for overrides that give `in_channels` alone.
+_KNOWN_INPUTS = {3: ("color",), 6: ("color", "normal"), 9: ("coord", "color", "normal"), 11: _GAUSSIANS.features, 14: (*_GAUSSIANS.features, "normal")}
+
+
+def build_encoder(preset: str, **overrides: Any) -> Encoder:
+    """A freshly initialised encoder (torch's global generator) of a preset with overrides.
+
+    `overrides` are fields of `EncoderConfig`, or upstream's constructor arguments; see `preset_config`.
+    """
+    return Encoder(preset_config(preset, **overrides))
+
+
+def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
+    """Config of a preset with overrides.
+
+    Where `enc_channels` changes, what depends on it and is not given follows: heads from the width of a head, the decoder's widths, and, for
+    another number of stages, depths, strides, patch sizes and which stages convolve or attend.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown encoder preset '{preset}'; known: {', '.join(PRESETS)}")
+    base = PRESETS[preset]
+    for key in ("pdnorm_conditions",):
+        overrides.pop(key, None)
+    if "cls_mode" in overrides:  # m1's name for it
+        overrides["enc_mode"] = overrides.pop("cls_mode")
+    for key, values in _NEUTRAL.items():
+        if key in overrides and overrides.pop(key) not in values:
+            raise ConfigError(f"encoder {preset}: {key} is supported with {' or '.join(map(str, values))} only")
+    if overrides.get("mask_token") is not None:
+        overrides["mask_token"] = bool(overrides["mask_token"])
+    data = base.model_dump() | _derived(base, overrides) | overrides
+    try:
+        return EncoderConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"encoder {preset}: {_first_problem(EncoderConfig, error)}") from None
+
+
+def _derived(base: EncoderConfig, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Fields that follow from `overrides` without being named in them."""
+    out: dict[str, Any] = {}
+    if "inputs" in overrides and "in_channels" not in overrides:
+        inputs = overrides["inputs"]
+        out["in_channels"] = (inputs if isinstance(inputs, InputConfig) else InputConfig.model_validate(inputs)).channels
+    elif "in_channels" in overrides and "inputs" not in overrides and overrides["in_channels"] in _KNOWN_INPUTS:
+        out["inputs"] = base.inputs.model_copy(update={"features": _KNOWN_INPUTS[overrides["in_channels"]], "indicator": False}).model_dump()
+    if "enc_channels" not in overrides and "enc_depths" not in overrides:
+        return out
+    channels = tuple(overrides.get("enc_channels", base.enc_channels))
+    n, old = len(channels), len(base.enc_channels)
+    if n != old:
+        for name, value in base:
+            if not isinstance(value, tuple) or name in ("order", "enc_channels", "dec_channels", "enc_num_head", "dec_num_head"):
+                continue
+            if name.startswith("enc_"):
+                out[name] = _resized(value, n)
+            elif name.startswith("dec_") or name == "stride":
+                out[name] = _resized(value, n - 1)
+        if base.block == "litept":  # attention in the last two stages of four or more, else in the last one
+            late = 2 if n > 3 else 1
+            out["enc_conv"] = (True,) * (n - late) + (False,) * late
+            out["enc_attn"] = (False,) * (n - late) + (True,) * late
+    if channels != base.enc_channels:
+        if base.dec_channels == (base.dec_channels[0],) * len(base.dec_channels):
+            width = min(base.dec_channels[0], max(channels))
+            dec = (width,) * (n - 1)
+        else:
+            dec = (base.dec_channels[0], *channels[1:-1])[: n - 1]
+        dec = tuple(overrides.get("dec_channels", dec))
+        out["dec_channels"] = dec
+        head_dim = base.enc_channels[-1] // base.enc_num_head[-1]
+        out["enc_num_head"] = tuple(_heads(c, head_dim) for c in channels)
+        out["dec_num_head"] = tuple(_heads(c, head_dim) for c in dec)
+    return out
+
+
+def _resized(values: tuple[Any, ...], n: int) -> tuple[Any, ...]:
+    """First n entries, the last one repeated where there are fewer."""
+    return (values + values[-1:] * n)[:n]
+
+
+def _heads(channels: int, head_dim: int) -> int:
+    """Fewest heads that divide `channels` and are not wider than `head_dim`."""
+    return next(h for h in range(1, channels + 1) if channels % h == 0 and channels // h <= head_dim)
