@@ -1,0 +1,227 @@
+"""Augmentations of a Gaussian scene: pure functions of (scene, random generator), vectorised, every attribute kept consistent.
+
+Two are made for 3DGS (Chorus, arXiv 2512.17817, "rendering-equivalent" and "immature-manifold" perturbations; their strengths are not
+published, the defaults are ours). The others follow the list and the strengths of SceneSplat's joint language recipe
+(configs/concat_dataset/lang-pretrain-concat-...-contrastive.py), with its gaps closed: rotations and flips move quaternions and normals
+too, quaternions stay canonical (w >= 0), so the network sees one sign in training and at test, and colours live in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+
+from chorus_common.config import Config
+from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+class AugmentConfig(Config):
+    """What `augment` does. A probability of 0 switches a step off; `enabled = false` switches all of them off."""
+
+    enabled: bool = True
+    dropout_p: float = Field(0.2, ge=0, le=1, description="probability of dropping Gaussians")
+    dropout_ratio: float = Field(0.2, ge=0, lt=1, description="share of Gaussians that goes")
+    rotate_z_p: float = Field(0.5, ge=0, le=1, description="probability of a turn about z by up to +-180 degrees")
+    tilt_p: float = Field(0.5, ge=0, le=1, description="probability of a turn about x, and of one about y")
+    tilt_degrees: float = Field(2.8125, ge=0, le=90, description="largest tilt; pi/64")
+    scale: tuple[float, float] = Field((0.9, 1.1), description="range of one isotropic factor")
+    flip_p: float = Field(0.5, ge=0, le=1, description="probability of a flip in x, and of one in y")
+    covariance_noise_p: float = Field(0.5, ge=0, le=1)
+    covariance_noise: float = Field(0.25, ge=0, description="largest noise on centres, in standard deviations of each Gaussian")
+    inflate_p: float = Field(0.2, ge=0, le=1)
+    inflate: float = Field(1.5, ge=1, description="largest factor on scales")
+    jitter_m: float = Field(0.005, ge=0, description="standard deviation of isotropic noise on centres, metres, clipped at twice that")
+    elastic_p: float = Field(0.5, ge=0, le=1)
+    elastic: tuple[tuple[float, float], ...] = Field(
+        ((0.2, 0.4), (0.8, 1.6)), description="(cell, magnitude) of each elastic distortion, metres"
+    )
+    contrast_p: float = Field(0.2, ge=0, le=1)
+    color_shift_p: float = Field(0.95, ge=0, le=1)
+    color_shift: float = Field(0.05, ge=0, le=1, description="largest shift per channel, in [0, 1] units")
+    color_jitter_p: float = Field(0.95, ge=0, le=1)
+    color_jitter: float = Field(0.05, ge=0, le=1, description="standard deviation per Gaussian and channel, in [0, 1] units")
+
+
+def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generator) -> GaussianScene:
+    """Every augmentation of `config`, in recipe order. Rows may go (dropout): `source_ids` says which stayed."""
+    if not config.enabled or len(scene) == 0:
+        return scene
+    if rng.random() < config.dropout_p:
+        scene = dropout(scene, rng, config.dropout_ratio)
+    center = (scene.means.min(0) + scene.means.max(0)) / 2
+    turns = [("z", config.rotate_z_p, 180.0), ("x", config.tilt_p, config.tilt_degrees), ("y", config.tilt_p, config.tilt_degrees)]
+    rotation = np.eye(3)
+    for axis, probability, degrees in turns:
+        if rng.random() < probability:
+            rotation = rotation_about(axis, np.radians(rng.uniform(-degrees, degrees))) @ rotation
+    if not np.array_equal(rotation, np.eye(3)):
+        scene = rotate(scene, rotation, center)
+    scene = rescale(scene, rng.uniform(*config.scale))
+    for axis_index in (0, 1):
+        if rng.random() < config.flip_p:
+            scene = flip(scene, axis_index)
+    if rng.random() < config.covariance_noise_p:
+        scene = covariance_noise(scene, rng, rng.uniform(0, config.covariance_noise))
+    if rng.random() < config.inflate_p:
+        scene = inflate_scales(scene, rng, config.inflate)
+    if config.jitter_m > 0:
+        scene = jitter(scene, rng, config.jitter_m)
+    if rng.random() < config.elastic_p:
+        for cell, magnitude in config.elastic:
+            scene = elastic(scene, rng, cell, magnitude)
+    if rng.random() < config.contrast_p:
+        scene = auto_contrast(scene, rng.random())
+    if rng.random() < config.color_shift_p:
+        scene = shift_colors(scene, rng, config.color_shift)
+    if rng.random() < config.color_jitter_p:
+        scene = jitter_colors(scene, rng, config.color_jitter)
+    return scene
+
+
+# ---------------------------------------------------------------------------------------------------------------- made for 3DGS
+
+
+def covariance_noise(scene: GaussianScene, rng: np.random.Generator, strength: float) -> GaussianScene:
+    """Rendering-equivalent perturbation: centres move by `strength` standard deviations of their own Gaussian.
+
+    x_i += strength * R_i diag(s_i) eps with eps ~ N(0, I): the displacement has covariance strength^2 Sigma_i, so a flat Gaussian slides
+    within its disc and the picture hardly changes.
+    """
+    noise = rng.standard_normal((len(scene), 3), dtype=np.float32) * scene.scales * np.float32(strength)
+    rotations = quats_to_rotations(scene.quats)
+    return replace(scene, means=scene.means + np.einsum("nij,nj->ni", rotations, noise))
+
+
+def inflate_scales(scene: GaussianScene, rng: np.random.Generator, largest: float) -> GaussianScene:
+    """Immature-manifold perturbation: scales grow as they are early in 3DGS optimisation, before densification has split Gaussians.
+
+    One strength a ~ U(0, log largest) per scene, then every axis of every Gaussian grows by exp(a u), u ~ U(0, 1); nothing shrinks and
+    nothing grows by more than `largest`.
+    """
+    strength = np.float32(rng.uniform(0, np.log(largest)))
+    return replace(scene, scales=scene.scales * np.exp(strength * rng.random((len(scene), 3), dtype=np.float32)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- geometry
+
+
+def rotation_about(axis: str, angle: float) -> F64:
+    """Rotation matrix [3, 3] about "x", "y" or "z" by `angle` radians, counter-clockwise seen from the axis' tip."""
+    a = "xyz".index(axis)
+    b, c = (a + 1) % 3, (a + 2) % 3
+    matrix = np.eye(3)
+    matrix[b, b] = matrix[c, c] = np.cos(angle)
+    matrix[b, c], matrix[c, b] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
+def rotate(scene: GaussianScene, rotation: NDArray[np.floating], center: NDArray[np.floating]) -> GaussianScene:
+    """Turn the whole scene by `rotation` [3, 3] about `center` [3]: centres, quaternions (left product) and normals."""
+    turned = (scene.means - center) @ rotation.T + center
+    normals = None if scene.normals is None else scene.normals @ rotation.T
+    return replace(scene, means=turned, quats=_left_multiply(quat_from_rotation(rotation), scene.quats), normals=normals)
+
+
+def rescale(scene: GaussianScene, factor: float) -> GaussianScene:
+    """The scene `factor` times as large: centres and scales."""
+    f = np.float32(factor)
+    return replace(scene, means=scene.means * f, scales=scene.scales * f)
+
+
+def flip(scene: GaussianScene, axis: int) -> GaussianScene:
+    """Mirror the scene in the plane through the origin orthogonal to `axis` (0, 1, 2).
+
+    A Gaussian's rotation R becomes F R F with F the reflection (SceneSplat transform.py:682-727): its covariance becomes F Sigma F, and
+    in quaternion form the two other imaginary parts change sign.
+    """
+    sign = np.ones(3, dtype=np.float32)
+    sign[axis] = -1
+    quat_sign = np.concatenate([np.ones(1, dtype=np.float32), -sign])
+    normals = None if scene.normals is None else scene.normals * sign
+    return replace(scene, means=scene.means * sign, quats=canonical_quats(scene.quats * quat_sign), normals=normals)
+
+
+def jitter(scene: GaussianScene, rng: np.random.Generator, sigma: float) -> GaussianScene:
+    """Isotropic noise on centres, `sigma` metres, clipped at two standard deviations."""
+    noise = np.clip(rng.standard_normal((len(scene), 3), dtype=np.float32), -2, 2) * np.float32(sigma)
+    return replace(scene, means=scene.means + noise)
+
+
+def dropout(scene: GaussianScene, rng: np.random.Generator, ratio: float) -> GaussianScene:
+    """Keep int((1 - ratio) N) Gaussians (at least one), drawn without replacement, in their old order."""
+    keep = max(1, int((1 - ratio) * len(scene)))
+    return scene.select(np.sort(rng.permutation(len(scene))[:keep]))
+
+
+def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitude: float) -> GaussianScene:
+    """Smooth random displacement of centres: Gaussian noise on a grid of `cell` metres, blurred, times `magnitude` metres.
+
+    Noise is blurred by two passes of a 3-tap box along every axis (zeros outside) and read off trilinearly. Covariances stay as they
+    are: the displacement varies over `cell` and more, a Gaussian is smaller.
+    """
+    low = scene.means.min(0).astype(np.float64)
+    shape = tuple(((scene.means.max(0) - low) // cell).astype(int) + 3)
+    noise: F32 = rng.standard_normal((3, *shape), dtype=np.float32)
+    for _ in range(2):
+        for axis in (1, 2, 3):
+            noise = ndimage.uniform_filter1d(noise, 3, axis=axis, mode="constant")
+    where = (scene.means - low).T / cell + 1  # one cell of margin on every side
+    shift = np.stack([ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in noise], axis=1)
+    return replace(scene, means=scene.means + shift * np.float32(magnitude))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ colour
+
+
+def auto_contrast(scene: GaussianScene, blend: float) -> GaussianScene:
+    """Stretch every colour channel to [0, 1] and mix it with the original: (1 - blend) c + blend stretched."""
+    low, high = scene.colors.min(0), scene.colors.max(0)
+    span = np.where(high > low, high - low, 1)
+    stretched = np.where(high > low, (scene.colors - low) / span, scene.colors)
+    return replace(scene, colors=(1 - np.float32(blend)) * scene.colors + np.float32(blend) * stretched)
+
+
+def shift_colors(scene: GaussianScene, rng: np.random.Generator, largest: float) -> GaussianScene:
+    """One shift per channel for the whole scene, uniform in +-largest, clipped to [0, 1]."""
+    shift = rng.uniform(-largest, largest, 3).astype(np.float32)
+    return replace(scene, colors=np.clip(scene.colors + shift, 0, 1))
+
+
+def jitter_colors(scene: GaussianScene, rng: np.random.Generator, sigma: float) -> GaussianScene:
+    """Independent noise per Gaussian and channel, clipped to [0, 1]."""
+    noise = rng.standard_normal((len(scene), 3), dtype=np.float32) * np.float32(sigma)
+    return replace(scene, colors=np.clip(scene.colors + noise, 0, 1))
+
+
+# ------------------------------------------------------------------------------------------------------------------- quaternions
+
+
+def quat_from_rotation(rotation: NDArray[np.floating]) -> F64:
+    """Unit quaternion [4] (w, x, y, z) of a rotation matrix [3, 3], w >= 0 (Shepperd's method: divides by the largest component)."""
+    m = np.asarray(rotation, dtype=np.float64)
+    t = np.array([np.trace(m), m[0, 0], m[1, 1], m[2, 2]])
+    k = int(np.argmax(t))
+    if k == 0:
+        q = np.array([1 + t[0], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])
+    else:
+        a, b, c = k - 1, k % 3, (k + 1) % 3
+        q = np.empty(4)
+        q[0] = m[c, b] - m[b, c]
+        q[1 + a] = 1 + m[a, a] - m[b, b] - m[c, c]
+        q[1 + b], q[1 + c] = m[b, a] + m[a, b], m[c, a] + m[a, c]
+    q /= np.linalg.norm(q)
+    return -q if q[0] < 0 else q
+
+
+def _left_multiply(quat: F64, quats: F32) -> F32:
+    """Hamilton products quat * quats[i], canonical, [N, 4]."""
+    w, x, y, z = quat
+    matrix = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    return canonical_quats(quats @ matrix.T)

@@ -1,0 +1,56 @@
+"""The matching loss: how far a predicted feature is from a teacher's lifted one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MatchTerms:
+    """Weighted means over the Gaussians that were compared; `loss` is what is minimised, the others are for the log.
+
+    loss = l1 * (1 - cosine) + l2 * smooth_l1; cosine is the mean cosine similarity.
+    """
+
+    loss: Tensor
+    cosine: Tensor
+    smooth_l1: Tensor
+
+
+def match_loss(
+    predicted: Tensor, target: Tensor, weight: Tensor, *, l1: float, l2: float, beta: float = 1.0, offset: Tensor | None = None
+) -> MatchTerms:
+    """match_t = weighted mean over Gaussians of l1 (1 - cos(fhat, ftilde)) + l2 SmoothL1(fhat, ftilde)   (Chorus, arXiv 2512.17817).
+
+    Args:
+        predicted, target: [M, C] in the teacher's standardised (PHI-S) space, where every channel has unit variance, so that no teacher
+            outweighs another by its scale.
+        weight: [M] >= 0, with a positive sum.
+        beta:   where SmoothL1 turns from square to linear; it is averaged over channels.
+        offset: [C] or None. None takes the cosine in the standardised (centred) space. The teacher's mean in that space (its image
+            of the origin, negated) gives the cosine of the *unstandardised* features instead: PHI-S is a rotation times a scalar
+            after centring, so cos(y_p, y_t) = cos(p + offset, t + offset) and no rotation needs to be undone.
+
+    An empty selection gives a zero that still carries a gradient path.
+    """
+    predicted, target, weight = predicted.float(), target.float(), weight.float()
+    if len(weight) == 0:
+        zero = predicted.sum() * 0
+        return MatchTerms(zero, zero.detach(), zero.detach())
+    share = weight / weight.sum()
+    a, b = (predicted, target) if offset is None else (predicted + offset, target + offset)
+    cosine = (F.cosine_similarity(a, b, dim=1, eps=1e-6) * share).sum()
+    smooth = (F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).mean(1) * share).sum()
+    return MatchTerms(l1 * (1 - cosine) + l2 * smooth, cosine.detach(), smooth.detach())
+
+
+def evidence_weight(evidence: Tensor, half: float) -> Tensor:
+    """Weight of each Gaussian from its evidence [M] (sum of blending weights): e / (e + half); half = 0 weighs all alike.
+
+    Saturating, because a large floor Gaussian collects thousands of times the evidence of a chair leg and would otherwise own the loss.
+    """
+    return torch.ones_like(evidence) if half == 0 else evidence / (evidence + half)
