@@ -1,0 +1,23 @@
+"""Rasterisers behind one protocol. `get_backend("cpu").render(...)` draws a view and returns its (cell, Gaussian) weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from chorus_common.errors import ConfigError
+from stage1_render_teachers.rasterize.cpu import CpuRasterizer
+from stage1_render_teachers.rasterize.protocol import Fold, Rasterizer, Rendered
+
+__all__ = ["Fold", "Rasterizer", "Rendered", "get_backend"]
+
+_BACKENDS: dict[str, Callable[[], Rasterizer]] = {"cpu": CpuRasterizer}
+
+
+def get_backend(name: str) -> Rasterizer:
+    """The rasteriser called `name`; ConfigError with the nearest name for any other."""
+    if name not in _BACKENDS:
+        near = difflib.get_close_matches(name, _BACKENDS, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"rasteriser {name!r} is unknown, known: {', '.join(_BACKENDS)}{hint}")
+    return _BACKENDS[name]()

@@ -1,0 +1,117 @@
+"""The CPU rasteriser: project, sort by depth, list per tile, blend row of tiles by row of tiles on plain threads.
+
+Same input, same bytes, whatever the number of threads and whatever the grid: every pixel is blended by one task in depth order, and ties in
+depth are broken by the Gaussian's index.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.errors import ConfigError, SceneError
+from chorus_common.lifting import CellGrid, CellHits
+from chorus_common.scene import GaussianScene
+from chorus_common.threads import default_threads, run_tasks, split_range
+from stage1_render_teachers.rasterize.blend import LANES, blend_tile_row
+from stage1_render_teachers.rasterize.hits import sort_and_merge
+from stage1_render_teachers.rasterize.projection import DEPTH, SPLAT_WIDTH, project
+from stage1_render_teachers.rasterize.protocol import Fold, Rendered
+from stage1_render_teachers.rasterize.tiles import depth_order, tile_lists
+
+
+class CpuRasterizer:
+    """`Rasterizer` on the CPU. `threads`: kernels run on this many threads (default: NUMBA_NUM_THREADS or all cores of the process)."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads
+
+    def render(
+        self,
+        scene: GaussianScene,
+        viewmat: NDArray[np.floating],
+        K: NDArray[np.floating],
+        width: int,
+        height: int,
+        *,
+        grid: CellGrid | None = None,
+        fold: Fold = "nearest",
+        background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Rendered:
+        """See `protocol.Rasterizer.render`."""
+        view, intrinsics = _checked_camera(scene, viewmat, K, width, height)
+        _check_grid(grid, fold, width, height)
+        threads = self.threads if self.threads is not None else default_threads()
+        splats, ids = visible_splats(scene, view, intrinsics, width, height, threads)
+
+        cell = grid.cell if grid is not None else 0
+        tile = LANES // cell * cell if cell else LANES  # whole cells per tile
+        start, ranks = tile_lists(splats, width, height, tile)
+        color = np.empty((height, width, 3), np.float32)
+        depth = np.empty((height, width), np.float32)
+        alpha = np.empty((height, width), np.float32)
+        back = np.asarray(background, np.float32)
+        tasks = [
+            partial(blend_tile_row, row, tile, splats, start, ranks, back, color, depth, alpha, cell, fold == "bilinear")
+            for row in range(-(-height // tile))
+        ]
+        parts = run_tasks(tasks, threads)
+        if grid is None:
+            return Rendered(color, depth, alpha, None)
+        cells, hit_ranks, weights = (np.concatenate(column) for column in zip(*parts))
+        hits = sort_and_merge(cells, ids[hit_ranks].astype(np.int32), weights, grid.cells, len(scene))
+        return Rendered(color, depth, alpha, CellHits(*hits))
+
+
+def visible_splats(
+    scene: GaussianScene,
+    viewmat: NDArray[np.float64],
+    intrinsics: NDArray[np.float64],
+    width: int,
+    height: int,
+    threads: int = 1,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Splats [M, 16] of the Gaussians inside the picture, front to back, and their ids [M]; columns in projection.py."""
+    n = len(scene)
+    splats = np.empty((n, SPLAT_WIDTH), np.float32)
+    ids = np.empty(n, np.int64)
+    ranges = split_range(n, 4 * threads)
+    columns = (scene.means, scene.quats, scene.scales, scene.opacities, scene.colors)
+    counts = run_tasks(
+        [partial(project, *columns, viewmat, intrinsics, width, height, a, b, splats, ids) for a, b in ranges], threads
+    )
+    kept = np.concatenate([np.arange(a, a + m) for (a, _), m in zip(ranges, counts)] or [np.zeros(0, np.int64)])
+    kept = kept[depth_order(splats[kept, DEPTH].view(np.uint32))]
+    return splats[kept], ids[kept]
+
+
+def _checked_camera(
+    scene: GaussianScene, viewmat: NDArray[np.floating], K: NDArray[np.floating], width: int, height: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The camera as contiguous float64, or one clear line."""
+    who = f"scene {scene.name or '?'}"
+    view, intrinsics = np.ascontiguousarray(viewmat, np.float64), np.ascontiguousarray(K, np.float64)
+    if view.shape != (4, 4) or intrinsics.shape != (3, 3):
+        raise SceneError(f"{who}: camera needs viewmat [4, 4] and K [3, 3], got {view.shape} and {intrinsics.shape}")
+    if not (np.isfinite(view).all() and np.isfinite(intrinsics).all()):
+        raise SceneError(f"{who}: camera is not finite; remove that view")
+    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
+        raise SceneError(f"{who}: focal lengths must be positive, got {intrinsics[0, 0]:g} and {intrinsics[1, 1]:g}")
+    if width < 1 or height < 1:
+        raise SceneError(f"{who}: picture size {width}x{height} is empty")
+    return view, intrinsics
+
+
+def _check_grid(grid: CellGrid | None, fold: str, width: int, height: int) -> None:
+    if fold not in ("nearest", "bilinear"):
+        raise ConfigError(f"fold {fold!r} is unknown; use 'nearest' or 'bilinear'")
+    if grid is None:
+        return
+    if (grid.width, grid.height) != (width, height):
+        raise ConfigError(f"cell grid is made for {grid.width}x{grid.height} pictures, not {width}x{height}")
+    if not 1 <= grid.cell <= LANES:
+        raise ConfigError(f"cell size must lie in 1..{LANES} pixels for the cpu rasteriser, got {grid.cell}")
