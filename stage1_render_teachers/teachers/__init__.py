@@ -14,7 +14,7 @@ __all__ = ["DenseTeacher", "MaskTeacher", "Teacher", "build_teacher", "known_tea
 def _embedded_text(argument: str, device: str) -> Teacher:
     from stage1_render_teachers.teachers.text_aligned import TextAlignedTeacher
 
-    return TextAlignedTeacher()
+    return TextAlignedTeacher(device=device)
 
 
 def _embedded_dense(argument: str, device: str) -> Teacher:

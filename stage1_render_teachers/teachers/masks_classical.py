@@ -158,9 +158,7 @@ def resolve(owner: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def number_masks(ids: NDArray[np.int64], smallest: float) -> I32:
     """Ids [H, W] numbered from 0 in reading order; regions of fewer than `smallest` pixels become -1."""
-    unique, first, inverse, count = np.unique(
-        ids.ravel(), return_index=True, return_inverse=True, return_counts=True
-    )
+    unique, first, inverse, count = np.unique(ids.ravel(), return_index=True, return_inverse=True, return_counts=True)
     keep = np.flatnonzero(count >= smallest)
     number = np.full(len(unique), -1, dtype=np.int32)
     number[keep[np.argsort(first[keep], kind="stable")]] = np.arange(len(keep), dtype=np.int32)

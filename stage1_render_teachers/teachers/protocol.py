@@ -58,7 +58,7 @@ Teacher = DenseTeacher | MaskTeacher
 
 
 def teacher_name(spec: str) -> str:
-    """The name a teacher has in files: its spec with everything but letters, digits, dots and dashes turned into "-"."""
+    """The name a teacher has in files: its spec with runs of anything but letters, digits and dots turned into "-"."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", spec).strip("-.")
 
 

@@ -1,0 +1,230 @@
+"""Run many independent jobs: in this process, on worker processes of this machine, or on a dask cluster.
+
+The three rules that keep a long run healthy (all measured on dask.distributed):
+- Only as many jobs are submitted as there are workers. The scheduler blames every job that merely waits on a dying worker,
+  so a deep queue lets one poisonous scene take innocent ones with it.
+- A result is recorded and its future released at once. A held result is recomputed when the worker that has it dies.
+- What a job left behind on disk is the truth. The scheduler keeps nothing; a new run starts from the published stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from chorus_common.errors import ChorusError, ConfigError
+from stage1_render_teachers.settings import RunConfig
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """Stands for the result of a job whose worker died under it, twice."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished(Generic[J, R]):
+    """One job and what came of it."""
+
+    job: J
+    result: R | WorkerLost
+
+
+class Pool(Protocol):
+    """Where jobs run."""
+
+    def map(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
+        """Yield every job once, in order of completion. `task` must not raise for bad input: it returns what happened."""
+        ...
+
+
+class InProcess:
+    """One job after the other, here."""
+
+    def map(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
+        for job in jobs:
+            yield Finished(job, task(job))
+
+
+class DaskPool:
+    """Jobs on the workers of a dask client. A job whose worker dies is tried once more, alone, after all others."""
+
+    #: Seconds for which the number of workers is believed: asking the scheduler before every job would double its work.
+    WIDTH_AGE = 5.0
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._width, self._width_asked = 1, float("-inf")
+
+    def map(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
+        suspects: list[J] = []
+        for done in self._pass(task, jobs):
+            if isinstance(done.result, WorkerLost):
+                suspects.append(done.job)
+            else:
+                yield done
+        for job in suspects:
+            yield from self._pass(task, [job])
+
+    def _pass(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
+        """Run `jobs` with as many in flight as there are workers."""
+        from distributed import CancelledError, KilledWorker, as_completed
+
+        waiting = iter(jobs)
+        in_flight: dict[str, tuple[Any, J]] = {}
+        completed = as_completed(with_results=True, raise_errors=False)
+
+        def top_up() -> None:
+            for job in islice(waiting, max(0, self.width() - len(in_flight))):
+                future = self._client.submit(task, job, pure=False)
+                in_flight[future.key] = (future, job)
+                completed.add(future)
+
+        try:
+            top_up()
+            while in_flight:
+                future, result = next(completed)
+                _, job = in_flight.pop(future.key)
+                status = future.status
+                future.release()
+                top_up()
+                if status == "finished":
+                    yield Finished(job, result)
+                elif isinstance(error := _exception(result), KilledWorker):
+                    reason = "its worker process died (out of memory, or a crash in native code)"
+                    yield Finished(job, WorkerLost(reason))
+                elif isinstance(error, CancelledError) or error is None:
+                    raise ChorusError("the dask scheduler is gone; start it and run the same command again to go on")
+                else:
+                    raise error
+        finally:
+            for future, _ in in_flight.values():
+                future.release()
+
+    def width(self) -> int:
+        """Number of workers right now, at least 1: jobs wait for the first worker to come."""
+        if time.monotonic() - self._width_asked > self.WIDTH_AGE:
+            self._width = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+            self._width_asked = time.monotonic()
+        return self._width
+
+
+def _exception(result: Any) -> BaseException | None:
+    """The exception in what `as_completed(with_results=True, raise_errors=False)` hands out for a failed future."""
+    if isinstance(result, tuple) and len(result) == 3 and isinstance(result[1], BaseException):
+        return result[1]
+    return result if isinstance(result, BaseException) else None
+
+
+@contextlib.contextmanager
+def open_pool(config: RunConfig) -> Iterator[Pool]:
+    """The pool that `config` asks for: `workers = 0` here, otherwise local processes, or a scheduler file's cluster."""
+    if config.scheduler != "local":
+        with _remote_client(config.scheduler) as client:
+            yield DaskPool(client)
+    elif config.workers == 0:
+        yield InProcess()
+    else:
+        with _local_client(config) as client:
+            yield DaskPool(client)
+
+
+@contextlib.contextmanager
+def _remote_client(scheduler_file: str) -> Iterator[Any]:
+    from distributed import Client
+
+    if not Path(scheduler_file).is_file():
+        raise ConfigError(
+            f"--scheduler {scheduler_file}: no such file; give 'local', or start one with: "
+            f"dask scheduler --scheduler-file {scheduler_file}"
+        )
+    try:
+        client = Client(scheduler_file=scheduler_file, timeout="20s")
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ConfigError(f"--scheduler {scheduler_file}: no scheduler answers there ({error}); is it running?") from None
+    with client:
+        yield client
+
+
+@contextlib.contextmanager
+def _local_client(config: RunConfig) -> Iterator[Any]:
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # deaths of workers are reported by us, with the scene
+    settings = {
+        "logging.distributed": "critical",  # the same in the workers' own processes
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.scheduler.worker-ttl": f"{config.worker_patience:.0f}s",
+        # Results are a few numbers: spilling and pausing would only hide a scene that is too large for its worker.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+    }
+    with dask.config.set(settings):
+        workers = {
+            i: {
+                "cls": Nanny,
+                "options": {
+                    "nthreads": 1,
+                    "env": worker_environment(i, config.workers, config.device),
+                    "memory_limit": _memory_limit(config),
+                    "dashboard": False,
+                },
+            }
+            for i in range(config.workers)
+        }
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+        with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster:
+            with Client(cluster) as client:
+                yield client
+
+
+def _memory_limit(config: RunConfig) -> int:
+    from dask.utils import parse_bytes
+    from distributed.system import MEMORY_LIMIT
+
+    if config.worker_memory == "auto":
+        return MEMORY_LIMIT // config.workers
+    try:
+        return int(parse_bytes(config.worker_memory))
+    except ValueError:
+        raise ConfigError(f"worker_memory: '{config.worker_memory}' is not a size; write for example 8GiB") from None
+
+
+def worker_environment(index: int, workers: int, device: str) -> dict[str, str]:
+    """Environment of local worker `index`: its share of the cores, one GPU of its own.
+
+    Math libraries keep to one thread so that a product's rounding does not depend on the number of workers; our own
+    kernels give the same bytes with any number of threads and take the worker's share of the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment["NUMBA_NUM_THREADS"] = str(max(1, cores // workers))
+    if device.startswith("cuda"):
+        gpus = visible_gpus()
+        if not gpus:
+            raise ConfigError("device cuda: no CUDA device is visible; set device=cpu or load the driver")
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+    return environment
+
+
+def visible_gpus() -> list[str]:
+    """Names (indices or UUIDs) of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES lists them."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]

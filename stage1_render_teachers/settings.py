@@ -1,0 +1,81 @@
+"""Settings of stage 1: `Stage1Config` holds what changes a number in the cache, `RunConfig` how the work is run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from chorus_common.config import Config
+from chorus_common.errors import ConfigError
+from stage1_render_teachers.teachers.protocol import teacher_name
+
+Bits = Literal[2, 3, 4, 8, "fp16"]
+
+
+class CalibrationConfig(Config):
+    """From how much of the manifest the teacher bases are fitted."""
+
+    scenes: int = Field(16, ge=1, description="scenes drawn from the manifest; all of it where it is smaller")
+    views: int = Field(8, ge=1, description="views drawn from each of them")
+    tokens: int = Field(0, ge=0, description="tokens drawn per view, 0 = all")
+
+
+class Stage1Config(Config):
+    """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
+
+    teachers: tuple[str, ...] = Field(
+        ("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/stage1.md"
+    )
+    width: int = Field(640, ge=1, le=8192, description="pixels; cameras are rescaled to this picture size")
+    height: int = Field(480, ge=1, le=8192)
+    cell: int = Field(16, ge=1, le=64, description="pixels per side of a cell, the teachers' common feature grid")
+    fold: Literal["nearest", "bilinear"] = Field("bilinear", description="how pixels share their weight among cells")
+    n_views: int = Field(64, ge=1, description="views chosen for a scene that brings no cameras")
+    fov_x: float = Field(70.0, gt=1, lt=170, description="degrees, for chosen views")
+    max_views: int = Field(0, ge=0, description="cap on views that a scene brings, evenly spaced; 0 = all of them")
+    background: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="colour behind the scene, 0 to 1")
+    bits: Bits = Field(4, description="per channel of a dense teacher")
+    store_rgb: bool = Field(True, description="keep the rendered pictures (needed for reports)")
+    store_depth: bool = Field(False, description="keep the rendered depth (f16, metres)")
+    rasterizer: str = Field("cpu", description="backend, see stage1_render_teachers.rasterize")
+    batch: int = Field(8, ge=1, description="views that go through the teachers, and are held in memory, at once")
+    teacher_threads: int = Field(
+        1, ge=1, description="CPU threads of a neural teacher: sums differ in the last bit with it, so it is fixed here"
+    )
+    coverage_views: int = Field(3, ge=1, description="a Gaussian counts as covered when this many views see it")
+    error_sample: int = Field(2048, ge=1, description="Gaussians on which the error of quantisation is measured")
+    seed: int = Field(0, ge=0)
+    calibration: CalibrationConfig = CalibrationConfig()
+
+    @field_validator("teachers")
+    @classmethod
+    def _distinct(cls, specs: tuple[str, ...]) -> tuple[str, ...]:
+        names = [teacher_name(spec) for spec in specs]
+        if not specs:
+            raise ValueError("name at least one teacher")
+        if len(set(names)) != len(names):
+            raise ValueError("a teacher is named twice")
+        return specs
+
+
+class RunConfig(Config):
+    """How the work is spread and how patient we are; never changes a byte of the cache."""
+
+    workers: int = Field(0, ge=0, description="processes on this machine; 0 = in this process")
+    scheduler: str = Field("local", description='"local", or the scheduler file of a running dask cluster')
+    device: str = Field("cpu", description='where neural teachers run: "cpu", "cuda"')
+    overwrite: bool = Field(False, description="redo scenes that were published with other settings")
+    max_failures: int = Field(0, ge=0, description="stop after this many failed scenes; 0 = never")
+    worker_patience: float = Field(
+        7200.0, gt=0, description="seconds of silence until a worker is replaced"
+    )
+    worker_memory: str = Field("auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" (counted from 1) -> (i - 1, n). Raises ConfigError."""
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise ConfigError(f"--shard {text}: expected i/n with 1 <= i <= n, for example 1/8")
+    return int(first) - 1, int(second)
