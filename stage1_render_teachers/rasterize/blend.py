@@ -17,20 +17,24 @@ from numpy.typing import NDArray
 from stage1_render_teachers.rasterize.projection import (
     BLUE, DEPTH, GREEN, MEAN_X, MEAN_Y, OPACITY, RED, ROW_CURVATURE, ROW_SIGMA, ROW_SLOPE,
 )  # fmt: skip
-from stage1_render_teachers.rasterize.tiles import rows_in_strip
+from stage1_render_teachers.rasterize.tiles import columns_of_box, rows_in_strip
 
 LANES = 16
+#: Indices into the state are unsigned: numba then drops its wrap-around for negative indices, without which nothing is vectorised. Signed and
+#: unsigned must not be mixed in one expression (numba makes floats of that), hence the second set of names.
+U = np.uint64
+U_LANES = U(LANES)
 MAX_ALPHA = np.float32(0.999)
 MIN_ALPHA = np.float32(1 / 255)
 MIN_TRANSMITTANCE = np.float32(1e-4)
 #: exp is only needed where alpha can reach 1/255, that is on [-5.55, 0].
 MAX_SIGMA = np.float32(5.6)
 
-#: Planes of the tile's state buffer, each LANES x LANES.
+#: Planes of the tile's state buffer, each LANES x LANES: transmittance, colour, depth, sum of weights.
 PLANE = LANES * LANES
-T, R, G, B, Z, A = 0, PLANE, 2 * PLANE, 3 * PLANE, 4 * PLANE, 5 * PLANE
-ROW_WEIGHTS = 6 * PLANE  # weights of the current row
-CELL_ROWS = ROW_WEIGHTS + LANES  # per row of cells that the tile touches: weights summed over its pixel rows
+T, R, G, B, Z, A = (U(k * PLANE) for k in range(6))
+ROW_WEIGHTS = U(6 * PLANE)  # weights of the current row
+CELL_ROWS = 6 * PLANE + LANES  # per row of cells that the tile touches: weights summed over its pixel rows
 STATE_SIZE = CELL_ROWS + (LANES + 3) * LANES
 
 #: Relative minimax polynomial of exp on [-0.7, 0], error 6e-8; raised to the 8th power below.
@@ -47,6 +51,64 @@ def exp_neg(sigma: np.float32) -> np.float32:
     p = p * p
     p = p * p
     return p * p
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+def _blend_row(state: NDArray[np.float32], row: int, splat: NDArray[np.float32], row_sigma: np.float32, offset: np.float32) -> None:
+    """Blend one splat into the 16 lanes of one pixel row.
+
+    row: first lane in each plane (unsigned); row_sigma: sigma at the row's nearest point; offset: signed distance from that point to
+    the centre of lane 0, px.
+    """
+    opacity, curvature, z = splat[OPACITY], splat[ROW_CURVATURE], splat[DEPTH]
+    red, green, blue = splat[RED], splat[GREEN], splat[BLUE]
+    for x in range(U_LANES):
+        i = row + x
+        dx = np.float32(x) + offset
+        a = opacity * exp_neg(row_sigma + curvature * dx * dx)
+        a = a if a < MAX_ALPHA else MAX_ALPHA
+        before = state[T + i]
+        after = before - before * a
+        counts = a >= MIN_ALPHA
+        goes_on = after > MIN_TRANSMITTANCE
+        w = before * a if goes_on else np.float32(0)
+        w = w if counts else np.float32(0)
+        left = after if goes_on else np.float32(0)
+        state[T + i] = left if counts else before
+        state[R + i] += w * red
+        state[G + i] += w * green
+        state[B + i] += w * blue
+        state[Z + i] += w * z
+        state[A + i] += w
+        state[ROW_WEIGHTS + x] = w
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+def _add_row_weights(state: NDArray[np.float32], cell_row: int, share: np.float32) -> None:
+    """Add share times the current row's weights to the row of cells that starts at `cell_row` (unsigned)."""
+    for x in range(U_LANES):
+        state[cell_row + x] += share * state[ROW_WEIGHTS + x]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+def _weighted_sum(state: NDArray[np.float32], at: int, shares: NDArray[np.float32], share_at: int) -> np.float32:
+    """Sum of 16 lanes of state times 16 lanes of shares (unsigned starts), in a fixed tree of additions so that no machine reorders it."""
+    s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for k in range(U(0), U_LANES, U(4)):
+        s0 += state[at + k] * shares[share_at + k]
+        s1 += state[at + k + U(1)] * shares[share_at + k + U(1)]
+        s2 += state[at + k + U(2)] * shares[share_at + k + U(2)]
+        s3 += state[at + k + U(3)] * shares[share_at + k + U(3)]
+    return (s0 + s1) + (s2 + s3)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _row_is_live(state: NDArray[np.float32], row: int) -> bool:
+    """Whether any lane of the row can still take weight."""
+    for x in range(U_LANES):
+        if state[T + row + x] > 0:
+            return True
+    return False
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -119,34 +181,28 @@ def blend_tile_row(
         grid_cols = -(-width // cell)
     hit_cells, hit_ranks, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
     first_cell_row, row_low, row_share = fold_table(y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear)
-    cell_sums = np.empty(LANES + 3, np.float32)
+    reach = 2 if bilinear else 1  # cells per axis that a pixel is shared over
+    col_shares = np.empty((LANES + 3) * LANES, np.float32)
 
     for tile_col in range(tile_cols):
         x0, x1 = tile_col * tile, min((tile_col + 1) * tile, width)
         columns = x1 - x0
         first_cell_col, col_low, col_share = fold_table(x0, columns, max(cell, 1), -(-width // max(cell, 1)), bilinear)
-        n_cell_cols = col_low[columns - 1] + 2
+        col_shares[:] = 0
+        for x in range(columns):
+            col_shares[col_low[x] * LANES + x] = np.float32(1) - col_share[x]
+            col_shares[(col_low[x] + 1) * LANES + x] = col_share[x]
         state[:] = 0
         for y in range(y1 - y0):  # lanes beyond the picture start stopped
             for x in range(columns):
-                state[T + y * LANES + x] = 1
+                state[T + U(y * LANES + x)] = 1
         live_first, live_last = y0, y1
         t = tile_row * tile_cols + tile_col
         for k in range(start[t], start[t + 1]):
             if (k - start[t]) % 16 == 0:  # forget rows at the tile's top and bottom that have stopped altogether
-                while live_first < live_last:
-                    most = np.float32(0)
-                    for x in range(LANES):
-                        most = max(most, state[T + (live_first - y0) * LANES + x])
-                    if most > 0:
-                        break
+                while live_first < live_last and not _row_is_live(state, U((live_first - y0) * LANES)):
                     live_first += 1
-                while live_last > live_first:
-                    most = np.float32(0)
-                    for x in range(LANES):
-                        most = max(most, state[T + (live_last - 1 - y0) * LANES + x])
-                    if most > 0:
-                        break
+                while live_last > live_first and not _row_is_live(state, U((live_last - 1 - y0) * LANES)):
                     live_last -= 1
                 if live_first == live_last:
                     break
@@ -155,64 +211,40 @@ def blend_tile_row(
             first, last = rows_in_strip(splat, x0, x1, live_first, live_last)
             if first >= last:
                 continue
-            opacity, curvature, z = splat[OPACITY], splat[ROW_CURVATURE], splat[DEPTH]
-            red, green, blue = splat[RED], splat[GREEN], splat[BLUE]
             cell_first, cell_last = 0, 0
             if cell > 0:
-                cell_first, cell_last = row_low[first - y0], row_low[last - 1 - y0] + 2
+                cell_first, cell_last = row_low[first - y0], row_low[last - 1 - y0] + reach
                 for i in range(CELL_ROWS + cell_first * LANES, CELL_ROWS + cell_last * LANES):
                     state[i] = 0
             for y in range(first, last):
                 dy = np.float32(y) + np.float32(0.5) - splat[MEAN_Y]
                 row_sigma = dy * dy * splat[ROW_SIGMA]
                 offset = np.float32(x0) + np.float32(0.5) - splat[MEAN_X] - dy * splat[ROW_SLOPE]
-                row = (y - y0) * LANES
-                for x in range(LANES):
-                    i = row + x
-                    dx = np.float32(x) + offset
-                    a = opacity * exp_neg(row_sigma + curvature * dx * dx)
-                    a = a if a < MAX_ALPHA else MAX_ALPHA
-                    before = state[T + i]
-                    after = before - before * a
-                    counts = a >= MIN_ALPHA
-                    goes_on = after > MIN_TRANSMITTANCE
-                    w = before * a if counts & goes_on else np.float32(0)
-                    left = after if goes_on else np.float32(0)
-                    state[T + i] = left if counts else before
-                    state[R + i] += w * red
-                    state[G + i] += w * green
-                    state[B + i] += w * blue
-                    state[Z + i] += w * z
-                    state[A + i] += w
-                    state[ROW_WEIGHTS + x] = w
+                _blend_row(state, U((y - y0) * LANES), splat, row_sigma, offset)
                 if cell > 0:
                     share = row_share[y - y0]
-                    upper = CELL_ROWS + row_low[y - y0] * LANES
-                    for x in range(LANES):
-                        state[upper + x] += (np.float32(1) - share) * state[ROW_WEIGHTS + x]
+                    at = CELL_ROWS + row_low[y - y0] * LANES
+                    _add_row_weights(state, U(at), np.float32(1) - share)
                     if share > 0:
-                        for x in range(LANES):
-                            state[upper + LANES + x] += share * state[ROW_WEIGHTS + x]
-            for cell_row in range(cell_first, cell_last):
-                for c in range(n_cell_cols):
-                    cell_sums[c] = 0
-                base = CELL_ROWS + cell_row * LANES
-                for x in range(columns):
-                    w = state[base + x]
-                    cell_sums[col_low[x]] += (np.float32(1) - col_share[x]) * w
-                    cell_sums[col_low[x] + 1] += col_share[x] * w
-                for c in range(n_cell_cols):
-                    if cell_sums[c] > 0:
-                        if hits == room:
-                            hit_cells, hit_ranks, hit_weights = _grown(hit_cells, hit_ranks, hit_weights)
-                            room *= 2
-                        hit_cells[hits] = (first_cell_row + cell_row) * grid_cols + first_cell_col + c
-                        hit_ranks[hits] = rank
-                        hit_weights[hits] = cell_sums[c]
-                        hits += 1
+                        _add_row_weights(state, U(at + LANES), share)
+            if cell_first < cell_last:
+                left, right = columns_of_box(splat, x0, x1)
+                column_first, column_last = col_low[left - x0], col_low[max(left, right - 1) - x0] + reach
+                while room - hits < (cell_last - cell_first) * (column_last - column_first):
+                    hit_cells, hit_ranks, hit_weights = _grown(hit_cells, hit_ranks, hit_weights)
+                    room *= 2
+                for cell_row in range(cell_first, cell_last):
+                    first_of_row = (first_cell_row + cell_row) * grid_cols + first_cell_col
+                    for c in range(column_first, column_last):
+                        w = _weighted_sum(state, U(CELL_ROWS + cell_row * LANES), col_shares, U(c * LANES))
+                        if w > 0:
+                            hit_cells[hits] = first_of_row + c
+                            hit_ranks[hits] = rank
+                            hit_weights[hits] = w
+                            hits += 1
         for y in range(y1 - y0):
             for x in range(columns):
-                i = y * LANES + x
+                i = U(y * LANES + x)
                 total = state[A + i]
                 rest = np.float32(1) - total
                 color[y0 + y, x0 + x, 0] = state[R + i] + rest * background[0]

@@ -85,6 +85,13 @@ def rows_in_strip(splat: NDArray[np.float32], x0: int, x1: int, y0: int, y1: int
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def columns_of_box(splat: NDArray[np.float32], x0: int, x1: int) -> tuple[int, int]:
+    """Pixel columns [first, last) within x0..x1 of the box around the splat [16]; first lies in x0..x1-1 even if the box does not."""
+    reach = splat[EXTENT_X] + SLACK
+    return min(max(x0, _first_pixel(splat[MEAN_X] - reach, x1)), x1 - 1), _first_pixel(splat[MEAN_X] + reach, x1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _columns_in_strip(splat: NDArray[np.float32], y0: int, y1: int, width: int) -> tuple[int, int]:
     """Pixel columns [first, last) of the picture in which the splat reaches a pixel centre of rows y0..y1-1."""
     my = splat[MEAN_Y]
