@@ -4,8 +4,7 @@ The rule is gsplat 1.5.3's (RasterizeToIndices3DGS.cu, RasterizeToPixels3DGSFwd.
 below 1/255; a pixel stops, without the splat in question, when its transmittance would fall to 1e-4 or less; weight = alpha T.
 
 How it is fast: a tile is at most 16 pixels wide and all its state lies in one flat float32 buffer with 16 lanes per row, so that the inner
-loop is 16 independent lanes without branches, which the compiler turns into vector code. A stopped pixel has T = 0 and needs no flag. Rows
-that the ellipse misses inside the tile are never visited.
+loop is 16 independent lanes without branches, which the compiler turns into vector code. Rows that the ellipse misses inside the tile are never visited.
 """
 
 from __future__ import annotations
@@ -30,11 +29,12 @@ MIN_TRANSMITTANCE = np.float32(1e-4)
 #: exp is only needed where alpha can reach 1/255, that is on [-5.55, 0].
 MAX_SIGMA = np.float32(5.6)
 
-#: Planes of the tile's state buffer, each LANES x LANES: transmittance, colour, depth, sum of weights.
+#: Planes of the tile's state buffer, each LANES x LANES: transmittance, colour, depth. A stopped
+#: pixel keeps its transmittance with the sign flipped: any further step leaves it negative, so it takes no weight and needs no flag.
 PLANE = LANES * LANES
-T, R, G, B, Z, A = (U(k * PLANE) for k in range(6))
-ROW_WEIGHTS = U(6 * PLANE)  # weights of the current row
-CELL_ROWS = 6 * PLANE + LANES  # per row of cells that the tile touches: weights summed over its pixel rows
+T, R, G, B, Z = (U(k * PLANE) for k in range(5))
+ROW_WEIGHTS = U(5 * PLANE)  # weights of the current row
+CELL_ROWS = 5 * PLANE + LANES  # per row of cells that the tile touches: weights summed over its pixel rows
 STATE_SIZE = CELL_ROWS + (LANES + 3) * LANES
 
 #: Relative minimax polynomial of exp on [-0.7, 0], error 6e-8; raised to the 8th power below.
@@ -54,17 +54,20 @@ def exp_neg(sigma: np.float32) -> np.float32:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
-def _blend_row(state: NDArray[np.float32], row: int, splat: NDArray[np.float32], row_sigma: np.float32, offset: np.float32) -> None:
+def _blend_row(state: NDArray[np.float32], row: int, splat: NDArray[np.float32], x0: np.float32, y0: np.float32) -> None:
     """Blend one splat into the 16 lanes of one pixel row.
 
-    row: first lane in each plane (unsigned); row_sigma: sigma at the row's nearest point; offset: signed distance from that point to
-    the centre of lane 0, px.
+    row: first lane in each plane (unsigned); x0, y0: centre of lane 0 in the picture, px. Distances are formed from whole-picture
+    coordinates, so that a pixel's bits do not depend on where the tiles lie.
     """
+    dy = y0 - splat[MEAN_Y]
+    row_sigma = dy * dy * splat[ROW_SIGMA]  # at the row's nearest point, which is row_x
+    row_x = splat[MEAN_X] + dy * splat[ROW_SLOPE]
     opacity, curvature, z = splat[OPACITY], splat[ROW_CURVATURE], splat[DEPTH]
     red, green, blue = splat[RED], splat[GREEN], splat[BLUE]
     for x in range(U_LANES):
         i = row + x
-        dx = np.float32(x) + offset
+        dx = (np.float32(x) + x0) - row_x
         a = opacity * exp_neg(row_sigma + curvature * dx * dx)
         a = a if a < MAX_ALPHA else MAX_ALPHA
         before = state[T + i]
@@ -73,13 +76,13 @@ def _blend_row(state: NDArray[np.float32], row: int, splat: NDArray[np.float32],
         goes_on = after > MIN_TRANSMITTANCE
         w = before * a if goes_on else np.float32(0)
         w = w if counts else np.float32(0)
-        left = after if goes_on else np.float32(0)
+        stopped = before if before < 0 else -before
+        left = after if goes_on else stopped
         state[T + i] = left if counts else before
         state[R + i] += w * red
         state[G + i] += w * green
         state[B + i] += w * blue
         state[Z + i] += w * z
-        state[A + i] += w
         state[ROW_WEIGHTS + x] = w
 
 
@@ -181,6 +184,7 @@ def blend_tile_row(
         grid_cols = -(-width // cell)
     hit_cells, hit_ranks, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
     first_cell_row, row_low, row_share = fold_table(y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear)
+    half = np.float32(0.5)
     reach = 2 if bilinear else 1  # cells per axis that a pixel is shared over
     col_shares = np.empty((LANES + 3) * LANES, np.float32)
 
@@ -217,10 +221,7 @@ def blend_tile_row(
                 for i in range(CELL_ROWS + cell_first * LANES, CELL_ROWS + cell_last * LANES):
                     state[i] = 0
             for y in range(first, last):
-                dy = np.float32(y) + np.float32(0.5) - splat[MEAN_Y]
-                row_sigma = dy * dy * splat[ROW_SIGMA]
-                offset = np.float32(x0) + np.float32(0.5) - splat[MEAN_X] - dy * splat[ROW_SLOPE]
-                _blend_row(state, U((y - y0) * LANES), splat, row_sigma, offset)
+                _blend_row(state, U((y - y0) * LANES), splat, np.float32(x0) + half, np.float32(y) + half)
                 if cell > 0:
                     share = row_share[y - y0]
                     at = CELL_ROWS + row_low[y - y0] * LANES
@@ -245,8 +246,8 @@ def blend_tile_row(
         for y in range(y1 - y0):
             for x in range(columns):
                 i = U(y * LANES + x)
-                total = state[A + i]
-                rest = np.float32(1) - total
+                rest = abs(state[T + i])
+                total = np.float32(1) - rest
                 color[y0 + y, x0 + x, 0] = state[R + i] + rest * background[0]
                 color[y0 + y, x0 + x, 1] = state[G + i] + rest * background[1]
                 color[y0 + y, x0 + x, 2] = state[B + i] + rest * background[2]
