@@ -53,12 +53,12 @@ def toilet(rng: Rng, style: Style) -> Item:
     item.add("bowl", white, lathe(profile, (0, y, 0), (1.0, 1.3), k=20), gloss=0.1)
     item.add("bowl", white, rounded_box((-0.1, -d / 2 + 0.02, 0.0), (0.1, y - 0.05, h - 0.06), 0.03))
     item.add(
-        "seat", white, lathe([(0.20, h), (0.20, h + 0.02), (0.12, h + 0.02), (0.12, h)], (0, y, 0), (1.0, 1.28), k=20)
+        "seat", white, lathe([(0.19, h), (0.19, h + 0.02), (0.12, h + 0.02), (0.12, h)], (0, y, 0), (1.0, 1.22), k=20)
     )
-    lid = lathe([(0.20, h + 0.022), (0.20, h + 0.04), (0.0, h + 0.045)], (0, y, 0), (1.0, 1.28), k=20)
-    hinge = y - 0.25
+    lid = lathe([(0.19, h + 0.022), (0.19, h + 0.04), (0.0, h + 0.045)], (0, y, 0), (1.0, 1.18), k=20)
+    hinge = y - 0.23
     item.add("lid", white, tilted(lid, 1.62, (0, hinge, h + 0.03)) if rng.random() < 0.55 else lid)
-    top = rng.uniform(0.72, 0.84)
+    top = rng.uniform(0.76, 0.88)
     w = rng.uniform(0.36, 0.46)
     item.add(
         "tank", white, rounded_box((-w / 2, -d / 2, h - 0.02), (w / 2, -d / 2 + 0.17, top), 0.03, skip="n"), gloss=0.1

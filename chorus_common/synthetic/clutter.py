@@ -235,7 +235,7 @@ def backpack(rng: Rng, style: Style) -> Item:
 Maker = Callable[[Rng, Style], Item]
 ON_TABLE: tuple[Maker, ...] = (table_lamp, book_stack, vase, small_plant, laptop, book_stack, vase)
 ON_COUNTER: tuple[Maker, ...] = (microwave, vase, vase, small_plant, book_stack)
-ON_FLOOR: tuple[Maker, ...] = (trash_can, cardboard_box, plant, floor_lamp, crate, backpack, trash_can)
+ON_FLOOR: tuple[Maker, ...] = (trash_can, cardboard_box, plant, floor_lamp, crate, backpack, cardboard_box, stepladder)
 
 
 def shelf_board(rng: Rng, style: Style) -> Item:

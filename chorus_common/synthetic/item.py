@@ -66,6 +66,17 @@ class Item:
         return np.array([[boxes[:, 0].min(0), boxes[:, 1].max(0)]]) if self.hull else boxes
 
     @property
+    def closed_boxes(self) -> F64:
+        """Corner boxes [B, 2, 3] of the primitives that are true boxes: what they cover is hidden for good."""
+        boxes = [
+            _bounds(p)
+            for part in self.parts
+            for p in part.primitives
+            if len(p) > 2 and all(q.shape[:2] == (2, 2) for q in p)
+        ]
+        return np.array(boxes).reshape(-1, 2, 3)
+
+    @property
     def bounds(self) -> F64:
         """The corner box of the whole item, [2, 3]."""
         boxes = np.array([_bounds(primitive) for part in self.parts for primitive in part.primitives])

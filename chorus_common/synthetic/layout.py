@@ -88,7 +88,7 @@ class Layout:
         item: Item,
         z: float = 0.0,
         front: float = 0.0,
-        tries: int = 24,
+        tries: int = 40,
         corner: bool = False,
         edges: list[Edge] | None = None,
     ) -> Placed | None:

@@ -24,23 +24,23 @@ class Lighting:
     cast: F64
 
 
-def occlusion(points: F64, normals: F64) -> F64:
-    """Share of light that reaches each point, [K] in 0..1: one minus the (excess) occupied volume just above its surface."""
+def occlusion(points: F64, normals: F64, area: F64) -> F64:
+    """Share of light that reaches each point, [K] in 0..1, by how much surface (`area` [K] m^2 per point) crowds the space just above it."""
     lo = points.min(0) - 4 * VOXEL
     shape = tuple((np.ceil((points.max(0) - lo) / VOXEL).astype(int) + 5).tolist())
     index = np.floor((points - lo) / VOXEL).astype(np.int64)
-    filled = np.zeros(shape, dtype=np.float32)
-    filled[tuple(index.T)] = 1.0
-    filled = ndimage.gaussian_filter(filled, 1.3, mode="constant")
+    flat = np.ravel_multi_index(tuple(index.T), shape)
+    filled = np.bincount(flat, weights=area / VOXEL**2, minlength=int(np.prod(shape))).reshape(shape)
+    filled = ndimage.gaussian_filter(np.minimum(filled, 2.0).astype(np.float32), 1.5, mode="constant")
     above = ((points + 1.5 * VOXEL * normals - lo) / VOXEL - 0.5).T
     near = ndimage.map_coordinates(filled, above, order=1, mode="nearest")
-    # an open flat wall fills about 0.2 of the kernel there: only what exceeds it darkens
-    return np.clip(1.0 - 1.15 * np.clip(near - 0.17, 0, None), 0.35, 1.0)
+    open_wall = 0.161  # what a flat surface in the open leaves there (Gaussian kernel of 1.5 voxels, 1.5 voxels away)
+    return np.clip(1.0 - 1.6 * np.clip(near - open_wall - 0.02, 0, None), 0.35, 1.0)
 
 
-def shade(points: F64, normals: F64, albedo: F64, gloss: F64, light: Lighting) -> F64:
-    """Display colours [K, 3] in 0..1 of surface points with `albedo` [K, 3]; `gloss` [K] adds brightness (panes, lamps)."""
-    reach = occlusion(points, normals)
+def shade(points: F64, normals: F64, area: F64, albedo: F64, gloss: F64, light: Lighting) -> F64:
+    """Display colours [K, 3] in 0..1 of surface points of `area` [K] m^2 with `albedo` [K, 3]; `gloss` [K] adds brightness (panes, lamps)."""
+    reach = occlusion(points, normals, area)
     total = light.ambient * (0.85 + 0.15 * normals[:, 2]) * reach
     for position, power in zip(light.positions, light.powers):
         to = position - points

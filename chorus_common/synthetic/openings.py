@@ -13,7 +13,7 @@ Rng = np.random.Generator
 
 def door(rng: Rng, style: Style, w: float, h: float, opening: float, hinge: int) -> Item:
     """A leaf with frame and handle in a hole of the wall plane y = 0 (room at +y), turned into the room by `opening` radians."""
-    item = Item("door", "door")
+    item = Item("door", "door", detail=1.25)
     f = 0.07
     for a in (-1, 1):
         x = a * (w / 2 + f / 2)
@@ -41,7 +41,7 @@ def door(rng: Rng, style: Style, w: float, h: float, opening: float, hinge: int)
 
 def window(rng: Rng, style: Style, w: float, h: float) -> Item:
     """Frame, bars, a bright pane and a sill in a hole of the wall plane y = 0; z = 0 is the hole's lower edge."""
-    item = Item("window", "window")
+    item = Item("window", "window", detail=1.1)
     frame = style.second if rng.random() < 0.5 else tinted(rng, "plain", np.full(3, 0.85), 0.06)
     f, y = rng.uniform(0.04, 0.07), -rng.uniform(0.06, 0.14)
     sky = np.stack([np.array([0.75, 0.85, 0.95]) * rng.uniform(0.75, 1.02), draw_color(rng), draw_color(rng)])

@@ -92,8 +92,8 @@ def _pictures(room: Layout, count: int) -> None:
 
 
 def _floor_clutter(room: Layout, count: int) -> None:
-    for _ in range(count):
-        item = room.make(clutter.ON_FLOOR[room.rng.integers(len(clutter.ON_FLOOR))])
+    for i in room.rng.permutation(len(clutter.ON_FLOOR))[:count]:
+        item = room.make(clutter.ON_FLOOR[i])
         if room.rng.random() < 0.6:
             room.against_wall(item, tries=8)
         else:
@@ -170,10 +170,11 @@ def living_room(room: Layout) -> None:
 
 
 def _dining(room: Layout) -> None:
-    table = room.make(tables.round_table if _maybe(room, 0.35) else tables.dining_table)
-    placed = room.anywhere(table, tries=40, margin=0.5, wall_gap=0.9) or room.anywhere(
-        table, tries=30, margin=0.2, wall_gap=0.6
-    )
+    placed = None
+    for margin, wall_gap in ((0.9, 0.9), (0.5, 0.8), (0.2, 0.6), (0.05, 0.0), (0.03, 0.0)):
+        table = room.make(tables.round_table if _maybe(room, 0.35) else tables.dining_table)
+        placed = placed or room.anywhere(table, tries=40, margin=margin, wall_gap=wall_gap)
+    placed = placed or room.against_wall(room.make(tables.dining_table), front=0.3)
     if placed is not None:
         _seats_around(room, placed)
         room.on_top(placed, clutter.ON_TABLE, int(room.rng.integers(0, 4)))
@@ -196,6 +197,8 @@ def bedroom_room(room: Layout) -> None:
                     room.on_top(stand, (clutter.table_lamp, clutter.book_stack, clutter.vase), int(rng.integers(0, 3)))
         if _maybe(room, 0.25):
             room.facing(room.make(seating.bench), bed, 0.0, (0.05, 0.1))
+    if _maybe(room, 0.75):
+        _workplace(room)
     for maker, chance in (
         (storage.wardrobe, 0.8),
         (storage.cabinet, 0.85),
@@ -206,8 +209,6 @@ def bedroom_room(room: Layout) -> None:
             placed = room.against_wall(room.make(maker), front=0.4)
             if placed is not None:
                 room.on_top(placed, clutter.ON_TABLE, int(rng.integers(0, 3)))
-    if _maybe(room, 0.55):
-        _workplace(room)
     if _maybe(room, 0.45):
         room.anywhere(room.make(seating.armchair if _maybe(room, 0.5) else seating.dining_chair))
     if _maybe(room, 0.3):
@@ -221,7 +222,7 @@ def office(room: Layout) -> None:
     """Desks with screens and swivel chairs, file cabinets, a meeting table."""
     rng = room.rng
     _openings(room, (1, 4), 0.35)
-    for _ in range(int(rng.integers(1, 5))):
+    for _ in range(int(rng.integers(2, 5))):
         _workplace(room)
     for maker, chance in (
         (storage.bookshelf, 0.8), (storage.bookshelf, 0.4), (storage.file_cabinet, 0.8), (storage.file_cabinet, 0.5), (storage.cabinet, 0.5),
@@ -278,7 +279,8 @@ def _counter_run(room: Layout) -> Placed | None:
         c, si = np.cos(yaw), np.sin(yaw)
         room.put(sink, (position[0] + c * x - si * off, position[1] + si * x + c * off, height), yaw, group)
         room.keep_free((-width / 2, depth / 2 + 0.05, 0), (width / 2, depth / 2 + 0.6, 1.0), position, yaw)
-        room.beside(fridge, lead, fridge_side, 0.03) or room.beside(fridge, lead, -fridge_side, 0.03)
+        if not any(p.item.label == "refrigerator" for p in room.placed):
+            room.beside(fridge, lead, fridge_side, 0.03) or room.beside(fridge, lead, -fridge_side, 0.03)
         for at_s in np.arange(s - width / 2 + 0.45, s + width / 2 - 0.4, 0.92):
             if _maybe(room, 0.8):
                 room.on_wall(
@@ -398,9 +400,9 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "living room": Recipe(living_room, (4.2, 7.0), (3.6, 5.6), 0.24),
+    "living room": Recipe(living_room, (4.2, 7.0), (3.6, 5.6), 0.23),
     "bedroom": Recipe(bedroom_room, (3.4, 5.2), (3.2, 4.6), 0.2),
-    "office": Recipe(office, (3.4, 6.5), (3.2, 5.2), 0.18),
+    "office": Recipe(office, (3.4, 6.5), (3.2, 5.2), 0.22),
     "kitchen": Recipe(kitchen, (3.4, 5.6), (3.0, 4.6), 0.19),
-    "bathroom": Recipe(bathroom, (3.0, 4.0), (2.4, 3.4), 0.19, tiled=True),
+    "bathroom": Recipe(bathroom, (3.0, 4.0), (2.4, 3.4), 0.16, tiled=True),
 }

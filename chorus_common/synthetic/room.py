@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from chorus_common.cameras import CameraSet
 from chorus_common.labels import SCANNET20
 from chorus_common.scene import GaussianScene, canonical_quats
-from chorus_common.synthetic.item import Item, Placed
+from chorus_common.synthetic.item import Item, Placed, oriented
 from chorus_common.synthetic.layout import Layout
 from chorus_common.synthetic.light import Lighting, draw_lighting, shade
 from chorus_common.synthetic.options import DOMAINS, DomainStyle, RoomOptions
@@ -18,7 +18,7 @@ from chorus_common.synthetic.plan import Plan, draw_plan, structure
 from chorus_common.synthetic.recipes import RECIPES
 from chorus_common.synthetic.sampling import Samples, Soup, count_samples, sample
 from chorus_common.synthetic.shapes import Patch
-from chorus_common.synthetic.trajectory import draw_cameras
+from chorus_common.synthetic.trajectory import Shot, draw_cameras
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -100,11 +100,13 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     samples = Samples(**{k: v[keep] for k, v in vars(samples).items()})
     scene = to_gaussians(model, samples, colors[keep], style, layout_rng, name=f"room_{seed:06d}")
     boxes = np.concatenate([p.boxes() for p in model.items if p.item.category not in STRUCTURE])
-    cameras = draw_cameras(
-        camera_rng, model.plan, _boxes_to_plan(model.world, boxes), _apply(np.linalg.inv(model.world), samples.point),
-        options.views, options.width, options.height,
-    )  # fmt: skip
-    cameras = replace(cameras, viewmats=cameras.viewmats @ np.linalg.inv(model.world))
+    back = np.linalg.inv(model.world)
+    shot = Shot(options.width, options.height, float(camera_rng.uniform(65, 75)))
+    structural = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])
+    weights = np.where(structural[model.patch_parts[samples.patch]], 0.35, 1.0)  # walls are large and dull
+    points = _apply(back, samples.point)
+    cameras = draw_cameras(camera_rng, model.plan, _turned(back, boxes), points, weights, options.views, shot)
+    cameras = replace(cameras, viewmats=cameras.viewmats @ back)
     return SyntheticRoom(scene, cameras, model.part_names, model.part_items, describe(model), model.room_type, model)
 
 
@@ -167,11 +169,11 @@ def _apply(world: F64, points: F64) -> F64:
     return points @ world[:3, :3].T + world[:3, 3]
 
 
-def _boxes_to_plan(world: F64, boxes: F64) -> F64:
-    """Oriented boxes [S, 8] from world to plan frame."""
-    back, out = np.linalg.inv(world), boxes.copy()
-    out[:, :2] = boxes[:, :2] @ back[:2, :2].T + back[:2, 3]
-    out[:, 4:6] = boxes[:, 4:6] @ back[:2, :2].T
+def _turned(pose: F64, boxes: F64) -> F64:
+    """Oriented boxes [S, 8] after a turn about z and a shift, `pose` [4, 4]."""
+    out = boxes.copy()
+    out[:, :2] = boxes[:, :2] @ pose[:2, :2].T + pose[:2, 3]
+    out[:, 4:6] = boxes[:, 4:6] @ pose[:2, :2].T
     return out
 
 
@@ -214,7 +216,7 @@ def surface_colors(model: Model, samples: Samples) -> F64:
     for i, rows in part_slices(model, samples):
         albedo[rows] = parts[i].texture.albedo(uv[rows], samples.unit[rows])
         gloss[rows] = parts[i].gloss
-    return shade(samples.point, samples.normal, albedo, gloss, model.lighting)
+    return shade(samples.point, samples.normal, samples.step.prod(1), albedo, gloss, model.lighting)
 
 
 def hidden(model: Model, samples: Samples) -> NDArray[np.bool_]:
@@ -222,7 +224,8 @@ def hidden(model: Model, samples: Samples) -> NDArray[np.bool_]:
     part = model.patch_parts[samples.patch]
     base = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])[part]
     rows = np.flatnonzero(base)
-    boxes = np.concatenate([p.boxes() for p in model.items if p.item.category not in STRUCTURE] or [np.empty((0, 8))])
+    things = [p for p in model.items if p.item.category not in STRUCTURE]
+    boxes = np.concatenate([np.empty((0, 8)), *(oriented(p.item.closed_boxes, p.position, p.yaw) for p in things)])
     large = boxes[(boxes[:, 2] > 0.12) & (boxes[:, 3] > 0.1) | (boxes[:, 2] * (boxes[:, 7] - boxes[:, 6]) > 0.15)]
     out = np.zeros(len(part), dtype=bool)
     points = samples.point[rows]

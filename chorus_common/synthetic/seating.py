@@ -24,7 +24,7 @@ def _four_legs(w: float, d: float, h: float, t: float, inset: float, round_legs:
 
 def dining_chair(rng: Rng, style: Style) -> Item:
     """Four legs, a seat, a solid or slatted back, sometimes arms."""
-    item = Item("chair", "chair", detail=0.72)
+    item = Item("chair", "chair", detail=0.64)
     w, d, seat = rng.uniform(0.40, 0.50), rng.uniform(0.40, 0.48), rng.uniform(0.42, 0.48)
     back, t = rng.uniform(0.80, 1.05), rng.uniform(0.03, 0.05)
     thick = rng.uniform(0.025, 0.07)
@@ -61,7 +61,7 @@ def dining_chair(rng: Rng, style: Style) -> Item:
 
 def office_chair(rng: Rng, style: Style) -> Item:
     """A star base with castors, a gas spring, an upholstered seat and back."""
-    item = Item("chair", "office chair", detail=0.72)
+    item = Item("chair", "office chair", detail=0.64)
     w, d, seat = rng.uniform(0.46, 0.54), rng.uniform(0.44, 0.52), rng.uniform(0.44, 0.54)
     reach, turn = rng.uniform(0.27, 0.33), rng.uniform(0, 1)
     for i in range(5):
@@ -89,7 +89,7 @@ def office_chair(rng: Rng, style: Style) -> Item:
 
 def armchair(rng: Rng, style: Style) -> Item:
     """An upholstered chair for one."""
-    item = _upholstered(rng, style, Item("chair", "armchair", detail=0.85), width=rng.uniform(0.68, 0.84), seats=1)
+    item = _upholstered(rng, style, Item("chair", "armchair", detail=0.75), width=rng.uniform(0.68, 0.84), seats=1)
     return item
 
 

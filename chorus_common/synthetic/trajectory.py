@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ Rng = np.random.Generator
 CLEARANCE = 0.28  # metres between a camera and any furniture or wall
 WANTED = 3  # views that should see each surface point
 BUFFER = (80, 60)  # pixels of the depth buffer used for choosing views
+GREEDY = 48  # views chosen one by one for what they add; more than that see everything anyway
 
 
 def free_of(boxes: F64, points: F64, clearance: float = CLEARANCE) -> NDArray[np.bool_]:
@@ -44,8 +47,11 @@ def free_positions(rng: Rng, plan: Plan, boxes: F64, count: int) -> F64:
     return points
 
 
-def visible(points: F64, view: F64, intrinsics: F64, width: int, height: int) -> NDArray[np.bool_]:
-    """Which points [K, 3] a camera sees, by a small point depth buffer of BUFFER pixels (approximate: for choosing views only)."""
+def visible(points: F64, view: F64, intrinsics: F64, width: int, height: int) -> tuple[NDArray[np.bool_], float]:
+    """Which points [K, 3] a camera sees, and how far it sees (25th percentile of depth, metres).
+
+    Uses a point depth buffer of BUFFER pixels: approximate, for choosing views only.
+    """
     camera = points @ view[:3, :3].T + view[:3, 3]
     z = camera[:, 2]
     front = z > 0.15
@@ -59,11 +65,13 @@ def visible(points: F64, view: F64, intrinsics: F64, width: int, height: int) ->
     depth = nearest.reshape(BUFFER[1], BUFFER[0])
     # a point's neighbours close the gaps between samples of the surface in front
     closed = np.minimum.reduce([depth, *(np.roll(depth, s, a) for a in (0, 1) for s in (-1, 1))]).ravel()
-    return inside & (z <= closed[pixel] * 1.04 + 0.12)
+    hit = closed[np.isfinite(closed)]
+    reach = float(np.sort(hit)[len(hit) // 4]) if len(hit) else 0.0
+    return inside & (z <= closed[pixel] * 1.04 + 0.12), reach
 
 
 def _walk(rng: Rng, positions: F64, count: int) -> F64:
-    """A smooth tour [count, 3] along positions that are spread far apart, staying on the given free positions."""
+    """A tour [count, 3] round the room along positions that are spread far apart."""
     chosen = [int(rng.integers(len(positions)))]
     distance = np.linalg.norm(positions - positions[chosen[0]], axis=1)
     for _ in range(min(count, len(positions)) - 1):
@@ -76,56 +84,57 @@ def _walk(rng: Rng, positions: F64, count: int) -> F64:
     return tour[np.arange(count) % len(tour)]
 
 
-def draw_cameras(
-    rng: Rng, plan: Plan, boxes: F64, points: F64, n_views: int, width: int, height: int, fov: float | None = None
-) -> CameraSet:
-    """`n_views` cameras in the room's frame.
+@dataclass(frozen=True)
+class Shot:
+    """Picture size in pixels and horizontal field of view in degrees."""
 
-    A third of them walks round the room and looks across it; the rest is chosen one by one among random candidates, each time the view that
-    sees the most points [K, 3] that fewer than WANTED views have seen. The horizontal field of view is 65-75 degrees unless given.
+    width: int
+    height: int
+    fov: float
+
+
+def draw_cameras(rng: Rng, plan: Plan, boxes: F64, points: F64, weights: F64, n_views: int, shot: Shot) -> CameraSet:
+    """`n_views` cameras in the room's frame, clear of oriented boxes [S, 8].
+
+    A third of them walks round the room and looks across it; the others are chosen one by one among random candidates, each time the view
+    that adds most to the surface points [K, 3] (with `weights` [K]) which fewer than WANTED views have seen, and does not stare at a wall.
     """
-    intrinsics = pinhole(width, height, float(rng.uniform(65, 75)) if fov is None else fov)
+    k = pinhole(shot.width, shot.height, shot.fov)
     positions = free_positions(rng, plan, boxes, 90)
-    centre = points.mean(0)
-    n_walk = max(1, n_views // 3)
-    views = []
-    for eye in _walk(rng, positions, n_walk):
-        towards = centre - eye
-        yaw = np.arctan2(towards[1], towards[0]) + rng.normal(0, 0.5)
-        views.append(_view(rng, eye, float(yaw), float(rng.normal(-0.28, 0.12))))
-    subset = points[rng.permutation(len(points))[:5000]]
-    seen = np.zeros(len(subset), dtype=np.int64)
-    for view in views:
-        seen += visible(subset, view, intrinsics, width, height)
-    n_candidates = int(np.clip(4 * n_views, 60, 160))
-    candidates, masks = [], []
-    for i in range(n_candidates if n_views > n_walk else 0):
-        eye = positions[i % len(positions)]
-        pitch = float(rng.choice([-0.45, -0.2, 0.1], p=[0.5, 0.35, 0.15]) + rng.normal(0, 0.1))
-        candidates.append(_view(rng, eye, float(rng.uniform(-np.pi, np.pi)), pitch))
-        masks.append(visible(subset, candidates[-1], intrinsics, width, height))
-    gain = np.array(masks) if masks else np.empty((0, len(subset)), dtype=bool)
-    used = np.zeros(len(gain), dtype=bool)
-    while len(views) < n_views:
-        wanted = np.clip(WANTED - seen, 0, None) + 0.02
-        score = np.where(used, -1.0, gain @ wanted)
+    subset = rng.permutation(len(points))[:5000]
+    points, weights = points[subset], weights[subset]
+    centre = np.average(points, axis=0, weights=weights)
+    views, seen = [], np.zeros(len(points), dtype=np.int64)
+
+    def best_of(eye: F64, yaws: F64, pitch: float) -> None:
+        tried = [_view(rng, eye, float(yaw), pitch + float(rng.normal(0, 0.1))) for yaw in yaws]
+        results = [visible(points, view, k, shot.width, shot.height) for view in tried]
+        best = int(np.argmax([(mask @ weights) * min(reach, 1.5) for mask, reach in results]))
+        views.append(tried[best])
+        seen[results[best][0]] += 1
+
+    for eye in _walk(rng, positions, max(1, n_views // 3)):
+        towards = np.arctan2(centre[1] - eye[1], centre[0] - eye[0])
+        best_of(eye, towards + rng.normal(0, 0.6, 3), -0.28)
+
+    n_greedy = min(n_views - len(views), GREEDY)
+    candidates, masks, clear = [], [], []
+    for i in range(max(60, 4 * n_greedy) if n_greedy else 0):
+        pitch = float(rng.choice([-0.45, -0.2, 0.08], p=[0.5, 0.4, 0.1]) + rng.normal(0, 0.1))
+        candidates.append(_view(rng, positions[i % len(positions)], float(rng.uniform(-np.pi, np.pi)), pitch))
+        mask, reach = visible(points, candidates[-1], k, shot.width, shot.height)
+        masks.append(mask)
+        clear.append(min(reach, 1.5))
+    for _ in range(n_greedy):
+        score = (np.array(masks) @ (weights * (np.clip(WANTED - seen, 0, None) + 0.03))) * clear
         best = int(score.argmax())
-        if used[
-            best
-        ]:  # more views asked for than candidates: a second helping of fresh ones would look alike, so repeat with a new pitch
-            eye = positions[rng.integers(len(positions))]
-            views.append(_view(rng, eye, float(rng.uniform(-np.pi, np.pi)), float(rng.normal(-0.3, 0.2))))
-            continue
-        used[best] = True
-        seen += gain[best]
         views.append(candidates[best])
-    return CameraSet(
-        np.stack(views),
-        np.repeat(intrinsics[None], n_views, 0),
-        width,
-        height,
-        tuple(f"{i:06d}" for i in range(n_views)),
-    )
+        seen[masks[best]] += 1
+        clear[best] = 0.0  # chosen
+    while len(views) < n_views:
+        best_of(positions[rng.integers(len(positions))], rng.uniform(-np.pi, np.pi, 2), -0.25)
+    names = tuple(f"{i:06d}" for i in range(n_views))
+    return CameraSet(np.stack(views), np.repeat(k[None], n_views, 0), shot.width, shot.height, names)
 
 
 def _view(rng: Rng, eye: F64, yaw: float, pitch: float) -> F64:
