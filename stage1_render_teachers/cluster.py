@@ -164,7 +164,6 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # deaths of workers are reported by us, with the scene
     settings = {
-        "logging.distributed": "critical",  # the same in the workers' own processes
         "distributed.scheduler.allowed-failures": 0,
         "distributed.scheduler.worker-ttl": f"{config.worker_patience:.0f}s",
         # Results are a few numbers: spilling and pausing would only hide a scene that is too large for its worker.
@@ -180,6 +179,7 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
                     "nthreads": 1,
                     "env": worker_environment(i, config.workers, config.device),
                     "memory_limit": _memory_limit(config),
+                    "silence_logs": logging.CRITICAL,
                     "dashboard": False,
                 },
             }

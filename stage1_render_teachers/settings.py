@@ -29,7 +29,7 @@ class Stage1Config(Config):
     )
     width: int = Field(640, ge=1, le=8192, description="pixels; cameras are rescaled to this picture size")
     height: int = Field(480, ge=1, le=8192)
-    cell: int = Field(16, ge=1, le=64, description="pixels per side of a cell, the teachers' common feature grid")
+    cell: int = Field(16, ge=1, le=16, description="pixels per side of a cell, the teachers' common feature grid")
     fold: Literal["nearest", "bilinear"] = Field("bilinear", description="how pixels share their weight among cells")
     n_views: int = Field(64, ge=1, description="views chosen for a scene that brings no cameras")
     fov_x: float = Field(70.0, gt=1, lt=170, description="degrees, for chosen views")

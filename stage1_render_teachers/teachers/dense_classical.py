@@ -156,10 +156,13 @@ def normalised_histogram(histogram: F32) -> F32:
 
 
 def colour_statistics(lab: F32, grid: CellGrid, reach: float) -> tuple[F32, F32]:
-    """Mean and standard deviation of Lab per cell, each [rows, cols, 3]."""
+    """Mean and standard deviation of Lab (in hundredths) per cell, each [rows, cols, 3].
+
+    Variances are lowered by 1e-6 (a tenth of a just visible step, squared): less than that is float32 rounding.
+    """
     moments = pool(np.concatenate([lab, lab * lab], axis=-1), grid, reach)
     mean, square = moments[..., :3], moments[..., 3:]
-    return mean, np.sqrt(np.maximum(square - mean * mean, 0))
+    return mean, np.sqrt(np.maximum(square - mean * mean - np.float32(1e-6), 0))
 
 
 def uniform_lbp(lightness: F32) -> NDArray[np.uint8]:
@@ -217,5 +220,6 @@ def window_matrix(pixels: int, cells: int, cells_in_picture: float, reach: float
         weights = np.maximum(overlap, 0)
     else:
         centres = (edges[1:] + edges[:-1]) / 2
-        weights = np.maximum(0, 1 - np.abs(centres[None] - (cell + 0.5)) / ((reach + 1) / 2))
+        half_width = max((reach + 1) / 2, edges[1])  # a coarse pyramid level still reaches a pixel
+        weights = np.maximum(0, 1 - np.abs(centres[None] - (cell + 0.5)) / half_width)
     return sparse.csr_matrix((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))

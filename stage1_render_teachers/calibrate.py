@@ -1,0 +1,150 @@
+"""Teacher bases: the mean and PHI-S rotation of every dense teacher, fitted once per store on a sample of its scenes.
+
+The sample is drawn with a seed from the manifest alone and the moments are merged in the order of the draw, so the basis
+does not depend on workers, on shards, or on which scene was finished first.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from chorus_common.errors import CacheError, one_line
+from chorus_common.manifest import ManifestRow
+from chorus_common.progress import Progress
+from chorus_common.standardise import Moments, TeacherBasis, phi_s
+from stage1_render_teachers.cluster import Pool, WorkerLost
+from stage1_render_teachers.plan import basis_path, shared_teacher, teacher_threads
+from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
+from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.teachers import DenseTeacher
+
+
+@dataclass(frozen=True)
+class CalibrationJob:
+    """One scene of the sample. `specs` names the dense teachers whose basis is wanted."""
+
+    row: ManifestRow
+    specs: tuple[str, ...]
+    config: Stage1Config
+    device: str
+
+
+@dataclass(frozen=True)
+class SceneMoments:
+    """Moments per teacher spec of one scene, or the reason why there are none."""
+
+    moments: dict[str, Moments] = field(default_factory=dict)
+    error: str = ""
+
+
+def dense_specs(config: Stage1Config, device: str) -> tuple[str, ...]:
+    """Specs of the dense teachers of `config`: the ones that need a basis."""
+    return tuple(spec for spec in config.teachers if isinstance(shared_teacher(spec, device), DenseTeacher))
+
+
+def missing_bases(store: Path, config: Stage1Config, device: str) -> tuple[str, ...]:
+    """Specs of the dense teachers that have no basis in `store` yet."""
+    return tuple(spec for spec in dense_specs(config, device) if not basis_path(store, spec).exists())
+
+
+def calibrate(
+    rows: Sequence[ManifestRow], store: Path, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
+    report: Progress, *, overwrite: bool = False,
+) -> list[Path]:  # fmt: skip
+    """Fit and save the bases of the dense teachers `specs` on a sample of `rows`; returns their paths.
+
+    A scene that fails is replaced by the next one of the draw. Raises CacheError when none can be used.
+    """
+    wanted = config.calibration.scenes
+    draw = draw_rows(rows, config.seed)
+    merged: dict[str, Moments] = {}
+    used, next_row, first_error = 0, 0, ""
+    while used < wanted and next_row < len(draw):
+        wave = draw[next_row : next_row + wanted - used]
+        next_row += len(wave)
+        jobs = [CalibrationJob(row, specs, config, device) for row in wave]
+        found: dict[str, SceneMoments] = {}
+        for done in pool.map(scene_moments, jobs):
+            result = done.result
+            if isinstance(result, WorkerLost):
+                result = SceneMoments(error=f"scene {done.job.row.scene_id}: {result.reason}")
+            if result.error:
+                report.say(f"left out of the calibration: {result.error}")
+            report.advance()
+            found[_key(done.job.row)] = result
+        for row in wave:
+            result = found[_key(row)]
+            first_error = first_error or result.error
+            used += not result.error
+            for spec, moments in result.moments.items():
+                merged[spec] = merged[spec].merge(moments) if spec in merged else moments
+    if used == 0:
+        raise CacheError(f"calibration: none of {len(draw)} scenes can be used; the first: {first_error}")
+    paths = []
+    for spec in specs:
+        teacher = shared_teacher(spec, device)
+        basis = phi_s(merged[spec], spec=spec, fingerprint=teacher.fingerprint)
+        paths.append(save_basis(basis, basis_path(store, spec), overwrite=overwrite))
+    return paths
+
+
+def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
+    """All rows in an order that depends on the seed and on the set of scenes, not on their order in the manifest."""
+    ordered = sorted(rows, key=_key)
+    return [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
+
+
+def scene_moments(job: CalibrationJob) -> SceneMoments:
+    """Moments of the tokens of a few seeded views of one scene. Never raises for bad input."""
+    config = job.config
+    try:
+        teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
+        scene = load_scene(job.row)
+        cameras = pick_views(job.row, scene, config)
+        rng = np.random.default_rng([config.seed, zlib.crc32(_key(job.row).encode())])
+        views = np.sort(rng.choice(len(cameras), min(config.calibration.views, len(cameras)), replace=False))
+        moments: dict[str, Moments] = {}
+        with teacher_threads(config.teacher_threads):
+            for batch in render_batches(scene, cameras.select(views), config):
+                for spec, teacher in teachers.items():
+                    assert isinstance(teacher, DenseTeacher)
+                    tokens = teacher.features(batch.images, config_grid(config)).reshape(-1, teacher.channels)
+                    if config.calibration.tokens:
+                        count = min(len(tokens), config.calibration.tokens * len(batch.views))
+                        tokens = tokens[np.sort(rng.choice(len(tokens), count, replace=False))]
+                    moments.setdefault(spec, Moments(teacher.channels)).update(tokens)
+        return SceneMoments(moments)
+    except Exception as error:  # the run goes on without this scene; the line says why
+        return SceneMoments(error=f"scene {job.row.scene_id}: {one_line(error)}")
+
+
+def save_basis(basis: TeacherBasis, path: Path, *, overwrite: bool) -> Path:
+    """Write a basis that is not there yet; whoever comes second keeps the first one's, unless told to overwrite.
+
+    Shards that start at the same moment all calibrate. On unlike machines their bases may differ in the last bit, and a
+    basis must never change under a scene that was encoded with it.
+    """
+    if overwrite:
+        basis.save(path)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        basis.save(own)
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            pass
+    finally:
+        own.unlink(missing_ok=True)
+    return path
+
+
+def _key(row: ManifestRow) -> str:
+    return f"{row.dataset}/{row.scene_id}"

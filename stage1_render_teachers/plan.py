@@ -1,0 +1,102 @@
+"""What a run will ask of every scene, settled once before any work: teachers, their fingerprints and their bases."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from chorus_common.errors import CacheError, ConfigError
+from chorus_common.standardise import TeacherBasis
+from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """One teacher of a run.
+
+    Attributes:
+        spec, name: as given, and as files are called.
+        dense: dense features (with a basis) or masks (without).
+        fingerprint: of its weights and settings.
+        basis_digest: SHA-256 of the basis file, "" for mask teachers.
+    """
+
+    spec: str
+    name: str
+    dense: bool
+    fingerprint: str
+    basis_digest: str = ""
+
+
+def basis_path(store: Path, spec: str) -> Path:
+    """Where the basis of a dense teacher lies."""
+    return store / "bases" / f"{teacher_name(spec)}.safetensors"
+
+
+@lru_cache(maxsize=16)
+def shared_teacher(spec: str, device: str) -> Teacher:
+    """The teacher `spec`, built once per process."""
+    return build_teacher(spec, device)
+
+
+@lru_cache(maxsize=16)
+def _load_basis(path: Path, digest: str) -> TeacherBasis:
+    if file_digest(path) != digest:
+        raise CacheError(f"{path}: the basis was replaced while this run was going on; run the same command again")
+    return TeacherBasis.load(path)
+
+
+def load_basis(store: Path, plan: TeacherPlan) -> TeacherBasis:
+    """The basis that `plan` was made with, read once per process."""
+    return _load_basis(basis_path(store, plan.spec), plan.basis_digest)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def plan_teachers(store: Path, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
+    """The teachers of `config`, built once to prove that they can be, and their bases under `store`.
+
+    Raises ConfigError for an unknown teacher or one that differs from what its basis was fitted on, CacheError where a
+    basis is missing (calibrate first) or damaged.
+    """
+    plans = []
+    for spec in config.teachers:
+        teacher = shared_teacher(spec, device)
+        if not isinstance(teacher, DenseTeacher):
+            plans.append(TeacherPlan(spec, teacher_name(spec), False, teacher.fingerprint))
+            continue
+        path = basis_path(store, spec)
+        if not path.is_file():
+            raise CacheError(f"{path}: no basis of teacher '{spec}' yet; run chorus-stage1 calibrate")
+        basis = TeacherBasis.load(path)
+        if basis.fingerprint != teacher.fingerprint:
+            raise ConfigError(
+                f"teacher '{spec}' is not the one that {path} was fitted on (fingerprint {teacher.fingerprint} against "
+                f"{basis.fingerprint}); use another --store, or calibrate --overwrite and run --overwrite"
+            )
+        plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, file_digest(path)))
+    return tuple(plans)
+
+
+@contextmanager
+def teacher_threads(threads: int) -> Iterator[None]:
+    """Run neural teachers with a fixed number of CPU threads, so that their sums do not depend on where they run."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # no neural teacher was built
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

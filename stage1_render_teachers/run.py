@@ -1,0 +1,130 @@
+"""Many scenes: settle the plan, calibrate where bases are missing, then every scene once, whatever becomes of the others.
+
+What is done is what is published; a run can be killed at any moment and started again with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chorus_common.cache import sweep_orphans
+from chorus_common.errors import CacheError, ChorusError
+from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.progress import Progress, progress
+from stage1_render_teachers.calibrate import calibrate, missing_bases
+from stage1_render_teachers.cluster import Pool, WorkerLost, open_pool
+from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
+from stage1_render_teachers.plan import plan_teachers
+from stage1_render_teachers.scene_task import SceneJob, run_scene
+from stage1_render_teachers.settings import RunConfig, Stage1Config
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did. `failures`: "dataset/scene_id" -> one line."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes: int = 0
+    stopped_early: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_stage1(
+    rows: Sequence[ManifestRow], store: Path, config: Stage1Config, run: RunConfig,
+    *, calibration_rows: Sequence[ManifestRow] | None = None,
+) -> RunSummary:  # fmt: skip
+    """Publish the cache of every scene in `rows` under `store`.
+
+    `calibration_rows` is what missing bases are fitted on (default: `rows`); shards pass the whole manifest, so that they
+    all fit the same bases. Raises ChorusError for what concerns the run as a whole; scenes fail one by one.
+    """
+    started = time.time()
+    prepare_store(store)
+    for dataset in sorted({row.dataset for row in rows}):
+        sweep_orphans(store / dataset, older_than=started)
+    with open_pool(run) as pool:
+        ensure_bases(calibration_rows or rows, store, config, run, pool)
+        plans = plan_teachers(store, config, run.device)
+        jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite) for row in rows]
+        with progress(len(jobs), "stage 1") as report, OutcomeLog(store) as log:
+            return run_jobs(jobs, pool, run_scene, log, report, run.max_failures)
+
+
+def run_jobs(
+    jobs: Iterable[SceneJob], pool: Pool, task: Callable[[SceneJob], SceneOutcome], log: OutcomeLog, report: Progress,
+    max_failures: int = 0,
+) -> RunSummary:  # fmt: skip
+    """Put `jobs` through `pool`, record every outcome, and stop early after `max_failures` (0 = never)."""
+    started = time.monotonic()
+    counts: Counter[str] = Counter()
+    failures: dict[str, str] = {}
+    size = 0
+    stopped = False
+    finished = pool.map(task, jobs)
+    for done in finished:
+        row = done.job.row
+        outcome = done.result
+        if isinstance(outcome, WorkerLost):
+            line = f"scene {row.scene_id}: {outcome.reason}, twice; is it too large for worker_memory?"
+            outcome = SceneOutcome(row.dataset, row.scene_id, "failed", line, finished=time.time())
+        log.add(outcome)
+        counts[outcome.status] += 1
+        size += outcome.bytes
+        if outcome.status == "failed":
+            failures[outcome.key] = outcome.error
+            report.say(f"failed: {outcome.key}: {outcome.error}")
+        report.advance(note=f"{counts['failed']} failed" if counts["failed"] else "")
+        if max_failures and counts["failed"] >= max_failures:
+            stopped = True
+            break
+    close = getattr(finished, "close", None)
+    if close is not None:
+        close()
+    return RunSummary(dict(counts), failures, time.monotonic() - started, size, stopped)
+
+
+def ensure_bases(
+    rows: Sequence[ManifestRow], store: Path, config: Stage1Config, run: RunConfig, pool: Pool
+) -> list[Path]:
+    """Fit the bases that `store` lacks; the paths of those that were fitted now."""
+    missing = missing_bases(store, config, run.device)
+    if not missing:
+        return []
+    with progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
+        return calibrate(rows, store, missing, config, run.device, pool, report)
+
+
+def shard_rows(rows: Sequence[ManifestRow], index: int, count: int) -> list[ManifestRow]:
+    """Every `count`-th row from `index` on: a shard of the manifest, disjoint from the others and of nearly equal size."""
+    return list(rows[index::count])
+
+
+def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> list[ManifestRow]:
+    """Rows of a manifest, refused when the selection is empty."""
+    rows = list(manifest.select(split=split, dataset=dataset))
+    if not rows:
+        wanted = ", ".join(f"{key} {value}" for key, value in (("split", split), ("dataset", dataset)) if value)
+        raise ChorusError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")
+    return rows
+
+
+def prepare_store(store: Path) -> None:
+    """Make the store's folder. Raises CacheError when that cannot be."""
+    if store.exists() and not store.is_dir():
+        raise CacheError(f"--store {store}: is a file; give a folder")
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"--store {store}: cannot be made ({error.strerror})") from None
+    if not os.access(store, os.W_OK | os.X_OK):
+        raise CacheError(f"--store {store}: cannot be written to")

@@ -1,0 +1,142 @@
+"""Where a store stands against its manifest: done, failed with reasons, pending, how fast, how large, how well covered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from chorus_common.cache import SceneCache
+from chorus_common.errors import CacheError, one_line
+from chorus_common.manifest import ManifestRow
+from chorus_common.progress import duration
+from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """State of a store.
+
+    Attributes:
+        total, done, pending: scenes; failed: "dataset/scene_id" -> the reason of the last attempt.
+        bytes: of all published scenes.
+        scenes_per_hour: over the latest stretch of work, 0 when nothing is known; seconds_left: for pending scenes.
+        coverage: mean share of Gaussians that enough views see; least_covered: the scene where it is smallest.
+        seconds_per_scene: step -> mean seconds.
+        errors: teacher -> mean cosines of quantisation.
+    """
+
+    total: int
+    done: int
+    pending: int
+    failed: dict[str, str]
+    bytes: int
+    scenes_per_hour: float
+    seconds_left: float | None
+    coverage: float | None
+    least_covered: str
+    seconds_per_scene: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def scene_path(store: Path, row: ManifestRow) -> Path:
+    """Where the cache of a scene is published."""
+    return store / row.dataset / f"{row.scene_id}.zarr"
+
+
+def store_status(rows: Sequence[ManifestRow], store: Path) -> StoreStatus:
+    """The state of `store` for the scenes `rows`. Raises CacheError when there is no such store."""
+    if not store.is_dir():
+        raise CacheError(f"--store {store}: no such folder; chorus-stage1 run makes it")
+    outcomes = read_outcomes(store)
+    done: dict[str, SceneOutcome] = {}
+    failed: dict[str, str] = {}
+    for row in rows:
+        key = f"{row.dataset}/{row.scene_id}"
+        outcome = outcomes.get(key)
+        path = scene_path(store, row)
+        if path.exists():
+            done[key] = outcome if outcome and outcome.status == "done" else _from_cache(row, path)
+        elif outcome is not None and outcome.status == "failed":
+            failed[key] = outcome.error
+    pending = len(rows) - len(done) - len(failed)
+    speed = scenes_per_hour(list(done.values()))
+    covered = {key: outcome.coverage for key, outcome in done.items() if outcome.n_gaussians}
+    timed = [outcome.seconds for outcome in done.values() if outcome.seconds]
+    teachers = sorted({name for outcome in done.values() for name in outcome.errors})
+    return StoreStatus(
+        total=len(rows),
+        done=len(done),
+        pending=pending,
+        failed=failed,
+        bytes=sum(outcome.bytes for outcome in done.values()),
+        scenes_per_hour=round(speed, 3),
+        seconds_left=round(pending / speed * 3600, 1) if speed else (0.0 if not pending else None),
+        coverage=round(fmean(covered.values()), 4) if covered else None,
+        least_covered=min(covered, key=lambda key: (covered[key], key)) if covered else "",
+        seconds_per_scene=_means(timed),
+        errors={name: _means([o.errors[name] for o in done.values() if name in o.errors]) for name in teachers},
+    )
+
+
+def scenes_per_hour(done: Sequence[SceneOutcome]) -> float:
+    """Rate of the latest stretch of work: back from the newest outcome to the first long pause."""
+    timed = sorted((o for o in done if o.finished and o.seconds), key=lambda o: o.finished, reverse=True)
+    if not timed:
+        return 0.0
+    pause = max(600.0, 5 * median(o.seconds["total"] for o in timed))
+    stretch = timed[:1]
+    for outcome in timed[1:]:
+        if stretch[-1].finished - outcome.finished > pause:
+            break
+        stretch.append(outcome)
+    start = min(o.finished - o.seconds["total"] for o in stretch)
+    return 3600 * len(stretch) / max(stretch[0].finished - start, 1e-3)
+
+
+def _from_cache(row: ManifestRow, path: Path) -> SceneOutcome:
+    """The outcome of a scene whose record was lost with a killed run (or whose store is damaged: then a bare one)."""
+    blank = SceneOutcome(row.dataset, row.scene_id, "done", bytes=folder_bytes(path))
+    try:
+        attributes = SceneCache.open(path).attributes
+    except CacheError as error:
+        return SceneOutcome(row.dataset, row.scene_id, "done", error=one_line(error), bytes=blank.bytes)
+    return SceneOutcome(
+        row.dataset, row.scene_id, "done", bytes=blank.bytes, n_gaussians=attributes.n_gaussians,
+        n_views=attributes.n_views, coverage=attributes.coverage,
+    )  # fmt: skip
+
+
+def folder_bytes(path: Path) -> int:
+    """Sum of the sizes of all files under `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    keys = sorted({key for row in rows for key in row})
+    return {key: round(fmean(row[key] for row in rows if key in row), 6) for key in keys}
+
+
+def describe(status: StoreStatus) -> str:
+    """The state as a few lines for people."""
+    lines = [
+        f"{status.done} done, {len(status.failed)} failed, {status.pending} pending of {status.total} scenes; "
+        f"{status.bytes / 1e6:.1f} MB"
+    ]
+    if status.scenes_per_hour:
+        left = f"; {duration(status.seconds_left)} left" if status.seconds_left else ""
+        lines.append(f"{status.scenes_per_hour:.1f} scenes per hour{left}")
+    if status.coverage is not None:
+        lines.append(f"coverage {status.coverage:.1%} on average, least in {status.least_covered}")
+    for name, errors in status.errors.items():
+        lines.append(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in errors.items()))
+    if status.seconds_per_scene:
+        steps = ", ".join(f"{key} {value:.2f}" for key, value in status.seconds_per_scene.items())
+        lines.append(f"seconds per scene: {steps}")
+    lines += [f"failed: {key}: {reason}" for key, reason in sorted(status.failed.items())]
+    return "\n".join(lines)
