@@ -39,7 +39,9 @@ def hadamard(n: int, *, seed: int = 0) -> Rotation:
     signs, construction = _signs(n)
     if signs is None:
         q, r = np.linalg.qr(np.random.default_rng([seed, n]).standard_normal((n, n)))
-        return Rotation(_positive_diagonal(q * np.where(np.diag(r) < 0, -1.0, 1.0)), False, f"random orthogonal, seed {seed}")
+        return Rotation(
+            _positive_diagonal(q * np.where(np.diag(r) < 0, -1.0, 1.0)), False, f"random orthogonal, seed {seed}"
+        )
     return Rotation(_positive_diagonal(signs / np.sqrt(n)), True, construction)
 
 

@@ -75,7 +75,9 @@ class Quantiser:
 
     def __post_init__(self) -> None:
         if self.bits not in get_args(Bits):
-            raise ConfigError(f"bits per channel must be one of {', '.join(map(str, get_args(Bits)))}, got {self.bits!r}")
+            raise ConfigError(
+                f"bits per channel must be one of {', '.join(map(str, get_args(Bits)))}, got {self.bits!r}"
+            )
 
     def token_bytes(self, channels: int) -> int:
         """Bytes of one token of `channels` channels."""
@@ -106,14 +108,20 @@ class Quantiser:
             bits = self.bits
             levels, thresholds = (np.asarray(v, dtype=np.float32) for v in normal_levels(bits))
             scales = np.empty(len(tokens), dtype=np.float32)
-            _run(len(tokens), threads, lambda a, b: _encode(tokens[a:b], scales[a:b], codes[a:b], thresholds, levels, bits))
+            _run(
+                len(tokens),
+                threads,
+                lambda a, b: _encode(tokens[a:b], scales[a:b], codes[a:b], thresholds, levels, bits),
+            )
             codes[:, :_SCALE_BYTES] = scales.astype("<f2")[:, None].view(np.uint8)
         return codes.reshape(*x.shape[:-1], -1)
 
     def decode(self, codes: U8, channels: int, *, threads: int | None = None) -> F32:
         """Features [..., channels] f32 of codes [..., token_bytes(channels)]."""
         if codes.shape[-1] != self.token_bytes(channels):
-            raise ValueError(f"{channels} channels at {self.bits} bits take {self.token_bytes(channels)} bytes, got {codes.shape[-1]}")
+            raise ValueError(
+                f"{channels} channels at {self.bits} bits take {self.token_bytes(channels)} bytes, got {codes.shape[-1]}"
+            )
         flat = np.ascontiguousarray(codes, dtype=np.uint8).reshape(-1, codes.shape[-1])
         if self.bits == "fp16":
             return flat.view("<f2").astype(np.float32).reshape(*codes.shape[:-1], channels)

@@ -117,7 +117,9 @@ class TeacherBasis:
 
     def inverse(self, standardised: NDArray[np.floating]) -> F32:
         """Teacher features [..., C] f32 of standardised features [..., C]."""
-        return np.asarray(standardised, dtype=np.float32) @ (self.rotation * self.phi).astype(np.float32) + self.mean.astype(np.float32)
+        return np.asarray(standardised, dtype=np.float32) @ (self.rotation * self.phi).astype(
+            np.float32
+        ) + self.mean.astype(np.float32)
 
     @property
     def fingerprint(self) -> str:
@@ -137,7 +139,9 @@ class TeacherBasis:
         }
         header = {"spec": self.spec, "teacher_fingerprint": self.teacher_fingerprint, "construction": self.construction}
         # one metadata entry: safetensors orders several of them by a hash that changes from run to run
-        metadata = {"chorus": json.dumps({"format": _FORMAT, "fingerprint": self.fingerprint, **header}, sort_keys=True)}
+        metadata = {
+            "chorus": json.dumps({"format": _FORMAT, "fingerprint": self.fingerprint, **header}, sort_keys=True)
+        }
         write_bytes_atomically(path, save(tensors, metadata=metadata))
 
     @staticmethod
@@ -147,16 +151,22 @@ class TeacherBasis:
             with safe_open(path, framework="numpy") as handle:
                 header = json.loads((handle.metadata() or {}).get("chorus", "{}"))
                 if header.get("format") != _FORMAT:
-                    raise CacheError(f"{path}: not a teacher basis of format {_FORMAT}; make it again with `chorus-stage1 calibrate`")
+                    raise CacheError(
+                        f"{path}: not a teacher basis of format {_FORMAT}; make it again with `chorus-stage1 calibrate`"
+                    )
                 mean, rotation, phi, eigenvalues = (handle.get_tensor(key) for key in _TENSORS)
         except FileNotFoundError:
             raise CacheError(f"{path}: no such teacher basis; make it with `chorus-stage1 calibrate`") from None
         except (SafetensorError, ValueError, OSError) as error:
-            raise CacheError(f"{path}: damaged teacher basis ({error}); make it again with `chorus-stage1 calibrate`") from None
+            raise CacheError(
+                f"{path}: damaged teacher basis ({error}); make it again with `chorus-stage1 calibrate`"
+            ) from None
         text = {key: header[key] for key in ("spec", "teacher_fingerprint", "construction")}
         basis = TeacherBasis(mean, rotation, float(phi[0]), eigenvalues, **text)
         if basis.fingerprint != header["fingerprint"]:
-            raise CacheError(f"{path}: damaged teacher basis (checksum differs); make it again with `chorus-stage1 calibrate`")
+            raise CacheError(
+                f"{path}: damaged teacher basis (checksum differs); make it again with `chorus-stage1 calibrate`"
+            )
         return basis
 
 
@@ -170,7 +180,9 @@ def phi_s(moments: Moments, *, spec: str = "", teacher_fingerprint: str = "", se
     eigenvalues, vectors = np.maximum(eigenvalues[::-1], 0.0), vectors[:, ::-1]
     phi = float(np.sqrt(eigenvalues.mean()))
     if moments.count < 2 or not phi > 1e-12:
-        raise CacheError(f"teacher {spec or '?'}: features of {moments.count} tokens have no variance; calibrate on more pictures")
+        raise CacheError(
+            f"teacher {spec or '?'}: features of {moments.count} tokens have no variance; calibrate on more pictures"
+        )
     rows = vectors.T
     rows = rows * np.where(np.diag(rows) < 0, -1.0, 1.0)[:, None]
     spread = hadamard(moments.mean.size, seed=seed)
