@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
-    """Two-layer MLP with LayerNorm and GELU between (Chorus, arXiv 2512.17817; the same shape as RADIO's adaptor_mlp.py).
+    """Two-layer MLP with LayerNorm and GELU between (Chorus, arXiv 2512.17817; the same shape as RADIO's
+    adaptor_mlp.py).
 
     [N, width] -> Linear -> LayerNorm -> GELU -> Linear -> [N, channels].
     """

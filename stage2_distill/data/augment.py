@@ -1,9 +1,11 @@
-"""Augmentations of a Gaussian scene: pure functions of (scene, random generator), vectorised, every attribute kept consistent.
+"""Augmentations of a Gaussian scene: pure functions of (scene, random generator), vectorised, every attribute kept
+consistent.
 
-Two are made for 3DGS (Chorus, arXiv 2512.17817, "rendering-equivalent" and "immature-manifold" perturbations; their strengths are not
-published, the defaults are ours). The others follow the list and the strengths of SceneSplat's joint language recipe
-(configs/concat_dataset/lang-pretrain-concat-...-contrastive.py), with its gaps closed: rotations and flips move quaternions and normals
-too, quaternions stay canonical (w >= 0), so the network sees one sign in training and at test, and colours live in [0, 1].
+Two are made for 3DGS (Chorus, arXiv 2512.17817, "rendering-equivalent" and "immature-manifold" perturbations; their
+strengths are not published, the defaults are ours). The others follow the list and the strengths of SceneSplat's joint
+language recipe (configs/concat_dataset/lang-pretrain-concat-...-contrastive.py), with its gaps closed: rotations and
+flips move quaternions and normals too, quaternions stay canonical (w >= 0), so the network sees one sign in training
+and at test, and colours live in [0, 1].
 """
 
 from __future__ import annotations
@@ -26,27 +28,35 @@ class AugmentConfig(Config):
     """What `augment` does. A probability of 0 switches a step off; `enabled = false` switches all of them off."""
 
     enabled: bool = True
-    dropout_p: float = Field(0.2, ge=0, le=1, description="probability of dropping Gaussians")
-    dropout_ratio: float = Field(0.2, ge=0, lt=1, description="share of Gaussians that goes")
-    rotate_z_p: float = Field(0.5, ge=0, le=1, description="probability of a turn about z by up to +-180 degrees")
-    tilt_p: float = Field(0.5, ge=0, le=1, description="probability of a turn about x, and of one about y")
-    tilt_degrees: float = Field(2.8125, ge=0, le=90, description="largest tilt; pi/64")
-    scale: tuple[float, float] = Field((0.9, 1.1), description="range of one isotropic factor")
-    flip_p: float = Field(0.5, ge=0, le=1, description="probability of a flip in x, and of one in y")
-    covariance_noise_p: float = Field(0.5, ge=0, le=1)
-    covariance_noise: float = Field(0.25, ge=0, description="largest noise on centres, in standard deviations of each Gaussian")
-    inflate_p: float = Field(0.2, ge=0, le=1)
-    inflate: float = Field(1.5, ge=1, description="largest factor on scales")
-    jitter_m: float = Field(0.005, ge=0, description="standard deviation of isotropic noise on centres, metres, clipped at twice that")
-    elastic_p: float = Field(0.5, ge=0, le=1)
-    elastic: tuple[tuple[float, float], ...] = Field(
-        ((0.2, 0.4), (0.8, 1.6)), description="(cell, magnitude) of each elastic distortion, metres"
+    dropout_p: float = Field(default=0.2, ge=0, le=1, description="probability of dropping Gaussians")
+    dropout_ratio: float = Field(default=0.2, ge=0, lt=1, description="share of Gaussians that goes")
+    rotate_z_p: float = Field(
+        default=0.5, ge=0, le=1, description="probability of a turn about z by up to +-180 degrees"
     )
-    contrast_p: float = Field(0.2, ge=0, le=1)
-    color_shift_p: float = Field(0.95, ge=0, le=1)
-    color_shift: float = Field(0.05, ge=0, le=1, description="largest shift per channel, in [0, 1] units")
-    color_jitter_p: float = Field(0.95, ge=0, le=1)
-    color_jitter: float = Field(0.05, ge=0, le=1, description="standard deviation per Gaussian and channel, in [0, 1] units")
+    tilt_p: float = Field(default=0.5, ge=0, le=1, description="probability of a turn about x, and of one about y")
+    tilt_degrees: float = Field(default=2.8125, ge=0, le=90, description="largest tilt; pi/64")
+    scale: tuple[float, float] = Field(default=(0.9, 1.1), description="range of one isotropic factor")
+    flip_p: float = Field(default=0.5, ge=0, le=1, description="probability of a flip in x, and of one in y")
+    covariance_noise_p: float = Field(default=0.5, ge=0, le=1)
+    covariance_noise: float = Field(
+        default=0.25, ge=0, description="largest noise on centres, in standard deviations of each Gaussian"
+    )
+    inflate_p: float = Field(default=0.2, ge=0, le=1)
+    inflate: float = Field(default=1.5, ge=1, description="largest factor on scales")
+    jitter_m: float = Field(
+        default=0.005, ge=0, description="deviation of isotropic noise on centres, metres, clipped at twice that"
+    )
+    elastic_p: float = Field(default=0.5, ge=0, le=1)
+    elastic: tuple[tuple[float, float], ...] = Field(
+        default=((0.2, 0.4), (0.8, 1.6)), description="(cell, magnitude) of each elastic distortion, metres"
+    )
+    contrast_p: float = Field(default=0.2, ge=0, le=1)
+    color_shift_p: float = Field(default=0.95, ge=0, le=1)
+    color_shift: float = Field(default=0.05, ge=0, le=1, description="largest shift per channel, in [0, 1] units")
+    color_jitter_p: float = Field(default=0.95, ge=0, le=1)
+    color_jitter: float = Field(
+        default=0.05, ge=0, le=1, description="standard deviation per Gaussian and channel, in [0, 1] units"
+    )
 
 
 def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generator) -> GaussianScene:
@@ -56,7 +66,11 @@ def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generato
     if rng.random() < config.dropout_p:
         scene = dropout(scene, rng, config.dropout_ratio)
     center = (scene.means.min(0) + scene.means.max(0)) / 2
-    turns = [("z", config.rotate_z_p, 180.0), ("x", config.tilt_p, config.tilt_degrees), ("y", config.tilt_p, config.tilt_degrees)]
+    turns = [
+        ("z", config.rotate_z_p, 180.0),
+        ("x", config.tilt_p, config.tilt_degrees),
+        ("y", config.tilt_p, config.tilt_degrees),
+    ]
     rotation = np.eye(3)
     for axis, probability, degrees in turns:
         if rng.random() < probability:
@@ -85,14 +99,14 @@ def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generato
     return scene
 
 
-# ---------------------------------------------------------------------------------------------------------------- made for 3DGS
+# -------------------------------------------------------------------------------------------------------- made for 3DGS
 
 
 def covariance_noise(scene: GaussianScene, rng: np.random.Generator, strength: float) -> GaussianScene:
     """Rendering-equivalent perturbation: centres move by `strength` standard deviations of their own Gaussian.
 
-    x_i += strength * R_i diag(s_i) eps with eps ~ N(0, I): the displacement has covariance strength^2 Sigma_i, so a flat Gaussian slides
-    within its disc and the picture hardly changes.
+    x_i += strength * R_i diag(s_i) eps with eps ~ N(0, I): the displacement has covariance strength^2 Sigma_i, so a
+    flat Gaussian slides within its disc and the picture hardly changes.
     """
     noise = rng.standard_normal((len(scene), 3), dtype=np.float32) * scene.scales * np.float32(strength)
     rotations = quats_to_rotations(scene.quats)
@@ -100,16 +114,17 @@ def covariance_noise(scene: GaussianScene, rng: np.random.Generator, strength: f
 
 
 def inflate_scales(scene: GaussianScene, rng: np.random.Generator, largest: float) -> GaussianScene:
-    """Immature-manifold perturbation: scales grow as they are early in 3DGS optimisation, before densification has split Gaussians.
+    """Immature-manifold perturbation: scales grow as they are early in 3DGS optimisation, before densification has
+    split Gaussians.
 
-    One strength a ~ U(0, log largest) per scene, then every axis of every Gaussian grows by exp(a u), u ~ U(0, 1); nothing shrinks and
-    nothing grows by more than `largest`.
+    One strength a ~ U(0, log largest) per scene, then every axis of every Gaussian grows by exp(a u), u ~ U(0, 1);
+    nothing shrinks and nothing grows by more than `largest`.
     """
     strength = np.float32(rng.uniform(0, np.log(largest)))
     return replace(scene, scales=scene.scales * np.exp(strength * rng.random((len(scene), 3), dtype=np.float32)))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- geometry
+# ------------------------------------------------------------------------------------------------------------- geometry
 
 
 def rotation_about(axis: str, angle: float) -> F64:
@@ -126,7 +141,9 @@ def rotate(scene: GaussianScene, rotation: NDArray[np.floating], center: NDArray
     """Turn the whole scene by `rotation` [3, 3] about `center` [3]: centres, quaternions (left product) and normals."""
     turned = (scene.means - center) @ rotation.T + center
     normals = None if scene.normals is None else scene.normals @ rotation.T
-    return replace(scene, means=turned, quats=_left_multiply(quat_from_rotation(rotation), scene.quats), normals=normals)
+    return replace(
+        scene, means=turned, quats=_left_multiply(quat_from_rotation(rotation), scene.quats), normals=normals
+    )
 
 
 def rescale(scene: GaussianScene, factor: float) -> GaussianScene:
@@ -138,8 +155,8 @@ def rescale(scene: GaussianScene, factor: float) -> GaussianScene:
 def flip(scene: GaussianScene, axis: int) -> GaussianScene:
     """Mirror the scene in the plane through the origin orthogonal to `axis` (0, 1, 2).
 
-    A Gaussian's rotation R becomes F R F with F the reflection (SceneSplat transform.py:682-727): its covariance becomes F Sigma F, and
-    in quaternion form the two other imaginary parts change sign.
+    A Gaussian's rotation R becomes F R F with F the reflection (SceneSplat transform.py:682-727): its covariance
+    becomes F Sigma F, and in quaternion form the two other imaginary parts change sign.
     """
     sign = np.ones(3, dtype=np.float32)
     sign[axis] = -1
@@ -161,10 +178,10 @@ def dropout(scene: GaussianScene, rng: np.random.Generator, ratio: float) -> Gau
 
 
 def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitude: float) -> GaussianScene:
-    """Smooth random displacement of centres: Gaussian noise on a grid of `cell` metres, blurred, times `magnitude` metres.
+    """Smooth random displacement of centres: Gaussian noise on a grid of `cell` m, blurred, times `magnitude` m.
 
-    Noise is blurred by two passes of a 3-tap box along every axis (zeros outside) and read off trilinearly. Covariances stay as they
-    are: the displacement varies over `cell` and more, a Gaussian is smaller.
+    Noise is blurred by two passes of a 3-tap box along every axis (zeros outside) and read off trilinearly. Covariances
+    stay as they are: the displacement varies over `cell` and more, a Gaussian is smaller.
     """
     low = scene.means.min(0).astype(np.float64)
     shape = tuple(((scene.means.max(0) - low) // cell).astype(int) + 3)
@@ -173,19 +190,19 @@ def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitu
         for axis in (1, 2, 3):
             noise = ndimage.uniform_filter1d(noise, 3, axis=axis, mode="constant")
     where = (scene.means - low).T / cell + 1  # one cell of margin on every side
-    shift = np.stack([ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in noise], axis=1)
-    return replace(scene, means=scene.means + shift * np.float32(magnitude))
+    shift = [ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in noise]
+    return replace(scene, means=scene.means + np.stack(shift, axis=1) * np.float32(magnitude))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ colour
+# --------------------------------------------------------------------------------------------------------------- colour
 
 
 def auto_contrast(scene: GaussianScene, blend: float) -> GaussianScene:
     """Stretch every colour channel to [0, 1] and mix it with the original: (1 - blend) c + blend stretched."""
     low, high = scene.colors.min(0), scene.colors.max(0)
     span = np.where(high > low, high - low, 1)
-    stretched = np.where(high > low, (scene.colors - low) / span, scene.colors)
-    return replace(scene, colors=(1 - np.float32(blend)) * scene.colors + np.float32(blend) * stretched)
+    stretched: F32 = np.where(high > low, (scene.colors - low) / span, scene.colors).astype(np.float32)
+    return replace(scene, colors=scene.colors + np.float32(blend) * (stretched - scene.colors))
 
 
 def shift_colors(scene: GaussianScene, rng: np.random.Generator, largest: float) -> GaussianScene:
@@ -200,11 +217,13 @@ def jitter_colors(scene: GaussianScene, rng: np.random.Generator, sigma: float) 
     return replace(scene, colors=np.clip(scene.colors + noise, 0, 1))
 
 
-# ------------------------------------------------------------------------------------------------------------------- quaternions
+# ---------------------------------------------------------------------------------------------------------- quaternions
 
 
 def quat_from_rotation(rotation: NDArray[np.floating]) -> F64:
-    """Unit quaternion [4] (w, x, y, z) of a rotation matrix [3, 3], w >= 0 (Shepperd's method: divides by the largest component)."""
+    """Unit quaternion [4] (w, x, y, z) of a rotation matrix [3, 3], w >= 0 (Shepperd's method: divides by the largest
+    component).
+    """
     m = np.asarray(rotation, dtype=np.float64)
     t = np.array([np.trace(m), m[0, 0], m[1, 1], m[2, 2]])
     k = int(np.argmax(t))

@@ -16,8 +16,9 @@ def crop_rows(
 ) -> I64:
     """Rows of one crop, ascending; at most `max_points` of them (0 = no limit), around a Gaussian drawn from `valid`.
 
-    "sphere" takes the nearest Gaussians to the drawn one; "rows" a contiguous range of Morton order that holds it (blocky in space, but
-    read from the cache as one piece). Drawing the centre among Gaussians with evidence keeps crops from being empty of targets.
+    "sphere" takes the nearest Gaussians to the drawn one; "rows" a contiguous range of Morton order that holds it
+    (blocky in space, but read from the cache as one piece). Drawing the centre among Gaussians with evidence keeps
+    crops from being empty of targets.
 
     Args:
         means: [N, 3] in metres, rows in Morton order. valid: [N], at least one True.
@@ -36,7 +37,8 @@ def crop_rows(
 def covering_runs(rows: I64, gap: int) -> list[tuple[int, int]]:
     """Contiguous ranges [a, b) that together hold the ascending `rows`; ranges fewer than `gap` rows apart become one.
 
-    Morton order keeps neighbours together, so a sphere is a few dozen runs: cheaper to read with some rows too many than one by one.
+    Morton order keeps neighbours together, so a sphere is a few dozen runs: cheaper to read with some rows too many
+        than one by one.
     """
     if len(rows) == 0:
         return []

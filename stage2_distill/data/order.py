@@ -1,7 +1,8 @@
 """Which scene is drawn when: pure functions of (seed, epoch, index).
 
-Nothing here depends on the number of workers, ranks or on what was drawn before, so that a resumed run, a run with other workers and a
-run on another number of processes see the same samples (upstream's worker seeds collide and its resume forgets the position).
+Nothing here depends on the number of workers, ranks or on what was drawn before, so that a resumed run, a run with
+other workers and a run on another number of processes see the same samples (upstream's worker seeds collide and its
+resume forgets the position).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 
-#: Streams of random numbers that must not overlap: the order of samples, the content of a sample, the model's own draws in a step.
+#: Streams of random numbers that must not overlap: the order of samples, the content of a sample, the model's own draws
+#: in a step.
 ORDER, SAMPLE, MODEL = 1, 2, 3
 
 
@@ -50,8 +52,8 @@ class Mixture:
     def epoch(self, seed: int, epoch: int) -> I64:
         """Scene numbers [samples] of one epoch; scenes are numbered through the data sets in order.
 
-        Every data set is walked in shuffled rounds that go on across epochs: no scene comes back before all others of its data set were
-        seen, also where an epoch holds only a part of them.
+        Every data set is walked in shuffled rounds that go on across epochs: no scene comes back before all others of
+        its data set were seen, also where an epoch holds only a part of them.
         """
         drawn = []
         first = 0
@@ -66,15 +68,21 @@ class Mixture:
             first += size
         mixed = np.concatenate(drawn)
         # a single data set keeps its rounds as drawn, so that even across epochs nothing repeats early
-        return mixed if len(self.sizes) == 1 else mixed[generator(seed, ORDER, len(self.sizes), epoch).permutation(len(mixed))]
+        return (
+            mixed
+            if len(self.sizes) == 1
+            else mixed[generator(seed, ORDER, len(self.sizes), epoch).permutation(len(mixed))]
+        )
 
 
 def mixture(scenes: Mapping[str, int], weights: Mapping[str, float], samples: int, batch: int) -> Mixture:
-    """Share `samples` (0 = every scene once) per epoch among data sets in proportion to weight, rounded up to whole batches.
+    """Share `samples` (0 = every scene once) per epoch among data sets in proportion to weight, rounded up to whole
+    batches.
 
     Args:
         scenes:  data set -> number of scenes (> 0), in a fixed order.
-        weights: data set -> weight; a data set that is not named weighs as much as it has scenes, where none is named at all, else 1.
+        weights: data set -> weight; a data set that is not named weighs as much as it has scenes, where none is named
+            at all, else 1.
     """
     names: Sequence[str] = list(scenes)
     raw = np.array([weights.get(n, 1.0) if weights else float(scenes[n]) for n in names])

@@ -22,18 +22,27 @@ class MatchTerms:
 
 
 def match_loss(
-    predicted: Tensor, target: Tensor, weight: Tensor, *, l1: float, l2: float, beta: float = 1.0, offset: Tensor | None = None
+    predicted: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    l1: float,
+    l2: float,
+    beta: float = 1.0,
+    offset: Tensor | None = None,
 ) -> MatchTerms:
-    """match_t = weighted mean over Gaussians of l1 (1 - cos(fhat, ftilde)) + l2 SmoothL1(fhat, ftilde)   (Chorus, arXiv 2512.17817).
+    """match_t = weighted mean over Gaussians of l1 (1 - cos(fhat, ftilde)) + l2 SmoothL1(fhat, ftilde)   (Chorus, arXiv
+    2512.17817).
 
     Args:
-        predicted, target: [M, C] in the teacher's standardised (PHI-S) space, where every channel has unit variance, so that no teacher
-            outweighs another by its scale.
+        predicted, target: [M, C] in the teacher's standardised (PHI-S) space, where every channel has unit variance, so
+            that no teacher outweighs another by its scale.
         weight: [M] >= 0, with a positive sum.
         beta:   where SmoothL1 turns from square to linear; it is averaged over channels.
-        offset: [C] or None. None takes the cosine in the standardised (centred) space. The teacher's mean in that space (its image
-            of the origin, negated) gives the cosine of the *unstandardised* features instead: PHI-S is a rotation times a scalar
-            after centring, so cos(y_p, y_t) = cos(p + offset, t + offset) and no rotation needs to be undone.
+        offset: [C] or None. None takes the cosine in the standardised (centred) space. The teacher's mean in that space
+            (its image of the origin, negated) gives the cosine of the *unstandardised* features instead: PHI-S is a
+            rotation times a scalar after centring, so cos(y_p, y_t) = cos(p + offset, t + offset) and no rotation needs
+            to be undone.
 
     An empty selection gives a zero that still carries a gradient path.
     """
@@ -49,8 +58,10 @@ def match_loss(
 
 
 def evidence_weight(evidence: Tensor, half: float) -> Tensor:
-    """Weight of each Gaussian from its evidence [M] (sum of blending weights): e / (e + half); half = 0 weighs all alike.
+    """Weight of each Gaussian from its evidence [M] (sum of blending weights): e / (e + half); half = 0 weighs all
+    alike.
 
-    Saturating, because a large floor Gaussian collects thousands of times the evidence of a chair leg and would otherwise own the loss.
+    Saturating, because a large floor Gaussian collects thousands of times the evidence of a chair leg and would
+    otherwise own the loss.
     """
     return torch.ones_like(evidence) if half == 0 else evidence / (evidence + half)

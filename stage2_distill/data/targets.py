@@ -1,0 +1,183 @@
+"""Targets of one scene: teachers' features lifted on the fly from the cache's sparse matrix, in the standardised space.
+
+Lifted features are never stored on disk (800 scenes of them would take a terabyte); what is stored are quantised cells
+and the lifting index, and the product of the two is cheap. Within a process a scene's lifted targets are remembered in
+fp16 as long as the byte budget lasts. Whether they are remembered, and whether a crop or a whole scene is lifted,
+changes no bit: a row's sum runs over the same entries in the same order, and is always rounded to fp16.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.errors import CacheError
+from chorus_common.lifting import LiftingIndex
+from chorus_common.scene import GaussianScene
+from stage2_distill.data.crops import covering_runs
+
+F16 = NDArray[np.float16]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+
+class SceneStore(Protocol):
+    """What training needs of `chorus_common.cache.SceneCache`."""
+
+    @property
+    def dense_teachers(self) -> Any: ...
+    def scene(self) -> GaussianScene: ...
+    def lifting(self, rows: slice | None = None) -> LiftingIndex: ...
+    def features(self, name: str, views: Any = None) -> F32: ...
+    def evidence(self) -> tuple[F32, NDArray[np.int32]]: ...
+
+
+class ByteBudget:
+    """How much more may be remembered; shared by all scenes and threads of a process. Nothing is ever given back.
+
+    Evicting would not help: scenes come back in shuffled rounds, so every remembered one is as useful as any other.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Reserve `size` bytes, or return False and leave the budget as it is."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """A scene in Morton order and its evidence: weight [N] f32, valid [N] (enough weight and views to be a target)."""
+
+    scene: GaussianScene
+    weight: F32
+    valid: Bool
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedRows:
+    """Targets of R Gaussians: values {teacher: [R, C] f16 standardised}, weight [R] f32 (0 where a Gaussian is no
+    target).
+    """
+
+    values: Mapping[str, F16]
+    weight: F32
+
+
+class SceneTargets:
+    """Geometry and lifted targets of one scene.
+
+    Args:
+        name: for messages.
+        teachers: {name: channels}; those that the store lacks are left out of `LiftedRows.values`.
+    """
+
+    def __init__(
+        self,
+        store: SceneStore,
+        name: str,
+        teachers: Mapping[str, int],
+        *,
+        min_weight: float,
+        min_views: int,
+        budget: ByteBudget,
+    ) -> None:
+        self.name = name
+        self.teachers = {t: c for t, c in teachers.items() if t in store.dense_teachers}
+        self._store, self._min_weight, self._min_views, self._budget = store, min_weight, min_views, budget
+        self._lock = threading.Lock()
+        self._geometry: Geometry | None = None
+        self._lifted: LiftedRows | None = None
+
+    def geometry(self) -> Geometry:
+        """Read, or remembered. Raises CacheError where no Gaussian has evidence enough to be a target."""
+        with self._lock:
+            if self._geometry is not None:
+                return self._geometry
+            scene = self._store.scene()
+            weight, n_views = self._store.evidence()
+            valid = (weight > self._min_weight) & (n_views >= self._min_views)
+            if not valid.any():
+                raise CacheError(
+                    f"scene {self.name}: no Gaussian has weight {self._min_weight:g} and {self._min_views} views"
+                    "; lower data.min_weight or data.min_views, or leave the scene out"
+                )
+            geometry = Geometry(scene, weight, valid)
+            if self._budget.take(len(scene) * (14 * 4 + 5)):  # 14 floats, evidence and its flag
+                self._geometry = geometry
+            return geometry
+
+    def targets(self, rows: I64, geometry: Geometry, views: Sequence[int] | None = None) -> LiftedRows:
+        """Targets of the ascending matrix rows `rows`, from all views or from `views` (ascending) alone."""
+        if views is None:
+            whole = self._remembered(geometry)
+            if whole is not None:
+                return LiftedRows({t: v[rows] for t, v in whole.values.items()}, whole.weight[rows])
+        return self._lift(rows, geometry, views)
+
+    @property
+    def n_views(self) -> int:
+        return self._store.lifting(slice(0, 0)).n_views
+
+    def _remembered(self, geometry: Geometry) -> LiftedRows | None:
+        with self._lock:
+            n = len(geometry.scene)
+            if self._lifted is None and self._budget.take(n * (2 * sum(self.teachers.values()) + 4)):
+                self._lifted = self._lift(np.arange(n), geometry, None)
+            return self._lifted
+
+    def _lift(self, rows: I64, geometry: Geometry, views: Sequence[int] | None) -> LiftedRows:
+        runs = covering_runs(rows, gap=64)
+        indices = [self._store.lifting(slice(a, b)) for a, b in runs]
+        cells = indices[0].grid.cells
+        seen = np.zeros(indices[0].n_views, dtype=bool)
+        for index in indices:
+            seen[np.unique(index.columns // cells)] = True
+        if views is not None:
+            chosen = np.zeros_like(seen)
+            chosen[list(views)] = True
+            seen &= chosen
+        needed = np.flatnonzero(seen)
+        indices = [index.select_views(needed) for index in indices]
+        picks = [rows[(rows >= a) & (rows < b)] - a for a, b in runs]
+        weight = np.concatenate([index.evidence()[0][pick] for index, pick in zip(indices, picks)])
+        # with a subset of views a Gaussian may have lost what made it valid
+        weight = np.where(geometry.valid[rows] & (weight > self._min_weight), weight, np.float32(0))
+        values = {t: self._lift_teacher(t, indices, picks, needed, weight) for t in self.teachers}
+        return LiftedRows(values, weight)
+
+    def _lift_teacher(
+        self, teacher: str, indices: list[LiftingIndex], picks: list[I64], views: I64, weight: F32
+    ) -> F16:
+        if len(views) == 0:
+            return np.zeros((len(weight), self.teachers[teacher]), np.float16)
+        cells = self._store.features(teacher, views)
+        if cells.shape[-1] != self.teachers[teacher]:
+            raise CacheError(
+                f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {self.teachers[teacher]}"
+                "; run stage 1 again for it"
+            )
+        flat = cells.reshape(-1, cells.shape[-1])  # [V, rows, cols, C] -> [V * cells, C]
+        parts = []
+        for index, pick in zip(indices, picks):
+            sums, total = index.lift(flat)
+            parts.append((sums[pick] / np.maximum(total[pick], 1e-12)[:, None]).astype(np.float16))
+        values = np.concatenate(parts)
+        values[weight == 0] = 0
+        if not np.isfinite(values).all():
+            raise CacheError(
+                f"scene {self.name}: lifted features of teacher {teacher} are not finite; run chorus-stage1 verify"
+            )
+        return values

@@ -1,0 +1,90 @@
+"""AdamW with parameter groups, gradient clipping, and the exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stage2_distill.settings import OptimSettings
+
+
+def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
+    """Groups of named parameters: {encoder, rest} x {decay, no decay}.
+
+    Weight decay pulls matrices only: norms, biases, layer scales and other vectors have no direction to be decayed in
+    (upstream's recipe decays them all). Each group carries "names" in the order of its "params" and "lr_scale" against
+    the schedule.
+    """
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        key = (name.startswith("encoder."), parameter.ndim > 1)
+        if key not in groups:
+            groups[key] = {
+                "params": [],
+                "names": [],
+                "lr_scale": optim.encoder_lr_scale if key[0] else 1.0,
+                "weight_decay": optim.weight_decay if key[1] else 0.0,
+            }
+        groups[key]["params"].append(parameter)
+        groups[key]["names"].append(name)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`."""
+    return torch.optim.AdamW(parameter_groups(model, optim), lr=optim.lr, betas=optim.betas)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of the optimiser as named tensors "<parameter>/<field>"."""
+    tensors = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"]):
+            for field, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{field}"] = torch.as_tensor(value)
+    return tensors
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`; parameters that had no state yet stay without."""
+    by_name = {n: p for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}
+    for key, value in tensors.items():
+        name, _, field = key.rpartition("/")
+        parameter = by_name[name]
+        # AdamW keeps `step` as a CPU scalar; moments live beside their parameter
+        optimizer.state[parameter][field] = value.clone() if field == "step" else value.to(parameter).clone()
+
+
+class WeightAverage:
+    """Exponential moving average of a model's parameters; buffers are copied.
+
+    decay(s) = min(decay, (1 + s) / (10 + s)): a plain average while the run is young.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self._parameters = {k for k, _ in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step `step` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        old, new = [], []
+        for key, value in model.state_dict().items():
+            if key in self._parameters and value.is_floating_point():
+                old.append(self.tensors[key])
+                new.append(value.detach())
+            else:
+                self.tensors[key].copy_(value)
+        torch._foreach_lerp_(old, new, 1 - decay)

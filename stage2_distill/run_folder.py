@@ -1,0 +1,146 @@
+"""A run's folder: what it was started with, its log, its state and its student. Also what makes a second start continue
+the first.
+
+train.json            resolved config, scenes with fingerprints, teachers
+log.jsonl             one JSON object per optimiser step, validation pass or skipped step
+tensorboard/          the same curves for TensorBoard
+state.safetensors     training state (checkpointing.py)
+config.json, model.safetensors, README.md   the student (student.py); best/ the one with the best validation
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from chorus_common.atomic import write_text_atomically
+from chorus_common.errors import ConfigError
+from stage2_distill.settings import TrainConfig
+
+#: Settings that change speed or safety but no number, so that a run may be continued with other values.
+FREE = ("threads", "checkpoint_every", "data.workers", "data.prefetch", "data.memory_mb")
+
+
+class RunFolder:
+    """Paths and identity of a run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path}: is a file; --out names a folder")
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    def claim(self, identity: dict[str, Any], *, write: bool) -> None:
+        """Record what the run is, or check that it is the one that was started here.
+
+        Raises ConfigError naming the first difference.
+        """
+        path = self.path / "train.json"
+        if path.exists():
+            try:
+                before = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise ConfigError(f"{path}: damaged; give another --out or delete the folder") from None
+            different = first_difference(before, json.loads(json.dumps(identity)))
+            if different:
+                raise ConfigError(
+                    f"{self.path}: holds a run with other settings ({different}); "
+                    "give another --out, or the same settings to go on"
+                )
+        elif write:
+            write_text_atomically(path, json.dumps(identity, indent=2, sort_keys=True) + "\n")
+
+
+def run_identity(
+    config: TrainConfig, scenes: Sequence[tuple[str, str, str]], teachers: dict[str, str], encoder: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides what a run computes.
+
+    Args:
+        scenes: (data set, scene id, fingerprint) in order. teachers: name -> fingerprint of teacher and basis. encoder:
+            resolved config.
+    """
+    return {"config": config.model_dump(mode="json"), "scenes": scenes, "teachers": teachers, "encoder": encoder}
+
+
+def first_difference(before: Any, now: Any, where: str = "") -> str:
+    """The first place where two JSON values differ as "key: old, now new"; "" where they agree. Keys of FREE are
+    skipped.
+    """
+    if where.removeprefix("config.") in FREE:
+        return ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            found = first_difference(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+            if found:
+                return found
+        return ""
+    if before == now:
+        return ""
+    if isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return f"{where}: {len(before)} entries, now {len(now)}"
+        return next(f"{where}: {a}, now {b}" for a, b in zip(before, now) if a != b)
+    return f"{where.removeprefix('config.')}: {before}, now {now}"
+
+
+class RunLog:
+    """Appends records to log.jsonl and scalars to TensorBoard. Records from `step` on are dropped first: they will be
+    written again.
+    """
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        kept = []
+        if folder.log.exists():
+            for line in folder.log.read_text(encoding="utf-8").splitlines():
+                record = _parse(line)
+                if record is not None and record.get("step", -1) < step:
+                    kept.append(line)
+        write_text_atomically(folder.log, "".join(line + "\n" for line in kept))
+        self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+
+    def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        """One record; numbers in it, also in nested objects, become TensorBoard scalars "kind/key/key"."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
+        self._file.flush()
+        for name, value in _numbers(record, kind):
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A record, or None for the torn last line of a killed run."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _numbers(record: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    out: list[tuple[str, float]] = []
+    for key, value in record.items():
+        if isinstance(value, dict):
+            out += _numbers(value, f"{prefix}/{key}")
+        elif isinstance(value, int | float):
+            out.append((f"{prefix}/{key}", float(value)))
+    return out

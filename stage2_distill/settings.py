@@ -1,0 +1,151 @@
+"""TrainConfig: everything that decides what a training run computes. Written beside its output; the same config gives
+the same run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from chorus_common.config import Config
+from stage2_distill.data.augment import AugmentConfig
+
+
+class EncoderSettings(Config):
+    """Which encoder is trained.
+
+    Attributes:
+        preset: name of a preset of `stage2_distill.encoder`.
+        overrides: fields of `EncoderConfig` that differ from the preset, e.g. enc_channels.
+        weights: a checkpoint to start from ("" = fresh weights); preset and overrides are then left alone.
+    """
+
+    preset: str = "chorus"
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    weights: str = ""
+
+
+class TeacherSettings(Config):
+    """How one teacher is matched, and when.
+
+    Attributes:
+        weight: lambda_t of the total loss.
+        l1, l2: weights of 1 - cosine and of SmoothL1.
+        beta: where SmoothL1 turns linear, in standard deviations of a channel.
+        cosine_space: "standardised" measures directions around the teacher's mean; "teacher" as the teacher's users do,
+            with the mean put back.
+        start, warm_in, end: active from epoch `start`, weight rising linearly over `warm_in` epochs, gone from epoch
+            `end` (None: stays). Epochs are counted from 0 and may be fractions.
+        evidence_half: Gaussians weigh e / (e + evidence_half) by their evidence e (sum of blending weights); 0 weighs
+            all alike.
+    """
+
+    weight: float = Field(default=1.0, ge=0)
+    l1: float = Field(default=1.0, ge=0)
+    l2: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=1.0, gt=0)
+    cosine_space: Literal["standardised", "teacher"] = "standardised"
+    start: float = Field(default=0.0, ge=0)
+    warm_in: float = Field(default=0.0, ge=0)
+    end: float | None = None
+    evidence_half: float = Field(default=0.0, ge=0)
+
+
+class DataSettings(Config):
+    """How samples are drawn from the scene stores.
+
+    Attributes:
+        samples_per_epoch: scenes (crops) per epoch; 0 = every scene once. Rounded up to whole batches.
+        weights: data set -> share of the samples; empty = in proportion to scenes.
+        crop, max_points: "sphere" (nearest Gaussians to a drawn one) or "rows" (a range of Morton order), at most
+            max_points Gaussians (0 = all).
+        min_weight, min_views: evidence below which a Gaussian is no target.
+        views: lift from a random subset of so many views, drawn anew for every sample (0 = all views; only then are
+            targets remembered).
+        memory_mb: how much lifted targets and scenes may occupy in memory.
+        workers: threads that prepare samples ahead (0 = none); prefetch: how many batches they may be ahead.
+    """
+
+    samples_per_epoch: int = Field(default=0, ge=0)
+    weights: dict[str, float] = Field(default_factory=dict)
+    crop: Literal["sphere", "rows"] = "sphere"
+    max_points: int = Field(default=200_000, ge=0)
+    min_weight: float = Field(default=0.05, ge=0)
+    min_views: int = Field(default=1, ge=1)
+    views: int = Field(default=0, ge=0)
+    memory_mb: int = Field(default=4096, ge=0)
+    workers: int = Field(default=1, ge=0, le=64)
+    prefetch: int = Field(default=4, ge=1)
+
+
+class OptimSettings(Config):
+    """Optimiser and its schedule.
+
+    Attributes:
+        lr: largest learning rate; encoder_lr_scale multiplies it for the encoder (below 1 to go easy on pre-trained
+            weights).
+        weight_decay: on matrices only; norms, biases and other vectors have none.
+        schedule: "onecycle" (cosine up from lr / div over `warmup` of all steps, cosine down to lr / div / final_div),
+            "cosine" (linear up, cosine down to 0) or "constant" (linear up, then flat).
+        clip: largest global gradient norm (0 = no clipping).
+        ema: decay of the averaged weights that are saved (0 = save the weights themselves). The effective decay at step
+            s is min(ema, (1 + s) / (10 + s)), so that short runs are not dominated by the start.
+    """
+
+    lr: float = Field(default=2e-3, gt=0)
+    encoder_lr_scale: float = Field(default=1.0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    div: float = Field(default=10.0, gt=0)
+    final_div: float = Field(default=1000.0, gt=0)
+    clip: float = Field(default=1.0, ge=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+
+
+class TrainConfig(Config):
+    """A training run.
+
+    Attributes:
+        seed: of weights, order, crops, augmentations and the model's own draws.
+        epochs: length of the run.
+        batch_size: scenes per optimiser step, over all processes; micro_batch: scenes per forward pass of one process
+            (0 = all its share).
+        teachers: teacher name -> settings; empty = every dense teacher of the stores with default settings.
+        projector_hidden: width of the projectors' hidden layer.
+        amp: "bf16" runs the forward pass under autocast.
+        checkpoint_every: steps between saved states (one is saved at the end, too).
+        validate_every: epochs between passes over the validation scenes (0 = only after the last one).
+        max_bad_steps: steps with a non-finite loss or gradient in a row after which the run gives up; each one is
+            skipped.
+        threads: threads of PyTorch (0 = its own choice). Results are equal to the bit for equal numbers of threads.
+    """
+
+    seed: int = Field(default=0, ge=0)
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=2, ge=1)
+    micro_batch: int = Field(default=0, ge=0)
+    encoder: EncoderSettings = EncoderSettings()
+    teachers: dict[str, TeacherSettings] = Field(default_factory=dict)
+    projector_hidden: int = Field(default=512, ge=1)
+    data: DataSettings = DataSettings()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimSettings = OptimSettings()
+    amp: Literal["off", "bf16"] = "off"
+    checkpoint_every: int = Field(default=200, ge=1)
+    validate_every: int = Field(default=0, ge=0)
+    max_bad_steps: int = Field(default=5, ge=1)
+    threads: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        for name, teacher in self.teachers.items():
+            if teacher.end is not None and teacher.end <= teacher.start:
+                raise ValueError(f"teacher {name} ends at epoch {teacher.end:g}, before it starts at {teacher.start:g}")
+            if teacher.l1 == 0 and teacher.l2 == 0:
+                raise ValueError(f"teacher {name} has l1 = l2 = 0: nothing to match")
+        if self.teachers and not any(t.start == 0 and t.weight > 0 for t in self.teachers.values()):
+            raise ValueError("no teacher is active in the first epoch; let one start at 0 with a positive weight")
+        return self

@@ -1,0 +1,95 @@
+"""From stores, a manifest and a config to what the trainer takes: opened scenes and the bases of their teachers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from chorus_common.manifest import Manifest
+
+from chorus_common.cache import SceneCache
+from chorus_common.errors import CacheError, ConfigError
+from chorus_common.standardise import TeacherBasis
+from stage2_distill.data.dataset import SceneEntry
+
+Found = tuple[str, str, Path]
+Warn = Callable[[str], None]
+
+
+def find_scenes(stores: Sequence[Path], manifest: Path | None, split: str | None, warn: Warn) -> list[Found]:
+    """(data set, scene id, store path) of the scenes to use, sorted by data set and id.
+
+    Without a manifest these are all scenes of all stores; with one, its rows of `split` (None: all of them). Rows that
+    no store holds are reported to `warn` once; CacheError where none is held at all.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for store in stores:
+        if not store.is_dir():
+            raise CacheError(f"{store}: no such store; run chorus-stage1 run --store {store} first")
+        for path in sorted(store.glob("*/*.zarr")):
+            key = (path.parent.name, path.stem)
+            if key[1].startswith("."):  # an unfinished store of stage 1
+                continue
+            if key in found:
+                raise CacheError(f"scene {key[0]}/{key[1]} is in two stores: {found[key]} and {path}; remove one")
+            found[key] = path
+    if manifest is None:
+        if split is not None:
+            raise ConfigError(f"--split {split} needs --manifest, which says which scenes are in it")
+        wanted = sorted(found)
+    else:
+        rows = Manifest.read(manifest).select(split=split) if split is not None else Manifest.read(manifest)
+        wanted = sorted({(row.dataset, row.scene_id) for row in rows})
+        if not wanted:
+            raise ConfigError(f"{manifest}: no scene in split '{split}'")
+    missing = [key for key in wanted if key not in found]
+    if len(missing) == len(wanted):
+        raise CacheError(
+            f"{', '.join(map(str, stores))}: holds none of the {len(wanted)} wanted scenes; run chorus-stage1 run first"
+        )
+    if missing:
+        name = "/".join(missing[0])
+        warn(f"warning: {len(missing)} of {len(wanted)} scenes are not in the store (first: {name}) and are left out")
+    return [(*key, found[key]) for key in wanted if key in found]
+
+
+def open_scenes(found: Iterable[Found]) -> list[SceneEntry]:
+    """Every scene's store, checked on opening; CacheError names the first that cannot be used."""
+    entries = []
+    for dataset, scene_id, path in found:
+        cache = SceneCache.open(path)
+        entries.append(SceneEntry(dataset, scene_id, cache.fingerprint, cache))
+    return entries
+
+
+def read_bases(stores: Sequence[Path], scenes: Sequence[SceneEntry], wanted: Iterable[str]) -> dict[str, TeacherBasis]:
+    """Bases of the `wanted` teachers (none named: all dense teachers of the scenes), by name.
+
+    Raises ConfigError for a teacher that no scene has, and CacheError where stores disagree about a teacher's basis:
+    their targets would live in different spaces.
+    """
+    present = sorted({name for scene in scenes for name in scene.store.dense_teachers})
+    names = sorted(wanted) or present
+    for name in names:
+        if name not in present:
+            near = difflib.get_close_matches(name, present, n=1, cutoff=0.0)
+            hint = f"; did you mean '{near[0]}'?" if near else "; the stores hold no dense teacher"
+            raise ConfigError(f"no scene has features of teacher '{name}'{hint}")
+    bases: dict[str, TeacherBasis] = {}
+    for name in names:
+        for store in stores:
+            path = store / "bases" / f"{name}.safetensors"
+            if not path.exists():
+                continue
+            basis = TeacherBasis.load(path)
+            if name in bases and bases[name].fingerprint != basis.fingerprint:
+                raise CacheError(
+                    f"{path}: teacher {name} has another basis here than in {stores[0]}; calibrate both stores alike"
+                )
+            bases[name] = basis
+        if name not in bases:
+            raise CacheError(
+                f"{stores[0] / 'bases' / f'{name}.safetensors'}: no such basis; run chorus-stage1 calibrate"
+            )
+    return bases

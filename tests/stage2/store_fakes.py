@@ -1,0 +1,120 @@
+"""Made-up scene stores in memory, for training code: small rooms whose features follow from colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
+from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.standardise import Moments, TeacherBasis, phi_s
+from stage2_distill.data.dataset import SceneEntry
+
+GRID = CellGrid(width=64, height=48, cell=8)
+
+
+@dataclass
+class MemoryStore:
+    """What `SceneCache` offers training, held in arrays."""
+
+    gaussians: GaussianScene
+    index: LiftingIndex
+    cells: dict[str, NDArray[np.float32]]
+    reads: list[str] = field(default_factory=list)
+    fingerprint: str = "made-up"
+
+    @property
+    def dense_teachers(self) -> tuple[str, ...]:
+        return tuple(self.cells)
+
+    def scene(self) -> GaussianScene:
+        return self.gaussians
+
+    def lifting(self, rows: slice | None = None) -> LiftingIndex:
+        a, b, _ = (rows or slice(None)).indices(len(self.index))
+        return self.index.row_slice(a, b)
+
+    def features(self, name: str, views: Any = None) -> NDArray[np.float32]:
+        self.reads.append(name)
+        return self.cells[name] if views is None else self.cells[name][np.asarray(views)]
+
+    def evidence(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        return self.index.evidence()
+
+
+def random_scene(rng: np.random.Generator, n: int, name: str = "room", side: float = 2.0) -> GaussianScene:
+    """Gaussians of a few colours in a box of `side` metres."""
+    palette = rng.random((5, 3))
+    kind = rng.integers(5, size=n)
+    return GaussianScene(
+        means=(rng.random((n, 3)) * side).astype(np.float32),
+        quats=canonical_quats(rng.standard_normal((n, 4))),
+        scales=np.exp(rng.uniform(-4, -2, (n, 3))).astype(np.float32),
+        opacities=rng.uniform(0.1, 0.9, n).astype(np.float32),
+        colors=np.clip(palette[kind] + rng.normal(0, 0.03, (n, 3)), 0, 1).astype(np.float32),
+        labels=kind.astype(np.int32),
+        name=name,
+    )
+
+
+def make_store(
+    rng: np.random.Generator, n: int = 400, views: int = 4, teachers: dict[str, int] | None = None, name: str = "room"
+) -> MemoryStore:
+    """A store of `n` Gaussians, each hit by a few cells of most views; cell features follow the Gaussians' colours."""
+    scene = random_scene(rng, n, name)
+    hits = []
+    for _ in range(views):
+        seen = np.flatnonzero(rng.random(n) < 0.7)
+        pairs = np.unique(np.stack([rng.integers(GRID.cells, size=3 * len(seen)), np.repeat(seen, 3)], 1), axis=0)
+        hits.append(
+            CellHits(
+                pairs[:, 0].astype(np.int32),
+                pairs[:, 1].astype(np.int32),
+                rng.uniform(0.1, 2, len(pairs)).astype(np.float32),
+            )
+        )
+    index = LiftingIndex.build(hits, scene.means, GRID)
+    ordered = scene.select(index.order)
+    seen_colors = index.render(ordered.colors)[0]  # [V * cells, 3]
+    cells = {}
+    for teacher, channels in (teachers or {"text": 8, "dense": 12}).items():
+        mix = np.random.default_rng(channels).standard_normal((3, channels))
+        flat = np.tanh((seen_colors - 0.5) @ mix * 3)
+        flat = flat + 0.01 * rng.standard_normal(flat.shape)
+        cells[teacher] = flat.astype(np.float32).reshape(views, GRID.rows, GRID.cols, channels)
+    return MemoryStore(ordered, index, cells)
+
+
+def make_bases(entries: list[SceneEntry]) -> dict[str, TeacherBasis]:
+    """A basis per teacher (the stores' features count as already standardised; only widths and fingerprints matter)."""
+    bases = {}
+    for name in sorted({n for e in entries for n in e.store.dense_teachers}):
+        tokens = np.concatenate(
+            [
+                e.store.features(name).reshape(-1, e.store.features(name).shape[-1])
+                for e in entries
+                if name in e.store.dense_teachers
+            ]
+        )
+        bases[name] = phi_s(Moments.of(tokens), spec=f"made-up:{name}")
+    return bases
+
+
+def make_entries(seed: int = 0, scenes: int = 3, **settings: Any) -> list[SceneEntry]:
+    """Scene entries of a made-up data set."""
+    rng = np.random.default_rng(seed)
+    entries = []
+    for i in range(scenes):
+        name = f"room{i}"
+        entries.append(SceneEntry("made-up", name, f"fp{seed}-{i}", make_store(rng, name=name, **settings)))
+    return entries
+
+
+def write_bases(folder: Path, bases: dict[str, TeacherBasis]) -> None:
+    """Bases as a store keeps them."""
+    for name, basis in bases.items():
+        basis.save(folder / "bases" / f"{name}.safetensors")
