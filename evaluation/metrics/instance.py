@@ -2,16 +2,18 @@
 
 Source of the rules: ScanNet BenchmarkScripts/3d_evaluation/evaluate_semantic_instance.py. In short:
 
-- A prediction is a mask, a class and a confidence. Masks under `min_region_size` vertices, or of a class outside the label space, are
-  dropped.
-- Ground-truth instances under that size neither ask for a match nor punish one: what they share with a prediction counts as ignored, like
-  void.
-- Per overlap threshold (strict >), ground truths take predictions of their class greedily in the order in which they were given. A second
-  match of the same ground truth makes a false positive of the lower confidence and leaves the prediction free for others.
+- A prediction is a mask, a class and a confidence. Masks under `min_region_size` vertices, or of a class outside the
+  label space, are dropped.
+- Ground-truth instances under that size neither ask for a match nor punish one: what they share with a prediction
+  counts as ignored, like void.
+- Per overlap threshold (strict >), ground truths take predictions of their class greedily in the order in which they
+  were given. A second match of the same ground truth makes a false positive of the lower confidence and leaves the
+  prediction free for others.
 - A prediction without a match is a false positive unless more than the threshold of its vertices are ignored.
 - AP is the area under the step curve of precision over recall, by ScanNet's convolution with (-0.5, 0, 0.5).
 
-AP = mean over overlaps 0.50, 0.55, ..., 0.90; AP50 and AP25 are single overlaps. A class without ground truth is NaN and left out of means.
+AP = mean over overlaps 0.50, 0.55, ..., 0.90; AP50 and AP25 are single overlaps. A class without ground truth is NaN
+and left out of means.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ Masks = Any  # see `mask_rows`
 #: The official thresholds, with the official rounding (np.arange), as `>` is strict.
 OVERLAPS: F64 = np.append(np.arange(0.5, 0.95, 0.05), 0.25)
 
-#: Cells of the (mask, group) table and mask indices of one pass: they bound the memory of a scene whatever the number of masks, and a pass
-#: of this size stays in a processor's second-level cache.
+#: Cells of the (mask, group) table and mask indices of one pass: they bound the memory of a scene whatever the number
+#: of masks, and a pass of this size stays in a processor's second-level cache.
 _TABLE_CELLS = 1 << 20
 _PASS_INDICES = 1 << 16
 
@@ -56,7 +58,8 @@ def mask_rows(masks: Masks, n_vertices: int, *, who: str = "scene") -> Iterator[
     """Vertex indices of each mask, one at a time.
 
     Args:
-        masks: `PackedMasks`; a scipy sparse matrix [P, V]; a dense array [P, V] (non-zero = in the mask); or a sequence of P index arrays.
+        masks: `PackedMasks`; a scipy sparse matrix [P, V]; a dense array [P, V] (non-zero = in the mask); or a sequence
+            of P index arrays.
         n_vertices: V.
     """
     if isinstance(masks, PackedMasks):
@@ -92,7 +95,8 @@ def mask_rows(masks: Masks, n_vertices: int, *, who: str = "scene") -> Iterator[
 class _SceneMatches:
     """All that AP needs of one scene: small arrays, whatever the number of vertices.
 
-    Ground truths sorted by (class, instance id), predictions in the given order, pairs of the same class sorted by (gt, prediction).
+    Ground truths sorted by (class, instance id), predictions in the given order, pairs of the same class sorted by (gt,
+    prediction).
     """
 
     gt_class: I64
@@ -110,7 +114,8 @@ class InstanceEvaluator:
     """Collects scenes, then computes AP, AP50 and AP25.
 
     Args:
-        class_names: K names of the classes to evaluate; ScanNet leaves out wall and floor: give their vertices class -1 (void).
+        class_names: K names of the classes to evaluate; ScanNet leaves out wall and floor: give their vertices class -1
+            (void).
         overlaps: IoU thresholds, official by default.
         min_region_size: vertices; smaller predictions are dropped, smaller ground truths are ignored.
     """
@@ -138,10 +143,11 @@ class InstanceEvaluator:
             pred_labels: [P] class index; outside [0, K) = not evaluated, dropped as in the official script.
             pred_scores: [P] confidence.
             gt_labels: [V] class index, -1 = void.
-            gt_instances: [V] instance id, negative = void. Vertices of one id with different classes are different instances, as in the
-                official ids (class * 1000 + instance).
+            gt_instances: [V] instance id, negative = void. Vertices of one id with different classes are different
+                instances, as in the official ids (class * 1000 + instance).
 
-        Raises MetricError naming `who` on lengths that differ, indices out of range or repeated within a mask, and scores that are NaN.
+        Raises MetricError naming `who` on lengths that differ, indices out of range or repeated within a mask, and
+        scores that are NaN.
         """
         gt_labels, gt_instances = np.asarray(gt_labels), np.asarray(gt_instances)
         labels = np.asarray(pred_labels, dtype=np.int64).reshape(-1)
@@ -175,7 +181,7 @@ class InstanceEvaluator:
                 pair_gt[order],
                 pair_pred[order],
                 shared[order],
-            )  # fmt: skip
+            )
         )
         return self
 
@@ -256,9 +262,9 @@ def step_areas(bounds, scores, is_true, n_gt, n_pred):  # type: ignore[no-untype
         scores, is_true: confidence of every true and false positive, and which it is.
         n_gt, n_pred [K]: ground truths that ask for a match, and predictions. No ground truth: NaN; no prediction: 0.
 
-    A point of the curve per distinct confidence (ties enter together), closed by the artificial point (precision 1, recall 0); the step
-    width of a point is half the distance between its two neighbours' recalls (np.convolve(recall, [-0.5, 0, 0.5]) with the first recall
-    doubled and a 0 behind the last).
+    A point of the curve per distinct confidence (ties enter together), closed by the artificial point (precision 1,
+    recall 0); the step width of a point is half the distance between its two neighbours' recalls (np.convolve(recall,
+    [-0.5, 0, 0.5]) with the first recall doubled and a 0 behind the last).
     """
     k = n_gt.shape[0]
     result = np.empty(k)
@@ -267,7 +273,8 @@ def step_areas(bounds, scores, is_true, n_gt, n_pred):  # type: ignore[no-untype
             result[c] = np.nan
             continue
         area = 0.0
-        # From the highest confidence down: `right` of `kept` predictions are true. Recalls of the two points above the current one.
+        # From the highest confidence down: `right` of `kept` predictions are true. Recalls of the two points above the
+        # current one.
         above, two_above = 0.0, 0.0
         precision_above = 1.0
         right = 0
@@ -287,7 +294,9 @@ def step_areas(bounds, scores, is_true, n_gt, n_pred):  # type: ignore[no-untype
 
 
 def from_official_ids(gt_ids: NDArray[np.integer], class_ids: Sequence[int]) -> tuple[I64, I64]:
-    """(labels, instances) [V] of ScanNet's ids (class id * 1000 + instance); classes outside `class_ids` become void."""
+    """(labels, instances) [V] of ScanNet's ids (class id * 1000 + instance); classes outside `class_ids` become
+    void.
+    """
     ids = np.asarray(gt_ids, dtype=np.int64)
     table = np.full(max(int(ids.max(initial=0)) // 1000, *class_ids) + 1, -1, dtype=np.int64)
     table[np.asarray(class_ids)] = np.arange(len(class_ids))
@@ -342,8 +351,8 @@ def _assign_groups(labels, instances, rank, group, sizes):  # type: ignore[no-un
 def _tally(indices, bounds, group, stamp, first, table):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Count the groups of the masks indices[bounds[j] : bounds[j + 1]] into `table` [masks, G + 1] (last = void).
 
-    Returns (mask, problem): problem 0 none, 1 an index out of range, 2 one that repeats. `first` is the number of the first mask here, so
-    that one `stamp` [V], filled with -1, serves all passes.
+    Returns (mask, problem): problem 0 none, 1 an index out of range, 2 one that repeats. `first` is the number of the
+    first mask here, so that one `stamp` [V], filled with -1, serves all passes.
     """
     n, void = group.shape[0], table.shape[1] - 1
     for j in range(bounds.shape[0] - 1):
@@ -369,7 +378,9 @@ def _tally(indices, bounds, group, stamp, first, table):  # type: ignore[no-unty
 
 
 def _count_pairs(masks: Masks, labels: I64, group: I32, gt_class: I64, who: str) -> tuple[I64, I64, I64, I64, I64]:
-    """Sizes [P], void counts [P], and the (prediction, ground truth, shared vertices) pairs of equal class with a shared vertex."""
+    """Sizes [P], void counts [P], and the (prediction, ground truth, shared vertices) pairs of equal class with a
+    shared vertex.
+    """
     p, g, n = len(labels), len(gt_class), len(group)
     sizes, void = np.zeros(p, np.int64), np.zeros(p, np.int64)
     rows_per_pass = max(1, _TABLE_CELLS // (g + 1))
@@ -437,8 +448,8 @@ def _concatenate(scenes: Sequence[_SceneMatches]) -> _SceneMatches:
 def _match(starts, pair_pred, iou, score, counted, threshold):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Greedy matching at one overlap.
 
-    starts [G + 1] into the pairs, which are in the order (ground truth, prediction). Returns the best score and a flag per ground truth,
-    and the false positives that second matches leave (prediction index for its class, score).
+    starts [G + 1] into the pairs, which are in the order (ground truth, prediction). Returns the best score and a flag
+    per ground truth, and the false positives that second matches leave (prediction index for its class, score).
     """
     n_gt = starts.shape[0] - 1
     visited = np.zeros(score.shape[0], np.bool_)

@@ -1,7 +1,9 @@
-"""Semantic segmentation: one confusion matrix, one definition of every metric, published variants under their own names.
+"""Semantic segmentation: one confusion matrix, one definition of every metric, published variants under their own
+names.
 
-The matrix has a row per class of the ground truth and a column per class of the prediction, plus a last column for "no prediction".
-Points without ground truth are left out of it; points without a prediction stay in and cost their class a false negative.
+The matrix has a row per class of the ground truth and a column per class of the prediction, plus a last column for "no
+prediction". Points without ground truth are left out of it; points without a prediction stay in and cost their class a
+false negative.
 """
 
 from __future__ import annotations
@@ -100,8 +102,9 @@ class ConfusionMatrix:
 
     Args:
         class_names: K distinct names; a class index is a position in it.
-        excluded: names that the foreground means (f-mIoU, f-mAcc) leave out. They stay in the data and in the label set: a chair
-            called wall is still a false negative of chair. Names that are not in `class_names` are ignored (ScanNet20 has no ceiling).
+        excluded: names that the foreground means (f-mIoU, f-mAcc) leave out. They stay in the data and in the label
+            set: a chair called wall is still a false negative of chair. Names that are not in `class_names` are ignored
+                (ScanNet20 has no ceiling).
         groups: name -> class names, e.g. head, common, tail of ScanNet200; each gets its own means.
     """
 
@@ -201,7 +204,9 @@ def _iou(matrix: ConfusionMatrix) -> F64:
 
 
 def chorus(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
-    """Ours: means over the classes that the ground truth holds; a point without prediction is wrong in IoU and in accuracy."""
+    """Ours: means over the classes that the ground truth holds; a point without prediction is wrong in IoU and in
+    accuracy.
+    """
     present = matrix.truth > 0
     return (
         np.where(present, _iou(matrix), np.nan),
@@ -211,12 +216,16 @@ def chorus(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
 
 
 def scannet(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
-    """ScanNet BenchmarkScripts evaluate_semantic_label.py (`get_iou`): NaN only where neither truth nor prediction has the class."""
+    """ScanNet BenchmarkScripts evaluate_semantic_label.py (`get_iou`): NaN only where neither truth nor prediction has
+    the class.
+    """
     return _iou(matrix), _ratio(matrix.correct, matrix.truth), _share(matrix.correct, matrix.truth)
 
 
 def scenesplat_hook(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
-    """SceneSplat zero-shot hook (pointcept/engines/hooks/evaluator.py): as ours, but points without prediction are not in the accuracy."""
+    """SceneSplat zero-shot hook (pointcept/engines/hooks/evaluator.py): as ours, but points without prediction are not
+    in the accuracy.
+    """
     present = matrix.truth > 0
     answered = matrix.truth - matrix.unpredicted
     # A class whose points all lack a prediction has accuracy 0 there, not NaN: it is present.
@@ -229,13 +238,15 @@ def scenesplat_hook(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
 
 
 def scenesplat_tester(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
-    """SceneSplat zero-shot tester (pointcept/engines/test.py): IoU over classes with a union (one only predicted counts 0), accuracy over
-    classes with ground truth, full denominators."""
+    """SceneSplat zero-shot tester (pointcept/engines/test.py): IoU over classes with a union (one only predicted counts
+    0), accuracy over classes with ground truth, full denominators."""
     return scannet(matrix)
 
 
 def pointcept_tester(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
-    """Pointcept SemSegTester (pointcept/engines/test.py): plain mean over all K classes, I / (U + 1e-10), so an absent class counts 0."""
+    """Pointcept SemSegTester (pointcept/engines/test.py): plain mean over all K classes, I / (U + 1e-10), so an absent
+    class counts 0.
+    """
     union = matrix.truth + matrix.predicted - matrix.correct
     return (
         matrix.correct / (union + 1e-10),
@@ -255,7 +266,9 @@ DEFINITIONS: dict[str, Callable[[ConfusionMatrix], tuple[F64, F64, float]]] = {
 
 
 def _compiled_dtype(ids: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The ids in a form that the counting kernel takes without a new compilation per odd dtype; int32 and int64 pass untouched."""
+    """The ids in a form that the counting kernel takes without a new compilation per odd dtype; int32 and int64 pass
+    untouched.
+    """
     if ids.dtype in (np.dtype(np.int32), np.dtype(np.int64)):
         return np.ascontiguousarray(ids)
     if ids.dtype.kind == "u" and ids.size and int(ids.max()) > np.iinfo(np.int64).max:

@@ -1,7 +1,8 @@
-"""Metrics against the official algorithms, written plainly: numpy passes per class, dense vertex masks per (prediction, ground truth) pair.
+"""Metrics against the official algorithms, written plainly: numpy passes per class, dense vertex masks per (prediction,
+ground truth) pair.
 
-The size is ScanNet200's validation set: 150,000 vertices per scene, 200 classes. Both sides see the same scenes and must agree; a few scenes
-are enough, as both cost the same for every scene.
+The size is ScanNet200's validation set: 150,000 vertices per scene, 200 classes. Both sides see the same scenes and
+must agree; a few scenes are enough, as both cost the same for every scene.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def evaluate(scenes: list[Any], form: str = "indices", min_region: int = 100) ->
 
 @st.composite
 def scenes(draw: st.DrawFn) -> list[Any]:
-    """Scenes of runs of vertices: ground truths and masks are intervals, so that nesting, duplicates, ties and near-threshold overlaps are common."""
+    """Scenes of runs of vertices: ground truths and masks are intervals, so that nesting, duplicates, ties and
+    near-threshold overlaps are common.
+    """
     result = []
     for _ in range(draw(st.integers(1, 3))):
         n = draw(st.integers(0, 60))

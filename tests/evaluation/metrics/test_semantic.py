@@ -63,7 +63,8 @@ def test_definitions_differ_only_as_documented(case: tuple[int, np.ndarray, np.n
 
 
 def test_the_definitions_by_hand() -> None:
-    # a: 4 points, 2 right, 1 without prediction, 1 called b. b: none in the truth. c: 2 points, both right. One void point called a.
+    # a: 4 points, 2 right, 1 without prediction, 1 called b. b: none in the truth. c: 2 points, both right. One void
+    # point called a.
     truth = np.array([0, 0, 0, 0, 2, 2, -1])
     prediction = np.array([0, 0, -1, 1, 2, 2, 0])
     matrix = ConfusionMatrix(["a", "b", "c", "d"]).add(truth, prediction)

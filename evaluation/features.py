@@ -1,0 +1,178 @@
+"""Where per-Gaussian features come from: the student, the lifted teacher, or files. All in a text-aligned teacher's own
+space.
+
+A source opens one scene at a time and hands out features by row ranges, so that a scene with 10^6 Gaussians and 10^3
+channels never lies in memory as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stage2_distill.encode import encode_scene
+
+from chorus_common.cache import SceneCache
+from chorus_common.errors import ConfigError
+from chorus_common.lifting import LiftingIndex
+from chorus_common.scene import GaussianScene
+from chorus_common.standardise import TeacherBasis
+from chorus_common.text import TextEncoder, load_text_encoder
+from evaluation.metrics.semantic import MetricError
+from stage2_distill.student import Student
+
+F32 = NDArray[np.float32]
+
+#: Gaussians per pass.
+PASS = 1 << 15
+
+
+class SceneFeatures(Protocol):
+    """Features of one scene's Gaussians, in the cache's row order."""
+
+    def rows(self, start: int, stop: int) -> F32:
+        """[stop - start, C]; a row of zeros = nothing is known about that Gaussian."""
+        ...
+
+
+class FeatureSource(Protocol):
+    """Something that has features for scenes."""
+
+    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
+        """Features of `scene`, which is `cache.scene()`; errors name `who`."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudentFeatures:
+    """What the student predicts for teacher `teacher`: projector, then inverse PHI-S. Every Gaussian has a feature."""
+
+    student: Student
+    teacher: str
+
+    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
+        return _StudentScene(self.student, self.teacher, encode_latent(self.student.encoder, scene))
+
+
+@dataclass(frozen=True)
+class _StudentScene:
+    student: Student
+    teacher: str
+    latent: F32
+
+    def rows(self, start: int, stop: int) -> F32:
+        weights = next(self.student.parameters())
+        with torch.inference_mode():
+            part = torch.from_numpy(np.ascontiguousarray(self.latent[start:stop])).to(weights.device)
+            return self.student.to_teacher_space(self.teacher, part).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class LiftedTeacher:
+    """The teacher's own features, lifted from the cache: W F2 / W 1, inverse PHI-S. Gaussians that no view sees are
+    rows of zeros.
+
+    PHI-S is affine and lifting is a weighted mean, so they commute.
+    """
+
+    teacher: str
+    basis: TeacherBasis
+
+    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
+        if self.teacher not in cache.dense_teachers:
+            raise ConfigError(
+                f"{who}: the cache has no teacher '{self.teacher}'; it has {', '.join(cache.dense_teachers)}"
+            )
+        stored = cache.attributes.dense_teachers[self.teacher].basis
+        if stored != self.basis.fingerprint:
+            raise ConfigError(
+                f"{who}: teacher '{self.teacher}' was standardised with another basis; calibrate and run stage 1 again"
+            )
+        return _LiftedScene(self.basis, cache.lifting(), cache.features(self.teacher))
+
+
+class _LiftedScene:
+    def __init__(self, basis: TeacherBasis, index: LiftingIndex, features: F32) -> None:
+        self._basis, self._index = basis, index
+        self._cells = features.reshape(-1, features.shape[-1])  # [V * cells, C]
+
+    def rows(self, start: int, stop: int) -> F32:
+        sums, weight = self._index.lift(self._cells, rows=slice(start, stop))
+        known = weight > 0
+        lifted = np.zeros((len(sums), self._basis.channels), dtype=np.float32)
+        lifted[known] = self._basis.inverse(sums[known] / weight[known, None])
+        return lifted
+
+
+@dataclass(frozen=True)
+class FeatureFiles:
+    """One `<scene_id>.npy` [N, C] per scene, rows in the order of the scene's source file (or
+    `<dataset>/<scene_id>.npy`).
+    """
+
+    folder: Path
+    channels: int
+
+    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
+        dataset, scene_id = cache.attributes.dataset, cache.attributes.scene_id
+        paths = [self.folder / dataset / f"{scene_id}.npy", self.folder / f"{scene_id}.npy"]
+        path = next((p for p in paths if p.is_file()), None)
+        if path is None:
+            raise ConfigError(f"{who}: neither {paths[0]} nor {paths[1]} exists")
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise MetricError(f"{path}: not a readable .npy file ({error})") from None
+        if values.ndim != 2 or values.shape[1] != self.channels or values.dtype.kind != "f":
+            raise MetricError(
+                f"{path}: holds {values.dtype} {list(values.shape)}, expected floats [N, {self.channels}]"
+            )
+        # A scene may have been pruned since (source_ids then has gaps), but a file shorter or longer than an unpruned
+        # scene is another's.
+        source = scene.source_ids
+        pruned = int(source.max()) + 1 != len(source)
+        if len(values) <= source.max() or (not pruned and len(values) != len(source)):
+            raise MetricError(f"{path}: has {len(values)} rows, the scene {who} has {int(source.max()) + 1} Gaussians")
+        return _FileScene(values, source, path)
+
+
+@dataclass(frozen=True)
+class _FileScene:
+    values: NDArray[np.floating]
+    source: NDArray[np.int64]
+    path: Path
+
+    def rows(self, start: int, stop: int) -> F32:
+        part = np.asarray(self.values[self.source[start:stop]], dtype=np.float32)
+        if not np.isfinite(part).all():
+            raise MetricError(f"{self.path}: holds values that are not finite")
+        return part
+
+
+def encode_latent(encoder: torch.nn.Module, scene: GaussianScene) -> F32:
+    """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy."""
+    encoder.eval()
+    with torch.inference_mode():
+        latent = encode_scene(encoder, scene)
+    return latent.float().cpu().numpy() if isinstance(latent, torch.Tensor) else np.asarray(latent, dtype=np.float32)
+
+
+def text_aligned_teacher(specs: dict[str, str], wanted: str | None) -> tuple[str, TextEncoder]:
+    """Name and text encoder of the teacher to ask: `wanted`, or the first by name that has a text side.
+
+    specs: teacher name -> spec. Raises ConfigError where there is none, or `wanted` has no text side.
+    """
+    if wanted is not None and wanted not in specs:
+        raise ConfigError(f"no teacher '{wanted}'; known: {', '.join(specs) or 'none'}")
+    problems = []
+    for name in [wanted] if wanted is not None else sorted(specs):
+        try:
+            return name, load_text_encoder(specs[name])
+        except ConfigError as error:
+            problems.append(str(error))
+    reason = problems[0] if problems else "zero-shot needs one"
+    raise ConfigError(f"no text-aligned teacher among {', '.join(specs) or 'none'}: {reason}")

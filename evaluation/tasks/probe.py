@@ -1,0 +1,195 @@
+"""Linear probe: how much of the classes lies linearly in an encoder's features.
+
+The encoder is frozen for true: eval mode (no drop path, running statistics), no gradients; published probes that only
+switch the gradients off leave drop path on. On its output, standardised per channel by the training scenes' mean and
+deviation, one linear layer is fitted: softmax cross-entropy plus a small L2 term. That problem is convex, so L-BFGS
+finds its one optimum and there is no learning rate, schedule or seed of the head that a number could depend on.
+
+`random` is the same architecture with seeded random weights and the same fit: what the architecture and its inputs give
+away by themselves.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.optimize import minimize
+
+from chorus_common.config import Config
+from chorus_common.errors import CacheError, one_line
+from chorus_common.progress import progress
+from evaluation.features import encode_latent
+from evaluation.metrics.semantic import ConfusionMatrix
+from evaluation.scenes import EvalScene, Selection
+from evaluation.tasks.zero_shot import score_row
+from stage2_distill.encoder import Encoder
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+#: Rows per matrix product: bounds memory at rows x (channels + classes).
+_PASS = 1 << 15
+
+
+class ProbeConfig(Config):
+    """How the linear layer is fitted.
+
+    points_per_scene: labelled Gaussians drawn from each training scene, without replacement. balance: "plain" counts
+    every Gaussian once, "balanced" gives every class the same total weight. l2: weight of |W|^2 / 2 beside the mean
+    loss. seed: of the draw and of the random encoder.
+    """
+
+    points_per_scene: int = Field(default=4096, ge=1)
+    balance: Literal["plain", "balanced"] = "plain"
+    l2: float = Field(default=1e-4, ge=0)
+    iterations: int = Field(default=300, ge=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """logits = (x - mean) / deviation @ weight + bias; mean, deviation [D], weight [D, K], bias [K]."""
+
+    mean: F32
+    deviation: F32
+    weight: F32
+    bias: F32
+
+    def predict(self, features: F32) -> NDArray[np.int32]:
+        """Class [N] of the greatest logit; ties to the lowest class."""
+        classes = np.empty(len(features), dtype=np.int32)
+        for start in range(0, len(features), _PASS):
+            x = (features[start : start + _PASS] - self.mean) / self.deviation
+            classes[start : start + _PASS] = (x @ self.weight + self.bias).argmax(axis=1)
+        return classes
+
+
+def fit_linear(features: F32, labels: NDArray[np.integer], n_classes: int, config: ProbeConfig) -> LinearHead:
+    """The optimum of the probe's loss on features [N, D] and labels [N] in [0, K)."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = features.std(axis=0, dtype=np.float64)
+    deviation = np.where(
+        deviation > 1e-6 * max(deviation.max(initial=0.0), 1e-30), deviation, 1.0
+    )  # a constant channel says nothing
+    x = ((features - mean) / deviation).astype(np.float32)
+    counts = np.bincount(labels, minlength=n_classes)
+    per_class = np.ones(n_classes) if config.balance == "plain" else 1.0 / np.maximum(counts, 1)
+    weights = per_class[labels]
+    weights /= weights.sum()
+    d = x.shape[1]
+
+    def loss_and_gradient(flat: F64) -> tuple[float, F64]:
+        w, b = flat[: d * n_classes].reshape(d, n_classes), flat[d * n_classes :]
+        w32, b32 = w.astype(np.float32), b.astype(np.float32)
+        loss, grad_w, grad_b = 0.5 * config.l2 * float((w * w).sum()), config.l2 * w, np.zeros(n_classes)
+        for start in range(0, len(x), _PASS):
+            rows = slice(start, start + _PASS)
+            part, y, share = x[rows], labels[rows], weights[rows]
+            logits = part @ w32 + b32
+            logits -= logits.max(axis=1, keepdims=True)
+            at = np.arange(len(part))
+            right = logits[at, y].astype(np.float64)
+            np.exp(logits, out=logits)
+            total = logits.sum(axis=1, dtype=np.float64)
+            loss += float(share @ (np.log(total) - right))
+            logits /= total[:, None].astype(np.float32)
+            logits[at, y] -= 1.0
+            logits *= share[:, None].astype(np.float32)
+            grad_w = grad_w + part.T @ logits
+            grad_b += logits.sum(axis=0, dtype=np.float64)
+        return loss, np.concatenate([grad_w.reshape(-1), grad_b])
+
+    start = np.zeros((d + 1) * n_classes)
+    options = {"maxiter": config.iterations, "ftol": 1e-9, "gtol": 1e-6, "maxcor": 20}
+    flat = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options).x.astype(np.float32)
+    return LinearHead(
+        mean.astype(np.float32),
+        deviation.astype(np.float32),
+        flat[: d * n_classes].reshape(d, n_classes),
+        flat[d * n_classes :],
+    )
+
+
+def random_twin(encoder: Encoder, seed: int) -> Encoder:
+    """The same architecture on the same device with random weights of `seed`; the global generator is left as it
+    was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = Encoder(encoder.config)
+    return twin.to(next(encoder.parameters()).device).eval()
+
+
+def probe(
+    train: Selection, val: Selection, class_names: tuple[str, ...], encoder: Encoder, config: ProbeConfig
+) -> dict[str, Any]:
+    """Fit on `train`, score on `val`, for the trained encoder and for its random twin.
+
+    Returns {"rows": {"trained": scores, "random": scores}, "per_scene": {scene: {"trained": ..., "random": ...}}, ...}.
+    """
+    rows: dict[str, Any] = {}
+    per_scene: dict[str, Any] = {}
+    for name, candidate in (("trained", encoder), ("random", random_twin(encoder, config.seed))):
+        head, n_train = _fit_on(train, candidate, len(class_names), config, name)
+        total = ConfusionMatrix(class_names)
+        with progress(len(val.scenes), f"probe {name}: scoring") as report:
+            for scene in list(val.scenes):
+                loaded = _load(val, scene, candidate)
+                report.advance()
+                if loaded is None:
+                    continue
+                features, labels = loaded
+                matrix = ConfusionMatrix(class_names).add(labels, head.predict(features), who=scene.name)
+                total.merge(matrix)
+                scores = matrix.scores().as_dict()
+                per_scene.setdefault(scene.name, {})[name] = {key: scores[key] for key in ("miou", "f_miou", "macc")}
+        if total.truth.sum() == 0:
+            raise CacheError("no scene with ground truth to evaluate the probe on")
+        rows[name] = {**score_row(total), "n_train": n_train}
+    return {"rows": rows, "per_scene": per_scene, "excluded": {**train.excluded, **val.excluded}}
+
+
+def _fit_on(
+    selection: Selection, encoder: Encoder, n_classes: int, config: ProbeConfig, name: str
+) -> tuple[LinearHead, int]:
+    features, labels = [], []
+    with progress(len(selection.scenes), f"probe {name}: reading training scenes") as report:
+        for scene in list(selection.scenes):
+            loaded = _load(selection, scene, encoder)
+            report.advance()
+            if loaded is None:
+                continue
+            x, y = loaded
+            # Drawn by the scene's own seed: leaving a scene out changes no other scene's draw.
+            rng = np.random.default_rng([config.seed, zlib.crc32(scene.name.encode())])
+            rows = np.flatnonzero(y >= 0)
+            if len(rows) > config.points_per_scene:
+                rows = np.sort(rng.choice(rows, config.points_per_scene, replace=False))
+            features.append(x[rows])
+            labels.append(y[rows].astype(np.int64))
+    if not features:
+        raise CacheError("no labelled scene to fit the probe on")
+    x, y = np.concatenate(features), np.concatenate(labels)
+    return fit_linear(x, y, n_classes, config), len(y)
+
+
+def _load(selection: Selection, scene: EvalScene, encoder: Encoder) -> tuple[F32, NDArray[np.int32]] | None:
+    """Encoder output [N, D] and labels [N] of a scene, or None with the scene moved to the excluded ones."""
+    try:
+        gaussians = scene.open().scene()
+    except CacheError as error:
+        selection.leave_out(scene, one_line(error), failed=True)
+        selection.scenes.remove(scene)
+        return None
+    if gaussians.labels is None or not (gaussians.labels >= 0).any():
+        selection.leave_out(scene, "no ground truth")
+        selection.scenes.remove(scene)
+        return None
+    return encode_latent(encoder, gaussians), gaussians.labels
