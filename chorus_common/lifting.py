@@ -38,7 +38,9 @@ class CellGrid:
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.cell) < 1:
-            raise ConfigError(f"cell grid {self.width}x{self.height} with cells of {self.cell} px: all three must be at least 1")
+            raise ConfigError(
+                f"cell grid {self.width}x{self.height} with cells of {self.cell} px: all three must be at least 1"
+            )
 
     @property
     def rows(self) -> int:
@@ -78,7 +80,9 @@ def morton_order(means: NDArray[np.floating]) -> I64:
     if len(points) == 0:
         return np.zeros(0, np.int64)
     if not np.isfinite(points).all():
-        raise SceneError(f"centre {int(np.argwhere(~np.isfinite(points).all(1))[0, 0])} is not finite; repair or prune the scene")
+        raise SceneError(
+            f"centre {int(np.argwhere(~np.isfinite(points).all(1))[0, 0])} is not finite; repair or prune the scene"
+        )
     low = points.min(0)
     side = float((points.max(0) - low).max()) or 1.0
     top = 2**MORTON_BITS - 1
@@ -112,13 +116,17 @@ class LiftingIndex:
 
     def __post_init__(self) -> None:
         if self.n_columns > np.iinfo(np.int32).max:
-            raise ConfigError(f"{self.n_views} views of {self.grid.cells} cells exceed 2^31 columns; use larger cells or fewer views")
+            raise ConfigError(
+                f"{self.n_views} views of {self.grid.cells} cells exceed 2^31 columns; use larger cells or fewer views"
+            )
         for key, dtype in (("order", np.int64), ("indptr", np.int64), ("columns", np.int32), ("weights", np.float32)):
             object.__setattr__(self, key, np.ascontiguousarray(getattr(self, key), dtype))
         rows, nnz = len(self.order), len(self.columns)
         fits = self.indptr.shape == (rows + 1,) and self.weights.shape == (nnz,)
         if not fits or self.indptr[0] != 0 or self.indptr[-1] != nnz or (np.diff(self.indptr) < 0).any():
-            raise SceneError(f"lifting index: {rows} rows, {nnz} columns and {len(self.weights)} weights do not fit their row pointers")
+            raise SceneError(
+                f"lifting index: {rows} rows, {nnz} columns and {len(self.weights)} weights do not fit their row pointers"
+            )
         if nnz and (self.columns.min() < 0 or self.columns.max() >= self.n_columns):
             raise SceneError(f"lifting index: columns outside 0..{self.n_columns - 1}")
 
@@ -128,10 +136,14 @@ class LiftingIndex:
         order = morton_order(means)
         n = len(order)
         for view, hits in enumerate(hits_per_view):
-            if len(hits) and not (0 <= hits.gaussian_ids.min() and hits.gaussian_ids.max() < n):
-                raise SceneError(f"view {view}: hits name Gaussians outside 0..{n - 1}; were they rendered from this scene?")
-            if len(hits) and not (0 <= hits.cells.min() and hits.cells.max() < grid.cells):
-                raise SceneError(f"view {view}: hits name cells outside 0..{grid.cells - 1}; were they rendered with this grid?")
+            if len(hits) and not (hits.gaussian_ids.min() >= 0 and hits.gaussian_ids.max() < n):
+                raise SceneError(
+                    f"view {view}: hits name Gaussians outside 0..{n - 1}; were they rendered from this scene?"
+                )
+            if len(hits) and not (hits.cells.min() >= 0 and hits.cells.max() < grid.cells):
+                raise SceneError(
+                    f"view {view}: hits name cells outside 0..{grid.cells - 1}; were they rendered with this grid?"
+                )
         row_of = np.empty(n, np.int64)
         row_of[order] = np.arange(n)
         counts = np.zeros(n + 1, np.int64)
@@ -140,7 +152,9 @@ class LiftingIndex:
         indptr = np.cumsum(counts)
         columns, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
         cursor = indptr[:-1].copy()
-        if len(hits_per_view) * grid.cells <= np.iinfo(np.int32).max:  # otherwise the constructor below says what is wrong
+        if (
+            len(hits_per_view) * grid.cells <= np.iinfo(np.int32).max
+        ):  # otherwise the constructor below says what is wrong
             for view, hits in enumerate(hits_per_view):
                 base = view * grid.cells
                 _scatter_hits(hits.cells, hits.gaussian_ids, hits.weights, row_of, base, cursor, columns, weights)
@@ -172,7 +186,9 @@ class LiftingIndex:
             raise ConfigError(f"column mask has shape {mask.shape}, the lifting index has {self.n_columns} columns")
         sums, weight = np.empty((end - begin, values.shape[1]), np.float32), np.empty(end - begin, np.float32)
         tasks = [
-            partial(_gather_sums, self.indptr, self.columns, self.weights, values, mask, masked, a, b, begin, sums, weight)
+            partial(
+                _gather_sums, self.indptr, self.columns, self.weights, values, mask, masked, a, b, begin, sums, weight
+            )
             for a, b in _balanced(self.indptr, begin, end)
         ]
         run_tasks(tasks, default_threads())
@@ -201,7 +217,11 @@ class LiftingIndex:
         b = max(a, b)
         i, j = self.indptr[a], self.indptr[b]
         return replace(
-            self, order=self.order[a:b], indptr=self.indptr[a : b + 1] - i, columns=self.columns[i:j], weights=self.weights[i:j]
+            self,
+            order=self.order[a:b],
+            indptr=self.indptr[a : b + 1] - i,
+            columns=self.columns[i:j],
+            weights=self.weights[i:j],
         )
 
     def select_views(self, views: Sequence[int] | NDArray[np.integer]) -> LiftingIndex:
@@ -220,10 +240,14 @@ class LiftingIndex:
         if a.grid != b.grid or not np.array_equal(a.order, b.order):
             raise SceneError("lifting indices of different scenes or cell grids cannot be joined")
         if a.n_columns + b.n_columns > np.iinfo(np.int32).max:
-            raise ConfigError(f"{a.n_views + b.n_views} views of {a.grid.cells} cells exceed 2^31 columns; use larger cells")
+            raise ConfigError(
+                f"{a.n_views + b.n_views} views of {a.grid.cells} cells exceed 2^31 columns; use larger cells"
+            )
         indptr = a.indptr + b.indptr
         columns, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-        _interleave(a.indptr, a.columns, a.weights, b.indptr, b.columns, b.weights, a.n_columns, indptr, columns, weights)
+        _interleave(
+            a.indptr, a.columns, a.weights, b.indptr, b.columns, b.weights, a.n_columns, indptr, columns, weights
+        )
         return LiftingIndex(a.order, indptr, columns, weights, a.grid, a.n_views + b.n_views)
 
     def evidence(self) -> tuple[F32, I32]:

@@ -14,7 +14,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from stage1_render_teachers.rasterize.projection import (
-    BLUE, DEPTH, GREEN, MEAN_X, MEAN_Y, OPACITY, RED, ROW_CURVATURE, ROW_SIGMA, ROW_SLOPE,
+    BLUE,
+    DEPTH,
+    GREEN,
+    MEAN_X,
+    MEAN_Y,
+    OPACITY,
+    RED,
+    ROW_CURVATURE,
+    ROW_SIGMA,
+    ROW_SLOPE,
 )  # fmt: skip
 from stage1_render_teachers.rasterize.tiles import columns_of_box, rows_in_strip
 
@@ -54,7 +63,9 @@ def exp_neg(sigma: np.float32) -> np.float32:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
-def _blend_row(state: NDArray[np.float32], row: int, splat: NDArray[np.float32], x0: np.float32, y0: np.float32) -> None:
+def _blend_row(
+    state: NDArray[np.float32], row: int, splat: NDArray[np.float32], x0: np.float32, y0: np.float32
+) -> None:
     """Blend one splat into the 16 lanes of one pixel row.
 
     row: first lane in each plane (unsigned); x0, y0: centre of lane 0 in the picture, px. Distances are formed from whole-picture
@@ -148,7 +159,11 @@ def _grown(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
     """The same three buffers with twice the room."""
     n = len(cells)
-    more_cells, more_ranks, more_weights = np.empty(2 * n, np.int32), np.empty(2 * n, np.int32), np.empty(2 * n, np.float32)
+    more_cells, more_ranks, more_weights = (
+        np.empty(2 * n, np.int32),
+        np.empty(2 * n, np.int32),
+        np.empty(2 * n, np.float32),
+    )
     more_cells[:n], more_ranks[:n], more_weights[:n] = cells, ranks, weights
     return more_cells, more_ranks, more_weights
 

@@ -56,7 +56,9 @@ class CpuRasterizer:
         alpha = np.empty((height, width), np.float32)
         back = np.asarray(background, np.float32)
         tasks = [
-            partial(blend_tile_row, row, tile, splats, start, ranks, back, color, depth, alpha, cell, fold == "bilinear")
+            partial(
+                blend_tile_row, row, tile, splats, start, ranks, back, color, depth, alpha, cell, fold == "bilinear"
+            )
             for row in range(-(-height // tile))
         ]
         parts = run_tasks(tasks, threads)

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sort_and_merge(
-    cells: NDArray[np.int32], gaussian_ids: NDArray[np.int32], weights: NDArray[np.float32], n_cells: int, n_gaussians: int
+    cells: NDArray[np.int32],
+    gaussian_ids: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    n_cells: int,
+    n_gaussians: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
     """Sort hits [M] by (cell, Gaussian) with two stable counting sorts and add up repeated pairs in their order of arrival."""
     m = len(cells)

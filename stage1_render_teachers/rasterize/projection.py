@@ -83,7 +83,12 @@ def project(
         jx, jy = fx / z, fy / z
         u0, u1, u2 = jx * (r00 - tx * r20), jx * (r01 - tx * r21), jx * (r02 - tx * r22)
         v0, v1, v2 = jy * (r10 - ty * r20), jy * (r11 - ty * r21), jy * (r12 - ty * r22)
-        qw, qx, qy, qz = np.float64(quats[i, 0]), np.float64(quats[i, 1]), np.float64(quats[i, 2]), np.float64(quats[i, 3])
+        qw, qx, qy, qz = (
+            np.float64(quats[i, 0]),
+            np.float64(quats[i, 1]),
+            np.float64(quats[i, 2]),
+            np.float64(quats[i, 3]),
+        )
         two = 2.0 / (qw * qw + qx * qx + qy * qy + qz * qz)
         # local axis k in the world, times its scale; its projection is (u . axis, v . axis)
         var_x = EPS2D

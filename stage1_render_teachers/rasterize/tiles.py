@@ -13,7 +13,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from stage1_render_teachers.rasterize.projection import (
-    COLUMN_SLOPE, EXTENT_X, EXTENT_Y, HEIGHT_RATIO, MEAN_X, MEAN_Y, ROW_SLOPE, WIDTH_RATIO,
+    COLUMN_SLOPE,
+    EXTENT_X,
+    EXTENT_Y,
+    HEIGHT_RATIO,
+    MEAN_X,
+    MEAN_Y,
+    ROW_SLOPE,
+    WIDTH_RATIO,
 )  # fmt: skip
 
 #: Pixels added to every analytic bound, so that rounding never loses a pixel; the blending rule itself decides.
@@ -61,9 +68,17 @@ def _chord(
     """
     tip = slope_back * extent  # where on the other axis the ellipse reaches `extent`; -tip for the opposite end
     at = min(max(tip, low), high)
-    top = extent if at == tip else slope * at + ratio * np.float32(math.sqrt(max(across * across - at * at, np.float32(0))))
+    top = (
+        extent
+        if at == tip
+        else slope * at + ratio * np.float32(math.sqrt(max(across * across - at * at, np.float32(0))))
+    )
     at = min(max(-tip, low), high)
-    bottom = -extent if at == -tip else slope * at - ratio * np.float32(math.sqrt(max(across * across - at * at, np.float32(0))))
+    bottom = (
+        -extent
+        if at == -tip
+        else slope * at - ratio * np.float32(math.sqrt(max(across * across - at * at, np.float32(0))))
+    )
     return mean + bottom - SLACK, mean + top + SLACK
 
 
@@ -79,7 +94,14 @@ def rows_in_strip(splat: NDArray[np.float32], x0: int, x1: int, y0: int, y1: int
     mx = splat[MEAN_X]
     low, high = np.float32(x0) + np.float32(0.5) - mx, np.float32(x1) - np.float32(0.5) - mx
     top, bottom = _chord(
-        splat[MEAN_Y], splat[EXTENT_Y], splat[EXTENT_X], splat[ROW_SLOPE], splat[COLUMN_SLOPE], splat[HEIGHT_RATIO], low, high
+        splat[MEAN_Y],
+        splat[EXTENT_Y],
+        splat[EXTENT_X],
+        splat[ROW_SLOPE],
+        splat[COLUMN_SLOPE],
+        splat[HEIGHT_RATIO],
+        low,
+        high,
     )
     return max(y0, _first_pixel(top, y1)), min(y1, _first_pixel(bottom, y1))
 
@@ -97,7 +119,14 @@ def _columns_in_strip(splat: NDArray[np.float32], y0: int, y1: int, width: int) 
     my = splat[MEAN_Y]
     low, high = np.float32(y0) + np.float32(0.5) - my, np.float32(y1) - np.float32(0.5) - my
     left, right = _chord(
-        splat[MEAN_X], splat[EXTENT_X], splat[EXTENT_Y], splat[COLUMN_SLOPE], splat[ROW_SLOPE], splat[WIDTH_RATIO], low, high
+        splat[MEAN_X],
+        splat[EXTENT_X],
+        splat[EXTENT_Y],
+        splat[COLUMN_SLOPE],
+        splat[ROW_SLOPE],
+        splat[WIDTH_RATIO],
+        low,
+        high,
     )
     return _first_pixel(left, width), _first_pixel(right, width)
 

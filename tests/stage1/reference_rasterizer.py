@@ -27,7 +27,9 @@ class Reference:
     doubtful: NDArray[np.bool_]
 
 
-def project(scene: GaussianScene, viewmat: F64, K: F64, width: int, height: int) -> tuple[F64, F64, F64, F64, NDArray[np.bool_]]:
+def project(
+    scene: GaussianScene, viewmat: F64, K: F64, width: int, height: int
+) -> tuple[F64, F64, F64, F64, NDArray[np.bool_]]:
     """means2d [N, 2], covariances [N, 2, 2] with the low-pass filter, depths [N], radii [N, 2], visible [N]."""
     rotation, shift = viewmat[:3, :3], viewmat[:3, 3]
     camera = scene.means.astype(np.float64) @ rotation.T + shift

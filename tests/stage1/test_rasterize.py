@@ -85,9 +85,16 @@ def test_projection_matches_gsplat() -> None:
     scene = random_scene(rng, 400, spread=2.0)
     scene = GaussianScene(scene.means, scene.quats, scene.scales, np.ones(400, np.float32), scene.colors)
     width, height, K = 64, 48, pinhole(64, 48, 60)
-    covars, _ = impl._quat_scale_to_covar_preci(torch.tensor(scene.quats), torch.tensor(scene.scales), True, False, False)
+    covars, _ = impl._quat_scale_to_covar_preci(
+        torch.tensor(scene.quats), torch.tensor(scene.scales), True, False, False
+    )
     radii, means2d, depths, conics, _ = impl._fully_fused_projection(
-        torch.tensor(scene.means).double(), covars.double(), torch.tensor(VIEW)[None], torch.tensor(K)[None], width, height
+        torch.tensor(scene.means).double(),
+        covars.double(),
+        torch.tensor(VIEW)[None],
+        torch.tensor(K)[None],
+        width,
+        height,
     )
     splats, ids = visible_splats(scene, VIEW, K, width, height)
     seen = (radii[0] > 0).all(-1).numpy()
@@ -96,7 +103,9 @@ def test_projection_matches_gsplat() -> None:
     both = np.intersect1d(np.flatnonzero(seen), ids)
     row = np.searchsorted(np.sort(ids), both)
     mine = splats[np.argsort(ids)][row]
-    np.testing.assert_allclose(mine[:, [columns.MEAN_X, columns.MEAN_Y]], means2d[0].numpy()[both], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        mine[:, [columns.MEAN_X, columns.MEAN_Y]], means2d[0].numpy()[both], rtol=1e-5, atol=1e-4
+    )
     np.testing.assert_allclose(mine[:, columns.DEPTH], depths[0].numpy()[both], rtol=1e-6)
     a, b, c = conics[0].numpy()[both].T  # gsplat's form: 0.5 (a dx^2 + c dy^2) + b dx dy
     curvature, slope = mine[:, columns.ROW_CURVATURE], mine[:, columns.ROW_SLOPE]
@@ -192,7 +201,9 @@ def test_sort_and_merge_against_numpy() -> None:
 class TestBrokenInput:
     def test_nothing_visible(self) -> None:
         behind = one_gaussian(at=(0, -10, 0))
-        out = get_backend("cpu").render(behind, VIEW, pinhole(20, 10, 60), 20, 10, grid=CellGrid(20, 10, 4), background=(0.1, 0.2, 0.3))
+        out = get_backend("cpu").render(
+            behind, VIEW, pinhole(20, 10, 60), 20, 10, grid=CellGrid(20, 10, 4), background=(0.1, 0.2, 0.3)
+        )
         np.testing.assert_array_equal(out.color, np.broadcast_to(np.array([0.1, 0.2, 0.3], np.float32), (10, 20, 3)))
         assert not out.alpha.any()
         assert not out.depth.any()
@@ -200,7 +211,9 @@ class TestBrokenInput:
         assert len(out.hits) == 0
 
     def test_empty_scene(self) -> None:
-        out = get_backend("cpu").render(one_gaussian().select(np.zeros(1, bool)), VIEW, pinhole(8, 8, 60), 8, 8, grid=CellGrid(8, 8, 4))
+        out = get_backend("cpu").render(
+            one_gaussian().select(np.zeros(1, bool)), VIEW, pinhole(8, 8, 60), 8, 8, grid=CellGrid(8, 8, 4)
+        )
         assert out.hits is not None
         assert len(out.hits) == 0
 
@@ -217,7 +230,9 @@ class TestBrokenInput:
         assert out.alpha.min() > 0.5
 
     def test_one_pixel(self) -> None:
-        out = get_backend("cpu").render(one_gaussian(), VIEW, pinhole(1, 1, 60), 1, 1, grid=CellGrid(1, 1, 16), fold="bilinear")
+        out = get_backend("cpu").render(
+            one_gaussian(), VIEW, pinhole(1, 1, 60), 1, 1, grid=CellGrid(1, 1, 16), fold="bilinear"
+        )
         assert out.hits is not None
         assert out.hits.weights == pytest.approx(out.alpha[0, 0], abs=1e-6)
 
