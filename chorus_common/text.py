@@ -56,7 +56,7 @@ class HashedTextNetwork(nn.Module):
     The gate (one learned scalar per bucket) lets the network ignore the words of a prompt template.
     """
 
-    def __init__(self, channels: int = EMBEDDED_TEXT_CHANNELS, n_buckets: int = 4096) -> None:
+    def __init__(self, channels: int = EMBEDDED_TEXT_CHANNELS, n_buckets: int = 2048) -> None:
         super().__init__()
         self.n_buckets = n_buckets
         self.embedding = nn.Embedding(n_buckets, channels)

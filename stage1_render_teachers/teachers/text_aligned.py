@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from chorus_common.lifting import CellGrid
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chorus_common.errors import WeightsError
+from chorus_common.lifting import CellGrid
 from chorus_common.text import EMBEDDED_TEXT_CHANNELS, EMBEDDED_TEXT_SPEC
 
 WEIGHTS = Path(__file__).parent / "weights" / "text_aligned.safetensors"
@@ -32,8 +32,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.norm = nn.GroupNorm(1, channels)
+        self.spatial = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
         self.expand = nn.Conv2d(channels, 3 * channels, 1)
         self.shrink = nn.Conv2d(3 * channels, channels, 1)
 
@@ -42,35 +42,40 @@ class ConvBlock(nn.Module):
 
 
 class TextAlignedNetwork(nn.Module):
-    """U-Net down to stride 32 and back to 8 (PATCH): [B, 3, H, W] in [0, 1] -> unit vectors [B, C, H/8, W/8]."""
+    """U-Net down to stride 32 and back to 8 (PATCH): [B, 3, H, W] in [0, 1] -> unit vectors [B, C, H/8, W/8].
+
+    Strides 4, 8, 16, 32; the three deeper ones are summed at stride 8. Channels-last memory halves the time on a CPU.
+    """
 
     def __init__(
         self,
         channels: int = EMBEDDED_TEXT_CHANNELS,
-        widths: tuple[int, ...] = (24, 40, 64, 96, 112),
-        depths: tuple[int, ...] = (1, 1, 2, 3, 2),
+        widths: tuple[int, ...] = (32, 64, 104, 128),
+        depths: tuple[int, ...] = (1, 2, 3, 2),
     ) -> None:
         super().__init__()
         stages, previous = [], 3
-        for width, depth in zip(widths, depths):
-            down = nn.Conv2d(previous, width, 3, stride=2, padding=1)
-            stages.append(nn.Sequential(down, nn.GroupNorm(1, width), *[ConvBlock(width) for _ in range(depth)]))
+        for level, (width, depth) in enumerate(zip(widths, depths)):
+            kernel, stride = (7, 4) if level == 0 else (3, 2)
+            down = nn.Conv2d(previous, width, kernel, stride=stride, padding=kernel // 2, bias=False)
+            stages.append(nn.Sequential(down, nn.BatchNorm2d(width), *[ConvBlock(width) for _ in range(depth)]))
             previous = width
-        self.stages = nn.ModuleList(stages)  # strides 2, 4, 8, 16, 32
-        self.lateral = nn.ModuleList([nn.Conv2d(width, widths[2], 1) for width in widths[2:]])
-        self.merge = nn.Sequential(ConvBlock(widths[2]), ConvBlock(widths[2]))
-        self.head = nn.Conv2d(widths[2], channels, 1)
+        self.stages = nn.ModuleList(stages)
+        self.lateral = nn.ModuleList([nn.Conv2d(width, widths[1], 1) for width in widths[1:]])
+        self.merge = ConvBlock(widths[1])
+        self.head = nn.Conv2d(widths[1], channels, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = (images - 0.5) / 0.25
+        x = ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
         levels = []
         for stage in self.stages:
             x = stage(x)
             levels.append(x)
-        size = levels[2].shape[-2:]  # stride 8
-        merged = self.lateral[0](levels[2])
-        for lateral, level in zip(list(self.lateral)[1:], levels[3:]):
-            merged = merged + F.interpolate(lateral(level), size=size, mode="bilinear", align_corners=False)
+        merged = self.lateral[0](levels[1])
+        for lateral, level in zip(list(self.lateral)[1:], levels[2:]):
+            merged = merged + F.interpolate(
+                lateral(level), size=merged.shape[-2:], mode="bilinear", align_corners=False
+            )
         return F.normalize(self.head(self.merge(merged)), dim=1)
 
 
@@ -90,7 +95,7 @@ class TextAlignedTeacher:
         self.device = torch.device(device)
         self.network = TextAlignedNetwork()
         self.network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-        self.network.eval().to(self.device)
+        self.network.eval().to(self.device, memory_format=torch.channels_last)
         self.fingerprint = hashlib.sha256(weights.read_bytes() + f"patch={PATCH}".encode()).hexdigest()[:16]
 
     @torch.inference_mode()

@@ -76,7 +76,6 @@ PHRASES: dict[str, tuple[str, ...]] = {
 def render_room(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One room's pictures [V, H, W, 3] u8 and class shares per cell [V, rows, cols, 20] u8 (255 = the whole cell)."""
     from chorus_common.lifting import CellGrid
-
     from chorus_common.synthetic import RoomOptions, generate_room
     from stage1_render_teachers.rasterize import get_backend
 
@@ -101,26 +100,22 @@ def render_room(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def augment(images: Tensor, shares: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror, zoom-and-crop, and recolour a batch: images [B, 3, H, W] in [0, 1], shares [B, K, rows, cols]."""
+    """Crop to 4/5 of the picture at a random zoom, mirror, recolour: images [B, 3, H, W], shares [B, K, rows, cols]."""
+    rows, cols = shares.shape[-2:]
+    zoom = 0.8 + 0.8 * torch.rand((), generator=generator).item()
+    r, c = min(rows, round(0.8 * rows / zoom)), min(cols, round(0.8 * cols / zoom))
+    top = int(torch.randint(rows - r + 1, (), generator=generator))
+    left = int(torch.randint(cols - c + 1, (), generator=generator))
+    images = images[..., top * PATCH : (top + r) * PATCH, left * PATCH : (left + c) * PATCH]
+    shares = shares[..., top : top + r, left : left + c]
+    size = (4 * rows // 5, 4 * cols // 5)
+    images = F.interpolate(images, size=(size[0] * PATCH, size[1] * PATCH), mode="bilinear", align_corners=False)
+    shares = F.interpolate(shares, size=size, mode="nearest")
     if torch.rand((), generator=generator) < 0.5:
         images, shares = images.flip(-1), shares.flip(-1)
-    if torch.rand((), generator=generator) < 0.5:
-        zoom = 1 + 0.6 * torch.rand((), generator=generator).item()
-        rows, cols = shares.shape[-2:]
-        r, c = int(rows / zoom), int(cols / zoom)
-        top = int(torch.randint(rows - r + 1, (), generator=generator))
-        left = int(torch.randint(cols - c + 1, (), generator=generator))
-        crop = images[..., top * PATCH : (top + r) * PATCH, left * PATCH : (left + c) * PATCH]
-        images = F.interpolate(crop, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        shares = F.interpolate(shares[..., top : top + r, left : left + c], size=(rows, cols), mode="nearest")
     b = images.shape[0]
-    gain = (
-        1
-        + 0.3 * (torch.rand(b, 3, 1, 1, generator=generator) - 0.5)
-        + 0.4 * (torch.rand(b, 1, 1, 1, generator=generator) - 0.5)
-    )
-    images = (images * gain + 0.15 * (torch.rand(b, 1, 1, 1, generator=generator) - 0.5)).clamp(0, 1)
-    return images, shares
+    per_channel, per_image, shift = (torch.rand(b, n, 1, 1, generator=generator) - 0.5 for n in (3, 1, 1))
+    return (images * (1 + 0.3 * per_channel + 0.4 * per_image) + 0.15 * shift).clamp(0, 1), shares
 
 
 def class_texts(network: HashedTextNetwork, generator: torch.Generator) -> Tensor:
@@ -205,7 +200,7 @@ def main(
 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    towers = Towers()
+    towers = Towers().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(towers)
     optimiser = torch.optim.AdamW(towers.parameters(), lr=2e-3, weight_decay=0.02)
     started, step, total = time.monotonic(), 0, steps or 10**9
@@ -230,6 +225,8 @@ def main(
             decay = min(0.998, (step + 1) / (step + 10))
             for a, b in zip(averaged.parameters(), towers.parameters()):
                 a.lerp_(b, 1 - decay)
+            for a, b in zip(averaged.buffers(), towers.buffers()):
+                a.copy_(b)
         step += 1
         if step % 200 == 0 or step == total:
             miou = evaluate(averaged, test_images, test_shares)
@@ -257,7 +254,8 @@ def _save(towers: Towers, out: Path | None) -> None:
     for tower, path in ((towers.image, WEIGHTS), (towers.text, EMBEDDED_TEXT_WEIGHTS)):
         target = out / path.name if out is not None else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.half().contiguous() for key, value in tower.state_dict().items()}, target)
+        state = {key: value.half() if value.is_floating_point() else value for key, value in tower.state_dict().items()}
+        save_file({key: value.contiguous() for key, value in state.items()}, target)
 
 
 if __name__ == "__main__":
