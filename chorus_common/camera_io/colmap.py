@@ -1,0 +1,193 @@
+"""COLMAP sparse models: cameras and images, .bin or .txt. Points are not read.
+
+Poses are stored world to camera in OpenCV axes as a quaternion (w, x, y, z) and a translation: our own convention.
+COLMAP's principal point has pixel centres at +0.5, as ours. Layouts and camera models: COLMAP docs "Output Format",
+src/colmap/sensor/models.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.camera_io.view import MAX_BYTES, View, camera_set, fail, read_text
+from chorus_common.cameras import CameraSet
+from chorus_common.scene import quats_to_rotations
+
+#: model id -> (name, parameters in the file, of which focal lengths). After them come cx, cy and the distortion.
+_MODELS = {
+    0: ("SIMPLE_PINHOLE", 3, 1), 1: ("PINHOLE", 4, 2), 2: ("SIMPLE_RADIAL", 4, 1), 3: ("RADIAL", 5, 1),
+    4: ("OPENCV", 8, 2), 5: ("OPENCV_FISHEYE", 8, 2), 6: ("FULL_OPENCV", 12, 2), 7: ("FOV", 5, 2),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4, 1), 9: ("RADIAL_FISHEYE", 5, 1), 10: ("THIN_PRISM_FISHEYE", 12, 2),
+}  # fmt: skip
+_BY_NAME = {name: (name, count, focals) for name, count, focals in _MODELS.values()}
+
+#: Distortion below this moves no pixel of an ordinary picture by more than a hundredth.
+_ZERO = 1e-8
+
+#: camera id -> (intrinsics [3, 3], width, height)
+Cameras = dict[int, tuple[NDArray[np.float64], int, int]]
+
+
+def colmap_folder(path: Path) -> Path | None:
+    """The model's folder at or under `path` (sparse/0 and sparse are looked into), or None."""
+    for folder in (path, path / "sparse" / "0", path / "sparse"):
+        for suffix in (".bin", ".txt"):
+            if (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file():
+                return folder
+    return None
+
+
+def read_colmap(folder: Path) -> CameraSet:
+    """Read the model in `folder`; views are sorted by picture name (COLMAP's own order depends on its threads)."""
+    if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
+        images = folder / "images.bin"
+        views = _images_bin(images, _cameras_bin(folder / "cameras.bin"))
+    else:
+        images = folder / "images.txt"
+        views = _images_txt(images, _cameras_txt(folder / "cameras.txt"))
+    return camera_set(images, sorted(views, key=lambda view: view.name))
+
+
+def _intrinsics(
+    path: Path, camera: int, model: tuple[str, int, int], params: list[float], width: int, height: int
+) -> tuple[NDArray[np.float64], int, int]:
+    name, _, focals = model
+    if not np.isfinite(params).all() or min(params[:focals]) <= 0 or not (1 <= width <= 10**6 and 1 <= height <= 10**6):
+        fail(path, f"camera {camera} has a size or parameters that no camera has")
+    distortion = params[focals + 2 :]
+    # at zero distortion a fisheye or FOV model is still no pinhole; only the polynomial models become one
+    if "FISHEYE" in name or name == "FOV" or any(abs(d) > _ZERO for d in distortion):
+        fail(path, f"camera {camera} is {name} with lens distortion; run `colmap image_undistorter` first")
+    fx, fy = params[0], params[focals - 1]
+    cx, cy = params[focals], params[focals + 1]
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), width, height
+
+
+def _view(path: Path, name: str, camera: int, cameras: Cameras, pose: list[float]) -> View:
+    quat, translation = np.array(pose[:4]), np.array(pose[4:])
+    norm = float(np.linalg.norm(quat))
+    if not np.isfinite(pose).all() or not 0.5 < norm < 2:
+        fail(path, f"pose of {name} is not a rotation and a translation")
+    if camera not in cameras:
+        fail(path, f"{name} uses camera {camera}, which the cameras file lacks")
+    view = np.eye(4)
+    view[:3, :3] = quats_to_rotations(quat / norm)
+    view[:3, 3] = translation
+    k, width, height = cameras[camera]
+    return View(name, view, k, width, height)
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    for row, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.lstrip().startswith("#"):
+            yield row, line.strip()
+
+
+def _cameras_txt(path: Path) -> Cameras:
+    cameras: Cameras = {}
+    for row, line in _lines(path):
+        if not line:
+            continue
+        words = line.split()
+        if len(words) < 4 or words[1] not in _BY_NAME:
+            fail(path, f"line {row}: unknown camera model {words[1] if len(words) > 1 else ''!r}")
+        model = _BY_NAME[words[1]]
+        try:
+            camera, width, height = int(words[0]), int(words[2]), int(words[3])
+            params = [float(word) for word in words[4:]]
+        except ValueError:
+            fail(path, f"line {row}: not numbers")
+        if len(params) != model[1]:
+            fail(path, f"line {row}: {model[0]} takes {model[1]} parameters, found {len(params)}")
+        cameras[camera] = _intrinsics(path, camera, model, params, width, height)
+    return cameras
+
+
+def _images_txt(path: Path, cameras: Cameras) -> list[View]:
+    views = []
+    rows = list(_lines(path))
+    while rows and not rows[-1][1]:
+        rows.pop()
+    # two lines per image, of which the second (2D points) may be empty: blank lines count
+    start = next((i for i, (_, line) in enumerate(rows) if line), 0)
+    for row, line in rows[start::2]:
+        words = line.split(maxsplit=9)
+        if len(words) != 10:
+            fail(
+                path,
+                f"line {row}: an image takes id, quaternion, translation, camera and name; found {len(words)} fields",
+            )
+        try:
+            pose, camera = [float(word) for word in words[1:8]], int(words[8])
+        except ValueError:
+            fail(path, f"line {row}: not numbers")
+        views.append(_view(path, words[9], camera, cameras, pose))
+    return views
+
+
+# ---- binary ----------------------------------------------------------------------------------------------------------
+
+
+class _Bytes:
+    """A little-endian cursor over a file's bytes which refuses to run past their end."""
+
+    def __init__(self, path: Path) -> None:
+        if path.stat().st_size > MAX_BYTES:
+            fail(path, f"is larger than {MAX_BYTES} bytes; not a COLMAP model of pictures")
+        self.path, self.data, self.at = path, path.read_bytes(), 0
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        layout = "<" + layout
+        size = struct.calcsize(layout)
+        self.skip(size)
+        return struct.unpack_from(layout, self.data, self.at - size)
+
+    def skip(self, size: int) -> None:
+        if size > len(self.data) - self.at:
+            fail(self.path, f"ends early at byte {self.at}; truncated?")
+        self.at += size
+
+    def name(self) -> str:
+        end = self.data.find(b"\0", self.at, self.at + 4096)
+        if end < 0:
+            fail(self.path, f"picture name at byte {self.at} does not end")
+        name = self.data[self.at : end].decode("utf-8", "replace")
+        self.at = end + 1
+        return name
+
+    def count(self, stride: int) -> int:
+        count = int(self.take("Q")[0])
+        if count * stride > len(self.data) - self.at:
+            fail(self.path, f"declares {count} entries, more than its bytes hold; truncated?")
+        return count
+
+
+def _cameras_bin(path: Path) -> Cameras:
+    data, cameras = _Bytes(path), {}
+    for _ in range(data.count(stride=24 + 3 * 8)):
+        camera, model_id, width, height = data.take("IiQQ")
+        if model_id not in _MODELS:
+            fail(path, f"camera {camera} has the unknown model id {model_id}")
+        model = _MODELS[model_id]
+        cameras[camera] = _intrinsics(path, camera, model, list(data.take(f"{model[1]}d")), width, height)
+    return cameras
+
+
+def _images_bin(path: Path, cameras: Cameras) -> list[View]:
+    data, views = _Bytes(path), []
+    for _ in range(data.count(stride=4 + 7 * 8 + 4 + 1 + 8)):
+        pose = list(data.take("I7d")[1:])
+        camera = int(data.take("I")[0])
+        name = data.name()
+        data.skip(data.count(stride=24) * 24)  # 2D points: x, y, point id
+        views.append(_view(path, name, camera, cameras, pose))
+    return views

@@ -1,0 +1,124 @@
+"""transforms.json of nerfstudio / Instant-NGP, read and written.
+
+`transform_matrix` is camera to world in OpenGL axes (x right, y up, z backward); ours is world to camera in OpenCV
+axes (x right, y down, z forward), so the y and z columns change sign before the inverse. The world frame is left as
+it is. Source: nerfstudio docs "Data conventions", Instant-NGP docs/nerf_dataset_tips.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.atomic import write_text_atomically
+from chorus_common.camera_io.view import View, camera_set, fail, read_text, world_to_camera
+from chorus_common.cameras import CameraSet
+
+#: OpenGL camera axes -> OpenCV camera axes, applied from the right to a camera-to-world matrix.
+_FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
+
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+def read_transforms_json(path: Path) -> CameraSet:
+    """Read the file at `path`.
+
+    Views keep the file's order and are named by their `file_path` without folder or suffix.
+    """
+    try:
+        data = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        fail(path, f"not valid JSON: {error}")
+    frames = data.get("frames") if isinstance(data, dict) else None
+    if not isinstance(frames, list) or not frames:
+        fail(path, "has no frames")
+    names = _names(path, frames)
+    return camera_set(path, [_view(path, data, frame, name) for frame, name in zip(frames, names)])
+
+
+def write_transforms_json(cameras: CameraSet, path: str | Path, *, image_pattern: str = "images/{name}.png") -> Path:
+    """Write `cameras` as transforms.json with per-frame intrinsics; `image_pattern` gives each frame's `file_path`."""
+    path = Path(path)
+    frames = []
+    for name, view, k in zip(cameras.names, cameras.viewmats, cameras.intrinsics):
+        frames.append(
+            {
+                "file_path": image_pattern.format(name=name),
+                "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2],
+                "transform_matrix": (np.linalg.inv(view) @ _FLIP_YZ).tolist(),
+            }
+        )  # fmt: skip
+    data = {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height, "frames": frames}
+    write_text_atomically(path, json.dumps(data, indent=1) + "\n")
+    return path
+
+
+def _names(path: Path, frames: list[Any]) -> list[str]:
+    """The shortest tails of the file paths that are distinct: picture names, with folders only where names repeat."""
+    files = []
+    for row, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            fail(path, f"frame {row} is not an object")
+        file = frame.get("file_path", f"{row:06d}")
+        if not isinstance(file, str):
+            fail(path, f"file_path of frame {row} is not a string")
+        files.append(file)
+    stems = [Path(file).name.removesuffix(Path(file).suffix) for file in files]
+    return stems if len(set(stems)) == len(stems) else files
+
+
+def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) -> View:
+    where = f"frame {name}"
+
+    def number(*keys: str) -> float | None:
+        for source in (frame, data):
+            for key in keys:
+                value = source.get(key)
+                if value is not None:
+                    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                        fail(path, f"{key} of {where} is not a number")
+                    return float(value)
+        return None
+
+    if bent := [key for key in _DISTORTION if (number(key) or 0.0) != 0.0]:
+        fail(path, f"{where} has lens distortion ({', '.join(bent)}); undistort the pictures first")
+    width, height = number("w"), number("h")
+    cx, cy = number("cx"), number("cy")
+    if width is None and cx is not None:
+        width = 2 * cx  # Instant-NGP files may give the principal point alone
+    if height is None and cy is not None:
+        height = 2 * cy
+    if width is None or height is None or not (1 <= width <= 1e6 and 1 <= height <= 1e6):
+        fail(path, f"{where} has no picture size; add w and h")
+    angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
+    fx = number("fl_x") or (_focal(path, where, width, angle_x) if angle_x else None)
+    fy = number("fl_y") or (_focal(path, where, height, angle_y) if angle_y else fx)
+    if fx is None:
+        fx = fy
+    if fx is None or fy is None or fx <= 0 or fy <= 0:
+        fail(path, f"{where} has no focal length; add fl_x or camera_angle_x")
+    cx = width / 2 if cx is None else cx
+    cy = height / 2 if cy is None else cy
+    k = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return View(name, _viewmat(path, where, frame.get("transform_matrix")), k, round(width), round(height))
+
+
+def _focal(path: Path, where: str, size: float, angle: float) -> float:
+    if not 0 < angle < math.pi:
+        fail(path, f"{where} has a field of view of {angle:g} rad, expected between 0 and pi")
+    return size / 2 / math.tan(angle / 2)
+
+
+def _viewmat(path: Path, where: str, matrix: Any) -> NDArray[np.float64]:
+    try:
+        pose = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        fail(path, f"transform_matrix of {where} is not a 4x4 matrix")
+    if pose.shape == (3, 4):
+        pose = np.vstack([pose, [0.0, 0.0, 0.0, 1.0]])
+    return world_to_camera(path, where, pose @ _FLIP_YZ if pose.shape == (4, 4) else pose)

@@ -1,0 +1,138 @@
+"""SceneSplat's folder of .npy files, read and written.
+
+Layout (SceneSplat scripts/preprocess_gs.py and its data set classes): coord f32 [N,3] m, color u8 [N,3], opacity f32
+[N] linear, scale f32 [N,3] m linear, quat f32 [N,4] wxyz with w >= 0; optional normal f32 [N,3], segment* i16 [N],
+instance i16 [N] or [N,k] (first column used), and our part i16 [N]. Other files of the folder (lang_feat, pc_*) are
+not scene geometry and are left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.atomic import atomic_path
+from chorus_common.scene import GaussianScene
+from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, fail, finish, scene_name
+from chorus_common.scene_io.npy import open_npy
+
+#: Label file -> label space it holds, in the order in which a folder with several of them is searched.
+SEGMENT_FILES = {
+    "segment": "", "segment20": "scannet20", "segment200": "scannet200", "segment_nyu_160": "nyu160",
+}  # fmt: skip
+
+_REQUIRED = {"coord": (3,), "color": (3,), "opacity": (), "scale": (3,), "quat": (4,)}
+
+
+def is_npy_folder(path: Path) -> bool:
+    """Whether `path` is a folder of this layout."""
+    return (path / "coord.npy").is_file()
+
+
+def count_npy_folder(path: Path) -> int:
+    """Number of Gaussians, from the header of coord.npy alone."""
+    return len(open_npy(path / "coord.npy"))
+
+
+def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_space: str = "") -> GaussianScene:
+    """Read the folder at `path`. `label_space` chooses among several segment files; "" takes the first one there is."""
+    columns: dict[str, NDArray[Any]] = {}
+    n = -1
+    for key, tail in _REQUIRED.items():
+        file = path / f"{key}.npy"
+        if not file.is_file():
+            fail(path, f"has no {key}.npy; a scene folder needs {', '.join(_REQUIRED)}")
+        array = open_npy(file)
+        if key == "opacity" and array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]  # some exporters keep the [N, 1] of the training tensors
+        if n < 0:
+            n = len(array) if array.ndim else 0
+            check_count(path, n, max_gaussians)
+        _check_shape(file, array, (n, *tail), "fiu")
+        columns[key] = array
+    color = columns["color"]
+    if color.dtype.kind in "iu" and (color.min() < 0 or color.max() > 255):
+        fail(path / "color.npy", f"colours run from {color.min()} to {color.max()}, expected 0 to 255")
+    extra: dict[str, Any] = {"label_space": label_space}
+    if (file := path / "normal.npy").is_file():
+        extra["normals"] = np.asarray(_check_shape(file, open_npy(file), (n, 3), "f"), np.float32)
+    if (segment := _segment_file(path, label_space)) is not None:
+        extra["labels"] = _ids(path / f"{segment}.npy", n)
+        extra["label_space"] = label_space or SEGMENT_FILES[segment]
+    for key, column in (("instance", "instances"), ("part", "parts")):
+        if (file := path / f"{key}.npy").is_file():
+            extra[column] = _ids(file, n)
+    return finish(
+        path,
+        means=np.asarray(columns["coord"], np.float32),
+        quats=np.asarray(columns["quat"], np.float32),
+        scales=np.asarray(columns["scale"], np.float32),
+        opacities=np.asarray(columns["opacity"], np.float32),
+        colors=np.asarray(color, np.float32) / (255.0 if color.dtype.kind in "iu" else 1.0),
+        name=scene_name(path),
+        **extra,
+    )
+
+
+def write_npy_folder(scene: GaussianScene, folder: str | Path) -> Path:
+    """Write `scene` as a SceneSplat folder; each file appears whole or not at all.
+
+    Colours are rounded to u8 (SceneSplat truncates, which loses a step at each round trip). Labels go to segment.npy,
+    instances and parts beside it; optional files of an earlier scene in the same folder are removed, so that none
+    outlives its rows.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, NDArray[Any] | None] = {
+        "color": np.rint(np.clip(scene.colors, 0, 1) * 255).astype(np.uint8),
+        "opacity": scene.opacities, "scale": scene.scales, "quat": scene.quats, "normal": scene.normals,
+        "segment": _narrow(scene.labels), "instance": _narrow(scene.instances), "part": _narrow(scene.parts),
+    }  # fmt: skip
+    for key in (*arrays, *SEGMENT_FILES):
+        if arrays.get(key) is None:
+            (folder / f"{key}.npy").unlink(missing_ok=True)
+    # coord last: a folder counts as a scene once it has coord.npy
+    for key, array in [*arrays.items(), ("coord", scene.means)]:
+        if array is not None:
+            with atomic_path(folder / f"{key}.npy") as temporary, open(temporary, "wb") as handle:
+                np.save(handle, np.ascontiguousarray(array), allow_pickle=False)
+    return folder
+
+
+def _narrow(ids: NDArray[np.int32] | None) -> NDArray[Any] | None:
+    """int16 as SceneSplat stores it, or int32 where the ids do not fit."""
+    if ids is None:
+        return None
+    fits = len(ids) == 0 or (ids.min() >= -32768 and ids.max() <= 32767)
+    return ids.astype(np.int16 if fits else np.int32)
+
+
+def _segment_file(path: Path, label_space: str) -> str | None:
+    there = [key for key in SEGMENT_FILES if (path / f"{key}.npy").is_file()]
+    named = [key for key in there if label_space and SEGMENT_FILES[key] == label_space]
+    if named:
+        return named[0]
+    if label_space and "segment" not in there:
+        return None  # another label space's file: its ids would be read as the wrong classes
+    return there[0] if there else None
+
+
+def _ids(file: Path, n: int) -> NDArray[np.int32]:
+    array = open_npy(file)
+    if array.ndim == 2 and array.shape[1] >= 1:
+        array = array[:, 0]  # S3DIS keeps (N, 1), ScanNet++ (N, k) with the first column in use
+    _check_shape(file, array, (n,), "iu")
+    if array.dtype.itemsize > 4 and len(array) and (array.min() < -(2**31) or array.max() >= 2**31):
+        fail(file, "ids do not fit 32 bits")
+    return np.asarray(array, np.int32)
+
+
+def _check_shape(file: Path, array: NDArray[Any], shape: tuple[int, ...], kinds: str) -> NDArray[Any]:
+    if array.shape != shape:
+        fail(file, f"has shape {array.shape}, expected {shape}")
+    if array.dtype.kind not in kinds:
+        fail(file, f"has type {array.dtype}, expected {'numbers' if 'f' in kinds else 'integers'}")
+    return array

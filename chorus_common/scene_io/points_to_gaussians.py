@@ -1,0 +1,141 @@
+"""Coloured points become Gaussians: one flat disc per point, as large as the gap to its neighbours.
+
+Size: the mean distance to the three nearest neighbours, as 3DGS initialises its Gaussians from SfM points
+(graphdeco-inria/gaussian-splatting scene/gaussian_model.py, create_from_pcd, which takes the root mean square and
+starts at opacity 0.1 because training follows). Here no training follows, so opacity starts high.
+`PointCloudOptions(max_scale=0.02, opacity=0.8, flatness=1.0)` gives the isotropic variant that rasteriser comparisons
+use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.spatial import cKDTree
+
+from chorus_common.config import Config
+from chorus_common.errors import SceneError
+from chorus_common.scene import GaussianScene
+
+F32 = NDArray[np.float32]
+
+#: Rows per block of the neighbour statistics: bounds the memory of [block, k, 3] tables.
+_BLOCK = 65536
+
+
+class PointCloudOptions(Config):
+    """How a point becomes a Gaussian."""
+
+    #: Neighbours whose mean distance is the disc's radius (standard deviation).
+    neighbours: int = Field(default=3, ge=1, le=32)
+    #: Upper bound of the radius in metres; None leaves only `outlier_factor`.
+    max_scale: float | None = Field(default=None, gt=0)
+    #: Lower bound of the radius in metres, for points that coincide (create_from_pcd: sqrt(1e-7)).
+    min_scale: float = Field(default=3.2e-4, gt=0)
+    #: Radii above this many medians are capped there: a lone stray point must not cover the scene.
+    outlier_factor: float = Field(default=4.0, ge=1)
+    #: Thickness along the normal over radius; 1 = spheres.
+    flatness: float = Field(default=0.1, gt=0, le=1)
+    #: Opacity of every Gaussian.
+    opacity: float = Field(default=0.9, gt=0, lt=1)
+    #: Neighbours for normals by PCA where the cloud brings none.
+    normal_neighbours: int = Field(default=16, ge=3, le=128)
+
+
+def points_to_gaussians(
+    points: NDArray[Any],
+    colors: NDArray[Any],
+    normals: NDArray[Any] | None = None,
+    options: PointCloudOptions | None = None,
+    **extra: Any,
+) -> GaussianScene:
+    """Gaussians of a coloured point cloud, one per point, in its order.
+
+    Args:
+        points: [N, 3] metres.
+        colors: [N, 3]; integers run to their type's 255 or 65535, floats to 1.
+        normals: [N, 3] unit vectors; estimated where None.
+        options: sizes and opacity.
+        extra: further columns of GaussianScene (labels, instances, parts, name, label_space).
+
+    Returns:
+        Scene whose quaternions turn the local z axis onto the normal; its scales are (r, r, flatness * r).
+    """
+    options = options or PointCloudOptions()
+    if len(points) == 0:
+        raise SceneError(f"point cloud {extra.get('name', '')}: holds no points")
+    # neighbour distances far from the origin lose digits in f32, and the tree works in f64 anyway
+    xyz = np.ascontiguousarray(points, dtype=np.float64)
+    tree = cKDTree(xyz)
+    distance = np.empty(len(xyz))
+    estimated = np.empty((len(xyz), 3)) if normals is None else None
+    k = options.neighbours if estimated is None else max(options.neighbours, options.normal_neighbours)
+    k = min(k + 1, len(xyz))  # the point itself comes first
+    for start in range(0, len(xyz), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        near, ids = tree.query(xyz[block], k=k)
+        near, ids = near.reshape(-1, k), ids.reshape(-1, k)
+        distance[block] = near[:, 1 : options.neighbours + 1].mean(1) if k > 1 else 0.0
+        if estimated is not None:
+            estimated[block] = pca_normals(xyz[ids])
+    if estimated is not None:
+        normals = oriented(estimated, xyz)
+    cap = options.outlier_factor * float(np.median(distance))
+    if options.max_scale is not None:
+        cap = min(cap, options.max_scale)
+    radius = np.maximum(np.minimum(distance, cap), options.min_scale)
+    unit = np.asarray(normals, dtype=np.float32)
+    return GaussianScene(
+        means=np.asarray(points, np.float32),
+        quats=quats_from_normals(unit),
+        scales=np.stack([radius, radius, radius * options.flatness], axis=1).astype(np.float32),  # [N, 3]
+        opacities=np.full(len(xyz), options.opacity, np.float32),
+        colors=unit_colors(colors),
+        normals=unit,
+        **extra,
+    )
+
+
+def unit_colors(colors: NDArray[Any]) -> F32:
+    """Colours [N, 3] in [0, 1]: integers by their type (16 bits over 65535, others over 255); floats as they are.
+
+    Floats that exceed 1 are colours of 0 to 255 which someone converted without scaling (numpy.loadtxt of "x y z r g
+    b").
+    """
+    colors = np.asarray(colors)
+    out = colors.astype(np.float32)
+    if colors.dtype.kind in "iu":
+        top = 65535.0 if colors.dtype == np.uint16 and out.max(initial=0) > 255 else 255.0
+    else:
+        top = 255.0 if out.max(initial=0) > 1.001 else 1.0
+    if out.min(initial=0) < -1e-6 or out.max(initial=0) > top * 1.001:
+        raise SceneError(f"colours run from {out.min():g} to {out.max():g}, neither 0 to 1 nor 0 to {top:g}")
+    return np.clip(out / np.float32(top), 0.0, 1.0)
+
+
+def pca_normals(neighbourhoods: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Direction of least spread [B, 3] of each neighbourhood [B, k, 3]; sign arbitrary."""
+    centred = neighbourhoods - neighbourhoods.mean(1, keepdims=True)
+    covariance = np.einsum("bki,bkj->bij", centred, centred)
+    return np.linalg.eigh(covariance)[1][:, :, 0]
+
+
+def oriented(normals: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normals [N, 3] with a repeatable sign: upward where they are not nearly horizontal, else away from the
+    centroid."""
+    outward = np.einsum("ni,ni->n", normals, points - points.mean(0))
+    up = normals[:, 2]
+    flip = np.where(np.abs(up) > 0.3, up < 0, outward < 0)
+    return np.where(flip[:, None], -normals, normals)
+
+
+def quats_from_normals(normals: NDArray[np.floating]) -> F32:
+    """Shortest rotations [N, 4] (w, x, y, z) that turn the z axis onto unit `normals` [N, 3]; half a turn about x for
+    -z."""
+    n = np.asarray(normals, dtype=np.float64)
+    quats = np.stack([1 + n[:, 2], -n[:, 1], n[:, 0], np.zeros(len(n))], axis=1)  # [N, 4]: (1 + z.n, z x n)
+    quats[n[:, 2] < -1 + 1e-9] = (0.0, 1.0, 0.0, 0.0)
+    return (quats / np.linalg.norm(quats, axis=1, keepdims=True)).astype(np.float32)

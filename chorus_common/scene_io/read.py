@@ -1,0 +1,129 @@
+"""`read_scene`: which reader a path needs.
+
+`probe`: format and count from headers alone. `write_scene`: folder or .ply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_common.scene import GaussianScene
+from chorus_common.scene_io.bounds import MAX_GAUSSIANS, fail
+from chorus_common.scene_io.compressed_ply import is_compressed, read_compressed_ply
+from chorus_common.scene_io.inria_ply import is_inria, read_inria_ply, write_ply
+from chorus_common.scene_io.npy_folder import count_npy_folder, is_npy_folder, read_npy_folder, write_npy_folder
+from chorus_common.scene_io.ply import PlyHeader, read_ply_header
+from chorus_common.scene_io.point_cloud import count_npy, count_npz, read_point_npy, read_point_npz, read_point_ply
+from chorus_common.scene_io.points_to_gaussians import PointCloudOptions
+from chorus_common.scene_io.splat import count_splat, read_splat
+from chorus_common.scene_io.spz import read_spz, read_spz_header
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a path holds, as far as its headers tell: the format's name and the number of Gaussians (or points)."""
+
+    format: str
+    n_gaussians: int
+
+
+def read_scene(
+    path: str | Path,
+    *,
+    max_gaussians: int = MAX_GAUSSIANS,
+    label_space: str = "",
+    point_cloud: PointCloudOptions | None = None,
+) -> GaussianScene:
+    """Read the scene at `path`, whatever its format (`FORMATS`); the reader is chosen by content, then by suffix.
+
+    Args:
+        path: a file, or a folder of SceneSplat's .npy files.
+        max_gaussians: files that declare more are refused before anything is allocated.
+        label_space: name of the labels' class table; chooses among several segment files of a folder.
+        point_cloud: how points become Gaussians, for point clouds.
+
+    Returns:
+        Scene in the file's own axes (.spz: turned to those of .ply), rows in file order.
+
+    Raises:
+        SceneError: one line that names the file, and the row where there is one.
+    """
+    path = Path(path)
+    kind, header = _detect(path)
+    if kind in _POINT_READERS:
+        return _POINT_READERS[kind](path, max_gaussians=max_gaussians, label_space=label_space, options=point_cloud)
+    if kind in _READERS:
+        return _READERS[kind](path, max_gaussians=max_gaussians, label_space=label_space)
+    assert header is not None
+    if kind == "point-ply":
+        return read_point_ply(path, header, max_gaussians=max_gaussians, label_space=label_space, options=point_cloud)
+    return _PLY_READERS[kind](path, header, max_gaussians=max_gaussians, label_space=label_space)
+
+
+def probe(path: str | Path) -> Probe:
+    """Format and count of the scene at `path`, from its headers; the rows themselves are not read or checked."""
+    path = Path(path)
+    kind, header = _detect(path)
+    if header is not None:
+        vertex = header.element("vertex")
+        return Probe(kind, vertex.count if vertex is not None else 0)
+    return Probe(kind, _COUNTS[kind](path))
+
+
+def write_scene(scene: GaussianScene, path: str | Path) -> Path:
+    """Write `scene` as an INRIA .ply if `path` ends in .ply, else as a folder of .npy files."""
+    path = Path(path)
+    return write_ply(scene, path) if path.suffix.lower() == ".ply" else write_npy_folder(scene, path)
+
+
+_READERS: dict[str, Callable[..., GaussianScene]] = {
+    "npy-folder": read_npy_folder,
+    "splat": read_splat,
+    "spz": read_spz,
+}
+_POINT_READERS: dict[str, Callable[..., GaussianScene]] = {"point-npy": read_point_npy, "point-npz": read_point_npz}
+_PLY_READERS: dict[str, Callable[..., GaussianScene]] = {
+    "inria-ply": read_inria_ply,
+    "compressed-ply": read_compressed_ply,
+}
+_COUNTS: dict[str, Callable[[Path], int]] = {
+    "npy-folder": count_npy_folder,
+    "splat": count_splat,
+    "spz": lambda path: read_spz_header(path).count,
+    "point-npy": count_npy,
+    "point-npz": count_npz,
+}
+
+#: Names of all formats, as probes and manifests give them.
+FORMATS = (*_READERS, *_POINT_READERS, *_PLY_READERS, "point-ply")
+
+
+def _detect(path: Path) -> tuple[str, PlyHeader | None]:
+    if path.is_dir():
+        if is_npy_folder(path):
+            return "npy-folder", None
+        fail(path, "is a folder without coord.npy, so not a scene")
+    if not path.is_file():
+        fail(path, "no such file or folder")
+    with open(path, "rb") as handle:
+        head = handle.read(8)
+    if head[:3] == b"ply":
+        header = read_ply_header(path)
+        vertex = header.element("vertex")
+        if vertex is None:
+            fail(path, "has no vertex element")
+        if is_compressed(vertex):
+            return "compressed-ply", header
+        return ("inria-ply" if is_inria(vertex) else "point-ply"), header
+    if head[:4] == b"NGSP" or head[:2] == b"\x1f\x8b":
+        return "spz", None
+    if head[:6] == b"\x93NUMPY":
+        return "point-npy", None
+    if head[:4] == b"PK\x03\x04":
+        return "point-npz", None
+    # .splat has no magic number: only its name tells
+    if path.suffix.lower() == ".splat":
+        return "splat", None
+    fail(path, "is in no known scene format (.ply, .splat, .spz, .npy, .npz or a folder of .npy files); damaged?")
