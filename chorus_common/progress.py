@@ -27,8 +27,8 @@ def progress(
 ) -> Iterator[Progress]:
     """Report on `total` steps, of which `done` were finished before (they do not count for the rate).
 
-    On a terminal a bar with counts, rate and time left; otherwise one line at most every `every` seconds, which is what a
-    log file wants. Goes to stderr unless told otherwise, so that output meant for programs stays clean.
+    On a terminal a bar with counts, rate and time left; otherwise one line at most every `every` seconds, which is what
+    a log file wants. Goes to stderr unless told otherwise, so that output meant for programs stays clean.
     """
     stream = stream or sys.stderr
     if stream.isatty():
@@ -86,7 +86,7 @@ class _Lines:
         elapsed, fresh = now - self._start, self._done - self._before
         left = (
             f", {duration((self._total - self._done) * elapsed / fresh)} left"
-            if 0 < fresh and self._done < self._total
+            if fresh > 0 and self._done < self._total
             else ""
         )
         note = f" ({self._note})" if self._note else ""

@@ -1,11 +1,12 @@
 """Teacher bases: the mean and PHI-S rotation of every dense teacher, fitted once per store on a sample of its scenes.
 
-The sample is drawn with a seed from the manifest alone and the moments are merged in the order of the draw, so the basis
-does not depend on workers, on shards, or on which scene was finished first.
+The sample is drawn with a seed from the manifest alone and the moments are merged in the order of the draw, so the
+basis does not depend on workers, on shards, or on which scene was finished first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from chorus_common.manifest import ManifestRow
 
 from chorus_common.errors import CacheError, one_line
-from chorus_common.manifest import ManifestRow
 from chorus_common.progress import Progress
 from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from stage1_render_teachers.cluster import Pool, WorkerLost
@@ -89,7 +90,7 @@ def calibrate(
     paths = []
     for spec in specs:
         teacher = shared_teacher(spec, device)
-        basis = phi_s(merged[spec], spec=spec, fingerprint=teacher.fingerprint)
+        basis = phi_s(merged[spec], spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
         paths.append(save_basis(basis, basis_path(store, spec), overwrite=overwrite))
     return paths
 
@@ -118,7 +119,7 @@ def scene_moments(job: CalibrationJob) -> SceneMoments:
                     if config.calibration.tokens:
                         count = min(len(tokens), config.calibration.tokens * len(batch.views))
                         tokens = tokens[np.sort(rng.choice(len(tokens), count, replace=False))]
-                    moments.setdefault(spec, Moments(teacher.channels)).update(tokens)
+                    moments[spec] = moments.get(spec, Moments.empty(teacher.channels)).update(tokens)
         return SceneMoments(moments)
     except Exception as error:  # the run goes on without this scene; the line says why
         return SceneMoments(error=f"scene {job.row.scene_id}: {one_line(error)}")
@@ -137,10 +138,8 @@ def save_basis(basis: TeacherBasis, path: Path, *, overwrite: bool) -> Path:
     own = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         basis.save(own)
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(own, path)
-        except FileExistsError:
-            pass
     finally:
         own.unlink(missing_ok=True)
     return path

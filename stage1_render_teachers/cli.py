@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from chorus_common.manifest import Manifest
 
 from chorus_common.cache import verify_store
 from chorus_common.config import load_config
 from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
-from chorus_common.manifest import Manifest
 from chorus_common.progress import duration, progress
 from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
@@ -34,7 +34,7 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 _scenes = _options(
-    click.option("--manifest", required=True, type=click.Path(path_type=Path), help="scenes, made by chorus-data index"),
+    click.option("--manifest", required=True, type=click.Path(path_type=Path), help="scenes, from chorus-data index"),
     click.option("--store", required=True, type=click.Path(path_type=Path), help="folder of the teacher caches"),
     click.option("--split", default=None, help="only scenes of this split"),
     click.option("--dataset", default=None, help="only scenes of this data set"),

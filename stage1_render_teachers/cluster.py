@@ -1,8 +1,8 @@
 """Run many independent jobs: in this process, on worker processes of this machine, or on a dask cluster.
 
 The three rules that keep a long run healthy (all measured on dask.distributed):
-- Only as many jobs are submitted as there are workers. The scheduler blames every job that merely waits on a dying worker,
-  so a deep queue lets one poisonous scene take innocent ones with it.
+- Only as many jobs are submitted as there are workers. The scheduler blames every job that merely waits on a dying
+  worker, so a deep queue lets one poisonous scene take innocent ones with it.
 - A result is recorded and its future released at once. A held result is recomputed when the worker that has it dies.
 - What a job left behind on disk is the truth. The scheduler keeps nothing; a new run starts from the published stores.
 """
@@ -10,6 +10,7 @@ The three rules that keep a long run healthy (all measured on dask.distributed):
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
@@ -45,7 +46,7 @@ class Pool(Protocol):
     """Where jobs run."""
 
     def map(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
-        """Yield every job once, in order of completion. `task` must not raise for bad input: it returns what happened."""
+        """Yield every job once, in order of completion. `task` does not raise for bad input: it returns what came."""
         ...
 
 
@@ -150,9 +151,13 @@ def _remote_client(scheduler_file: str) -> Iterator[Any]:
             f"dask scheduler --scheduler-file {scheduler_file}"
         )
     try:
-        client = Client(scheduler_file=scheduler_file, timeout="20s")
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ConfigError(f"--scheduler {scheduler_file}: no scheduler answers there ({error}); is it running?") from None
+        address = json.loads(Path(scheduler_file).read_text(encoding="utf-8"))["address"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"--scheduler {scheduler_file}: not a scheduler file of dask") from None
+    try:
+        client = Client(address, timeout="20s")
+    except (OSError, TimeoutError):
+        raise ConfigError(f"--scheduler {scheduler_file}: no scheduler answers at {address}; is it running?") from None
     with client:
         yield client
 
@@ -186,9 +191,11 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
             for i in range(config.workers)
         }
         scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-        with SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster:
-            with Client(cluster) as client:
-                yield client
+        with (
+            SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
 
 
 def _memory_limit(config: RunConfig) -> int:
@@ -210,7 +217,7 @@ def worker_environment(index: int, workers: int, device: str) -> dict[str, str]:
     kernels give the same bytes with any number of threads and take the worker's share of the cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment["NUMBA_NUM_THREADS"] = str(max(1, cores // workers))
     if device.startswith("cuda"):
         gpus = visible_gpus()

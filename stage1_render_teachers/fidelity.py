@@ -1,4 +1,4 @@
-"""How much quantisation costs, measured while a scene is written and kept in its cache's attributes."""
+"""How much storing costs, measured while a scene is written and kept in its cache's attributes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from chorus_common.cache.writer import round_weights
 from chorus_common.lifting import CellHits
 
 F32 = NDArray[np.float32]
 
 
 class Fidelity:
-    """Cosines between exact and decoded standardised tokens of one teacher, per token and after lifting.
+    """Cosine between what lifting gives before and after storing, for one teacher on a seeded sample of Gaussians.
 
-    Lifting is linear, so the lifted features of a seeded sample of Gaussians are summed up view by view: no more than one
-    batch of exact features is ever held. Cosines are taken in the standardised space, where no common mean flatters them.
+    Before: exact standardised tokens and lifting weights. After: both as the cache returns them. Lifting is linear, so
+    the sums grow view by view and no more than one batch of exact features is ever held. Cosines are taken in the
+    standardised space, where no common mean flatters them.
     """
 
     def __init__(self, n_gaussians: int, channels: int, sample: int, seed: int) -> None:
@@ -24,33 +26,29 @@ class Fidelity:
         self._slot = np.full(n_gaussians, -1, dtype=np.int64)
         self._slot[chosen] = np.arange(len(chosen))
         self._exact = np.zeros((len(chosen), channels), dtype=np.float64)
-        self._decoded = np.zeros_like(self._exact)
+        self._stored = np.zeros_like(self._exact)
         self._weight = np.zeros(len(chosen))
-        self._cosine_sum, self._tokens = 0.0, 0
 
-    def add(self, hits: CellHits, exact: F32, decoded: F32) -> None:
+    def add(self, hits: CellHits, exact: F32, stored: F32) -> None:
         """One view: its hits, and its standardised tokens [cells, C] before and after the quantiser."""
-        cosine = row_cosine(exact, decoded)
-        self._cosine_sum += float(cosine.sum(dtype=np.float64))
-        self._tokens += len(cosine)
         slot = self._slot[hits.gaussian_ids]
         seen = slot >= 0
-        shape = (len(self._weight), len(exact))
-        weights = sparse.csr_matrix((hits.weights[seen], (slot[seen], hits.cells[seen])), shape=shape)
+        shape, at = (len(self._weight), len(exact)), (slot[seen], hits.cells[seen])
+        weights = sparse.csr_matrix((hits.weights[seen], at), shape=shape)
+        rounded = sparse.csr_matrix((round_weights(hits.weights[seen]).astype(np.float32), at), shape=shape)
         self._exact += weights @ exact
-        self._decoded += weights @ decoded
+        self._stored += rounded @ stored
         self._weight += np.asarray(weights.sum(axis=1)).ravel()
 
     def result(self) -> dict[str, float]:
-        """token_cosine (mean), lifted_cosine (mean) and lifted_cosine_p01 (1st percentile) over sampled Gaussians with
-        evidence; the lifted ones are absent where the sample holds none."""
-        result = {"token_cosine": self._cosine_sum / max(self._tokens, 1)}
+        """lifted_cosine (mean) and lifted_cosine_p01 (1st percentile) over the sampled Gaussians with evidence, or
+        nothing
+        where none of them has any."""
         seen = self._weight > 0
-        if seen.any():
-            cosine = row_cosine(self._exact[seen], self._decoded[seen])
-            result["lifted_cosine"] = float(cosine.mean())
-            result["lifted_cosine_p01"] = float(np.quantile(cosine, 0.01))
-        return {key: round(value, 6) for key, value in result.items()}
+        if not seen.any():
+            return {}
+        cosine = row_cosine(self._exact[seen], self._stored[seen])
+        return {"lifted_cosine": float(cosine.mean()), "lifted_cosine_p01": float(np.quantile(cosine, 0.01))}
 
 
 def row_cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:

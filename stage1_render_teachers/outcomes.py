@@ -117,8 +117,8 @@ def to_table(outcomes: Iterable[SceneOutcome]) -> pa.Table:
 def read_outcomes(store: Path) -> dict[str, SceneOutcome]:
     """The last outcome of every scene that any run on `store` has met, by "dataset/scene_id".
 
-    A skipped scene says nothing new, so its earlier outcome stands where there is one. Raises CacheError for a file that
-    cannot be read.
+    A skipped scene says nothing new, so its earlier outcome stands where there is one. Raises CacheError for a file
+    that cannot be read.
     """
     rows: list[SceneOutcome] = []
     for path in sorted((store / "outcomes").glob("[!.]*.parquet")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +23,14 @@ class TeacherPlan:
         spec, name: as given, and as files are called.
         dense: dense features (with a basis) or masks (without).
         fingerprint: of its weights and settings.
-        basis_digest: SHA-256 of the basis file, "" for mask teachers.
+        basis: fingerprint of the teacher's basis, "" for mask teachers.
     """
 
     spec: str
     name: str
     dense: bool
     fingerprint: str
-    basis_digest: str = ""
+    basis: str = ""
 
 
 def basis_path(store: Path, spec: str) -> Path:
@@ -46,20 +45,16 @@ def shared_teacher(spec: str, device: str) -> Teacher:
 
 
 @lru_cache(maxsize=16)
-def _load_basis(path: Path, digest: str) -> TeacherBasis:
-    if file_digest(path) != digest:
+def _load_basis(path: Path, fingerprint: str) -> TeacherBasis:
+    basis = TeacherBasis.load(path)
+    if basis.fingerprint != fingerprint:
         raise CacheError(f"{path}: the basis was replaced while this run was going on; run the same command again")
-    return TeacherBasis.load(path)
+    return basis
 
 
 def load_basis(store: Path, plan: TeacherPlan) -> TeacherBasis:
     """The basis that `plan` was made with, read once per process."""
-    return _load_basis(basis_path(store, plan.spec), plan.basis_digest)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _load_basis(basis_path(store, plan.spec), plan.basis)
 
 
 def plan_teachers(store: Path, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
@@ -78,12 +73,12 @@ def plan_teachers(store: Path, config: Stage1Config, device: str) -> tuple[Teach
         if not path.is_file():
             raise CacheError(f"{path}: no basis of teacher '{spec}' yet; run chorus-stage1 calibrate")
         basis = TeacherBasis.load(path)
-        if basis.fingerprint != teacher.fingerprint:
+        if basis.teacher_fingerprint != teacher.fingerprint:
             raise ConfigError(
                 f"teacher '{spec}' is not the one that {path} was fitted on (fingerprint {teacher.fingerprint} against "
-                f"{basis.fingerprint}); use another --store, or calibrate --overwrite and run --overwrite"
+                f"{basis.teacher_fingerprint}); use another --store, or calibrate --overwrite and run --overwrite"
             )
-        plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, file_digest(path)))
+        plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, basis.fingerprint))
     return tuple(plans)
 
 

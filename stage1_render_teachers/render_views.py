@@ -1,18 +1,20 @@
-"""A manifest row turned into rendered views, a batch at a time: the common start of calibration and of the scene task."""
+"""A manifest row turned into rendered views, a batch at a time: the common start of calibration and of the scene
+task.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from chorus_common.manifest import ManifestRow
 from numpy.typing import NDArray
 
 from chorus_common.camera_io import read_cameras
 from chorus_common.cameras import CameraSet
 from chorus_common.errors import SceneError
 from chorus_common.lifting import CellGrid, CellHits
-from chorus_common.manifest import ManifestRow
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
 from stage1_render_teachers.rasterize import get_backend
@@ -41,16 +43,14 @@ def config_grid(config: Stage1Config) -> CellGrid:
 
 
 def load_scene(row: ManifestRow) -> GaussianScene:
-    """The validated scene of `row`."""
-    return read_scene(row.scene_path).validated()
+    """The validated scene of `row`, under the manifest's name and label space."""
+    return replace(read_scene(row.scene_path), name=row.scene_id, label_space=row.label_space).validated()
 
 
 def pick_views(row: ManifestRow, scene: GaussianScene, config: Stage1Config) -> CameraSet:
     """The scene's own cameras at the configured picture size, or chosen ones where it brings none."""
     if row.cameras_path is None:
-        return choose_views(
-            scene, config.n_views, config.width, config.height, fov_x=config.fov_x, seed=config.seed
-        )
+        return choose_views(scene, config.n_views, config.width, config.height, fov_x=config.fov_x, seed=config.seed)
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")

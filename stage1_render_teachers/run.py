@@ -1,4 +1,5 @@
-"""Many scenes: settle the plan, calibrate where bases are missing, then every scene once, whatever becomes of the others.
+"""Many scenes: settle the plan, calibrate where bases are missing, then every scene once, whatever becomes of the
+others.
 
 What is done is what is published; a run can be killed at any moment and started again with the same command.
 """
@@ -13,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chorus_common.manifest import Manifest, ManifestRow
+
 from chorus_common.cache import sweep_orphans
 from chorus_common.errors import CacheError, ChorusError
-from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.progress import Progress, progress
 from stage1_render_teachers.calibrate import calibrate, missing_bases
 from stage1_render_teachers.cluster import Pool, WorkerLost, open_pool
@@ -45,8 +47,8 @@ def run_stage1(
 ) -> RunSummary:  # fmt: skip
     """Publish the cache of every scene in `rows` under `store`.
 
-    `calibration_rows` is what missing bases are fitted on (default: `rows`); shards pass the whole manifest, so that they
-    all fit the same bases. Raises ChorusError for what concerns the run as a whole; scenes fail one by one.
+    `calibration_rows` is what missing bases are fitted on (default: `rows`); shards pass the whole manifest, so that
+    they all fit the same bases. Raises ChorusError for what concerns the run as a whole; scenes fail one by one.
     """
     started = time.time()
     prepare_store(store)
@@ -105,7 +107,9 @@ def ensure_bases(
 
 
 def shard_rows(rows: Sequence[ManifestRow], index: int, count: int) -> list[ManifestRow]:
-    """Every `count`-th row from `index` on: a shard of the manifest, disjoint from the others and of nearly equal size."""
+    """Every `count`-th row from `index` on: a shard of the manifest, disjoint from the others and of nearly equal
+    size.
+    """
     return list(rows[index::count])
 
 

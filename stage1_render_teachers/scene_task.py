@@ -1,8 +1,8 @@
 """One scene -> one published teacher cache.
 
 Everything a scene needs happens here and only here: read, pick views, render, ask the teachers, standardise, quantise,
-build the lifting matrix, write, check, publish. The result is a pure function of the scene's files, the settings and the
-teacher bases; where it runs and beside what makes no difference to a byte.
+build the lifting matrix, write, check, publish. The result is a pure function of the scene's files, the settings and
+the teacher bases; where it runs and beside what makes no difference to a byte.
 """
 
 from __future__ import annotations
@@ -16,30 +16,23 @@ import sys
 import time
 import traceback
 import uuid
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from chorus_common.manifest import ManifestRow
 from numpy.typing import NDArray
 
-from chorus_common.cache import CacheAttributes, SceneCache, SceneCacheWriter, fingerprint
-from chorus_common.cameras import CameraSet
+from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader, fingerprint
 from chorus_common.errors import CacheError, ChorusError, SceneError, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
-from chorus_common.manifest import ManifestRow
-from chorus_common.quantise import Quantiser
-from chorus_common.scene import GaussianScene
-from stage1_render_teachers.fidelity import Fidelity
-from stage1_render_teachers.mask_pooling import pool_under_masks
 from stage1_render_teachers.outcomes import SceneOutcome
-from stage1_render_teachers.plan import TeacherPlan, load_basis, shared_teacher, teacher_threads
-from stage1_render_teachers.render_views import ViewBatch, config_grid, load_scene, pick_views, render_batches
+from stage1_render_teachers.plan import TeacherPlan, teacher_threads
+from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
 from stage1_render_teachers.settings import Stage1Config
-from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher
+from stage1_render_teachers.teacher_passes import open_passes
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
 STAGE1_VERSION = 1
@@ -83,8 +76,8 @@ class Stopwatch:
 def run_scene(job: SceneJob) -> SceneOutcome:
     """Do one scene and say what happened; bad input of any kind becomes a failed outcome with one line.
 
-    Only an interrupt and a broken CUDA context get out: the first is the user's wish, the second poisons every scene that
-    this process would still do, so a worker ends itself and its keeper starts a fresh one.
+    Only an interrupt and a broken CUDA context get out: the first is the user's wish, the second poisons every scene
+    that this process would still do, so a worker ends itself and its keeper starts a fresh one.
     """
     watch = Stopwatch()
     blank = SceneOutcome(job.row.dataset, job.row.scene_id, "failed")
@@ -105,11 +98,114 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     )
 
 
+def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
+    """Make and publish the cache of one scene. Raises ChorusError, or whatever a broken file or a full disk raises."""
+    config = job.config
+    with watch("read"):
+        scene = load_scene(job.row)
+    with watch("views"):
+        cameras = pick_views(job.row, scene, config)
+    hits: list[CellHits] = []
+    images: list[NDArray[np.uint8]] = []
+    depths: list[NDArray[np.float16]] = []
+    with SceneCacheWriter(job.path, scene_header(job)) as writer:
+        writer.put_cameras(cameras)
+        passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene))
+        batches = render_batches(scene, cameras, config)
+        with teacher_threads(config.teacher_threads):
+            while True:
+                with watch("render"):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                hits += batch.hits
+                if config.store_rgb:
+                    images.append(batch.images)
+                if config.store_depth:
+                    depths.append(batch.depth.astype(np.float16))
+                tokens: dict[str, NDArray[np.float32]] = {}
+                for step in passes:
+                    step.add(batch, tokens, watch)
+        if not any(map(len, hits)):
+            raise SceneError(
+                f"scene {job.row.scene_id}: none of its {len(cameras)} views sees any Gaussian; "
+                "do the cameras belong to it?"
+            )
+        with watch("index"):
+            index = LiftingIndex.build(hits, scene.means, config_grid(config))
+            weight, n_views = index.evidence()
+            coverage = float((n_views >= config.coverage_views).mean())
+        with watch("write"):
+            writer.put_lifting(index)
+            writer.put_evidence(weight, n_views)
+            writer.put_gaussians(scene, index.order)
+            if images:
+                writer.put_rgb(images)
+            if depths:
+                writer.put_depth(depths)
+            errors = {step.name: step.finish() for step in passes}
+            figures = {f"{name}/{key}": value for name, found in errors.items() for key, value in found.items()}
+            writer.put_measures({f"covered_by_{config.coverage_views}_views": coverage, **figures})
+        with watch("publish"):
+            published = writer.publish()
+    return SceneOutcome(
+        job.row.dataset,
+        job.row.scene_id,
+        "done" if published else "skipped",  # another process was first; what it published is the same
+        bytes=folder_bytes(job.path),
+        n_gaussians=len(scene),
+        n_views=len(cameras),
+        coverage=coverage,
+        errors={name: found for name, found in errors.items() if found},
+    )
+
+
+def scene_header(job: SceneJob) -> SceneHeader:
+    """What the cache says of itself."""
+    config = job.config
+    return SceneHeader(
+        scene_id=job.row.scene_id,
+        dataset=job.row.dataset,
+        fingerprint=scene_fingerprint(job),
+        grid=GridAttributes(width=config.width, height=config.height, cell=config.cell, fold=config.fold),
+        settings=config.model_dump(mode="json"),
+    )
+
+
+def scene_fingerprint(job: SceneJob) -> str:
+    """Hash of everything that changes a byte of the scene's cache: files, settings, teachers, bases, version of this
+    code.
+
+    The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes.
+    """
+    cameras = "chosen" if job.row.cameras_path is None else path_digest(Path(job.row.cameras_path))
+    settings = job.config.model_dump(mode="json", exclude={"calibration"})
+    return fingerprint(
+        job.row.sha256,
+        cameras,
+        {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
+    )
+
+
+def path_digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's relative file names and bytes in sorted order."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def folder_bytes(path: Path) -> int:
+    """Sum of the sizes of all files under `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
 def already_published(job: SceneJob) -> bool:
     """Whether the scene's cache is there with the fingerprint this job would give it.
 
-    A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError otherwise:
-    mixing settings in one store, or trusting a broken cache, must be somebody's decision.
+    A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError
+    otherwise: mixing settings in one store, or trusting a broken cache, must be somebody's decision.
     """
     if not job.path.exists():
         return False
@@ -127,7 +223,9 @@ def already_published(job: SceneJob) -> bool:
 
 
 def unpublish(path: Path) -> None:
-    """Take a published cache away: one rename, then removal at leisure (a kill in between leaves only a `.tmp-` folder)."""
+    """Take a published cache away: one rename, then removal at leisure (a kill in between leaves only a `.tmp-`
+    folder).
+    """
     condemned = path.with_name(f".tmp-{uuid.uuid4().hex}")
     os.rename(path, condemned)
     shutil.rmtree(condemned)

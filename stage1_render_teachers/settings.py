@@ -67,9 +67,7 @@ class RunConfig(Config):
     device: str = Field("cpu", description='where neural teachers run: "cpu", "cuda"')
     overwrite: bool = Field(False, description="redo scenes that were published with other settings")
     max_failures: int = Field(0, ge=0, description="stop after this many failed scenes; 0 = never")
-    worker_patience: float = Field(
-        7200.0, gt=0, description="seconds of silence until a worker is replaced"
-    )
+    worker_patience: float = Field(7200.0, gt=0, description="seconds of silence until a worker is replaced")
     worker_memory: str = Field("auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
 
 

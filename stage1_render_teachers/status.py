@@ -1,4 +1,6 @@
-"""Where a store stands against its manifest: done, failed with reasons, pending, how fast, how large, how well covered."""
+"""Where a store stands against its manifest: done, failed with reasons, pending, how fast, how large, how well
+covered.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from chorus_common.manifest import ManifestRow
+
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError, one_line
-from chorus_common.manifest import ManifestRow
 from chorus_common.progress import duration
 from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
+from stage1_render_teachers.scene_task import folder_bytes
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,9 @@ def _from_cache(row: ManifestRow, path: Path) -> SceneOutcome:
         return SceneOutcome(row.dataset, row.scene_id, "done", error=one_line(error), bytes=blank.bytes)
     return SceneOutcome(
         row.dataset, row.scene_id, "done", bytes=blank.bytes, n_gaussians=attributes.n_gaussians,
-        n_views=attributes.n_views, coverage=attributes.coverage,
+        n_views=attributes.n_views,
+        coverage=next((v for k, v in attributes.measures.items() if k.startswith("covered_by_")), attributes.coverage),
     )  # fmt: skip
-
-
-def folder_bytes(path: Path) -> int:
-    """Sum of the sizes of all files under `path`."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -129,7 +129,9 @@ def test_gradient_bins_peak_at_the_gradient_s_direction_and_ignore_its_sign(angl
     ramp = np.cos(np.radians(angle)) * x + np.sin(np.radians(angle)) * y
     answer = oriented_gradients(ramp.astype(np.float32) * np.float32(0.01))[15, 20]
     assert np.argmax(answer) == round(angle / 22.5) % 8
-    np.testing.assert_allclose(oriented_gradients(-ramp.astype(np.float32) * np.float32(0.01))[15, 20], answer, atol=1e-7)
+    np.testing.assert_allclose(
+        oriented_gradients(-ramp.astype(np.float32) * np.float32(0.01))[15, 20], answer, atol=1e-7
+    )
     np.testing.assert_allclose(answer.max(), 0.01, rtol=1e-3)
 
 
@@ -140,10 +142,14 @@ def test_halving_is_a_mean_and_repeats_odd_borders() -> None:
     np.testing.assert_allclose(halve(image)[..., 0], expected)
 
 
-@pytest.mark.parametrize(("width", "height", "cell"), [(160, 120, 16), (160, 120, 8), (97, 61, 16), (20, 14, 1), (5, 3, 16)])
+@pytest.mark.parametrize(
+    ("width", "height", "cell"), [(160, 120, 16), (160, 120, 8), (97, 61, 16), (20, 14, 1), (5, 3, 16)]
+)
 def test_features_have_the_grid_s_shape_and_are_finite(width: int, height: int, cell: int) -> None:
     grid = CellGrid(width, height, cell)
-    images = np.stack([picture(0, width, height) if min(width, height) > 40 else np.zeros((height, width, 3), np.uint8)])
+    images = np.stack(
+        [picture(0, width, height) if min(width, height) > 40 else np.zeros((height, width, 3), np.uint8)]
+    )
     features = ClassicalDenseTeacher().features(images, grid)
     assert features.shape == (1, grid.rows, grid.cols, CHANNELS)
     assert features.dtype == np.float32

@@ -1,0 +1,157 @@
+"""Teachers at work on one scene: batches of views in, standardised codes or masks out to the scene's writer."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.cache import SceneCacheWriter
+from chorus_common.errors import CacheError, SceneError
+from chorus_common.quantise import Quantiser
+from stage1_render_teachers.fidelity import Fidelity
+from stage1_render_teachers.mask_pooling import pool_under_masks
+from stage1_render_teachers.plan import TeacherPlan, load_basis, shared_teacher
+from stage1_render_teachers.render_views import ViewBatch, config_grid
+from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher
+
+F32 = NDArray[np.float32]
+Watch = Callable[[str], AbstractContextManager[None]]
+
+
+class TeacherPass(Protocol):
+    """One teacher on one scene."""
+
+    name: str
+
+    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
+        """Take the next views. `tokens`: name -> raw dense features [B, rows, cols, C] of this batch, for later
+        passes.
+        """
+        ...
+
+    def finish(self) -> dict[str, float]:
+        """Write what is left; figures measured on the way."""
+        ...
+
+
+def open_passes(
+    writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: Path, config: Stage1Config, device: str,
+    n_gaussians: int,
+) -> list[TeacherPass]:  # fmt: skip
+    """A pass per teacher, dense ones first: masks are given embeddings from the first text-aligned one's tokens."""
+    dense: list[TeacherPass] = []
+    masks: list[TeacherPass] = []
+    text_aligned = ""
+    for plan in plans:
+        teacher = shared_teacher(plan.spec, device)
+        if teacher.fingerprint != plan.fingerprint:
+            raise CacheError(
+                f"teacher '{plan.spec}' has fingerprint {teacher.fingerprint} on this worker, the run was planned with "
+                f"{plan.fingerprint}; install the same version and weights everywhere"
+            )
+        if isinstance(teacher, DenseTeacher):
+            dense.append(DensePass(writer, plan, teacher, store, config, n_gaussians))
+            if teacher.text_aligned and not text_aligned:
+                text_aligned = plan.name
+    for plan in plans:
+        teacher = shared_teacher(plan.spec, device)
+        if isinstance(teacher, MaskTeacher):
+            masks.append(MaskPass(writer, plan, teacher, config, text_aligned))
+    return dense + masks
+
+
+class DensePass:
+    """Features -> standardised -> codes; measures what storing them costs after lifting."""
+
+    def __init__(
+        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: Path, config: Stage1Config,
+        n_gaussians: int,
+    ) -> None:  # fmt: skip
+        self.name = plan.name
+        self._teacher, self._basis, self._grid = teacher, load_basis(store, plan), config_grid(config)
+        self._quantiser = Quantiser(config.bits)
+        self._fidelity = Fidelity(n_gaussians, teacher.channels, config.error_sample, config.seed)
+        self._out = writer.add_dense_teacher(
+            plan.name,
+            spec=plan.spec,
+            fingerprint=plan.fingerprint,
+            channels=teacher.channels,
+            basis=plan.basis,
+            bits=config.bits,
+            text_aligned=teacher.text_aligned,
+        )
+
+    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
+        grid, channels = self._grid, self._teacher.channels
+        with watch(self.name):
+            features = self._teacher.features(batch.images, grid)
+        expected = (len(batch.views), grid.rows, grid.cols, channels)
+        if features.shape != expected:
+            raise SceneError(f"teacher {self.name} gave features of shape {features.shape}, expected {expected}")
+        if not np.isfinite(features).all():
+            raise SceneError(f"teacher {self.name} gave values that are not finite")
+        tokens[self.name] = features
+        with watch("standardise"):
+            standardised = self._basis.forward(features)
+        with watch("quantise"):
+            self._out.append(standardised)
+        with watch("measure"):
+            for hits, exact in zip(batch.hits, standardised.reshape(-1, grid.cells, channels)):
+                self._fidelity.add(hits, exact, self._quantiser.decode(self._quantiser.encode(exact), channels))
+
+    def finish(self) -> dict[str, float]:
+        return self._fidelity.result()
+
+
+class MaskPass:
+    """Masks of every view at every level, each with the mean text-aligned token under it where such a teacher runs."""
+
+    def __init__(
+        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config, embed_with: str
+    ) -> None:
+        self.name = plan.name
+        self._teacher, self._config, self._grid = teacher, config, config_grid(config)
+        self._embed_with = embed_with
+        self._embeddings: dict[str, list[NDArray[np.float16]]] = {level: [] for level in teacher.levels}
+        self._out = writer.add_mask_teacher(
+            plan.name,
+            spec=plan.spec,
+            fingerprint=plan.fingerprint,
+            levels=teacher.levels,
+            height=config.height,
+            width=config.width,
+        )
+        self._scene_id = writer.scene_id
+
+    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
+        dense = tokens.get(self._embed_with)
+        for i, (view, image) in enumerate(zip(batch.views, batch.images)):
+            with watch(self.name):
+                levels = self._teacher.masks(image, view_seed(self._config.seed, self._scene_id, view))
+            with watch("quantise"):
+                self._out.append(levels)
+            if dense is None:
+                continue
+            with watch("embed masks"):
+                for level, ids in levels.items():
+                    pooled = pool_under_masks(ids, dense[i].reshape(self._grid.cells, -1), self._grid)
+                    self._embeddings[level].append(pooled.astype(np.float16))
+
+    def finish(self) -> dict[str, float]:
+        for level, per_view in self._embeddings.items():
+            if per_view:
+                offsets = np.cumsum([0, *map(len, per_view)], dtype=np.int64)
+                self._out.put_embeddings(level, offsets, np.concatenate(per_view))
+        return {}
+
+
+def view_seed(seed: int, scene_id: str, view: int) -> int:
+    """Seed of one view's masks: a function of what is being looked at, never of who looks or when."""
+    return zlib.crc32(f"{seed}/{scene_id}/{view}".encode())
