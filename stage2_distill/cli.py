@@ -57,7 +57,7 @@ def train(
     config = load_config(TrainConfig, config_path, settings)
     if val_split is not None and manifest is None:
         raise ConfigError(f"--val-split {val_split} needs --manifest, which says which scenes are in it")
-    from stage2_distill.sources import find_scenes, open_scenes, read_bases
+    from stage2_distill.sources import find_scenes, open_scenes, read_bases, text_aligned
     from stage2_distill.trainer import TrainData
     from stage2_distill.trainer import train as run
 
@@ -66,7 +66,8 @@ def train(
     validation = open_scenes(find_scenes(stores, manifest, val_split, warn)) if val_split is not None else []
     bases = read_bases(stores, [*scenes, *validation], config.teachers)
     click.echo(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(bases)}", err=True)
-    result = run(config, TrainData(scenes, validation, bases), out, pick_device(device))
+    data = TrainData(scenes, validation, bases, text_aligned(scenes, bases))
+    result = run(config, data, out, pick_device(device))
     skipped = f", {result.skipped} skipped as not finite" if result.skipped else ""
     click.echo(
         f"{out}: {result.steps} steps{skipped}; waiting for data took {result.starvation:.1%} of the time", err=True

@@ -92,4 +92,17 @@ def read_bases(stores: Sequence[Path], scenes: Sequence[SceneEntry], wanted: Ite
             raise CacheError(
                 f"{stores[0] / 'bases' / f'{name}.safetensors'}: no such basis; run chorus-stage1 calibrate"
             )
+        for scene in scenes:
+            made_with = scene.store.dense_teachers.get(name)
+            if made_with is not None and made_with.basis != bases[name].fingerprint:
+                raise CacheError(
+                    f"scene {scene.scene_id}: features of teacher {name} were made with another basis; "
+                    "delete this scene's cache and run stage 1 again"
+                )
     return bases
+
+
+def text_aligned(scenes: Sequence[SceneEntry], names: Iterable[str]) -> frozenset[str]:
+    """Those of the teachers `names` whose features live in the space of a text encoder."""
+    found = {n for scene in scenes for n, teacher in scene.store.dense_teachers.items() if teacher.text_aligned}
+    return frozenset(found & set(names))

@@ -37,12 +37,14 @@ class StudentTeacher(Config):
     Attributes:
         spec, fingerprint: which teacher it was, and the hash of its weights and settings, as recorded by stage 1.
         channels: width of its features. hidden: width of the projector's hidden layer.
+        text_aligned: whether `chorus_common.text.load_text_encoder(spec)` gives vectors of the same space.
     """
 
     spec: str
     fingerprint: str
     channels: int
     hidden: int
+    text_aligned: bool = False
 
 
 class StudentConfig(Config):

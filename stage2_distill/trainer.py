@@ -45,6 +45,7 @@ class TrainData:
     scenes: Sequence[SceneEntry]
     validation: Sequence[SceneEntry]
     bases: Mapping[str, TeacherBasis]
+    text_aligned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ class Trainer:
         torch.manual_seed(_seed_of(config.seed, 0))
         encoder = make_encoder(config)
         folder.claim(self._identity(data, encoder), write=ranks.rank == 0)
-        channels = {name: len(basis.mean) for name, basis in data.bases.items()}
+        channels = {name: basis.channels for name, basis in data.bases.items()}
         make = _dataset_maker(config, channels, encoder)
         self.dataset = make(data.scenes)
         self.validation = make(data.validation) if data.validation else None
-        self.student = Student(encoder, {n: _student_teacher(b, config) for n, b in data.bases.items()}).to(device)
+        self.student = Student(encoder, _student_teachers(data, config)).to(device)
         for name, basis in data.bases.items():
             self.student.set_basis(name, basis)
         self.optimizer = build_optimizer(self.student, config.optim)
@@ -342,10 +343,17 @@ def _seed_of(seed: int, *key: int) -> int:
     return int(generator(seed, MODEL, *key).integers(2**63 - 1))
 
 
-def _student_teacher(basis: TeacherBasis, config: TrainConfig) -> StudentTeacher:
-    return StudentTeacher(
-        spec=basis.spec, fingerprint=basis.teacher_fingerprint, channels=len(basis.mean), hidden=config.projector_hidden
-    )
+def _student_teachers(data: TrainData, config: TrainConfig) -> dict[str, StudentTeacher]:
+    return {
+        name: StudentTeacher(
+            spec=basis.spec,
+            fingerprint=basis.teacher_fingerprint,
+            channels=basis.channels,
+            hidden=config.projector_hidden,
+            text_aligned=name in data.text_aligned,
+        )
+        for name, basis in data.bases.items()
+    }
 
 
 def _note(record: Mapping[str, Any], starvation: float) -> str:

@@ -32,17 +32,3 @@ def crop_rows(
         return np.arange(start, start + max_points)
     distance = ((means - means[center]) ** 2).sum(1)
     return np.sort(np.argpartition(distance, max_points - 1)[:max_points])
-
-
-def covering_runs(rows: I64, gap: int) -> list[tuple[int, int]]:
-    """Contiguous ranges [a, b) that together hold the ascending `rows`; ranges fewer than `gap` rows apart become one.
-
-    Morton order keeps neighbours together, so a sphere is a few dozen runs: cheaper to read with some rows too many
-        than one by one.
-    """
-    if len(rows) == 0:
-        return []
-    breaks = np.flatnonzero(np.diff(rows) > gap) + 1
-    starts = rows[np.concatenate([[0], breaks])]
-    ends = rows[np.concatenate([breaks, [len(rows)]]) - 1] + 1
-    return [(int(a), int(b)) for a, b in zip(starts, ends)]

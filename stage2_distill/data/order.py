@@ -22,7 +22,8 @@ ORDER, SAMPLE, MODEL = 1, 2, 3
 
 def generator(seed: int, *key: int) -> np.random.Generator:
     """A generator that depends on (seed, key) alone; different keys give independent streams."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *key])))
+    # the length goes in because a seed sequence ignores zeros at its end: (1,) and (1, 0) would give one stream
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, len(key), *key])))
 
 
 @dataclass(frozen=True)

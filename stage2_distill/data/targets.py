@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from chorus_common.errors import CacheError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
-from stage2_distill.data.crops import covering_runs
 
 F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
@@ -33,7 +32,7 @@ class SceneStore(Protocol):
     @property
     def dense_teachers(self) -> Any: ...
     def scene(self) -> GaussianScene: ...
-    def lifting(self, rows: slice | None = None) -> LiftingIndex: ...
+    def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex: ...
     def features(self, name: str, views: Any = None) -> F32: ...
     def evidence(self) -> tuple[F32, NDArray[np.int32]]: ...
 
@@ -139,42 +138,31 @@ class SceneTargets:
             return self._lifted
 
     def _lift(self, rows: I64, geometry: Geometry, views: Sequence[int] | None) -> LiftedRows:
-        runs = covering_runs(rows, gap=64)
-        indices = [self._store.lifting(slice(a, b)) for a, b in runs]
-        cells = indices[0].grid.cells
-        seen = np.zeros(indices[0].n_views, dtype=bool)
-        for index in indices:
-            seen[np.unique(index.columns // cells)] = True
+        index = self._store.lifting(rows)
+        seen = np.zeros(index.n_views, dtype=bool)
+        seen[np.unique(index.columns // index.grid.cells)] = True
         if views is not None:
             chosen = np.zeros_like(seen)
             chosen[list(views)] = True
             seen &= chosen
-        needed = np.flatnonzero(seen)
-        indices = [index.select_views(needed) for index in indices]
-        picks = [rows[(rows >= a) & (rows < b)] - a for a, b in runs]
-        weight = np.concatenate([index.evidence()[0][pick] for index, pick in zip(indices, picks)])
+        needed = np.flatnonzero(seen)  # a crop is seen by some of the views: only these are decoded
+        index = index.select_views(needed)
+        weight = geometry.weight[rows] if views is None else index.evidence()[0]
         # with a subset of views a Gaussian may have lost what made it valid
         weight = np.where(geometry.valid[rows] & (weight > self._min_weight), weight, np.float32(0))
-        values = {t: self._lift_teacher(t, indices, picks, needed, weight) for t in self.teachers}
-        return LiftedRows(values, weight)
+        return LiftedRows({t: self._lift_teacher(t, index, needed, weight) for t in self.teachers}, weight)
 
-    def _lift_teacher(
-        self, teacher: str, indices: list[LiftingIndex], picks: list[I64], views: I64, weight: F32
-    ) -> F16:
+    def _lift_teacher(self, teacher: str, index: LiftingIndex, views: I64, weight: F32) -> F16:
+        channels = self.teachers[teacher]
         if len(views) == 0:
-            return np.zeros((len(weight), self.teachers[teacher]), np.float16)
+            return np.zeros((len(weight), channels), np.float16)
         cells = self._store.features(teacher, views)
-        if cells.shape[-1] != self.teachers[teacher]:
+        if cells.shape[-1] != channels:
             raise CacheError(
-                f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {self.teachers[teacher]}"
-                "; run stage 1 again for it"
+                f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {channels}; run stage 1 again"
             )
-        flat = cells.reshape(-1, cells.shape[-1])  # [V, rows, cols, C] -> [V * cells, C]
-        parts = []
-        for index, pick in zip(indices, picks):
-            sums, total = index.lift(flat)
-            parts.append((sums[pick] / np.maximum(total[pick], 1e-12)[:, None]).astype(np.float16))
-        values = np.concatenate(parts)
+        sums, total = index.lift(cells.reshape(-1, channels))  # [V, rows, cols, C] -> [V * cells, C]
+        values = (sums / np.maximum(total, 1e-12)[:, None]).astype(np.float16)
         values[weight == 0] = 0
         if not np.isfinite(values).all():
             raise CacheError(

@@ -34,9 +34,15 @@ class MemoryStore:
     def scene(self) -> GaussianScene:
         return self.gaussians
 
-    def lifting(self, rows: slice | None = None) -> LiftingIndex:
-        a, b, _ = (rows or slice(None)).indices(len(self.index))
-        return self.index.row_slice(a, b)
+    def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex:
+        if rows is None or isinstance(rows, slice):
+            a, b, _ = (rows or slice(None)).indices(len(self.index))
+            return self.index.row_slice(a, b)
+        entries = [np.arange(self.index.indptr[r], self.index.indptr[r + 1]) for r in rows]
+        flat = np.concatenate([*entries, np.zeros(0, np.int64)]).astype(np.int64)
+        indptr = np.cumsum([0] + [len(e) for e in entries])
+        order, columns, weights = self.index.order[rows], self.index.columns[flat], self.index.weights[flat]
+        return LiftingIndex(order, indptr, columns, weights, self.index.grid, self.index.n_views)
 
     def features(self, name: str, views: Any = None) -> NDArray[np.float32]:
         self.reads.append(name)

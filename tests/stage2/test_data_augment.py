@@ -1,0 +1,222 @@
+"""Augmentations against plain twins: what they do to centres, covariances, normals and colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
+from stage2_distill.data import augment as aug
+from stage2_distill.data.augment import AugmentConfig, augment
+
+
+def make_scene(seed: int = 0, n: int = 60) -> GaussianScene:
+    rng = np.random.default_rng(seed)
+    normals = rng.standard_normal((n, 3))
+    return GaussianScene(
+        means=rng.uniform(-1, 2, (n, 3)).astype(np.float32),
+        quats=canonical_quats(rng.standard_normal((n, 4))),
+        scales=np.exp(rng.uniform(-5, -1, (n, 3))).astype(np.float32),
+        opacities=rng.uniform(0.05, 0.95, n).astype(np.float32),
+        colors=rng.random((n, 3)).astype(np.float32),
+        normals=(normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32),
+        labels=rng.integers(0, 5, n).astype(np.int32),
+    )
+
+
+def covariances(scene: GaussianScene) -> np.ndarray:
+    """R diag(s^2) R^T, one Gaussian at a time."""
+    out = []
+    for quat, scale in zip(scene.quats.astype(np.float64), scene.scales.astype(np.float64)):
+        rotation = quats_to_rotations(quat)
+        out.append(rotation @ np.diag(scale**2) @ rotation.T)
+    return np.stack(out)
+
+
+def assert_canonical(scene: GaussianScene) -> None:
+    assert (scene.quats[:, 0] >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(scene.quats, axis=1), 1, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    axis=st.sampled_from("xyz"),
+    angle=st.floats(-np.pi, np.pi),
+    second=st.floats(-np.pi, np.pi),
+    seed=st.integers(0, 99),
+)
+def test_rotation_turns_covariances_centres_and_normals(axis: str, angle: float, second: float, seed: int) -> None:
+    scene = make_scene(seed, 20)
+    matrix = aug.rotation_about(axis, angle) @ aug.rotation_about("z", second)
+    center = np.array([0.3, -0.2, 0.9])
+    turned = aug.rotate(scene, matrix, center)
+    for i in range(len(scene)):
+        np.testing.assert_allclose(turned.means[i], matrix @ (scene.means[i] - center) + center, atol=1e-5)
+        np.testing.assert_allclose(turned.normals[i], matrix @ scene.normals[i], atol=1e-5)
+    np.testing.assert_allclose(covariances(turned), matrix @ covariances(scene) @ matrix.T, atol=1e-6)
+    assert_canonical(turned)
+    np.testing.assert_array_equal(turned.scales, scene.scales)
+
+
+def test_rotation_about_is_counter_clockwise() -> None:
+    np.testing.assert_allclose(aug.rotation_about("z", np.pi / 2) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(aug.rotation_about("x", np.pi / 2) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(aug.rotation_about("y", np.pi / 2) @ [0, 0, 1], [1, 0, 0], atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: np.linalg.norm(q) > 1e-3))
+def test_quaternion_of_a_rotation_gives_it_back(quat: list[float]) -> None:
+    matrix = quats_to_rotations(np.array(quat) / np.linalg.norm(quat))
+    back = aug.quat_from_rotation(matrix)
+    assert back[0] >= 0
+    np.testing.assert_allclose(quats_to_rotations(back), matrix, atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_flip_mirrors_covariances_centres_and_normals(axis: int) -> None:
+    scene = make_scene(axis)
+    reflection = np.eye(3)
+    reflection[axis, axis] = -1
+    flipped = aug.flip(scene, axis)
+    np.testing.assert_allclose(flipped.means, scene.means @ reflection, atol=0)
+    np.testing.assert_allclose(flipped.normals, scene.normals @ reflection, atol=0)
+    np.testing.assert_allclose(covariances(flipped), reflection @ covariances(scene) @ reflection, atol=1e-7)
+    for i in range(len(scene)):  # the rule itself: R becomes F R F, a proper rotation
+        expected = reflection @ quats_to_rotations(scene.quats[i].astype(np.float64)) @ reflection
+        np.testing.assert_allclose(quats_to_rotations(flipped.quats[i].astype(np.float64)), expected, atol=1e-6)
+    assert_canonical(flipped)
+
+
+def test_rescale_scales_the_picture_as_a_whole() -> None:
+    scene = make_scene()
+    bigger = aug.rescale(scene, 1.25)
+    np.testing.assert_allclose(bigger.means, scene.means * 1.25, rtol=1e-6)
+    np.testing.assert_allclose(covariances(bigger), covariances(scene) * 1.25**2, rtol=1e-4, atol=1e-9)
+
+
+def test_covariance_noise_has_the_shape_of_each_gaussian() -> None:
+    one = make_scene(3, 1)
+    many = one.select(np.zeros(40_000, dtype=np.int64))
+    moved = aug.covariance_noise(many, np.random.default_rng(0), 0.5)
+    shift = (moved.means - many.means).astype(np.float64)
+    measured, expected = np.cov(shift.T), 0.25 * covariances(one)[0]
+    assert np.abs(measured - expected).max() < 0.03 * np.abs(expected).max()
+    np.testing.assert_array_equal(moved.scales, many.scales)
+
+
+def test_covariance_noise_twin() -> None:
+    scene = make_scene(5)
+    moved = aug.covariance_noise(scene, np.random.default_rng(7), 0.3)
+    noise = np.random.default_rng(7).standard_normal((len(scene), 3), dtype=np.float32)
+    for i in range(len(scene)):
+        rotation = quats_to_rotations(scene.quats[i].astype(np.float64))
+        expected = scene.means[i] + 0.3 * rotation @ (scene.scales[i] * noise[i])
+        np.testing.assert_allclose(moved.means[i], expected, atol=1e-6)
+
+
+def test_inflated_scales_stay_between_one_and_the_largest_factor() -> None:
+    scene = make_scene()
+    grown = [aug.inflate_scales(scene, np.random.default_rng(s), 1.5).scales / scene.scales for s in range(20)]
+    factors = np.stack(grown)
+    assert factors.min() >= 1 - 1e-6
+    assert factors.max() <= 1.5 + 1e-6
+    assert factors.max() > 1.3  # it does something
+    assert np.ptp(factors[:, 0, 0]) > 0.05  # and not the same every time
+
+
+def test_jitter_is_clipped() -> None:
+    scene = make_scene(0, 5000)
+    shift = aug.jitter(scene, np.random.default_rng(0), 0.01).means - scene.means
+    assert np.abs(shift).max() <= 0.02 + 1e-6
+    assert 0.008 < shift.std() < 0.01  # clipping takes a little off 0.01
+
+
+def test_dropout_keeps_order_and_says_what_stayed() -> None:
+    scene = make_scene(0, 100)
+    kept = aug.dropout(scene, np.random.default_rng(0), 0.2)
+    assert len(kept) == 80
+    assert (np.diff(kept.source_ids) > 0).all()
+    np.testing.assert_array_equal(kept.means, scene.means[kept.source_ids])
+    assert len(aug.dropout(make_scene(0, 1), np.random.default_rng(0), 0.9)) == 1
+
+
+def plain_elastic(means: np.ndarray, noise: np.ndarray, cell: float, magnitude: float) -> np.ndarray:
+    """Box blurs with zeros outside and trilinear interpolation, one number at a time."""
+    for _ in range(2):
+        for axis in range(3):
+            padded = np.pad(noise, [(0, 0)] + [(1, 1) if a == axis else (0, 0) for a in range(3)])
+            parts = [np.take(padded, np.arange(noise.shape[axis + 1]) + k, axis=axis + 1) for k in range(3)]
+            noise = sum(parts) / 3
+    low = means.min(0)
+    out = []
+    for mean in means:
+        where = (mean - low) / cell + 1
+        base = np.floor(where).astype(int)
+        total = np.zeros(3)
+        for corner in np.ndindex(2, 2, 2):
+            weight = np.prod([w - b if c else 1 - (w - b) for c, w, b in zip(corner, where, base)])
+            index = tuple(min(b + c, s - 1) for b, c, s in zip(base, corner, noise.shape[1:]))
+            total += weight * noise[(slice(None), *index)]
+        out.append(mean + magnitude * total)
+    return np.array(out)
+
+
+@pytest.mark.parametrize(("cell", "magnitude"), [(0.2, 0.4), (0.8, 1.6), (10.0, 1.0)])
+def test_elastic_equals_plain_interpolation(cell: float, magnitude: float) -> None:
+    scene = make_scene(4)
+    moved = aug.elastic(scene, np.random.default_rng(5), cell, magnitude)
+    low = scene.means.min(0).astype(np.float64)
+    shape = tuple(((scene.means.max(0) - low) // cell).astype(int) + 3)
+    noise = np.random.default_rng(5).standard_normal((3, *shape), dtype=np.float32).astype(np.float64)
+    expected = plain_elastic(scene.means.astype(np.float64), noise, cell, magnitude)
+    np.testing.assert_allclose(moved.means, expected, atol=2e-5)
+    assert np.abs(moved.means - scene.means).max() > 1e-3
+
+
+def test_auto_contrast_stretches_each_channel() -> None:
+    scene = make_scene()
+    flat = scene.colors.copy()
+    flat[:, 1] = 0.25  # a constant channel cannot be stretched
+    flat[:, 0] = 0.3 + 0.2 * flat[:, 0]
+    from dataclasses import replace
+
+    scene = replace(scene, colors=flat)
+    full = aug.auto_contrast(scene, 1.0).colors
+    np.testing.assert_allclose([full[:, 0].min(), full[:, 0].max()], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(full[:, 1], 0.25, atol=1e-6)
+    half = aug.auto_contrast(scene, 0.5).colors
+    np.testing.assert_allclose(half, (full + scene.colors) / 2, atol=1e-6)
+
+
+def test_colour_shift_is_one_per_channel_and_jitter_one_per_gaussian() -> None:
+    from dataclasses import replace
+
+    scene = replace(make_scene(0, 4000), colors=np.full((4000, 3), 0.5, np.float32))
+    shift = aug.shift_colors(scene, np.random.default_rng(0), 0.05).colors - 0.5
+    assert np.ptp(shift, axis=0).max() < 1e-6
+    assert 0 < np.abs(shift).max() <= 0.05
+    noise = aug.jitter_colors(scene, np.random.default_rng(0), 0.05).colors - 0.5
+    assert abs(noise.std() - 0.05) < 0.003
+    edge = replace(scene, colors=np.ones((4000, 3), np.float32))
+    assert aug.jitter_colors(edge, np.random.default_rng(0), 0.05).colors.max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_augment_gives_a_valid_scene_and_is_a_function_of_its_seed(seed: int) -> None:
+    scene = make_scene(seed, 200)
+    one = augment(scene, AugmentConfig(), np.random.default_rng(seed)).validated()
+    two = augment(scene, AugmentConfig(), np.random.default_rng(seed))
+    for key in ("means", "quats", "scales", "colors", "normals", "source_ids"):
+        np.testing.assert_array_equal(getattr(one, key), getattr(two, key))
+    np.testing.assert_array_equal(one.labels, scene.labels[one.source_ids])
+    assert_canonical(one)
+    other = augment(scene, AugmentConfig(), np.random.default_rng(seed + 100))
+    assert len(other) != len(one) or not np.array_equal(other.means, one.means)
+
+
+def test_augment_switched_off_changes_nothing() -> None:
+    scene = make_scene()
+    assert augment(scene, AugmentConfig(enabled=False), np.random.default_rng(0)) is scene

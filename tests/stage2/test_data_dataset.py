@@ -1,0 +1,138 @@
+"""CacheDataset: samples are functions of (seed, epoch, index); data sets mix; missing teachers are masked; bad scenes are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from chorus_common.errors import CacheError, ConfigError
+from stage2_distill.data.augment import AugmentConfig
+from stage2_distill.data.dataset import Batch, CacheDataset, SceneEntry, collate
+from stage2_distill.data.loader import Prefetcher
+from stage2_distill.encoder import preset_config
+from stage2_distill.settings import DataSettings
+from tests.stage2.store_fakes import make_entries, make_store
+
+ENCODER = preset_config("chorus", enc_channels=(8, 16), inputs={"grid_size": 0.1})
+TEACHERS = {"text": 8, "dense": 12}
+
+
+def make_dataset(entries: list[SceneEntry] | None = None, **data: object) -> CacheDataset:
+    settings = DataSettings(**({"max_points": 150} | data))
+    return CacheDataset(entries or make_entries(), TEACHERS, ENCODER, settings, AugmentConfig(), seed=3, batch_size=2)
+
+
+def assert_equal(a: Batch, b: Batch) -> None:
+    assert a.scenes == b.scenes
+    for key in ("coord", "grid_coord", "feat", "offset"):
+        assert torch.equal(getattr(a.points, key), getattr(b.points, key))
+    assert a.targets.keys() == b.targets.keys()
+    for name, target in a.targets.items():
+        for key in ("rows", "values", "weight"):
+            assert torch.equal(getattr(target, key), getattr(b.targets[name], key))
+
+
+@pytest.mark.parametrize("data", [{}, {"crop": "rows"}, {"views": 2}])
+def test_batches_do_not_depend_on_workers_memory_or_history(data: dict[str, object]) -> None:
+    steps = 4
+    reference = make_dataset(**data)
+    expected = [reference.batch(step, 0, 2) for step in range(steps)]
+    for workers, memory in ((0, 0), (1, 4096), (3, 0), (3, 4096)):
+        dataset = make_dataset(memory_mb=memory, **data)
+        loaded = list(Prefetcher(lambda s, d=dataset: d.batch(s, 0, 2), 0, steps, workers=workers, ahead=3))
+        for a, b in zip(expected, loaded, strict=True):
+            assert_equal(a, b)
+    assert_equal(make_dataset(**data).batch(3, 0, 2), expected[3])  # straight to the last one
+
+
+def test_ranks_share_a_batch() -> None:
+    dataset = make_dataset()
+    whole = dataset.batch(1, 0, 2)
+    parts = collate([dataset.batch(1, 0, 1), dataset.batch(1, 1, 2)])
+    assert_equal(whole, parts)
+
+
+def test_samples_differ_between_epochs() -> None:
+    dataset = make_dataset()
+    one, two = dataset.sample(0, 0, 0), dataset.sample(1, 0, 0)
+    assert len(one.points) != len(two.points) or not torch.equal(one.points.feat, two.points.feat)
+
+
+def test_targets_belong_to_their_voxels() -> None:
+    """Without augmentation a whole scene's targets are the dense lift, averaged over the members of each voxel."""
+    entries = make_entries(scenes=1)
+    dataset = CacheDataset(
+        entries, TEACHERS, ENCODER, DataSettings(min_weight=0), AugmentConfig(enabled=False), seed=0, batch_size=1
+    )
+    batch = dataset.whole(0)
+    store = entries[0].store
+    sums, weight = store.index.lift(store.features("text").reshape(-1, 8))
+    means = store.scene().means.astype(np.float64)
+    grid = np.floor(means / 0.1).astype(np.int64)
+    grid -= grid.min(0)
+    target = batch.targets["text"]
+    for row, value in zip(target.rows[:40].tolist(), target.values[:40]):
+        members = np.flatnonzero((grid == batch.points.grid_coord[row].numpy()).all(1))
+        expected = sums[members].astype(np.float64).sum(0) / weight[members].astype(np.float64).sum()
+        np.testing.assert_allclose(value, expected, atol=2e-3)
+
+
+def test_teacher_missing_in_a_scene_is_masked() -> None:
+    rng = np.random.default_rng(0)
+    entries = [
+        SceneEntry("a", "both", "1", make_store(rng, name="both")),
+        SceneEntry("a", "text-only", "2", make_store(rng, name="text-only", teachers={"text": 8})),
+    ]
+    batch = collate([make_dataset(entries).sample(0, 0, 0), make_dataset(entries).sample(0, 1, 1)])
+    first = int(batch.points.offset[0])
+    assert int(batch.targets["dense"].rows.max()) < first
+    assert int(batch.targets["text"].rows.max()) >= first
+
+
+def test_scene_without_any_teacher_is_named() -> None:
+    entry = SceneEntry("a", "odd", "1", make_store(np.random.default_rng(0), teachers={"other": 4}))
+    with pytest.raises(CacheError, match="scene odd: none of the teachers text, dense"):
+        make_dataset([entry])
+
+
+def test_scene_without_evidence_is_named() -> None:
+    with pytest.raises(CacheError, match=r"scene room\d: no Gaussian has weight"):
+        make_dataset(min_weight=1e9).batch(0, 0, 2)
+
+
+def test_crop_whose_targets_are_lost_is_redrawn() -> None:
+    """One Gaussian has evidence and dropout takes it now and then: the sample is drawn again, in the same way every time."""
+    store = make_store(np.random.default_rng(0), n=40)
+    weight, n_views = store.evidence()
+    lone = int(np.argmax(weight))
+    store.evidence = lambda: (np.where(np.arange(40) == lone, weight, 0).astype(np.float32), n_views)  # type: ignore[method-assign]
+    entries = [SceneEntry("a", "lone", "1", store)]
+    augmentation = AugmentConfig(dropout_p=1, dropout_ratio=0.7)
+    dataset = CacheDataset(entries, TEACHERS, ENCODER, DataSettings(), augmentation, seed=0, batch_size=1)
+    for index in range(12):
+        sample = dataset.sample(0, index, 0)
+        assert len(sample.targets["text"].rows) == 1
+        assert_equal(sample, dataset.sample(0, index, 0))
+    every = AugmentConfig(dropout_p=1, dropout_ratio=0.99)
+    hopeless = CacheDataset(entries, TEACHERS, ENCODER, DataSettings(), every, seed=0, batch_size=1)
+    with pytest.raises(CacheError, match="scene lone: 10 crops in a row"):
+        for index in range(40):
+            hopeless.sample(0, index, 0)
+
+
+def test_several_data_sets_are_mixed_by_weight() -> None:
+    rng = np.random.default_rng(0)
+    entries = [
+        SceneEntry(d, f"{d}{i}", "", make_store(rng, n=60, name=f"{d}{i}")) for d in ("a", "b") for i in range(2)
+    ]
+    dataset = make_dataset(entries, weights={"a": 3, "b": 1}, samples_per_epoch=8)
+    names = [n for step in range(dataset.steps_per_epoch) for n in dataset.batch(step, 0, 2).scenes]
+    assert sum(n.startswith("a") for n in names) == 6
+    with pytest.raises(ConfigError, match=r"data.weights names data set 'c', the stores hold a, b"):
+        make_dataset(entries, weights={"c": 1})
+
+
+def test_no_scenes_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no scenes to train on"):
+        CacheDataset([], TEACHERS, ENCODER, DataSettings(), AugmentConfig(), seed=0, batch_size=1)
