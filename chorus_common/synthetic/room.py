@@ -93,7 +93,7 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     options = options or RoomOptions()
     style = DOMAINS[options.domain]
     model = build_model(seed, options)
-    layout_rng, sample_rng, camera_rng = (_generator(seed, k) for k in ("noise", "samples", "cameras"))
+    layout_rng, sample_rng, camera_rng = (generator(seed, k) for k in ("noise", "samples", "cameras"))
     samples = sample_model(model, options.gaussians, sample_rng)
     colors = surface_colors(model, samples)
     keep = ~hidden(model, samples)
@@ -110,14 +110,14 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     return SyntheticRoom(scene, cameras, model.part_names, model.part_items, describe(model), model.room_type, model)
 
 
-def _generator(seed: int, purpose: str) -> np.random.Generator:
-    """Independent streams per purpose: more Gaussians or views never change the furniture."""
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """An independent stream per purpose: more Gaussians or views never change the furniture."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *purpose.encode()])))
 
 
 def build_model(seed: int, options: RoomOptions) -> Model:
     """Draw the floor plan, furnish it, and turn it in the world."""
-    rng = _generator(seed, "layout")
+    rng = generator(seed, "layout")
     style = DOMAINS[options.domain]
     names = sorted(RECIPES)
     shares = np.array([RECIPES[n].share for n in names])
