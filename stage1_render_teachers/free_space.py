@@ -1,7 +1,8 @@
 """Where a camera can stand: a voxel grid of opaque Gaussians, its free space, and points spread over it.
 
-A scene is a room when a good part of its bounds is free space with matter around it on at least five of six sides (the open side may be a
-missing ceiling); otherwise it is an object, to be looked at from outside.
+A scene is a room when a good part of its bounds is free space with matter around it on at least five of six sides (the
+open side may be a missing ceiling) and wide enough to stand in; otherwise it is an object, to be looked at from outside.
+Scenes are in metres (chorus_common/scene.py); a room scaled to a unit cube would be taken for an object.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from chorus_common.scene import GaussianScene, quats_to_rotations
 
 F64 = NDArray[np.float64]
 
-#: Voxels along the longest side of the bounds.
-GRID_RESOLUTION = 64
+#: Voxels along the longest side of the bounds: the finest, and the coarsest that sparse scenes get so that their walls have no holes.
+FINEST, COARSEST = 64, 16
+#: A voxel is this many times as wide as the typical distance to the fourth neighbour.
+SPACING_VOXELS = 1.5
 #: Opacity that makes a voxel solid; a lone faint floater does not.
 SOLID_OPACITY = 0.5
 #: Share of a room's bounds that is enclosed free space; solid objects have only pockets.
 ROOM_SHARE = 0.1
-#: Distance from matter that cameras keep, metres; at most half of the widest clearance, for scenes that are not metric.
+#: Widest clearance that a room has at least, metres: a hollow box looks just like a room, only its size tells them apart.
+ROOM_CLEARANCE = 0.3
+#: Distance from matter that cameras keep, metres; at most half of the widest clearance, for narrow rooms.
 CLEARANCE = 0.35
 #: Camera heights as shares of the room's height.
 LOWEST, HIGHEST = 0.25, 0.9
@@ -45,7 +51,8 @@ class FreeSpace:
 
     @property
     def is_room(self) -> bool:
-        return float(self.enclosed.mean()) >= ROOM_SHARE
+        widest = float(self.clearance[self.enclosed].max(initial=0.0))
+        return float(self.enclosed.mean()) >= ROOM_SHARE and widest >= ROOM_CLEARANCE
 
     def standpoints(self) -> F64:
         """World positions [P, 3] m of the free voxels where a camera can stand in a room."""
@@ -77,12 +84,21 @@ def robust_bounds(points: F64, weights: NDArray[np.floating], cut: float = 0.005
     return low, high
 
 
+def typical_spacing(points: F64, sample: int = 4000) -> float:
+    """Median distance to the fourth neighbour, over evenly strided rows of points [N, 3]; 0 for fewer than five points."""
+    if len(points) < 5:
+        return 0.0
+    queries = points[:: max(1, len(points) // sample)]
+    return float(np.median(cKDTree(points).query(queries, k=5)[0][:, 4]))
+
+
 def find_free_space(scene: GaussianScene, up: tuple[float, float, float]) -> FreeSpace:
     """Voxelise the scene's opaque Gaussians, each at its centre and at one standard deviation along its two long axes."""
     frame = upright_frame(up)
     points = scene.means.astype(np.float64) @ frame.T
     low, high = robust_bounds(points, scene.opacities)
-    step = max(float((high - low).max()) / GRID_RESOLUTION, 1e-9)
+    side = max(float((high - low).max()), 1e-9)
+    step = float(np.clip(SPACING_VOXELS * typical_spacing(points), side / FINEST, side / COARSEST))
     low = low - step  # one voxel of margin, so that walls lie inside the grid
     shape = np.ceil((high + step - low) / step).astype(int)
     axes = quats_to_rotations(scene.quats.astype(np.float64)) * scene.scales.astype(np.float64)[:, None, :]

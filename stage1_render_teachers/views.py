@@ -126,11 +126,13 @@ def _room_candidates(
 def _orbit_candidates(
     scene: GaussianScene, targets: NDArray[np.int64], n_views: int, intrinsics: F64, width: int, height: int, up: Up, backend: Rasterizer
 ) -> Candidates:  # fmt: skip
-    """Views from outside: a Fibonacci sphere at the distance from which the object fills the picture, and one at two thirds of it."""
+    """Views from outside: a Fibonacci sphere at the distance from which the object fills the picture, and half as many at two thirds."""
     frame = upright_frame(up)
     points = scene.means[targets].astype(np.float64) @ frame.T
     low, high = robust_bounds(points, scene.opacities[targets])
-    centre, radius = (low + high) / 2, max(float(np.linalg.norm(high - low)) / 2, 1e-6)
+    centre = (low + high) / 2
+    reach = 2 * float(np.median(scene.scales[targets].max(1)))  # centres alone would leave out the body of a lone Gaussian
+    radius = max(float(np.linalg.norm(high - low)) / 2 + reach, 0.02)
     half_angle = np.arctan(min(width, height) / 2 / intrinsics[0, 0])
     full = radius / np.sin(half_angle)
     count = max(24, n_views)
@@ -143,8 +145,8 @@ def _orbit_candidates(
     probe_width, probe_height = max(1, round(width * scale)), max(1, round(height * scale))
     probe = intrinsics * np.array([[probe_width / width], [probe_height / height], [1]])
     viewmats, rows = [], []
-    for distance in (full, full * 2 / 3):
-        for direction in directions:
+    for distance, shell in ((full, directions), (full * 2 / 3, directions[1::2])):
+        for direction in shell:
             view = look_at((centre + distance * direction) @ frame, centre @ frame, tuple(frame[2]))
             viewmats.append(view)
             rows.append(np.flatnonzero(_seen(scene, view, probe, probe_width, probe_height, backend)[targets]))
