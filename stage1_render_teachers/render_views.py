@@ -50,7 +50,9 @@ def load_scene(row: ManifestRow) -> GaussianScene:
 def pick_views(row: ManifestRow, scene: GaussianScene, config: Stage1Config) -> CameraSet:
     """The scene's own cameras at the configured picture size, or chosen ones where it brings none."""
     if row.cameras_path is None:
-        return choose_views(scene, config.n_views, config.width, config.height, fov_x=config.fov_x, seed=config.seed)
+        return choose_views(
+            scene, config.n_views, config.width, config.height, fov_x=config.fov_x, seed=config.seed, up=config.up
+        )
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")

@@ -16,37 +16,43 @@ Bits = Literal[2, 3, 4, 8, "fp16"]
 class CalibrationConfig(Config):
     """From how much of the manifest the teacher bases are fitted."""
 
-    scenes: int = Field(16, ge=1, description="scenes drawn from the manifest; all of it where it is smaller")
-    views: int = Field(8, ge=1, description="views drawn from each of them")
-    tokens: int = Field(0, ge=0, description="tokens drawn per view, 0 = all")
+    scenes: int = Field(default=16, ge=1, description="scenes drawn from the manifest; all of it where it is smaller")
+    views: int = Field(default=8, ge=1, description="views drawn from each of them")
+    tokens: int = Field(default=0, ge=0, description="tokens drawn per view, 0 = all")
 
 
 class Stage1Config(Config):
     """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
 
     teachers: tuple[str, ...] = Field(
-        ("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/stage1.md"
+        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/stage1.md"
     )
-    width: int = Field(640, ge=1, le=8192, description="pixels; cameras are rescaled to this picture size")
-    height: int = Field(480, ge=1, le=8192)
-    cell: int = Field(16, ge=1, le=16, description="pixels per side of a cell, the teachers' common feature grid")
-    fold: Literal["nearest", "bilinear"] = Field("bilinear", description="how pixels share their weight among cells")
-    n_views: int = Field(64, ge=1, description="views chosen for a scene that brings no cameras")
-    fov_x: float = Field(70.0, gt=1, lt=170, description="degrees, for chosen views")
-    max_views: int = Field(0, ge=0, description="cap on views that a scene brings, evenly spaced; 0 = all of them")
-    background: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="colour behind the scene, 0 to 1")
-    bits: Bits = Field(4, description="per channel of a dense teacher")
-    store_rgb: bool = Field(True, description="keep the rendered pictures (needed for reports)")
-    store_depth: bool = Field(False, description="keep the rendered depth (f16, metres)")
-    rasterizer: str = Field("cpu", description="backend, see stage1_render_teachers.rasterize")
-    batch: int = Field(8, ge=1, description="views that go through the teachers, and are held in memory, at once")
+    width: int = Field(default=640, ge=1, le=8192, description="pixels; cameras are rescaled to this picture size")
+    height: int = Field(default=480, ge=1, le=8192)
+    cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
+    fold: Literal["nearest", "bilinear"] = Field(default="bilinear", description="how pixels share their weight")
+    n_views: int = Field(default=64, ge=1, description="views chosen for a scene that brings no cameras")
+    fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
+    up: tuple[float, float, float] = Field(
+        default=(0.0, 0.0, 1.0),
+        description="upward in the scene's axes, for chosen views; many captured objects: 0, -1, 0",
+    )
+    max_views: int = Field(default=0, ge=0, description="cap on views of a scene, evenly spaced; 0 = none")
+    background: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), description="colour behind the scene")
+    bits: Bits = Field(default=4, description="per channel of a dense teacher")
+    store_rgb: bool = Field(default=True, description="keep the rendered pictures (needed for reports)")
+    store_depth: bool = Field(default=False, description="keep the rendered depth (f16, metres)")
+    rasterizer: str = Field(default="cpu", description="backend, see stage1_render_teachers.rasterize")
+    batch: int = Field(default=8, ge=1, description="views that go through the teachers at once")
     teacher_threads: int = Field(
-        1, ge=1, description="CPU threads of a neural teacher: sums differ in the last bit with it, so it is fixed here"
+        default=1,
+        ge=1,
+        description="CPU threads of a neural teacher; fixed, because sums differ in the last bit with it",
     )
-    coverage_views: int = Field(3, ge=1, description="a Gaussian counts as covered when this many views see it")
-    error_sample: int = Field(2048, ge=1, description="Gaussians on which the error of quantisation is measured")
-    seed: int = Field(0, ge=0)
-    calibration: CalibrationConfig = CalibrationConfig()
+    coverage_views: int = Field(default=3, ge=1, description="views that must see a covered Gaussian")
+    error_sample: int = Field(default=2048, ge=1, description="Gaussians on which the error is measured")
+    seed: int = Field(default=0, ge=0)
+    calibration: CalibrationConfig = Field(default_factory=CalibrationConfig)
 
     @field_validator("teachers")
     @classmethod
@@ -62,13 +68,13 @@ class Stage1Config(Config):
 class RunConfig(Config):
     """How the work is spread and how patient we are; never changes a byte of the cache."""
 
-    workers: int = Field(0, ge=0, description="processes on this machine; 0 = in this process")
-    scheduler: str = Field("local", description='"local", or the scheduler file of a running dask cluster')
-    device: str = Field("cpu", description='where neural teachers run: "cpu", "cuda"')
-    overwrite: bool = Field(False, description="redo scenes that were published with other settings")
-    max_failures: int = Field(0, ge=0, description="stop after this many failed scenes; 0 = never")
-    worker_patience: float = Field(7200.0, gt=0, description="seconds of silence until a worker is replaced")
-    worker_memory: str = Field("auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
+    workers: int = Field(default=0, ge=0, description="processes on this machine; 0 = in this process")
+    scheduler: str = Field(default="local", description='"local", or the scheduler file of a running dask cluster')
+    device: str = Field(default="cpu", description='where neural teachers run: "cpu", "cuda"')
+    overwrite: bool = Field(default=False, description="redo scenes that were published with other settings")
+    max_failures: int = Field(default=0, ge=0, description="stop after this many failed scenes; 0 = never")
+    worker_patience: float = Field(default=7200.0, gt=0, description="seconds of silence until a worker is replaced")
+    worker_memory: str = Field(default="auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
 
 
 def parse_shard(text: str) -> tuple[int, int]:

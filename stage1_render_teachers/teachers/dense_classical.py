@@ -83,15 +83,16 @@ def describe(image: U8, grid: CellGrid) -> F32:
 _LINEAR = np.arange(256) / 255
 _LINEAR = np.where(_LINEAR <= 0.04045, _LINEAR / 12.92, ((_LINEAR + 0.055) / 1.055) ** 2.4).astype(np.float32)
 #: sRGB primaries to XYZ divided by the D65 white point (IEC 61966-2-1), rows X, Y, Z.
-_RGB_TO_XYZ = np.array(
-    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-) / np.array([[0.95047], [1.0], [1.08883]])
+_RGB_TO_XYZ = (
+    np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+    / np.array([[0.95047], [1.0], [1.08883]])
+).astype(np.float32)
 
 
 def srgb_to_lab(image: U8) -> F32:
     """CIE Lab [H, W, 3] f32 (L in 0..100) of sRGB [H, W, 3] u8, D65 white."""
     r, g, b = (_LINEAR[image[..., channel]] for channel in range(3))
-    fx, fy, fz = (_lab_curve(np.float32(m[0]) * r + np.float32(m[1]) * g + np.float32(m[2]) * b) for m in _RGB_TO_XYZ)
+    fx, fy, fz = (_lab_curve(m[0] * r + m[1] * g + m[2] * b) for m in _RGB_TO_XYZ)
     return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], axis=-1)
 
 

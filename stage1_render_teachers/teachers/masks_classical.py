@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
-import skimage
 from numpy.typing import NDArray
 from skimage.segmentation import felzenszwalb
 
@@ -36,7 +36,7 @@ class ClassicalMaskTeacher:
     spec = "embedded:masks"
     levels = tuple(STRENGTHS)
     fingerprint = fingerprint_of(
-        spec, VERSION, STRENGTHS, FIRST_SCALE, FIRST_SIGMA, FIRST_AREA, SMALLEST_AREA, skimage.__version__
+        spec, VERSION, STRENGTHS, FIRST_SCALE, FIRST_SIGMA, FIRST_AREA, SMALLEST_AREA, version("scikit-image")
     )
 
     def masks(self, image: U8, seed: int) -> dict[str, I32]:
@@ -97,7 +97,7 @@ def region_graph(regions: NDArray[np.int64], lab: F32) -> RegionGraph:
         colour,
         np.stack([unique // n, unique % n], axis=1),
         np.bincount(inverse, minlength=len(unique)).astype(np.float64),
-        np.bincount(inverse, np.concatenate(distances), len(unique)),
+        np.bincount(inverse, np.concatenate(distances), len(unique)).astype(np.float64),
     )
 
 
