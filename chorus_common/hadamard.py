@@ -1,14 +1,14 @@
 """Hadamard matrices: rotations that spread every axis equally over all others.
 
-PHI-S needs an orthogonal matrix whose entries all have magnitude 1/sqrt(n). Such matrices are known for n = 1, 2 and many multiples of 4; two
-constructions and their Kronecker products cover every feature size in use (64 ... 2048):
+PHI-S needs an orthogonal matrix whose entries all have magnitude 1/sqrt(n). Such matrices are known for n = 1, 2 and
+many multiples of 4; two constructions and their Kronecker products cover every feature size in use (64 ... 2048):
 
 - Sylvester, for powers of two: H(2n) = [[H, H], [H, -H]].
 - Paley (1933): from the quadratic residues of a prime q. I: n = q + 1, q = 3 mod 4. II: n = 2 (q + 1), q = 1 mod 4.
 
-Source: Ranzinger et al. 2024 (PHI-S), appendix on Hadamard matrices; the sign convention (a positive diagonal) is that of RADIO
-examples/common/hadamard.py. Where nothing fits, a seeded random orthogonal matrix stands in and says so: channel variances are then equal only
-in expectation.
+Source: Ranzinger et al. 2024 (PHI-S), appendix on Hadamard matrices; the sign convention (a positive diagonal) is that
+of RADIO examples/common/hadamard.py. Where nothing fits, a seeded random orthogonal matrix stands in and says so:
+channel variances are then equal only in expectation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ F64 = NDArray[np.float64]
 
 
 class Rotation(NamedTuple):
-    """`matrix` [n, n] f64, orthogonal. `exact`: all entries are +-1/sqrt(n); otherwise it is the random fallback. `construction`: how it was made."""
+    """`matrix` [n, n] f64, orthogonal. `exact`: all entries are +-1/sqrt(n); otherwise it is the random fallback.
+    `construction`: how it was made.
+    """
 
     matrix: F64
     exact: bool
@@ -30,7 +32,8 @@ class Rotation(NamedTuple):
 
 
 def hadamard(n: int, *, seed: int = 0) -> Rotation:
-    """An orthogonal matrix [n, n] with entries +-1/sqrt(n) and a non-negative diagonal, or the seeded fallback for sizes without one.
+    """An orthogonal matrix [n, n] with entries +-1/sqrt(n) and a non-negative diagonal, or the seeded fallback for
+    sizes without one.
 
     `seed` is used by the fallback alone.
     """
@@ -46,7 +49,9 @@ def hadamard(n: int, *, seed: int = 0) -> Rotation:
 
 
 def _signs(n: int) -> tuple[NDArray[np.int8] | None, str]:
-    """A matrix of +-1 with orthogonal rows and how it was made: Sylvester for powers of two, otherwise the largest Paley factor."""
+    """A matrix of +-1 with orthogonal rows and how it was made: Sylvester for powers of two, otherwise the largest
+    Paley factor.
+    """
     if n & (n - 1) == 0:
         return _sylvester(n.bit_length() - 1), f"Sylvester({n})"
     power, rest = 0, n

@@ -1,11 +1,17 @@
 """Store standardised features in 2, 3, 4 or 8 bits per channel.
 
-PHI-S (standardise.py) gives all channels the same variance and, being a rotation by a Hadamard matrix, makes them nearly normal. One scalar
-quantiser fitted to the unit normal (Max 1960, "Quantizing for minimum distortion"; the Lloyd-Max conditions) then fits every channel. Tokens are
-not alike, though: their lengths differ by a factor of several, so each token is divided by its own root mean square first, which is kept as fp16.
+PHI-S (standardise.py) gives all channels the same variance and, being a rotation by a Hadamard matrix, makes them
+nearly normal. One scalar quantiser fitted to the unit normal then fits every channel:
 
-Layout of one token of C channels: 2 bytes of scale (fp16, little endian), then ceil(C * bits / 8) bytes of codes, lowest bits first. "fp16" stores
-the values themselves, 2 C bytes, and no scale.
+- 2, 3, 4, 8: the levels of least squared error (Max 1960, "Quantizing for minimum distortion").
+- "ecsq": 16 levels that trade error against the entropy of the codes (Chou, Lookabaugh & Gray 1989,
+  "Entropy-constrained vector quantization", in one dimension). Codes take 4 bits here and about 3.3 once the cache
+  has entropy-coded them: 14 % fewer bytes than 4 bits, for 0.003 of cosine.
+- "fp16": the values themselves.
+
+Tokens are not alike, though: their lengths differ by a factor of several, so each token is divided by its own root
+mean square first, and a scale is kept as fp16. Layout of one token of C channels: 2 bytes of scale (fp16, little
+endian), then ceil(C * bits / 8) bytes of codes, lowest bits first; "fp16" has 2 C bytes and no scale.
 """
 
 from __future__ import annotations
@@ -27,7 +33,9 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
-Bits = Literal[2, 3, 4, 8, "fp16"]
+Bits = Literal[2, 3, 4, 8, "ecsq", "fp16"]
+#: squared error that one bit of entropy may save, in units of the variance; gives 3.3 bits per channel
+_ECSQ_LAMBDA = 0.02
 _SCALE_BYTES = 2
 _FP16_MAX = 65504.0
 
@@ -36,31 +44,52 @@ _FP16_MAX = 65504.0
 def normal_levels(bits: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The 2^bits levels and 2^bits - 1 thresholds that minimise the mean squared error for a unit normal.
 
-    Solves the Lloyd-Max conditions (each level is the mean of its interval, each threshold the midpoint of its levels) by Newton's method: the
-    Jacobian is tridiagonal, and the start from the companding density (proportional to pdf^(1/3), a normal of variance 3) is close.
-    Levels are rounded to 1e-6 so that every machine gets the same numbers.
+    Solves the Lloyd-Max conditions (each level is the mean of its interval, each threshold the midpoint of its levels)
+    by Newton's method: the Jacobian is tridiagonal, and the start from the companding density (proportional to
+    pdf^(1/3), a normal of variance 3) is close. Rounded to 1e-6, so that every machine gets the same numbers.
     """
     k = 2**bits
     levels = np.sqrt(3.0) * ndtri((np.arange(k) + 0.5) / k)
     for _ in range(100):
         thresholds = (levels[1:] + levels[:-1]) / 2
-        low, high = np.concatenate([[-np.inf], thresholds]), np.concatenate([thresholds, [np.inf]])
-        pdf_low, pdf_high = _normal_pdf(low), _normal_pdf(high)
-        mass = np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))  # the side without cancellation
-        mean = (pdf_low - pdf_high) / mass
+        mass, mean, low, high = _intervals(thresholds)
         residual = levels - mean
         if np.abs(residual).max() < 1e-13:
             break
-        d_low = np.where(np.isfinite(low), pdf_low * (mean - np.nan_to_num(low)) / mass, 0.0)  # d mean / d low
-        d_high = np.where(np.isfinite(high), pdf_high * (np.nan_to_num(high) - mean) / mass, 0.0)
+        d_low = _normal_pdf(low) * (mean - np.maximum(low, -1e9)) / mass  # d mean / d low; the pdf is 0 at infinity
+        d_high = _normal_pdf(high) * (np.minimum(high, 1e9) - mean) / mass
         banded = np.zeros((3, k))
         banded[0, 1:] = -d_high[:-1] / 2
         banded[1] = 1 - (d_low + d_high) / 2
         banded[2, :-1] = -d_low[1:] / 2
         levels = levels - solve_banded((1, 1), banded, residual)
     levels = np.round((levels - levels[::-1]) / 2, 6)  # exactly odd
-    thresholds = (levels[1:] + levels[:-1]) / 2
+    return tuple(levels.tolist()), tuple(((levels[1:] + levels[:-1]) / 2).tolist())
+
+
+@lru_cache
+def entropy_levels() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """16 levels and 15 thresholds that minimise squared error + _ECSQ_LAMBDA * entropy (bits) for a unit normal.
+
+    Lloyd's iteration; a threshold is where coding with either neighbour costs the same, rarer levels costing more bits.
+    """
+    levels, mass = np.linspace(-3.2, 3.2, 16), np.full(16, 1 / 16)
+    for _ in range(5000):
+        bits = -np.log2(mass)
+        thresholds = (levels[1:] + levels[:-1]) / 2 + _ECSQ_LAMBDA * np.diff(bits) / (2 * np.diff(levels))
+        mass, mean, _, _ = _intervals(thresholds)
+        moved, levels = float(np.abs(mean - levels).max()), mean
+        if moved < 1e-13:
+            break
+    levels, thresholds = (np.round((v - v[::-1]) / 2, 6) for v in (levels, thresholds))
     return tuple(levels.tolist()), tuple(thresholds.tolist())
+
+
+def _intervals(thresholds: F64) -> tuple[F64, F64, F64, F64]:
+    """Probability and mean of a unit normal within each interval between thresholds, and the intervals' ends."""
+    low, high = np.concatenate([[-np.inf], thresholds]), np.concatenate([thresholds, [np.inf]])
+    mass = np.where(low > 0, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))  # the side without cancellation
+    return mass, (_normal_pdf(low) - _normal_pdf(high)) / mass, low, high
 
 
 def _normal_pdf(x: F64) -> F64:
@@ -69,7 +98,9 @@ def _normal_pdf(x: F64) -> F64:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Encoder and decoder for one setting of `bits`. Stateless; the same input gives the same bytes for any number of threads."""
+    """Encoder and decoder for one setting of `bits`. Stateless; the same input gives the same bytes for any number of
+    threads.
+    """
 
     bits: Bits
 
@@ -83,12 +114,19 @@ class Quantiser:
         """Bytes of one token of `channels` channels."""
         if self.bits == "fp16":
             return 2 * channels
-        return _SCALE_BYTES + (channels * self.bits + 7) // 8
+        return _SCALE_BYTES + (channels * self.code_bits + 7) // 8
 
     @property
-    def levels(self) -> tuple[float, ...]:
-        """The reconstruction levels for a unit normal; empty for "fp16"."""
-        return () if self.bits == "fp16" else normal_levels(self.bits)[0]
+    def code_bits(self) -> int:
+        """Bits of one code as packed here, before any entropy coding; 16 for "fp16"."""
+        return {"ecsq": 4, "fp16": 16}[self.bits] if isinstance(self.bits, str) else self.bits
+
+    @property
+    def tables(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Levels and thresholds for a unit normal; empty for "fp16"."""
+        if self.bits == "fp16":
+            return (), ()
+        return entropy_levels() if self.bits == "ecsq" else normal_levels(self.bits)
 
     def encode(self, x: NDArray[np.floating], *, threads: int | None = None) -> U8:
         """Codes [..., token_bytes(C)] u8 of features [..., C] (any float type).
@@ -105,13 +143,12 @@ class Quantiser:
         if self.bits == "fp16":
             codes[:] = tokens.astype("<f2").view(np.uint8)
         else:
-            bits = self.bits
-            levels, thresholds = (np.asarray(v, dtype=np.float32) for v in normal_levels(bits))
+            levels, thresholds = (np.asarray(v, dtype=np.float32) for v in self.tables)
             scales = np.empty(len(tokens), dtype=np.float32)
             _run(
                 len(tokens),
                 threads,
-                lambda a, b: _encode(tokens[a:b], scales[a:b], codes[a:b], thresholds, levels, bits),
+                lambda a, b: _encode(tokens[a:b], scales[a:b], codes[a:b], thresholds, levels, self.code_bits),
             )
             codes[:, :_SCALE_BYTES] = scales.astype("<f2")[:, None].view(np.uint8)
         return codes.reshape(*x.shape[:-1], -1)
@@ -120,16 +157,16 @@ class Quantiser:
         """Features [..., channels] f32 of codes [..., token_bytes(channels)]."""
         if codes.shape[-1] != self.token_bytes(channels):
             raise ValueError(
-                f"{channels} channels at {self.bits} bits take {self.token_bytes(channels)} bytes, got {codes.shape[-1]}"
+                f"{channels} channels at {self.bits} bits take {self.token_bytes(channels)} bytes, got "
+                f"{codes.shape[-1]}"
             )
         flat = np.ascontiguousarray(codes, dtype=np.uint8).reshape(-1, codes.shape[-1])
         if self.bits == "fp16":
             return flat.view("<f2").astype(np.float32).reshape(*codes.shape[:-1], channels)
-        bits = self.bits
         scales = np.ascontiguousarray(flat[:, :_SCALE_BYTES]).view("<f2")[:, 0].astype(np.float32)
-        levels = np.asarray(normal_levels(bits)[0], dtype=np.float32)
+        levels = np.asarray(self.tables[0], dtype=np.float32)
         out = np.empty((len(flat), channels), dtype=np.float32)
-        _run(len(flat), threads, lambda a, b: _decode(flat[a:b], scales[a:b], out[a:b], levels, bits))
+        _run(len(flat), threads, lambda a, b: _decode(flat[a:b], scales[a:b], out[a:b], levels, self.code_bits))
         return out.reshape(*codes.shape[:-1], channels)
 
 
@@ -166,7 +203,8 @@ def _encode(x, scales, codes, thresholds, levels, bits):  # type: ignore[no-unty
             q = np.float64(levels[code])
             dot += np.float64(x[t, c]) * q
             norm += q * q
-        # the scale that minimises the token's squared error, given its codes; never negative, because codes follow the signs
+        # the scale that minimises the token's squared error, given its codes; never negative, because codes follow the
+        # signs
         scales[t] = dot / norm if norm > 0 else 0.0
         _pack(row, codes[t], bits)
 
@@ -174,7 +212,7 @@ def _encode(x, scales, codes, thresholds, levels, bits):  # type: ignore[no-unty
 @numba.njit(nogil=True, cache=True)
 def _pack(row, out, bits):  # type: ignore[no-untyped-def]
     at = 2
-    held = 0
+    held = np.int64(0)
     n_held = 0
     for c in range(len(row)):
         held |= np.int64(row[c]) << n_held
@@ -196,7 +234,7 @@ def _decode(codes, scales, out, levels, bits):  # type: ignore[no-untyped-def]
     for t in range(n):
         for k in range(len(levels)):
             scaled[k] = levels[k] * scales[t]
-        held = 0
+        held = np.int64(0)
         n_held = 0
         at = 2
         for c in range(channels):

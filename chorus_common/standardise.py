@@ -5,10 +5,11 @@ For teacher features y with mean mu and covariance U diag(lambda) U^T, and H a H
     forward   y' = (1 / phi) H U^T (y - mu),   phi = sqrt(mean(lambda))
     inverse   y  = phi U H^T y' + mu
 
-Every channel of y' has mean 0 and variance exactly 1 (H spreads each eigenvalue equally), and because the transform is a rotation times one
-number, a unit of squared error in y' is phi^2 of squared error in y in every direction. Source: Ranzinger et al. 2024, "PHI-S: Distribution
-Balancing for Label-Free Multi-Teacher Distillation", eqs. 13-17; RADIO examples/common/phi_s.py. Statistics and matrices are fp64, because a
-covariance in fp32 makes `eigh` unstable; features are transformed in fp32.
+Every channel of y' has mean 0 and variance exactly 1 (H spreads each eigenvalue equally), and because the transform is
+a rotation times one number, a unit of squared error in y' is phi^2 of squared error in y in every direction. Source:
+Ranzinger et al. 2024, "PHI-S: Distribution Balancing for Label-Free Multi-Teacher Distillation", eqs. 13-17; RADIO
+examples/common/phi_s.py. Statistics and matrices are fp64, because a covariance in fp32 makes `eigh` unstable; features
+are transformed in fp32.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _TENSORS = ("mean", "rotation", "phi", "eigenvalues")
 class Moments:
     """Count, mean [C] and scatter [C, C] (sum of outer products of deviations) of a stream of tokens, in fp64.
 
-    Merged by Chan, Golub & LeVeque 1979: associative up to rounding, so whoever wants the same bytes merges in the same order.
+    Merged by Chan, Golub & LeVeque 1979: associative up to rounding, so whoever wants the same bytes merges in the same
+    order.
     """
 
     count: int
@@ -173,8 +175,9 @@ class TeacherBasis:
 def phi_s(moments: Moments, *, spec: str = "", teacher_fingerprint: str = "", seed: int = 0) -> TeacherBasis:
     """The PHI-S basis of a teacher whose tokens have these moments.
 
-    Eigenvectors come in descending order of variance, each with the sign that makes the diagonal of U^T non-negative (RADIO's convention; ties
-    and signs of `eigh` still differ between libraries, which is why the matrix itself is stored). Raises CacheError without any spread to scale by.
+    Eigenvectors come in descending order of variance, each with the sign that makes the diagonal of U^T non-negative
+    (RADIO's convention; ties and signs of `eigh` still differ between libraries, which is why the matrix itself is
+    stored). Raises CacheError without any spread to scale by.
     """
     eigenvalues, vectors = np.linalg.eigh(moments.covariance)
     eigenvalues, vectors = np.maximum(eigenvalues[::-1], 0.0), vectors[:, ::-1]

@@ -1,12 +1,23 @@
-"""The teacher cache: one Zarr v3 store per scene, the only thing stage 2 reads. Layout in schema.py, reasons in docs/cache.md."""
+"""The teacher cache: one Zarr v3 store per scene, the only thing stage 2 reads. Layout in schema.py, reasons in
+docs/cache.md.
+"""
 
 from chorus_common.cache.fingerprint import fingerprint
+from chorus_common.cache.orphans import sweep_orphans
 from chorus_common.cache.reader import SceneCache
 from chorus_common.cache.schema import SCHEMA_VERSION, CacheAttributes, GridAttributes, SceneHeader
 from chorus_common.cache.verify import Problem, verify_store
-from chorus_common.cache.writer import SceneCacheWriter, sweep_orphans
+from chorus_common.cache.writer import SceneCacheWriter
 
 __all__ = [
-    "SCHEMA_VERSION", "CacheAttributes", "GridAttributes", "Problem", "SceneCache", "SceneCacheWriter", "SceneHeader", "fingerprint",
-    "sweep_orphans", "verify_store",
-]  # fmt: skip
+    "SCHEMA_VERSION",
+    "CacheAttributes",
+    "GridAttributes",
+    "Problem",
+    "SceneCache",
+    "SceneCacheWriter",
+    "SceneHeader",
+    "fingerprint",
+    "sweep_orphans",
+    "verify_store",
+]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from zarr.errors import ZarrUserWarning
 
 from chorus_common.cache import schema
 from chorus_common.cache.schema import ArrayLayout, CacheAttributes
@@ -50,10 +53,12 @@ class SceneCache:
 
     @staticmethod
     def open(path: str | Path, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
-        """Open the store at `path`. Raises CacheError for another schema, an incomplete or damaged store, missing or extra arrays.
+        """Open the store at `path`. Raises CacheError for another schema, an incomplete or damaged store, missing or
+        extra arrays.
 
-        "fast" compares the length of every file with the recorded one, the checksums of all metadata, and the arrays' shapes, types and encodings
-        with the attributes. Data is checked when it is read (each chunk has a checksum); "full" reads every byte now.
+        "fast" compares the length of every file with the recorded one, the checksums of all metadata, and the arrays'
+        shapes, types and encodings with the attributes. Data is checked when it is read (each chunk has a checksum);
+        "full" reads every byte now.
         """
         root = Path(path)
         if not root.is_dir():
@@ -74,7 +79,7 @@ class SceneCache:
     def __reduce__(self) -> Any:
         return SceneCache.open, (self.path,)
 
-    # -- parts --------------------------------------------------------------------------------------------------------------------------
+    # -- parts ---------------------------------------------------------------
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +100,9 @@ class SceneCache:
         return self.attributes.mask_teachers
 
     def scene(self) -> GaussianScene:
-        """The source scene, permuted: row r is Gaussian order[r] of the source. Values are those of the source, to the bit."""
+        """The source scene, permuted: row r is Gaussian order[r] of the source. Values are those of the source, to the
+        bit.
+        """
         a = self.attributes
         columns = {key: self._read(f"gaussians/{key}") for key in (*schema.REQUIRED_COLUMNS, *a.columns)}
         if "source_ids" not in columns:
@@ -117,7 +124,9 @@ class SceneCache:
             raise self._damaged("cameras", error) from None
 
     def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex:
-        """The index of all rows, of a contiguous slice of rows (read without touching the others), or of ascending row numbers [R]."""
+        """The index of all rows, of a contiguous slice of rows (read without touching the others), or of ascending row
+        numbers [R].
+        """
         if self._indptr is None:
             self._indptr = self._read("lifting/indptr")
         indptr = self._indptr
@@ -176,12 +185,12 @@ class SceneCache:
         for begin in range(0, layout.shape[0], step):
             self._read(path, slice(begin, begin + step))
 
-    # -- reading ------------------------------------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------
 
     def _read(self, path: str, rows: slice | None = None) -> NDArray[Any]:
         try:
             if path not in self._arrays:
-                self._arrays[path] = zarr.open_array(self._store, path=path, mode="r", zarr_format=3)
+                self._arrays[path] = _open_array(self._store, path)
             values = np.asarray(self._arrays[path][... if rows is None else rows])
         except (CacheError, MemoryError):
             raise
@@ -231,7 +240,7 @@ class SceneCache:
         pointers = np.concatenate([[0], np.cumsum(lengths)])
         order = np.empty(len(rows), np.int64)
         columns, weights = np.empty(pointers[-1], np.int32), np.empty(pointers[-1], np.float32)
-        for begin, end in zip(edges[:-1], edges[1:]):
+        for begin, end in itertools.pairwise(edges):
             chosen = rows[begin:end]
             first, last = int(chosen[0]), int(chosen[-1]) + 1
             keep = np.repeat(np.isin(np.arange(first, last), chosen), np.diff(indptr[first : last + 1]))
@@ -264,14 +273,22 @@ class SceneCache:
         return CacheError(f"cache {self.path}: {what} is damaged ({reason}); {remedy(self.path)}")
 
 
+def _open_array(store: CheckedStore, path: str) -> zarr.Array:
+    with warnings.catch_warnings():  # that the delta filter is not in Zarr's own list of codecs
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        return zarr.open_array(store, path=path, mode="r", zarr_format=3)
+
+
 def _runs(views: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Ranges of positions whose views follow each other."""
     edges = np.concatenate([[0], np.flatnonzero(np.diff(views) != 1) + 1, [len(views)]])
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:]) if b > a]
+    return [(int(a), int(b)) for a, b in itertools.pairwise(edges) if b > a]
 
 
 def _check_files(root: Path, records: dict[str, FileRecord]) -> dict[str, Any]:
-    """Lengths of all files, checksums of metadata, nothing extra. Returns the parsed zarr.json by path of its group or array."""
+    """Lengths of all files, checksums of metadata, nothing extra. Returns the parsed zarr.json by path of its group or
+    array.
+    """
     metadata = {}
     for name, record in records.items():
         try:
@@ -296,7 +313,8 @@ def _parse_attributes(root: Path, metadata: dict[str, Any]) -> CacheAttributes:
         found = metadata[""]["attributes"]["chorus"]
         if found["schema_version"] != schema.SCHEMA_VERSION:
             raise CacheError(
-                f"cache {root}: schema version {found['schema_version']!r}, this program reads {schema.SCHEMA_VERSION}; {remedy(root)}"
+                f"cache {root}: schema version {found['schema_version']!r}, this program reads "
+                f"{schema.SCHEMA_VERSION}; {remedy(root)}"
             )
         return CacheAttributes.model_validate(found)
     except (KeyError, TypeError) as error:
@@ -310,7 +328,9 @@ def _parse_attributes(root: Path, metadata: dict[str, Any]) -> CacheAttributes:
 def _check_arrays(
     root: Path, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
 ) -> None:
-    """Every array that the attributes announce is there, encoded as the schema says, with all of its shards; and no other."""
+    """Every array that the attributes announce is there, encoded as the schema says, with all of its shards; and no
+    other.
+    """
     expected = schema.layouts(attributes)
     present = {path for path, content in metadata.items() if content.get("node_type") == "array"}
     for path in sorted(set(expected) ^ present):
@@ -327,7 +347,8 @@ def _check_arrays(
             ) from None
         if found != layout:
             raise CacheError(
-                f"cache {root}: array {path} is {found.dtype} {found.shape}, expected {layout.dtype} {layout.shape}; {remedy(root)}"
+                f"cache {root}: array {path} is {found.dtype} {found.shape}, expected {layout.dtype} "
+                f"{layout.shape}; {remedy(root)}"
             )
         wanted |= {f"{path}/{key}" for key in layout.chunk_keys}
     for name in sorted(wanted ^ set(records)):

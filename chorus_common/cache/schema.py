@@ -4,17 +4,16 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
 
     gaussians/   means quats scales opacities colors, optional normals labels instances parts source_ids    [N, ...]
     cameras/     viewmats [V, 4, 4] f64, intrinsics [V, 3, 3] f64; attributes: names, width, height
-    lifting/     anndata's CSR: indptr [N+1] i64, indices [nnz] i32 (= view * cells + cell), data [nnz] f16; and order [N] i64
-    teachers/<name>/codes               [V, R, C, bytes] u8            dense teachers (quantise.py)
-    teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers
-    teachers/<name>/embeddings/<level>  [M, E] f16, and offsets/<level> [V+1] i64: mask k of view v is row offsets[v] + k
-    evidence/    weight [N] f32, n_views [N] i32
-    views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres
-    _files.json  every other file with its length and crc32c; written last
+    lifting/     anndata's CSR: indptr [N+1] i64, indices [nnz] i32 (= view * cells + cell), data [nnz] f16; and order
+    [N] i64 teachers/<name>/codes               [V, R, C, bytes] u8            dense teachers (quantise.py)
+    teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers teachers/<name>/embeddings/<level>
+    [M, E] f16, and offsets/<level> [V+1] i64: mask k of view v is row offsets[v] + k evidence/    weight [N] f32,
+    n_views [N] i32 views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres _files.json  every other file
+    with its length and crc32c; written last
 
-Floats are finite by construction, so that NaN, their fill value, betrays a missing chunk; integers have a fill value outside their range. Bytes
-(codes, rgb) have no spare value: `store.CheckedStore` refuses a missing or shortened file before Zarr can fill it in. Every chunk ends with a
-crc32c. Where anything here changes, SCHEMA_VERSION does too.
+Floats are finite by construction, so that NaN, their fill value, betrays a missing chunk; integers have a fill value
+outside their range. Bytes (codes, rgb) have no spare value: `store.CheckedStore` refuses a missing or shortened file
+before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION does too.
 """
 
 from __future__ import annotations
@@ -36,8 +35,9 @@ FILES = "_files.json"
 TEMPORARY_PREFIX = ".tmp-"
 
 GAUSSIAN_COLUMNS: dict[str, tuple[str, int]] = {
-    "means": ("float32", 3), "quats": ("float32", 4), "scales": ("float32", 3), "opacities": ("float32", 0), "colors": ("float32", 3),
-    "normals": ("float32", 3), "labels": ("int32", 0), "instances": ("int32", 0), "parts": ("int32", 0), "source_ids": ("int64", 0),
+    "means": ("float32", 3), "quats": ("float32", 4), "scales": ("float32", 3), "opacities": ("float32", 0),
+    "colors": ("float32", 3), "normals": ("float32", 3), "labels": ("int32", 0), "instances": ("int32", 0),
+    "parts": ("int32", 0), "source_ids": ("int64", 0),
 }  # fmt: skip
 REQUIRED_COLUMNS = ("means", "quats", "scales", "opacities", "colors")
 
@@ -56,6 +56,13 @@ def _safe_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_safe_name)]
 Count = Annotated[int, Field(ge=0)]
+#: zstd alone; bit shuffle and zstd (blosc); differences of neighbours, byte shuffle and zstd. A crc32c follows each
+Codec = Literal["zstd", "bitshuffle", "delta"]
+_CODEC_NAMES: dict[tuple[str, ...], Codec] = {
+    ("bytes", "zstd", "crc32c"): "zstd",
+    ("bytes", "blosc", "crc32c"): "bitshuffle",
+    ("numcodecs.delta", "bytes", "blosc", "crc32c"): "delta",
+}
 
 
 class GridAttributes(Config):
@@ -92,7 +99,7 @@ class MaskTeacherAttributes(Config):
     levels: tuple[Name, ...]
     height: int
     width: int
-    embeddings: dict[Name, tuple[Count, int]] = {}
+    embeddings: dict[Name, tuple[Count, int]] = Field(default_factory=dict)
 
 
 class SceneHeader(Config):
@@ -102,6 +109,7 @@ class SceneHeader(Config):
     fingerprint: str
     grid: GridAttributes
     dataset: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)  #: the resolved settings of the run that made it
 
 
 class CacheAttributes(SceneHeader):
@@ -115,26 +123,30 @@ class CacheAttributes(SceneHeader):
     nnz: Count
     columns: tuple[str, ...]  #: optional columns of the scene that are stored
     coverage: float  #: share of Gaussians with evidence
+    dropped_weight: float  #: largest share of a Gaussian's weight that the stored index leaves out
     weight_error: float  #: largest relative error of a stored lifting weight
-    dense_teachers: dict[Name, DenseTeacherAttributes] = {}
-    mask_teachers: dict[Name, MaskTeacherAttributes] = {}
+    dense_teachers: dict[Name, DenseTeacherAttributes] = Field(default_factory=dict)
+    mask_teachers: dict[Name, MaskTeacherAttributes] = Field(default_factory=dict)
+    measures: dict[str, float] = Field(default_factory=dict)  #: figures measured while the scene was made, by name
     rgb: tuple[int, int] | None = None  #: height, width
     depth: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """Shape, type and encoding of one array. `codec`: "bitshuffle" (blosc zstd with bit shuffle) or "zstd"; a crc32c always follows."""
+    """Shape, type and encoding of one array."""
 
     shape: tuple[int, ...]
     dtype: str
     chunks: tuple[int, ...]
     shards: tuple[int, ...]
-    codec: Literal["bitshuffle", "zstd"]
+    codec: Codec
 
     @property
     def fill_value(self) -> float | int:
-        """NaN for floats; the lowest value for signed integers, which no array uses; 0 for bytes, which have none to spare."""
+        """NaN for floats; the lowest value for signed integers, which no array uses; 0 for bytes, which have none to
+        spare.
+        """
         dtype = np.dtype(self.dtype)
         if dtype.kind == "f":
             return float("nan")
@@ -148,33 +160,36 @@ class ArrayLayout:
 
     @staticmethod
     def from_metadata(metadata: Mapping[str, Any]) -> ArrayLayout:
-        """The layout that an array's zarr.json declares. Raises KeyError, TypeError or ValueError where it is not one of ours."""
+        """The layout that an array's zarr.json declares. Raises KeyError, TypeError or ValueError where it is not one
+        of ours.
+        """
         if metadata["node_type"] != "array" or metadata["storage_transformers"] or len(metadata["codecs"]) != 1:
             raise ValueError("not a sharded array")
         sharding = metadata["codecs"][0]["configuration"]
-        inner = [codec["name"] for codec in sharding["codecs"]]
-        if inner not in (["bytes", "blosc", "crc32c"], ["bytes", "zstd", "crc32c"]):
+        inner = tuple(codec["name"] for codec in sharding["codecs"])
+        if inner not in _CODEC_NAMES:
             raise ValueError(f"codecs {inner}")
         return ArrayLayout(
             tuple(metadata["shape"]),
             metadata["data_type"],
             tuple(sharding["chunk_shape"]),
             tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"]),
-            "zstd" if inner[1] == "zstd" else "bitshuffle",
+            _CODEC_NAMES[inner],
         )
 
 
 def row_layout(
-    n: int, dtype: str, width: int = 0, *, chunk: int = _ROWS_PER_CHUNK, shard: int = _ROWS_PER_SHARD
-) -> ArrayLayout:
+    n: int, dtype: str, width: int = 0, *, chunk: int = _ROWS_PER_CHUNK, shard: int = _ROWS_PER_SHARD,
+    codec: Codec = "bitshuffle",
+) -> ArrayLayout:  # fmt: skip
     """n rows of `width` numbers (0: one number each), in chunks of `chunk` rows within shards of `shard` rows."""
     tail = (width,) if width else ()
     rows = max(1, min(n, chunk))
     per_shard = min(max(1, -(-n // rows)), shard // chunk)
-    return ArrayLayout((n, *tail), dtype, (rows, *tail), (rows * per_shard, *tail), "bitshuffle")
+    return ArrayLayout((n, *tail), dtype, (rows, *tail), (rows * per_shard, *tail), codec)
 
 
-def view_layout(shape: tuple[int, ...], dtype: str, codec: Literal["bitshuffle", "zstd"]) -> ArrayLayout:
+def view_layout(shape: tuple[int, ...], dtype: str, codec: Codec) -> ArrayLayout:
     """One chunk per view, VIEWS_PER_SHARD views per shard."""
     views, *rest = shape
     tail = tuple(max(1, size) for size in rest)
@@ -195,12 +210,12 @@ def camera_layouts(views: int) -> dict[str, ArrayLayout]:
 
 
 def lifting_layouts(n: int, nnz: int) -> dict[str, ArrayLayout]:
-    entries = {"chunk": _ENTRIES_PER_CHUNK, "shard": _ENTRIES_PER_SHARD}
+    chunk, shard = _ENTRIES_PER_CHUNK, _ENTRIES_PER_SHARD
     return {
         "lifting/order": row_layout(n, "int64"),
         "lifting/indptr": row_layout(n + 1, "int64"),
-        "lifting/indices": row_layout(nnz, "int32", **entries),
-        "lifting/data": row_layout(nnz, "float16", **entries),
+        "lifting/indices": row_layout(nnz, "int32", chunk=chunk, shard=shard, codec="delta"),
+        "lifting/data": row_layout(nnz, "float16", chunk=chunk, shard=shard),
     }
 
 

@@ -1,7 +1,8 @@
 """The Zarr store behind a published scene: a folder whose files must be there, whole.
 
-Zarr turns a missing chunk file, and an empty shard, into fill values without a word. For an array of bytes there is no fill value that data could
-not hold, so the store itself compares each file with the list that was written before the scene was published.
+Zarr turns a missing chunk file, and an empty shard, into fill values without a word. For an array of bytes there is no
+fill value that data could not hold, so the store itself compares each file with the list that was written before the
+scene was published.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def remedy(path: Path) -> str:
     return f"delete {path} and run stage 1 again for this scene"
 
 
-class CheckedStore(LocalStore):  # type: ignore[misc]
+class CheckedStore(LocalStore):
     """A read-only LocalStore that raises CacheError where a recorded file is missing or has another length."""
 
     def __init__(self, root: Path | str, *, read_only: bool = True, records: Mapping[str, FileRecord]) -> None:

@@ -21,8 +21,8 @@ class Problem:
 def verify_store(path: str | Path) -> list[Problem]:
     """Problems of the store at `path`; empty when it is sound.
 
-    Every file's length and crc32c against the list that was recorded before publishing; then everything `SceneCache.open` checks; then each chunk
-    of each array decoded.
+    Every file's length and crc32c against the list that was recorded before publishing; then everything
+    `SceneCache.open` checks; then each chunk of each array decoded.
     """
     root = Path(path)
     if not root.is_dir():

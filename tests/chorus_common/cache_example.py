@@ -42,7 +42,8 @@ def make_example(seed: int = 0, n: int = 300, views: int = 5, *, source_ids: boo
         name="Example room", label_space="scannet20",
     )  # fmt: skip
     cameras = CameraSet(
-        np.stack([look_at(np.array([3.0, i, 1.0]), np.zeros(3)) for i in range(views)]), np.stack([pinhole(40, 24, 60)] * views),
+        np.stack([look_at(np.array([3.0, i, 1.0]), np.zeros(3)) for i in range(views)]),
+        np.stack([pinhole(40, 24, 60)] * views),
         40, 24, tuple(f"view_{i}.png" for i in range(views)),
     )  # fmt: skip
     hits = []
@@ -57,7 +58,8 @@ def make_example(seed: int = 0, n: int = 300, views: int = 5, *, source_ids: boo
         "dino": rng.normal(size=(views, grid.rows, grid.cols, 20)),
     }
     return Example(
-        scene, cameras, LiftingIndex.build(hits, scene.means, grid), {k: v.astype(np.float32) for k, v in features.items()},
+        scene, cameras, LiftingIndex.build(hits, scene.means, grid),
+        {k: v.astype(np.float32) for k, v in features.items()},
         rng.integers(-1, 6, (2, views, 12, 20)), rng.integers(0, 256, (views, 24, 40, 3)).astype(np.uint8),
         rng.uniform(0, 5, (views, 24, 40)).astype(np.float32),
     )  # fmt: skip
