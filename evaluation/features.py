@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stage2_distill.encode import encode_scene
 
 from chorus_common.cache import SceneCache
 from chorus_common.errors import ConfigError
@@ -155,6 +154,8 @@ class _FileScene:
 
 def encode_latent(encoder: torch.nn.Module, scene: GaussianScene) -> F32:
     """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy."""
+    from stage2_distill.encode import encode_scene  # here: features that need no encoder need no point transformer
+
     encoder.eval()
     with torch.inference_mode():
         latent = encode_scene(encoder, scene)
