@@ -110,8 +110,10 @@ def set_in_sink(rng: Rng, style: Style, w: float, d: float, depth: float) -> Ite
     item = Item("sink", "sink", detail=0.55)
     tex = ceramic(rng) if rng.random() < 0.5 else tinted(rng, "plain", np.full(3, 0.62), 0.04)
     wall = [
-        quad((-w / 2, d / 2, -depth), (0, -d, 0), (0, 0, depth)), quad((w / 2, -d / 2, -depth), (0, d, 0), (0, 0, depth)),
-        quad((-w / 2, -d / 2, -depth), (w, 0, 0), (0, 0, depth)), quad((w / 2, d / 2, -depth), (-w, 0, 0), (0, 0, depth)),
+        quad((-w / 2, d / 2, -depth), (0, -d, 0), (0, 0, depth)), quad((w / 2, -d / 2, -depth), (0, d, 0), (0, 0,
+        depth)),
+        quad((-w / 2, -d / 2, -depth), (w, 0, 0), (0, 0, depth)), quad((w / 2, d / 2, -depth), (-w, 0, 0), (0, 0,
+        depth)),
     ]  # fmt: skip
     inward = [p[:, ::-1] for p in wall]
     item.add("basin", tex, [*inward, quad((-w / 2, -d / 2, -depth), (w, 0, 0), (0, d, 0))], gloss=0.1)

@@ -1,8 +1,9 @@
 """Raw ScanNet categories of our objects: names and ids as in ScanNet's own table, and what S3DIS would call them.
 
-ScanNet20 decides our labels: an object has the ScanNet20 class that its raw category has through the NYU40 id. Lamps, screens, plants, boxes
-and the like map to NYU40 classes outside the twenty and are therefore unlabelled here (-1), exactly as in the benchmark; "other furniture" is
-what NYU40 calls otherfurniture: bins, benches, ladders, radiators, wardrobes, ...
+ScanNet20 decides our labels: an object has the ScanNet20 class that its raw category has through the NYU40 id. Lamps,
+screens, plants, boxes and the like map to NYU40 classes outside the twenty and are therefore unlabelled here (-1),
+exactly as in the benchmark; "other furniture" is what NYU40 calls otherfurniture: bins, benches, ladders, radiators,
+wardrobes, ...
 """
 
 from __future__ import annotations
@@ -101,24 +102,30 @@ CATEGORIES: dict[str, Category] = {row[1]: Category(*row) for row in (
 #: S3DIS class per raw category where it is not "clutter".
 S3DIS_OF: dict[str, str] = {
     "wall": "wall", "floor": "floor", "ceiling": "ceiling", "door": "door", "window": "window", "whiteboard": "board",
-    "chair": "chair", "office chair": "chair", "armchair": "chair", "couch": "sofa", "sofa": "sofa", "bookshelf": "bookcase",
-    "table": "table", "dining table": "table", "coffee table": "table", "end table": "table", "side table": "table", "round table": "table",
+    "chair": "chair", "office chair": "chair", "armchair": "chair", "couch": "sofa", "sofa": "sofa",
+    "bookshelf": "bookcase",
+    "table": "table", "dining table": "table", "coffee table": "table", "end table": "table", "side table": "table",
+    "round table": "table",
     "desk": "table",
 }  # fmt: skip
 
 #: The columns of ScanNet's table, in its order.
 TSV_COLUMNS = (
-    "id", "raw_category", "category", "count", "nyu40id", "eigen13id", "nyuClass", "nyu40class", "eigen13class", "ModelNet40", "ModelNet10",
+    "id", "raw_category", "category", "count", "nyu40id", "eigen13id", "nyuClass", "nyu40class", "eigen13class",
+    "ModelNet40", "ModelNet10",
     "ShapeNetCore55", "synsetoffset", "wnsynsetid", "wnsynsetkey", "mpcat40", "mpcat40index",
 )  # fmt: skip
 
 
 def labels_tsv() -> bytes:
-    """Our rows of the table with ScanNet's columns and its odd line ends (CR CR LF); columns that nobody reads stay empty."""
+    """Our rows of the table with ScanNet's columns and its odd line ends (CR CR LF); columns that nobody reads stay
+    empty.
+    """
     lines = ["\t".join(TSV_COLUMNS)]
     for c in CATEGORIES.values():
         known = {
-            "id": str(c.id), "raw_category": c.raw, "category": c.category, "count": "1", "nyu40id": str(c.nyu40_id), "nyu40class": c.nyu40_class,
+            "id": str(c.id), "raw_category": c.raw, "category": c.category, "count": "1", "nyu40id": str(c.nyu40_id),
+            "nyu40class": c.nyu40_class,
         }  # fmt: skip
         lines.append("\t".join(known.get(column, "") for column in TSV_COLUMNS))
     return ("\r\r\n".join(lines) + "\r\r\n").encode("utf-8")

@@ -1,4 +1,6 @@
-"""Smaller things: bins, crates, ladders ("other furniture" in ScanNet20), and lamps, plants, boxes, screens, which ScanNet20 does not name."""
+"""Smaller things: bins, crates, ladders ("other furniture" in ScanNet20), and lamps, plants, boxes, screens, which
+ScanNet20 does not name.
+"""
 
 from __future__ import annotations
 

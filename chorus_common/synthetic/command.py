@@ -45,13 +45,15 @@ _DEFAULT = RoomOptions()
 )
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object at the end")
 def command(
-    out: Path, rooms: int, val: int | None, test: int, seed: int, layout: LayoutName, mesh_step: float, defects: bool, workers: int,
+    out: Path, rooms: int, val: int | None, test: int, seed: int, layout: LayoutName, mesh_step: float,
+    defects: bool, workers: int,
     as_json: bool, **room: Any,
 ) -> None:  # fmt: skip
     """Write furnished rooms with ScanNet20 labels, instances, parts and cameras.
 
-    Layouts: gaussians (labelled Gaussian scenes and a manifest: what training reads), scannet and s3dis (the raw release layouts of these
-    data sets, for testing readers). Run the same command again to go on after an interruption, or with more --rooms to enlarge a data set.
+    Layouts: gaussians (labelled Gaussian scenes and a manifest: what training reads), scannet and s3dis (the raw
+    release layouts of these data sets, for testing readers). Run the same command again to go on after an interruption,
+    or with more --rooms to enlarge a data set.
     """
     counts = split_counts(rooms, val, test)
     try:

@@ -19,6 +19,8 @@ from pydantic import Field
 from chorus_common.atomic import fsync_directory, write_bytes_atomically, write_text_atomically
 from chorus_common.config import Config, dump_config
 from chorus_common.errors import ConfigError
+from chorus_common.manifest import Manifest, ManifestRow, path_digest
+from chorus_common.scene_io.npy_folder import count_npy_folder
 from chorus_common.synthetic.categories import labels_tsv
 from chorus_common.synthetic.options import RoomOptions, RoomType
 from chorus_common.synthetic.room import build_model, generate_room
@@ -37,6 +39,7 @@ TRAIN_AREAS, VAL_AREA = (1, 2, 3, 4, 6), 5
 S3DIS_ROOT = "Stanford3dDataset_v1.2"
 #: The settings a folder was made with; without this file a folder holds no data set of ours.
 SETTINGS = "synth.json"
+MANIFEST = "manifest.parquet"
 
 
 class SynthConfig(Config):
@@ -96,7 +99,9 @@ def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[Job]:
 
 
 def write_job(root: Path, job: Job, config: SynthConfig) -> str:
-    """Make one room and publish its folder by rename; a folder that exists is complete and left alone. Returns the scene id."""
+    """Make one room and publish its folder by rename; a folder that exists is complete and left alone. Returns the
+    scene id.
+    """
     target = root / job.folder
     if target.exists():
         return job.scene_id
@@ -121,7 +126,8 @@ def write_job(root: Path, job: Job, config: SynthConfig) -> str:
 
 
 def write_dataset(root: Path, config: SynthConfig, counts: dict[str, int], workers: int = 1) -> Iterator[str]:
-    """Write all rooms that are not there yet, yielding scene ids as they are done, then what belongs to the whole data set.
+    """Write all rooms that are not there yet, yielding scene ids as they are done, then what belongs to the whole data
+    set.
 
     Raises ConfigError if `root` holds rooms made with other settings.
     """
@@ -161,7 +167,7 @@ def check_settings(root: Path, config: SynthConfig) -> None:
 def _finish(root: Path, config: SynthConfig, jobs: list[Job]) -> None:
     """Files about the whole data set; they follow from the jobs alone."""
     if config.layout == "gaussians":
-        write_manifest(root, jobs)
+        write_manifest(root, config, jobs)
     elif config.layout == "scannet":
         write_bytes_atomically(root / "scannetv2-labels.combined.tsv", labels_tsv())
         for split in SPLITS:
@@ -178,6 +184,24 @@ def _finish(root: Path, config: SynthConfig, jobs: list[Job]) -> None:
             write_text_atomically(file, alignment_file(number, rooms))
 
 
-def write_manifest(root: Path, jobs: list[Job]) -> None:
-    """manifest.parquet: a row per room."""
-    raise NotImplementedError
+def write_manifest(root: Path, config: SynthConfig, jobs: list[Job]) -> None:
+    """manifest.parquet: a row per room; the root is the folder itself, so that both can move together."""
+    root = root.resolve()
+    domain = config.room.domain
+    rows = []
+    for job in jobs:
+        folder = root / job.folder
+        rows.append(
+            ManifestRow(
+                dataset="rooms" if domain == "clean" else f"rooms-{domain}",
+                scene_id=job.scene_id,
+                split=job.split,
+                format="npy-folder",
+                scene_path=folder,
+                cameras_path=folder / "transforms.json",
+                label_space="scannet20",
+                n_gaussians=count_npy_folder(folder),
+                sha256=path_digest(folder),
+            )
+        )
+    Manifest(root, tuple(rows)).write(root / MANIFEST)

@@ -1,4 +1,6 @@
-"""An object of a room before and after it is put somewhere: parts made of primitives, its solid boxes, its support surfaces."""
+"""An object of a room before and after it is put somewhere: parts made of primitives, its solid boxes, its support
+surfaces.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,9 @@ class Support:
 class Item:
     """An object in its own frame: metres, z up, standing on z = 0, its back towards -y, looking towards +y.
 
-    label: a ScanNet20 name, or "" for what ScanNet20 does not name. category: the raw ScanNet category, which maps to `label` through
-    ScanNet's own table. solids [S, 2, 3]: corner boxes that nothing else may enter (one per primitive unless `hull`, then one in all).
+    label: a ScanNet20 name, or "" for what ScanNet20 does not name. category: the raw ScanNet category, which maps to
+    `label` through ScanNet's own table. solids [S, 2, 3]: corner boxes that nothing else may enter (one per primitive
+    unless `hull`, then one in all).
     """
 
     label: str
@@ -101,7 +104,9 @@ class Placed:
         return [p for primitive in part.primitives for p in moved(primitive, tuple(self.position), self.yaw)]
 
     def boxes(self) -> F64:
-        """Solids as oriented boxes [S, 8] in the room: centre x, centre y, half width, half depth, cos yaw, sin yaw, z0, z1."""
+        """Solids as oriented boxes [S, 8] in the room: centre x, centre y, half width, half depth, cos yaw, sin yaw,
+        z0, z1.
+        """
         return oriented(self.item.solids, self.position, self.yaw)
 
 
@@ -118,7 +123,8 @@ def oriented(solids: F64, position: F64 | Vec, yaw: float) -> F64:
 
 
 def overlapping(a: F64, b: F64, margin: float = 0.0) -> NDArray[np.bool_]:
-    """Which pairs of oriented boxes [A, 8], [B, 8] share volume, [A, B]; `margin` metres grows both in the plane (half each).
+    """Which pairs of oriented boxes [A, 8], [B, 8] share volume, [A, B]; `margin` metres grows both in the plane (half
+    each).
 
     Separating axis test in the plane (yaw only) and an interval test along z.
     """

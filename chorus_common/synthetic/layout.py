@@ -1,4 +1,6 @@
-"""Where things stand: a room with its walls, what is already placed, and moves that place one more thing without collision."""
+"""Where things stand: a room with its walls, what is already placed, and moves that place one more thing without
+collision.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from chorus_common.synthetic import openings
 from chorus_common.synthetic.item import Item, Placed, oriented, overlapping
 from chorus_common.synthetic.plan import Edge, Plan, hallway
+from chorus_common.synthetic.shapes import Vec
 from chorus_common.synthetic.textures import Style, draw_style
 
 F64 = NDArray[np.float64]
@@ -24,8 +27,8 @@ _NONE = np.empty((0, 8))
 class Layout:
     """The growing list of placed items of one room.
 
-    `groups[i]` is the assembly that placed item i belongs to: members of one assembly (a sink in its counter) may nest, all others never
-    share volume. `zones` are boxes to be kept free (door swings, in front of windows).
+    `groups[i]` is the assembly that placed item i belongs to: members of one assembly (a sink in its counter) may nest,
+    all others never share volume. `zones` are boxes to be kept free (door swings, in front of windows).
     """
 
     rng: Rng
@@ -57,7 +60,7 @@ class Layout:
 
     # ---- moves; each returns what it placed, or None where nothing fits ----
 
-    def put(self, item: Item, position: tuple[float, float, float], yaw: float, group: int | None = None) -> Placed:
+    def put(self, item: Item, position: Vec | F64, yaw: float, group: int | None = None) -> Placed:
         """Place without testing."""
         placed = Placed(item, np.asarray(position, dtype=np.float64), yaw)
         self.placed.append(placed)
@@ -94,7 +97,7 @@ class Layout:
     ) -> Placed | None:
         """With its back to a wall; `front` metres before it must be free at that moment and stay so."""
         lo, hi = item.bounds
-        width, depth = hi[0] - lo[0], hi[1] - lo[1]
+        width = hi[0] - lo[0]
         walls = [e for e in (edges or self.plan.edges) if e.length > width + 0.02]
         if not walls:
             return None
@@ -142,7 +145,8 @@ class Layout:
         turn: float = 0.0,
         margin: float = 0.02,
     ) -> Placed | None:
-        """Beside `target`, on its side at `angle` (in its frame, 0 = +y), looking at it; the first of `gaps` metres that fits.
+        """Beside `target`, on its side at `angle` (in its frame, 0 = +y), looking at it; the first of `gaps` metres
+        that fits.
         A negative gap pushes the item under the target."""
         lo, hi = target.item.bounds
         half = (hi - lo)[:2] / 2
@@ -204,9 +208,8 @@ class Layout:
         for _ in range(tries):
             x, y = self.rng.uniform(x0 - lo[0], x1 - hi[0] + 1e-9), self.rng.uniform(y0 - lo[1], y1 - hi[1] + 1e-9)
             turn = float(self.rng.normal(0, 0.1)) if facing else float(self.rng.uniform(-0.5, 0.5))
-            position = (
-                float(target.position[0] + c * x - s * y), float(target.position[1] + s * x + c * y), float(target.position[2] + z)
-            )  # fmt: skip
+            base = target.position
+            position = (float(base[0] + c * x - s * y), float(base[1] + s * x + c * y), float(base[2] + z))
             if (placed := self.try_put(item, position, target.yaw + turn, 0.01, zones=False)) is not None:
                 return placed
         return None
@@ -315,7 +318,9 @@ def _corners(boxes: F64, shrink: float) -> F64:
 
 
 def _posts(corners: F64, height: float) -> F64:
-    """Thin posts just outside the reflex corners of a counter-clockwise polygon: what crosses a wall there hits one. [R, 8]"""
+    """Thin posts just outside the reflex corners of a counter-clockwise polygon: what crosses a wall there hits one.
+    [R, 8]
+    """
     before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
     reflex = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0] < 0
     outward = after - before  # at a reflex corner the solid lies towards (after - before)

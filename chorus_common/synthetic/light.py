@@ -1,4 +1,4 @@
-"""Baked light: lamps, window light, ambient occlusion, exposure and white balance. Smooth and cheap; no cast shadows."""
+"""Baked light: lamps, windows, ambient occlusion, exposure and white balance. Smooth and cheap; no cast shadows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Lighting:
 
 
 def occlusion(points: F64, normals: F64, area: F64) -> F64:
-    """Share of light that reaches each point, [K] in 0..1, by how much surface (`area` [K] m^2 per point) crowds the space just above it."""
+    """Share of light that reaches each point, [K] in 0..1, by how much surface (`area` [K] m^2 per point) crowds the
+    space just above it.
+    """
     lo = points.min(0) - 4 * VOXEL
     shape = tuple((np.ceil((points.max(0) - lo) / VOXEL).astype(int) + 5).tolist())
     index = np.floor((points - lo) / VOXEL).astype(np.int64)
@@ -39,7 +41,9 @@ def occlusion(points: F64, normals: F64, area: F64) -> F64:
 
 
 def shade(points: F64, normals: F64, area: F64, albedo: F64, gloss: F64, light: Lighting) -> F64:
-    """Display colours [K, 3] in 0..1 of surface points of `area` [K] m^2 with `albedo` [K, 3]; `gloss` [K] adds brightness (panes, lamps)."""
+    """Display colours [K, 3] in 0..1 of surface points of `area` [K] m^2 with `albedo` [K, 3]; `gloss` [K] adds
+    brightness (panes, lamps).
+    """
     reach = occlusion(points, normals, area)
     total = light.ambient * (0.85 + 0.15 * normals[:, 2]) * reach
     for position, power in zip(light.positions, light.powers):
@@ -54,7 +58,9 @@ def shade(points: F64, normals: F64, area: F64, albedo: F64, gloss: F64, light: 
 def draw_lighting(
     rng: np.random.Generator, lamps: F64, windows: F64, exposure: tuple[float, float], cast: float
 ) -> Lighting:
-    """Lamps hang at `lamps` [A, 3], windows shine from `windows` [B, 3]; overall level in `exposure`, colour cast of strength `cast`."""
+    """Lamps hang at `lamps` [A, 3], windows shine from `windows` [B, 3]; overall level in `exposure`, colour cast of
+    strength `cast`.
+    """
     positions = np.concatenate([lamps, windows])
     powers = np.concatenate([rng.uniform(0.3, 0.9, len(lamps)), rng.uniform(0.2, 0.9, len(windows))])
     gain = np.exp(rng.normal(0, cast, 3))

@@ -17,8 +17,10 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """vertices [V, 3] m, normals [V, 3], colors [V, 3] in 0..1, faces [F, 3] counter-clockwise seen from outside; per vertex the ScanNet20
-    label, the instance, the part, and the over-segmentation `segments` (a piece of at most about SEGMENT metres of one patch)."""
+    """vertices [V, 3] m, normals [V, 3], colors [V, 3] in 0..1, faces [F, 3] counter-clockwise seen from outside; per
+    vertex the ScanNet20
+    label, the instance, the part, and the over-segmentation `segments` (a piece of at most about SEGMENT metres of one
+    patch)."""
 
     vertices: F64
     normals: F64
@@ -34,7 +36,9 @@ SEGMENT = 0.5  # metres
 
 
 def tessellate(model: Model, step: float = 0.04) -> Mesh:
-    """The room as a mesh with edges of about `step` metres; vertices that furniture hides for good are left out, as in a scan."""
+    """The room as a mesh with edges of about `step` metres; vertices that furniture hides for good are left out, as in
+    a scan.
+    """
     soup = Soup.build(list(model.patches))
     pieces = [_grid(soup, i, patch, step) for i, patch in enumerate(model.patches)]
     counts = np.array([len(piece.point) for piece, _, _ in pieces])
@@ -52,7 +56,8 @@ def tessellate(model: Model, step: float = 0.04) -> Mesh:
     faces = renumber[faces[keep[faces].all(axis=1)]]
     parts = model.patch_parts[joined.patch][keep]
     return Mesh(
-        joined.point[keep], joined.normal[keep], np.clip(colors[keep], 0, 1), faces.astype(np.int32), model.part_labels[parts],
+        joined.point[keep], joined.normal[keep], np.clip(colors[keep], 0, 1), faces.astype(np.int32),
+        model.part_labels[parts],
         np.array(model.part_items, dtype=np.int64)[parts], parts, segments[keep],
     )  # fmt: skip
 

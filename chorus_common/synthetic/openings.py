@@ -12,7 +12,9 @@ Rng = np.random.Generator
 
 
 def door(rng: Rng, style: Style, w: float, h: float, opening: float, hinge: int) -> Item:
-    """A leaf with frame and handle in a hole of the wall plane y = 0 (room at +y), turned into the room by `opening` radians."""
+    """A leaf with frame and handle in a hole of the wall plane y = 0 (room at +y), turned into the room by `opening`
+    radians.
+    """
     item = Item("door", "door", detail=1.25)
     f = 0.07
     for a in (-1, 1):

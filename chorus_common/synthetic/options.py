@@ -30,8 +30,9 @@ class RoomOptions(Config):
 class DomainStyle:
     """What makes scenes of one domain look alike: palette, light, and how well the Gaussians were fitted.
 
-    saturation scales the palette; exposure is a range; cast the strength of the colour cast (log gain); scale_noise the spread (log) of the
-    tangential scales; position_noise [m]; floaters and holes are shares of the Gaussians; color_noise is added to the colour.
+    saturation scales the palette; exposure is a range; cast the strength of the colour cast (log gain); scale_noise the
+    spread (log) of the tangential scales; position_noise [m]; floaters and holes are shares of the Gaussians;
+    color_noise is added to the colour.
     """
 
     saturation: float
@@ -48,5 +49,5 @@ class DomainStyle:
 DOMAINS: dict[str, DomainStyle] = {
     "clean": DomainStyle(1.0, (0.85, 1.2), 0.05, 0.06, 0.0012, 0.0, 0.0, 0.012, (0.85, 0.97)),
     # dim, tinted, pale rooms; a reconstruction that stopped early: uneven splats, floaters, holes, noisy colour
-    "shifted": DomainStyle(0.35, (0.4, 0.7), 0.22, 0.45, 0.008, 0.03, 0.06, 0.05, (0.35, 0.97)),
+    "shifted": DomainStyle(0.35, (0.6, 0.9), 0.15, 0.35, 0.005, 0.02, 0.05, 0.03, (0.4, 0.97)),
 }

@@ -78,6 +78,7 @@ class Plan:
 def draw_plan(rng: Rng, size: tuple[float, float], shape: str) -> Plan:
     """A rectangle, an L or a rectangle with an alcove, of roughly `size` metres and 2.3-3.1 m high."""
     w, d = size
+    rectangles: list[tuple[float, float, float, float]]
     if shape == "L":
         cw, cd = w * rng.uniform(0.35, 0.5), d * rng.uniform(0.35, 0.5)
         corners = [(0, 0), (w, 0), (w, d - cd), (w - cw, d - cd), (w - cw, d), (0, d)]
@@ -92,23 +93,25 @@ def draw_plan(rng: Rng, size: tuple[float, float], shape: str) -> Plan:
         rectangles = [(0, w, 0, d)]
     points = np.array(corners, dtype=np.float64)
     if rng.random() < 0.5:  # mirror, keeping the walls counter-clockwise
-        points = (points * [-1, 1])[::-1] + [w, 0]
+        points = np.array([w, 0.0]) + (points * [-1, 1])[::-1]
         rectangles = [(w - x1, w - x0, y0, y1) for x0, x1, y0, y1 in rectangles]
     edges = [Edge(p, q) for p, q in zip(points, np.roll(points, -1, axis=0))]
-    return Plan(points, float(rng.uniform(2.3, 3.1)), edges, [tuple(map(float, r)) for r in rectangles])  # type: ignore[misc]
+    return Plan(points, float(rng.uniform(2.3, 3.1)), edges, rectangles)
 
 
 def wall_textures(rng: Rng, *, tiled: bool) -> list[Texture]:
     """One texture, or now and then a second one for an accent wall."""
     kinds = ["tiles", "plain", "marble"] if tiled else ["plain", "plain", "plain", "stripes", "fabric"]
-    base = np.full(3, rng.uniform(0.55, 0.92)) + rng.normal(0, 0.05, 3) if rng.random() < 0.75 else draw_color(rng)
+    base = np.full(3, rng.uniform(0.55, 0.92)) + rng.normal(0, 0.05, 3) if rng.random() < 0.75 else draw_color(rng, 0.7)
     first = tinted(rng, str(rng.choice(kinds)), np.clip(base, 0.1, 0.95), 0.02)
     second = tinted(rng, "plain", draw_color(rng), 0.02) if rng.random() < 0.25 else first
     return [first, second]
 
 
 def structure(rng: Rng, plan: Plan, *, tiled: bool) -> list[Item]:
-    """Walls with holes and skirting, floor and ceiling as items in the frame of the plan. The ceiling has no ScanNet20 name."""
+    """Walls with holes and skirting, floor and ceiling as items in the frame of the plan. The ceiling has no ScanNet20
+    name.
+    """
     first, second = wall_textures(rng, tiled=tiled)
     trim = tinted(rng, "plain", np.full(3, rng.uniform(0.5, 0.9)), 0.05)
     items = []
@@ -127,7 +130,7 @@ def structure(rng: Rng, plan: Plan, *, tiled: bool) -> list[Item]:
             item.add("skirting", trim, panel((*(b + off), 0), (*(a - b), 0), (0, 0, 0.08), cut))
         items.append(item)
     kind = str(rng.choice(["tiles", "marble", "tiles"] if tiled else ["planks", "planks", "plain", "fabric", "tiles"]))
-    color = draw_color(rng) if rng.random() < 0.5 else np.array([0.55, 0.43, 0.32]) * rng.uniform(0.5, 1.5)
+    color = draw_color(rng, 0.6) if rng.random() < 0.4 else np.array([0.55, 0.43, 0.32]) * rng.uniform(0.5, 1.5)
     ground = Item("floor", "floor")
     top = Item("", "ceiling")
     paint = tinted(rng, "plain", np.full(3, rng.uniform(0.75, 0.93)), 0.03)
@@ -140,8 +143,10 @@ def structure(rng: Rng, plan: Plan, *, tiled: bool) -> list[Item]:
     return [*items, ground, top]
 
 
-def hallway(rng: Rng, w: float, h: float, depth: float) -> tuple[Item, Item]:
-    """The stub behind an open door of width w: wall and floor items; the door's wall is the plane y = 0, the stub lies at y < 0."""
+def hallway(rng: Rng, w: float, h: float, depth: float) -> tuple[Item, Item, Item]:
+    """The stub behind an open door of width w: wall, floor and ceiling items; the door's wall is the plane y = 0, the
+    stub lies at y < 0.
+    """
     paint = tinted(rng, "plain", draw_color(rng), 0.02)
     walls = Item("wall", "wall")
     walls.add(
@@ -154,4 +159,6 @@ def hallway(rng: Rng, w: float, h: float, depth: float) -> tuple[Item, Item]:
     ground.add(
         "surface", tinted(rng, "planks", draw_color(rng), 0.02), [quad((-w / 2, -depth, 0), (w, 0, 0), (0, depth, 0))]
     )
-    return walls, ground
+    top = Item("", "ceiling")
+    top.add("surface", tinted(rng, "plain", np.full(3, 0.85), 0.02), [quad((-w / 2, 0, h), (w, 0, 0), (0, -depth, 0))])
+    return walls, ground, top

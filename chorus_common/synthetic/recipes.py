@@ -9,7 +9,7 @@ import numpy as np
 
 from chorus_common.synthetic import bathroom as bath
 from chorus_common.synthetic import bedroom, clutter, openings, seating, storage, tables
-from chorus_common.synthetic.item import Item, Placed
+from chorus_common.synthetic.item import Placed
 from chorus_common.synthetic.layout import Layout
 from chorus_common.synthetic.textures import draw_style
 
@@ -34,11 +34,9 @@ def _openings(room: Layout, windows: tuple[int, int], curtains: float) -> None:
                 room.on_wall(item, 0.0, edge=edge, s=s)
 
 
-def _seats_around(
-    room: Layout, table: Placed, maker: Callable[[np.random.Generator, object], Item] | None = None
-) -> None:
+def _seats_around(room: Layout, table: Placed) -> None:
     rng = room.rng
-    chair = maker or (seating.dining_chair if rng.random() < 0.8 else seating.office_chair)
+    chair = seating.dining_chair if rng.random() < 0.8 else seating.office_chair
     style = draw_style(rng, room.saturation)
     lo, hi = table.item.bounds
     sides: list[tuple[float, float]]
@@ -58,7 +56,7 @@ def _seats_around(
     for angle, shift in sides:
         if rng.random() < 0.88:
             gaps = PUSHED_IN[int(rng.integers(0, 5)) :]
-            room.facing(chair(rng, style), table, angle, gaps, shift, float(rng.normal(0, 0.12)), 0.01)  # type: ignore[arg-type]
+            room.facing(chair(rng, style), table, angle, gaps, shift, float(rng.normal(0, 0.12)), 0.01)
 
 
 def _workplace(room: Layout) -> Placed | None:
@@ -153,9 +151,9 @@ def living_room(room: Layout) -> None:
         (storage.cabinet, 0.3),
     ):
         if _maybe(room, chance):
-            placed = room.against_wall(room.make(maker), front=0.35)
-            if placed is not None:
-                room.on_top(placed, clutter.ON_TABLE, int(rng.integers(0, 3)))
+            chest = room.against_wall(room.make(maker), front=0.35)
+            if chest is not None:
+                room.on_top(chest, clutter.ON_TABLE, int(rng.integers(0, 3)))
     if _maybe(room, 0.6):
         _dining(room)
     if _maybe(room, 0.25):
@@ -225,13 +223,14 @@ def office(room: Layout) -> None:
     for _ in range(int(rng.integers(2, 5))):
         _workplace(room)
     for maker, chance in (
-        (storage.bookshelf, 0.8), (storage.bookshelf, 0.4), (storage.file_cabinet, 0.8), (storage.file_cabinet, 0.5), (storage.cabinet, 0.5),
+        (storage.bookshelf, 0.8), (storage.bookshelf, 0.4), (storage.file_cabinet, 0.8), (storage.file_cabinet, 0.5),
+        (storage.cabinet, 0.5),
         (clutter.water_cooler, 0.2), (seating.sofa, 0.2), (clutter.stepladder, 0.15),
     ):  # fmt: skip
         if _maybe(room, chance):
-            placed = room.against_wall(room.make(maker), front=0.35)
-            if placed is not None:
-                room.on_top(placed, clutter.ON_TABLE, int(rng.integers(0, 3)))
+            chest = room.against_wall(room.make(maker), front=0.35)
+            if chest is not None:
+                room.on_top(chest, clutter.ON_TABLE, int(rng.integers(0, 3)))
     if _maybe(room, 0.5):
         _dining(room)
     for _ in range(int(rng.integers(0, 3))):
@@ -335,7 +334,7 @@ def _vanity(room: Layout) -> Placed | None:
     group = room.groups[-1]
     top = tables.counter(rng, draw_style(rng, room.saturation), w, d, h, [])
     top.category = "bathroom counter"
-    counter = room.put(top, tuple(lead.position), lead.yaw, group)  # type: ignore[arg-type]
+    counter = room.put(top, lead.position, lead.yaw, group)
     item = bath.vessel_sink(rng, draw_style(rng, room.saturation))
     room.set_on(counter, item, -w / 2, w / 2, -d / 2 + 0.02, d / 2, h, True)
     return lead
@@ -350,7 +349,7 @@ def bathroom(room: Layout) -> None:
         bath.bathtub(rng, draw_style(rng, room.saturation), length), front=0.3, corner=True, tries=60
     )
     if tub is not None and _maybe(room, 0.85):
-        lo, hi = tub.item.bounds
+        _, hi = tub.item.bounds
         top = min(rng.uniform(1.9, 2.1), room.plan.height - 0.08)
         item = bath.shower_curtain(
             rng, draw_style(rng, room.saturation), length, float(top), float(rng.uniform(0.1, 0.4))

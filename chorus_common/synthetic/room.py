@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +35,8 @@ LABEL_IDS = {name: i for i, name in enumerate(SCANNET20)}
 class Model:
     """A room as surfaces, in world coordinates: what both Gaussians and meshes are made from.
 
-    items [I]: what was placed where (walls, floor and ceiling come last). groups [I]: the assembly of each. Parts are numbered through the
-    whole room: part_names [Q], part_items [Q]. patches [P] with patch_parts [P].
+    items [I]: what was placed where (walls, floor and ceiling come last). groups [I]: the assembly of each. Parts are
+    numbered through the whole room: part_names [Q], part_items [Q]. patches [P] with patch_parts [P].
     """
 
     seed: int
@@ -61,7 +63,8 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class InstanceInfo:
-    """One object: its instance id, ScanNet20 name ("" for none), raw ScanNet category, assembly, and solid boxes [S, 8] in the world
+    """One object: its instance id, ScanNet20 name ("" for none), raw ScanNet category, assembly, and solid boxes [S, 8]
+    in the world
     (centre x, centre y, half width, half depth, cos yaw, sin yaw, z0, z1)."""
 
     id: int
@@ -73,7 +76,8 @@ class InstanceInfo:
 
 @dataclass(frozen=True, eq=False)
 class SyntheticRoom:
-    """A finished room. `scene.parts` holds part ids unique in the room: part p is called part_names[p] and belongs to instance
+    """A finished room. `scene.parts` holds part ids unique in the room: part p is called part_names[p] and belongs to
+    instance
     part_instances[p]."""
 
     scene: GaussianScene
@@ -88,7 +92,8 @@ class SyntheticRoom:
 def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoom:
     """A furnished room as Gaussians with ScanNet20 labels, instances and parts, and cameras that see all of it.
 
-    The result is a pure function of (seed, options). Frame: metres, z up, floor at z = 0, turned about z at random in most rooms.
+    The result is a pure function of (seed, options). Frame: metres, z up, floor at z = 0, turned about z at random in
+    most rooms.
     """
     options = options or RoomOptions()
     style = DOMAINS[options.domain]
@@ -100,7 +105,7 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     samples = Samples(**{k: v[keep] for k, v in vars(samples).items()})
     scene = to_gaussians(model, samples, colors[keep], style, layout_rng, name=f"room_{seed:06d}")
     boxes = np.concatenate([p.boxes() for p in model.items if p.item.category not in STRUCTURE])
-    back = np.linalg.inv(model.world)
+    back = np.linalg.inv(model.world).astype(np.float64)
     shot = Shot(options.width, options.height, float(camera_rng.uniform(65, 75)))
     structural = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])
     weights = np.where(structural[model.patch_parts[samples.patch]], 0.35, 1.0)  # walls are large and dull
@@ -143,7 +148,10 @@ def build_model(seed: int, options: RoomOptions) -> Model:
     world = _turn(yaw, centre, rng.normal(0, 0.5, 2))
     lighting = draw_lighting(rng, _apply(world, lamps), _apply(world, windows), style.exposure, style.cast)
     items = tuple(Placed(p.item, _apply(world, p.position[None])[0], p.yaw + yaw) for p in placed)
-    part_names, part_items, patches, patch_parts = [], [], [], []
+    part_names: list[str] = []
+    part_items: list[int] = []
+    patches: list[Patch] = []
+    patch_parts: list[int] = []
     for i, thing in enumerate(items):
         for part in thing.item.parts:
             made = thing.patches(part)
@@ -205,7 +213,7 @@ def part_slices(model: Model, samples: Samples) -> list[tuple[int, slice]]:
     """(part, rows) for every part that has samples; samples lie in the order of the parts."""
     part = model.patch_parts[samples.patch]
     bounds = np.searchsorted(part, np.arange(len(model.part_names) + 1))
-    return [(i, slice(int(a), int(b))) for i, (a, b) in enumerate(zip(bounds[:-1], bounds[1:])) if b > a]
+    return [(i, slice(int(a), int(b))) for i, (a, b) in enumerate(pairwise(bounds)) if b > a]
 
 
 def surface_colors(model: Model, samples: Samples) -> F64:
@@ -260,8 +268,10 @@ def to_gaussians(
     instances = np.array(model.part_items, dtype=np.int64)[part]
     scene = GaussianScene(
         means=means.astype(np.float32), quats=rotations_to_quats(rotation), scales=scales.astype(np.float32),
-        opacities=rng.uniform(*style.opacity, n).astype(np.float32), colors=colors.astype(np.float32), normals=normal.astype(np.float32),
-        labels=labels.astype(np.int32), instances=instances.astype(np.int32), parts=part.astype(np.int32), name=name, label_space="scannet20",
+        opacities=rng.uniform(*style.opacity, n).astype(np.float32), colors=colors.astype(np.float32),
+        normals=normal.astype(np.float32),
+        labels=labels.astype(np.int32), instances=instances.astype(np.int32), parts=part.astype(np.int32), name=name,
+        label_space="scannet20",
     )  # fmt: skip
     if style.holes or style.floaters:
         scene = _degrade(scene, style, rng)
@@ -281,14 +291,20 @@ def _degrade(scene: GaussianScene, style: DomainStyle, rng: np.random.Generator)
     extra = {
         "means": rng.uniform(lo, hi, (n, 3)), "quats": turn, "scales": np.exp(rng.normal(-3.2, 0.6, (n, 3))),
         "opacities": rng.uniform(0.05, 0.5, n), "colors": kept.colors[rng.integers(len(kept), size=n)],
-        "normals": np.tile([0.0, 0.0, 1.0], (n, 1)), "labels": np.full(n, -1), "instances": np.full(n, -1), "parts": np.full(n, -1),
+        "normals": np.tile([0.0, 0.0, 1.0], (n, 1)), "labels": np.full(n, -1), "instances": np.full(n, -1),
+        "parts": np.full(n, -1),
     }  # fmt: skip
-    joined = {k: np.concatenate([getattr(kept, k), v]).astype(getattr(kept, k).dtype) for k, v in extra.items()}
+    joined: dict[str, Any] = {
+        key: np.concatenate([getattr(kept, key), value]).astype(getattr(kept, key).dtype)
+        for key, value in extra.items()
+    }
     return replace(kept, **joined, source_ids=np.arange(len(kept) + n, dtype=np.int64))
 
 
 def rotations_to_quats(rotation: F64) -> NDArray[np.float32]:
-    """Unit quaternions [N, 4] (w, x, y, z), w >= 0, of rotation matrices [N, 3, 3]: the numerically largest component comes first."""
+    """Unit quaternions [N, 4] (w, x, y, z), w >= 0, of rotation matrices [N, 3, 3]: the numerically largest component
+    comes first.
+    """
     m = rotation
     t = np.stack(
         [

@@ -26,8 +26,8 @@ def alignment_angle(model: Model) -> int:
 def write_s3dis(room: SyntheticRoom, folder: Path, name: str, *, points: int, defects: bool = False) -> None:
     """Write one room of about `points` points, called `name`, into `folder`.
 
-    With `defects` the room shows what is wrong with the release: an object of a class outside the thirteen ("stairs"), and in the
-    ceiling's file one line where a control character stands in place of a space.
+    With `defects` the room shows what is wrong with the release: an object of a class outside the thirteen ("stairs"),
+    and in the ceiling's file one line where a control character stands in place of a space.
     """
     samples = sample_model(room.model, points, generator(room.model.seed, "points"))
     colors = surface_colors(room.model, samples)

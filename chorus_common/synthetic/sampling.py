@@ -1,7 +1,8 @@
 """Stratified sampling of patches: rows along v, evenly spaced points along each row, jittered within their cell.
 
-Rows are cut by arc length and every row gets as many points as its own length asks for, so that density is even on discs, bowls and folds
-too. All patches are done at once with flat arrays; the result depends on the patches and the generator only.
+Rows are cut by arc length and every row gets as many points as its own length asks for, so that density is even on
+discs, bowls and folds too. All patches are done at once with flat arrays; the result depends on the patches and the
+generator only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ NARROW = np.array([1.0, 0.6, 0.76, 0.88, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """K surface points. point, tangent, normal [K, 3] (unit vectors); step [K, 2] sample spacing along tangent and across it in metres;
+    """K surface points. point, tangent, normal [K, 3] (unit vectors); step [K, 2] sample spacing along tangent and
+    across it in metres;
     uv [K, 2] metres along the patch; unit [K, 2] the same as a share of the patch; patch [K] index, ascending."""
 
     point: F64
@@ -123,7 +125,9 @@ def count_samples(soup: Soup, spacing: F64) -> int:
 
 
 def sample(soup: Soup, spacing: F64, rng: np.random.Generator, jitter: float = 0.45) -> Samples:
-    """Points on all patches, `spacing` [P] metres apart; `jitter` is the range of the random shift as a share of the cell."""
+    """Points on all patches, `spacing` [P] metres apart; `jitter` is the range of the random shift as a share of the
+    cell.
+    """
     rows = _rows(soup, spacing)
     owner, k = _expand(rows.count)
     patch = rows.patch[owner]
@@ -158,17 +162,3 @@ def sample(soup: Soup, spacing: F64, rng: np.random.Generator, jitter: float = 0
     uv = np.stack([along * rows.length[owner], s], axis=1)
     unit = np.stack([along, s / np.maximum(soup.heights[patch], 1e-12)], axis=1)
     return Samples(point, tangent, normal, step, uv, unit, patch)
-
-
-def areas(soup: Soup) -> F64:
-    """Area of each patch, [P] square metres, from the two triangles of every grid cell."""
-    cells = (soup.m - 1) * (soup.n - 1)
-    patch, k = _expand(cells)
-    row, column = k // (soup.n[patch] - 1), k % (soup.n[patch] - 1)
-    a = soup.start[patch] + row * soup.n[patch] + column
-    b, c, d = a + 1, a + soup.n[patch], a + soup.n[patch] + 1
-    p = soup.nodes
-    area = np.linalg.norm(np.cross(p[b] - p[a], p[c] - p[a]), axis=1) + np.linalg.norm(
-        np.cross(p[c] - p[d], p[b] - p[d]), axis=1
-    )
-    return np.bincount(patch, weights=area / 2, minlength=len(cells))

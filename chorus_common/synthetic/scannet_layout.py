@@ -25,7 +25,8 @@ from chorus_common.synthetic.room import SyntheticRoom
 PICTURES = {"color": (1296, 968), "depth": (640, 480)}
 
 _SCENE_TYPES = {
-    "living room": "Living room / Lounge", "bedroom": "Bedroom / Hotel", "office": "Office", "kitchen": "Kitchen", "bathroom": "Bathroom",
+    "living room": "Living room / Lounge", "bedroom": "Bedroom / Hotel", "office": "Office", "kitchen": "Kitchen",
+    "bathroom": "Bathroom",
 }  # fmt: skip
 
 

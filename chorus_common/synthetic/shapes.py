@@ -1,12 +1,14 @@
 """Parametric surfaces out of which all synthetic furniture is made.
 
-A patch is a grid of points [m, n, 3] in metres: rows run along v, columns along u, and the surface between them is bilinear. The outward
-normal is du x dv. The same patches are sampled as Gaussians (`sampling`) and tessellated as triangles (`mesh`), so both agree.
+A patch is a grid of points [m, n, 3] in metres: rows run along v, columns along u, and the surface between them is
+bilinear. The outward normal is du x dv. The same patches are sampled as Gaussians (`sampling`) and tessellated as
+triangles (`mesh`), so both agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,8 +69,9 @@ def lathe(
 ) -> list[Patch]:
     """Revolve the profile [(radius, z), ...] about the vertical through `center`.
 
-    A profile that runs from the outer bottom over the rim to the inner bottom faces outwards, then inwards: bowls, tubs, bins, lamp shades.
-    `stretch` makes the cross-section an ellipse; `power` > 2 a superellipse (4-8: a rectangle with round corners).
+    A profile that runs from the outer bottom over the rim to the inner bottom faces outwards, then inwards: bowls,
+    tubs, bins, lamp shades. `stretch` makes the cross-section an ellipse; `power` > 2 a superellipse (4-8: a rectangle
+    with round corners).
     """
     angle = np.linspace(0, 2 * np.pi, k + 1)
     c, s = np.cos(angle), np.sin(angle)
@@ -105,7 +108,7 @@ def panel(origin: Vec, eu: Vec, ev: Vec, holes: Sequence[tuple[float, float, flo
     a, b = a / width, b / height
     cuts = sorted({0.0, width, *(min(max(u, 0.0), width) for h in holes for u in h[:2])})
     out = []
-    for u0, u1 in zip(cuts[:-1], cuts[1:]):
+    for u0, u1 in pairwise(cuts):
         if u1 - u0 < 1e-6:
             continue
         inside = sorted((h[2], h[3]) for h in holes if h[0] < u1 - 1e-6 and h[1] > u0 + 1e-6)

@@ -140,7 +140,9 @@ def nightstand(rng: Rng, style: Style) -> Item:
 def counter(
     rng: Rng, style: Style, w: float, d: float, h: float, holes: list[tuple[float, float, float, float]]
 ) -> Item:
-    """A work top of width w and depth d at height h, open where `holes` (u0, u1, v0, v1 from its back left corner) let sinks in."""
+    """A work top of width w and depth d at height h, open where `holes` (u0, u1, v0, v1 from its back left corner) let
+    sinks in.
+    """
     item = Item("counter", "kitchen counter")
     t = 0.04
     item.add("top", style.main, panel((-w / 2, -d / 2, h), (w, 0, 0), (0, d, 0), holes))

@@ -1,7 +1,7 @@
 """Procedural textures: colour as a pure function of surface coordinates.
 
-For furniture, both the pattern and its colours are drawn without looking at the class, so that colour says (almost) nothing about what a
-thing is. Textures are functions, not pictures: Gaussians and mesh vertices see the same surface.
+For furniture, both the pattern and its colours are drawn without looking at the class, so that colour says (almost)
+nothing about what a thing is. Textures are functions, not pictures: Gaussians and mesh vertices see the same surface.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """`kind` is a key of PATTERNS; colors [3, 3] linear RGB albedo; `scale` the pattern's size in metres; `seed` makes it unique."""
+    """`kind` is a key of PATTERNS; colors [3, 3] linear RGB albedo; `scale` the pattern's size in metres; `seed` makes
+    it unique.
+    """
 
     kind: str
     colors: F64
@@ -25,7 +27,7 @@ class Texture:
     seed: int
 
     def albedo(self, uv: F64, unit: F64) -> F64:
-        """Colours [K, 3] at `uv` [K, 2] metres along the patch, `unit` [K, 2] the same in 0..1 of the patch's extent."""
+        """Colours [K, 3] at `uv` [K, 2] metres along the patch, `unit` [K, 2] the same in 0..1 of its extent."""
         return np.clip(PATTERNS[self.kind](self, uv, unit), 0.01, 0.98)
 
 
@@ -86,13 +88,14 @@ def _checker(t: Texture, uv: F64, unit: F64) -> F64:
 def _tiles(t: Texture, uv: F64, unit: F64) -> F64:
     s = uv / (2.5 * t.scale)
     cell = np.floor(s).astype(np.int64)
-    grout = ((s - cell) < 0.07).any(axis=1)
+    grout = np.minimum(s[:, 0] - cell[:, 0], s[:, 1] - cell[:, 1]) < 0.07
     tone = 0.93 + 0.1 * hash01(cell[:, 0], cell[:, 1], t.seed)
     return np.where(grout[:, None], t.colors[0] * 0.72, t.colors[0] * tone[:, None])
 
 
 def _speckle(t: Texture, uv: F64, unit: F64) -> F64:
-    return _mix(t, 0.8 * (value_noise(uv[:, 0] / (0.3 * t.scale), uv[:, 1] / (0.3 * t.scale), t.seed) > 0.62))
+    blot = value_noise(uv[:, 0] / (0.3 * t.scale), uv[:, 1] / (0.3 * t.scale), t.seed) > 0.62
+    return _mix(t, np.where(blot, 0.8, 0.0))
 
 
 def _fabric(t: Texture, uv: F64, unit: F64) -> F64:
@@ -135,7 +138,8 @@ def _sky(t: Texture, uv: F64, unit: F64) -> F64:
 
 
 PATTERNS: dict[str, Callable[[Texture, F64, F64], F64]] = {
-    "plain": _plain, "wood": _wood, "planks": _planks, "stripes": _stripes, "checker": _checker, "tiles": _tiles, "speckle": _speckle,
+    "plain": _plain, "wood": _wood, "planks": _planks, "stripes": _stripes, "checker": _checker, "tiles": _tiles,
+    "speckle": _speckle,
     "fabric": _fabric, "marble": _marble, "blobs": _blobs, "spines": _spines, "sky": _sky,
 }  # fmt: skip
 
@@ -152,7 +156,7 @@ FURNITURE_PATTERNS = (
 
 
 def draw_color(rng: np.random.Generator, saturation: float = 1.0) -> F64:
-    """One albedo [3] from a mixture of greys, browns and free hues: the same distribution for every class of furniture."""
+    """One albedo [3] from a mixture of greys, browns and free hues, the same for every class of furniture."""
     kind = rng.random()
     if kind < 0.33:
         value = rng.uniform(0.06, 0.92)

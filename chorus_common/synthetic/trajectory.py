@@ -1,4 +1,6 @@
-"""Camera paths: a hand-held walk through free space, completed by views chosen so that every surface is seen several times."""
+"""Camera paths: a hand-held walk through free space, completed by views chosen so that every surface is seen several
+times.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from chorus_common.synthetic.plan import Plan
 F64 = NDArray[np.float64]
 Rng = np.random.Generator
 
-CLEARANCE = 0.28  # metres between a camera and any furniture or wall
+CLEARANCE = 0.45  # metres between a camera and any furniture or wall, where the room has such places
 WANTED = 3  # views that should see each surface point
 BUFFER = (80, 60)  # pixels of the depth buffer used for choosing views
 GREEDY = 48  # views chosen one by one for what they add; more than that see everything anyway
@@ -25,14 +27,15 @@ def free_of(boxes: F64, points: F64, clearance: float = CLEARANCE) -> NDArray[np
     probe = np.zeros((len(points), 8))
     probe[:, :2], probe[:, 2:4], probe[:, 4] = points[:, :2], clearance, 1.0
     probe[:, 6], probe[:, 7] = points[:, 2] - clearance, points[:, 2] + clearance
-    return ~overlapping(probe, boxes).any(axis=1)
+    blocked: NDArray[np.bool_] = np.any(overlapping(probe, boxes), axis=1)
+    return ~blocked
 
 
 def free_positions(rng: Rng, plan: Plan, boxes: F64, count: int) -> F64:
     """Camera positions [K, 3] in the room, clear of walls and furniture, at eye height of someone who holds a phone."""
     lo, hi = plan.corners.min(0), plan.corners.max(0)
     found: list[F64] = []
-    for clearance in (CLEARANCE, 0.6 * CLEARANCE, 0.25 * CLEARANCE):
+    for clearance in (CLEARANCE, 0.6 * CLEARANCE, 0.3 * CLEARANCE):
         xy = rng.uniform(lo, hi, (6 * count, 2))
         z = rng.uniform(1.15, min(1.75, plan.height - 0.35), 6 * count)
         points = np.concatenate([xy, z[:, None]], axis=1)
@@ -96,8 +99,9 @@ class Shot:
 def draw_cameras(rng: Rng, plan: Plan, boxes: F64, points: F64, weights: F64, n_views: int, shot: Shot) -> CameraSet:
     """`n_views` cameras in the room's frame, clear of oriented boxes [S, 8].
 
-    A third of them walks round the room and looks across it; the others are chosen one by one among random candidates, each time the view
-    that adds most to the surface points [K, 3] (with `weights` [K]) which fewer than WANTED views have seen, and does not stare at a wall.
+    A third of them walks round the room and looks across it; the others are chosen one by one among random candidates,
+    each time the view that adds most to the surface points [K, 3] (with `weights` [K]) which fewer than WANTED views
+    have seen, and does not stare at a wall.
     """
     k = pinhole(shot.width, shot.height, shot.fov)
     positions = free_positions(rng, plan, boxes, 90)
@@ -115,7 +119,7 @@ def draw_cameras(rng: Rng, plan: Plan, boxes: F64, points: F64, weights: F64, n_
 
     for eye in _walk(rng, positions, max(1, n_views // 3)):
         towards = np.arctan2(centre[1] - eye[1], centre[0] - eye[0])
-        best_of(eye, towards + rng.normal(0, 0.6, 3), -0.28)
+        best_of(eye, towards + rng.normal(0, 0.2) + np.array([0.0, 0.6, -0.6, 1.4, -1.4]), -0.28)
 
     n_greedy = min(n_views - len(views), GREEDY)
     candidates, masks, clear = [], [], []

@@ -11,7 +11,9 @@ from chorus_common.synthetic.room import SyntheticRoom
 
 
 def write_gaussians(room: SyntheticRoom, folder: Path) -> None:
-    """`folder`: coord, color, opacity, scale, quat, normal, segment, instance, part (.npy), transforms.json, parts.json."""
+    """`folder`: coord, color, opacity, scale, quat, normal, segment, instance, part (.npy), transforms.json,
+    parts.json.
+    """
     write_npy_folder(room.scene, folder)
     write_transforms_json(room.cameras, folder / "transforms.json")
     (folder / "parts.json").write_text(parts_json(room), encoding="utf-8")
