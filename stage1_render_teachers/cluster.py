@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.errors import ChorusError, ConfigError, one_line
 from stage1_render_teachers.settings import RunConfig
 
 J = TypeVar("J")
@@ -191,10 +191,13 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
             for i in range(config.workers)
         }
         scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-        with (
-            SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
-            Client(cluster) as client,
-        ):
+        try:
+            cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
+        except (RuntimeError, OSError) as error:
+            raise ChorusError(
+                f"the workers did not start ({one_line(error)}); --workers 0 does without them"
+            ) from error
+        with cluster, Client(cluster) as client:
             yield client
 
 

@@ -1,4 +1,4 @@
-"""How much storing costs, measured while a scene is written and kept in its cache's attributes."""
+"""How much quantisation costs, measured while a scene is written and kept in its cache's attributes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from chorus_common.cache.writer import round_weights
 from chorus_common.lifting import CellHits
 
 F32 = NDArray[np.float32]
 
 
 class Fidelity:
-    """Cosine between what lifting gives before and after storing, for one teacher on a seeded sample of Gaussians.
+    """Cosine between lifted features before and after the quantiser, for one teacher on a seeded sample of Gaussians.
 
-    Before: exact standardised tokens and lifting weights. After: both as the cache returns them. Lifting is linear, so
-    the sums grow view by view and no more than one batch of exact features is ever held. Cosines are taken in the
-    standardised space, where no common mean flatters them.
+    Lifting is linear, so both sums grow view by view and no more than one batch of exact features is ever held. Cosines
+    are taken in the standardised space, where no common mean flatters them. Lifting weights are exact on both sides: what
+    storing them costs is in the cache's attributes `dropped_weight` and `weight_error`.
     """
 
     def __init__(self, n_gaussians: int, channels: int, sample: int, seed: int) -> None:
@@ -35,9 +34,8 @@ class Fidelity:
         seen = slot >= 0
         shape, at = (len(self._weight), len(exact)), (slot[seen], hits.cells[seen])
         weights = sparse.csr_matrix((hits.weights[seen], at), shape=shape)
-        rounded = sparse.csr_matrix((round_weights(hits.weights[seen]).astype(np.float32), at), shape=shape)
         self._exact += weights @ exact
-        self._stored += rounded @ stored
+        self._stored += weights @ stored
         self._weight += np.asarray(weights.sum(axis=1)).ravel()
 
     def result(self) -> dict[str, float]:

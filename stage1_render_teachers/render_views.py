@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from chorus_common.manifest import ManifestRow
 from numpy.typing import NDArray
 
 from chorus_common.camera_io import read_cameras
 from chorus_common.cameras import CameraSet
 from chorus_common.errors import SceneError
 from chorus_common.lifting import CellGrid, CellHits
+from chorus_common.manifest import ManifestRow, path_digest
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
 from stage1_render_teachers.rasterize import get_backend
@@ -43,16 +43,22 @@ def config_grid(config: Stage1Config) -> CellGrid:
 
 
 def load_scene(row: ManifestRow) -> GaussianScene:
-    """The validated scene of `row`, under the manifest's name and label space."""
-    return replace(read_scene(row.scene_path), name=row.scene_id, label_space=row.label_space).validated()
+    """The validated scene of `row`, under the manifest's name and label space.
+
+    Raises SceneError for a file that is missing, damaged, or not the one that was indexed: the manifest's checksum
+    stands for the scene in the cache's fingerprint, so it has to be true.
+    """
+    scene = replace(read_scene(row.scene_path), name=row.scene_id, label_space=row.label_space).validated()
+    if path_digest(row.scene_path) != row.sha256:
+        raise SceneError(f"{row.scene_path}: has changed since it was indexed; run chorus-data index again")
+    return scene
 
 
 def pick_views(row: ManifestRow, scene: GaussianScene, config: Stage1Config) -> CameraSet:
     """The scene's own cameras at the configured picture size, or chosen ones where it brings none."""
     if row.cameras_path is None:
-        return choose_views(
-            scene, config.n_views, config.width, config.height, fov_x=config.fov_x, seed=config.seed, up=config.up
-        )
+        size = config.width, config.height
+        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, up=config.up)
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")

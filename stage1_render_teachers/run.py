@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chorus_common.manifest import Manifest, ManifestRow
-
 from chorus_common.cache import sweep_orphans
-from chorus_common.errors import CacheError, ChorusError
+from chorus_common.errors import CacheError, ManifestError
+from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.progress import Progress, progress
 from stage1_render_teachers.calibrate import calibrate, missing_bases
 from stage1_render_teachers.cluster import Pool, WorkerLost, open_pool
@@ -118,7 +117,9 @@ def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> l
     rows = list(manifest.select(split=split, dataset=dataset))
     if not rows:
         wanted = ", ".join(f"{key} {value}" for key, value in (("split", split), ("dataset", dataset)) if value)
-        raise ChorusError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")
+        raise ManifestError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")
+    if taken := {"bases", "outcomes"} & {row.dataset for row in rows}:
+        raise ManifestError(f"a data set cannot be called '{min(taken)}': stores have a folder of that name")
     return rows
 
 

@@ -8,7 +8,6 @@ the teacher bases; where it runs and beside what makes no difference to a byte.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import resource
 import shutil
@@ -22,12 +21,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from chorus_common.manifest import ManifestRow
 from numpy.typing import NDArray
 
 from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader, fingerprint
 from chorus_common.errors import CacheError, ChorusError, SceneError, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
+from chorus_common.manifest import ManifestRow, path_digest
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
@@ -178,22 +177,13 @@ def scene_fingerprint(job: SceneJob) -> str:
 
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes.
     """
-    cameras = "chosen" if job.row.cameras_path is None else path_digest(Path(job.row.cameras_path))
+    cameras = "chosen" if job.row.cameras_path is None else path_digest(job.row.cameras_path)
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
     return fingerprint(
         job.row.sha256,
         cameras,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
     )
-
-
-def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's relative file names and bytes in sorted order."""
-    digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
-        content = file.read_bytes()
-        digest.update(f"{file.relative_to(path).as_posix()}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
 
 
 def folder_bytes(path: Path) -> int:

@@ -35,7 +35,7 @@ class Stage1Config(Config):
     fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
     up: tuple[float, float, float] = Field(
         default=(0.0, 0.0, 1.0),
-        description="upward in the scene's axes, for chosen views; many captured objects: 0, -1, 0",
+        description="upward, for chosen views; captured objects are often y down: [0, -1, 0]",
     )
     max_views: int = Field(default=0, ge=0, description="cap on views of a scene, evenly spaced; 0 = none")
     background: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), description="colour behind the scene")
