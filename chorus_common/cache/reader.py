@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from zarr.errors import ZarrUserWarning
 
 from chorus_common.cache import schema
 from chorus_common.cache.schema import ArrayLayout, CacheAttributes
@@ -190,7 +188,7 @@ class SceneCache:
     def _read(self, path: str, rows: slice | None = None) -> NDArray[Any]:
         try:
             if path not in self._arrays:
-                self._arrays[path] = _open_array(self._store, path)
+                self._arrays[path] = zarr.open_array(self._store, path=path, mode="r", zarr_format=3)
             values = np.asarray(self._arrays[path][... if rows is None else rows])
         except (CacheError, MemoryError):
             raise
@@ -271,12 +269,6 @@ class SceneCache:
     def _damaged(self, what: str, why: object) -> CacheError:
         reason = " ".join(str(why).split())[:200] or type(why).__name__
         return CacheError(f"cache {self.path}: {what} is damaged ({reason}); {remedy(self.path)}")
-
-
-def _open_array(store: CheckedStore, path: str) -> zarr.Array:
-    with warnings.catch_warnings():  # that the delta filter is not in Zarr's own list of codecs
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        return zarr.open_array(store, path=path, mode="r", zarr_format=3)
 
 
 def _runs(views: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
+from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from chorus_common.cache.schema import FILES, SCHEMA_VERSION
 from chorus_common.errors import CacheError
+
+# The delta filter of lifting/indices is numcodecs' own: zarr-python and anndata read it, and say so at every use.
+warnings.filterwarnings("ignore", message="Numcodecs codecs are not in", category=ZarrUserWarning)
 
 
 class FileRecord(NamedTuple):

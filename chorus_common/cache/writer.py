@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,6 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.codecs.numcodecs import Delta
-from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from chorus_common.atomic import fsync_directory
@@ -223,12 +221,6 @@ class SceneCacheWriter:
                 raise CacheError(
                     f"scene {self.scene_id}: cannot publish, {path} is {layout}, expected {expected.get(path)}"
                 )
-            array = zarr.open_array(self._store, path=path, mode="r", zarr_format=3)
-            if array.nchunks_initialized != array.nchunks:
-                raise CacheError(
-                    f"scene {self.scene_id}: cannot publish, {path} has {array.nchunks_initialized} of "
-                    f"{array.nchunks} chunks"
-                )
         own: dict[str, Mapping[str, Any]] = {
             "": {"chorus": attributes.model_dump(mode="json")},
             "cameras": self._cameras,
@@ -242,12 +234,15 @@ class SceneCacheWriter:
         files = list_files(root)
         wanted = {f"{path}/{key}" for path, layout in expected.items() for key in ("zarr.json", *layout.chunk_keys)}
         wanted |= {f"{path}/zarr.json".lstrip("/") for path in schema.groups(expected)}
-        if set(files) != wanted:
+        if set(files) != wanted:  # each shard is one file, so this is also the check that no chunk is missing
             raise CacheError(
                 f"scene {self.scene_id}: cannot publish, files differ from the schema: "
                 f"{sorted(set(files) ^ wanted)[:3]}"
             )
-        (root / schema.FILES).write_bytes(dump_records({name: record_file(root / name) for name in files}))
+        records = {name: record_file(root / name) for name in files}
+        if empty := [name for name, record in records.items() if record.size == 0]:
+            raise CacheError(f"scene {self.scene_id}: cannot publish, {empty[0]} is empty")
+        (root / schema.FILES).write_bytes(dump_records(records))
         _sync_tree(root)
         try:
             os.rename(root, self._final)
@@ -361,9 +356,5 @@ def _codecs(layout: ArrayLayout) -> tuple[list[Any], list[Any]]:
         return [], [ZstdCodec(level=1), Crc32cCodec()]
     if layout.codec == "bitshuffle":
         return [], [BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"), Crc32cCodec()]
-    with (
-        warnings.catch_warnings()
-    ):  # that the delta filter is not in Zarr's own list of codecs; ours is read by zarr-python
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        delta = Delta(dtype=np.dtype(layout.dtype).newbyteorder("<").str)
+    delta = Delta(dtype=np.dtype(layout.dtype).newbyteorder("<").str)
     return [delta], [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"), Crc32cCodec()]
