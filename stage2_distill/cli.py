@@ -141,14 +141,11 @@ def info(preset: str | None, checkpoint: Path | None, as_json: bool) -> None:
 
 def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
     """Facts about a preset or a checkpoint, as JSON values."""
-    import torch
-
     from stage2_distill.encoder import build_encoder, load_encoder
     from stage2_distill.student import read_student_config
 
     if preset is not None:
-        with torch.device("meta"):  # counting needs no memory
-            encoder = build_encoder(preset)
+        encoder = build_encoder(preset)
     else:
         assert checkpoint is not None
         encoder = load_encoder(checkpoint)

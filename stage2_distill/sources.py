@@ -6,10 +6,9 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from chorus_common.manifest import Manifest
-
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError, ConfigError
+from chorus_common.manifest import Manifest
 from chorus_common.standardise import TeacherBasis
 from stage2_distill.data.dataset import SceneEntry
 

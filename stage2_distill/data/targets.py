@@ -159,7 +159,7 @@ class SceneTargets:
         cells = self._store.features(teacher, views)
         if cells.shape[-1] != channels:
             raise CacheError(
-                f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {channels}; run stage 1 again"
+                f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {channels}; redo stage 1"
             )
         sums, total = index.lift(cells.reshape(-1, channels))  # [V, rows, cols, C] -> [V * cells, C]
         values = (sums / np.maximum(total, 1e-12)[:, None]).astype(np.float16)

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.cache import GridAttributes, SceneCacheWriter, SceneHeader
+from chorus_common.cameras import CameraSet, look_at, pinhole
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
+from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.scene_io import write_npy_folder
 from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from stage2_distill.data.dataset import SceneEntry
 
@@ -70,7 +74,7 @@ def random_scene(rng: np.random.Generator, n: int, name: str = "room", side: flo
 def make_store(
     rng: np.random.Generator, n: int = 400, views: int = 4, teachers: dict[str, int] | None = None, name: str = "room"
 ) -> MemoryStore:
-    """A store of `n` Gaussians, each hit by a few cells of most views; cell features follow the Gaussians' colours."""
+    """A store of `n` Gaussians, each hit by a few cells of most views; features follow colours."""
     scene = random_scene(rng, n, name)
     hits = []
     for _ in range(views):
@@ -124,3 +128,48 @@ def write_bases(folder: Path, bases: dict[str, TeacherBasis]) -> None:
     """Bases as a store keeps them."""
     for name, basis in bases.items():
         basis.save(folder / "bases" / f"{name}.safetensors")
+
+
+def publish_store(root: Path, entries: list[SceneEntry], splits: dict[str, str] | None = None) -> Path:
+    """The made-up entries as a store of stage 1 on disk (16-bit codes) and a manifest of them, whose path is returned."""
+    bases = make_bases(entries)
+    write_bases(root, bases)
+    rows = []
+    for entry in entries:
+        store = entry.store
+        assert isinstance(store, MemoryStore)
+        source = store.gaussians.select(np.argsort(store.index.order))
+        index = store.index
+        header = SceneHeader(
+            scene_id=entry.scene_id,
+            fingerprint=entry.fingerprint,
+            grid=GridAttributes(width=GRID.width, height=GRID.height, cell=GRID.cell),
+            dataset=entry.dataset,
+        )
+        with SceneCacheWriter(root / entry.dataset / f"{entry.scene_id}.zarr", header) as writer:
+            writer.put_gaussians(source, index.order)
+            writer.put_cameras(make_cameras(index.n_views))
+            writer.put_lifting(index)
+            writer.put_evidence(*index.evidence())
+            for name, cells in store.cells.items():
+                channels = cells.shape[-1]
+                basis = bases[name].fingerprint
+                teacher = writer.add_dense_teacher(
+                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, basis=basis, bits="fp16",
+                    text_aligned=name == "text",
+                )  # fmt: skip
+                teacher.append(cells)
+            writer.publish()
+        folder = root.parent / "scenes" / entry.scene_id
+        folder.parent.mkdir(exist_ok=True)
+        write_npy_folder(source, folder)
+        split = (splits or {}).get(entry.scene_id, "train")
+        rows.append(ManifestRow(entry.dataset, entry.scene_id, split, "npy", folder, None, "", len(source), "0" * 64))
+    return Manifest(root.parent.resolve(), tuple(rows)).write(root.parent / "manifest.parquet")
+
+
+def make_cameras(views: int) -> CameraSet:
+    """Cameras around the room; training does not look at them."""
+    viewmats = np.stack([look_at(np.array([3.0, i, 1]), np.array([1.0, 1, 1])) for i in range(views)])
+    intrinsics = np.stack([pinhole(GRID.width, GRID.height, 60)] * views)
+    return CameraSet(viewmats, intrinsics, GRID.width, GRID.height, tuple(f"v{i}" for i in range(views)))

@@ -1,4 +1,4 @@
-"""CacheDataset: samples are functions of (seed, epoch, index); data sets mix; missing teachers are masked; bad scenes are named."""
+"""CacheDataset: samples depend on (seed, epoch, index) alone; data sets mix; bad scenes are named."""
 
 from __future__ import annotations
 
@@ -102,11 +102,12 @@ def test_scene_without_evidence_is_named() -> None:
 
 
 def test_crop_whose_targets_are_lost_is_redrawn() -> None:
-    """One Gaussian has evidence and dropout takes it now and then: the sample is drawn again, in the same way every time."""
+    """One Gaussian has evidence and dropout takes it at times: the sample is drawn anew, always in the same way."""
     store = make_store(np.random.default_rng(0), n=40)
     weight, n_views = store.evidence()
     lone = int(np.argmax(weight))
-    store.evidence = lambda: (np.where(np.arange(40) == lone, weight, 0).astype(np.float32), n_views)  # type: ignore[method-assign]
+    only = np.where(np.arange(40) == lone, weight, 0).astype(np.float32)
+    store.evidence = lambda: (only, n_views)  # type: ignore[method-assign]
     entries = [SceneEntry("a", "lone", "1", store)]
     augmentation = AugmentConfig(dropout_p=1, dropout_ratio=0.7)
     dataset = CacheDataset(entries, TEACHERS, ENCODER, DataSettings(), augmentation, seed=0, batch_size=1)

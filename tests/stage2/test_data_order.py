@@ -1,4 +1,4 @@
-"""Sample order, mixtures, crops and the prefetcher: pure functions of (seed, epoch, index), whatever the number of threads."""
+"""Sample order, mixtures, crops and the prefetcher: functions of (seed, epoch, index), whatever the threads."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""A small training run as a process: python -m tests.stage2.train_child OUT [key=value ...] [--kill-at=STEP].
+
+`--kill-at` sends the process SIGKILL right after that step, `--kill-in-save` while the state is written after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chorus_common import atomic
+from chorus_common.config import load_config
+from chorus_common.errors import run_cli
+from stage2_distill import trainer as trainer_module
+from stage2_distill.settings import TrainConfig
+from stage2_distill.trainer import TrainData, Trainer, TrainResult, train
+from tests.stage2.store_fakes import make_bases, make_entries
+
+TINY: tuple[str, ...] = (
+    "epochs=4", "batch_size=2", "projector_hidden=16", "checkpoint_every=3", "threads=1", "optim.lr=0.005",
+    "encoder.overrides.enc_channels=[8, 16]", "encoder.overrides.enc_depths=[1, 1]", "encoder.overrides.drop_path=0.2",
+    "encoder.overrides.inputs.grid_size=0.1", "data.max_points=150",
+)  # fmt: skip
+
+
+def tiny_config(*settings: str) -> TrainConfig:
+    """A run of a few seconds: 4 scenes, 4 epochs, 8 steps."""
+    return load_config(TrainConfig, None, (*TINY, *settings))
+
+
+def tiny_data() -> TrainData:
+    entries = make_entries(scenes=4, n=200)
+    return TrainData(entries, entries[:1], make_bases(entries))
+
+
+def run_tiny(out: Path, *settings: str) -> TrainResult:
+    """Train on `tiny_data` in this process."""
+    return train(tiny_config(*settings), tiny_data(), out, torch.device("cpu"))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_after(step_to_die: int) -> None:
+    after: Any = Trainer._after_step
+
+    def patched(self: Trainer, step: int, *rest: Any) -> None:
+        after(self, step, *rest)
+        if step == step_to_die:
+            die()
+
+    Trainer._after_step = patched  # type: ignore[method-assign]
+
+
+def kill_in_save(step_to_die: int) -> None:
+    save: Any = trainer_module.save_state
+
+    def patched(path: Path, progress: Any, *rest: Any) -> None:
+        if progress.step > step_to_die:
+            atomic.os.replace = lambda *_: die()  # type: ignore[assignment]
+        save(path, progress, *rest)
+
+    trainer_module.save_state = patched
+
+
+def report(result: TrainResult) -> None:
+    print(f"{result.steps} steps", file=sys.stderr)
+
+
+def main() -> None:
+    out, *arguments = sys.argv[1:]
+    settings = [a for a in arguments if not a.startswith("--")]
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "--kill-at":
+            kill_after(int(value))
+        if name == "--kill-in-save":
+            kill_in_save(int(value))
+    run_cli(lambda: report(run_tiny(Path(out), *settings)))
+
+
+if __name__ == "__main__":
+    main()
