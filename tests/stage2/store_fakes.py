@@ -131,7 +131,7 @@ def write_bases(folder: Path, bases: dict[str, TeacherBasis]) -> None:
 
 
 def publish_store(root: Path, entries: list[SceneEntry], splits: dict[str, str] | None = None) -> Path:
-    """The made-up entries as a store of stage 1 on disk (16-bit codes), and a manifest of them: its path is returned."""
+    """The made-up entries as a store of stage 1 on disk (16-bit codes), and a manifest of them; returns its path."""
     bases = make_bases(entries)
     write_bases(root, bases)
     rows = []
