@@ -123,26 +123,28 @@ def view_pictures(subject: Subject, n_views: int, queries: Sequence[str]) -> lis
     result = []
     stacked = np.concatenate([*sheets.values(), answers], axis=1)
     for view in views:
-        drawn = _draw_view(cache, scene, view, stacked)
-        layer_pictures = {key: drawn[..., 3 * i : 3 * i + 3] for i, key in enumerate(sheets)}
-        heat_pictures = drawn[..., 3 * len(sheets) :]
+        drawn, alpha = _draw_view(cache, scene, view, stacked)
+        on_white = drawn + (1 - alpha)
+        layer_pictures = {key: on_white[..., 3 * i : 3 * i + 3] for i, key in enumerate(sheets)}
+        answer = drawn[..., 3 * len(sheets) :] / np.maximum(alpha, np.float32(1e-6))
         rows = [
             _feature_row(subject, view, layer_pictures, basis),
             _class_row(view, layer_pictures),
-            _heat_row(view, layer_pictures["picture"], heat_pictures, wanted, ranges, student is not None),
+            _heat_row(view, layer_pictures["picture"], alpha, answer, wanted, ranges, student is not None),
         ]
         legend = _legend(names, palette, shares[view]) if "truth" in sheets else ()
         result.append(ViewPictures(cache.cameras().names[view], tuple(tuple(r) for r in rows if r), legend))
     return result
 
 
-def _draw_view(cache: SceneCache, scene: GaussianScene, view: int, values: F32) -> F32:
-    """Values [H, W, C] composited over white where nothing covers."""
+def _draw_view(cache: SceneCache, scene: GaussianScene, view: int, values: F32) -> tuple[F32, F32]:
+    """Composited values [H, W, C] and alpha [H, W, 1]."""
     cameras = cache.cameras()
     scale = PICTURE_SIZE / max(cameras.width, cameras.height)
     width, height = round(cameras.width * scale), round(cameras.height * scale)
     cameras = cameras.resized(width, height)
-    return draw(scene, cameras.viewmats[view], cameras.intrinsics[view], width, height, values)[0]
+    drawn, alpha = draw(scene, cameras.viewmats[view], cameras.intrinsics[view], width, height, values)
+    return drawn, alpha[..., None]
 
 
 def _lifted(subject: Subject) -> _Layer:
@@ -242,14 +244,20 @@ def _class_row(view: int, pictures: dict[str, F32]) -> list[Panel]:
 
 
 def _heat_row(
-    view: int, picture: F32, answers: F32, queries: Sequence[str], ranges: Sequence[tuple[float, ...]], of_student: bool
+    view: int,
+    picture: F32,
+    alpha: F32,
+    answers: F32,
+    queries: Sequence[str],
+    ranges: Sequence[tuple[float, ...]],
+    of_student: bool,
 ) -> list[Panel]:
     """Heat over the grey picture: the stronger the answer, the more heat."""
     grey = picture.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
     row = []
     for i, (query, (low, high)) in enumerate(zip(queries, ranges)):
         strength = np.clip((answers[..., i : i + 1] - low) / max(high - low, 1e-12), 0, 1)
-        mix = 0.35 + 0.5 * strength
+        mix = (0.35 + 0.5 * strength) * alpha
         shown = (1 - mix) * (0.25 + 0.6 * grey) + mix * heat(answers[..., i], low, high)
         who = "student" if of_student else "lifted teacher"
         caption = f"{who}: cosine minus negatives, {low:+.2f} (blue) to {high:+.2f} (red)"

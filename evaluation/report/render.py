@@ -21,17 +21,14 @@ _BLUR = 0.3  # pixels^2 added to every footprint: nothing is thinner than a pixe
 _MIN_ALPHA, _MAX_ALPHA, _MIN_TRANSMITTANCE = 1 / 255, 0.999, 1e-3
 
 
-def draw(
-    scene: GaussianScene, viewmat: F64, intrinsics: F64, width: int, height: int, values: F32, background: float = 1.0
-) -> tuple[F32, F32]:
+def draw(scene: GaussianScene, viewmat: F64, intrinsics: F64, width: int, height: int, values: F32) -> tuple[F32, F32]:
     """Composite per-Gaussian values front to back.
 
     Args:
         viewmat [4, 4] world to camera, intrinsics [3, 3] of a width x height picture (OpenCV, pixel centres at +0.5).
         values [N, C]: colours or anything else; C may be large, it costs one pass.
-        background: value behind everything.
 
-    Returns (picture [height, width, C] f32, alpha [height, width] f32).
+    Returns (sum of weight x value [height, width, C] f32, alpha = sum of weights [height, width] f32).
     """
     values = np.ascontiguousarray(values, dtype=np.float32)
     picture = np.zeros((height, width, values.shape[1]), dtype=np.float32)
@@ -40,7 +37,6 @@ def draw(
     order = np.argsort(depth, kind="stable")
     order = order[np.isfinite(depth[order])]
     _composite(order, centers, conics, radii, scene.opacities, values, picture, transmittance)
-    picture += transmittance[..., None] * np.float32(background)
     return picture, 1 - transmittance
 
 

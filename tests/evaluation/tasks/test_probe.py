@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from chorus_common.labels import SCANNET20
+from evaluation.scenes import labelled_scenes, select_scenes
+from evaluation.tasks import probe as module
+from evaluation.tasks.probe import LinearHead, ProbeConfig, fit_linear, probe, random_twin
+from stage2_distill.encoder import build_encoder
+from tests.evaluation.rooms import Rooms
+from tests.evaluation.student import TINY, fake_latent
+
+
+def plain_loss(head: LinearHead, x: np.ndarray, y: np.ndarray, config: ProbeConfig) -> float:
+    """The documented loss in double precision."""
+    z = (x.astype(np.float64) - head.mean) / head.deviation
+    losses = -log_softmax(z @ head.weight.astype(np.float64) + head.bias, axis=1)[np.arange(len(y)), y]
+    if config.balance == "balanced":
+        weight = 1 / np.bincount(y)[y]
+        loss = float((weight * losses).sum() / weight.sum())
+    else:
+        loss = float(losses.mean())
+    return loss + 0.5 * config.l2 * float((head.weight.astype(np.float64) ** 2).sum())
+
+
+def blobs(n: int = 400, d: int = 6, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = rng.choice(k, n, p=[0.6, 0.2, 0.15, 0.05])
+    x = 1.5 * rng.standard_normal((k, d))[y] + rng.standard_normal((n, d))
+    return (100 + 7 * x).astype(np.float32), y
+
+
+@pytest.mark.parametrize("balance", ["plain", "balanced"])
+def test_the_fit_is_the_optimum_of_the_documented_loss(balance: str) -> None:
+    x, y = blobs()
+    config = ProbeConfig(balance=balance, l2=1e-2)  # type: ignore[arg-type]
+    head = fit_linear(x, y, 4, config)
+    best = plain_loss(head, x, y, config)
+    rng = np.random.default_rng(1)
+    for _ in range(30):  # convex: no step in any direction helps
+        moved = LinearHead(
+            head.mean,
+            head.deviation,
+            (head.weight + 0.03 * rng.standard_normal(head.weight.shape)).astype(np.float32),
+            (head.bias + 0.03 * rng.standard_normal(4)).astype(np.float32),
+        )
+        assert plain_loss(moved, x, y, config) > best
+    # The same optimum by an independent path: full-batch gradient descent in double precision.
+    z = torch.from_numpy((x.astype(np.float64) - head.mean) / head.deviation)
+    w, b = (
+        torch.zeros(6, 4, dtype=torch.float64, requires_grad=True),
+        torch.zeros(4, dtype=torch.float64, requires_grad=True),
+    )
+    share = torch.ones(len(y), dtype=torch.float64) if balance == "plain" else torch.from_numpy(1 / np.bincount(y)[y])
+    optimiser = torch.optim.SGD([w, b], lr=0.5)
+    for _ in range(3000):
+        optimiser.zero_grad()
+        each = torch.nn.functional.cross_entropy(z @ w + b, torch.from_numpy(y), reduction="none")
+        loss = (share * each).sum() / share.sum() + 0.5 * config.l2 * (w * w).sum()
+        loss.backward()
+        optimiser.step()
+    assert best == pytest.approx(float(loss.detach()), abs=1e-5)
+    np.testing.assert_allclose(head.weight, w.detach().numpy(), atol=2e-2)
+
+
+def test_passes_constant_channels_and_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs()
+    x = np.concatenate([x, np.full((len(x), 1), 3.0, np.float32)], axis=1)
+    head = fit_linear(x, y, 4, ProbeConfig())
+    assert np.isfinite(head.weight).all()
+    predictions = head.predict(x)
+    assert (predictions == y).mean() > 0.8
+    monkeypatch.setattr(module, "_PASS", 37)
+    np.testing.assert_array_equal(head.predict(x), predictions)
+    scaled = fit_linear(1000 * x, y, 4, ProbeConfig()).predict(1000 * x)
+    assert (scaled == predictions).mean() > 0.99
+
+
+def test_random_twin_has_the_shape_but_not_the_weights() -> None:
+    encoder = build_encoder("chorus", **TINY)
+    state = torch.random.get_rng_state()
+    twin, again, other = random_twin(encoder, 0), random_twin(encoder, 0), random_twin(encoder, 1)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not twin.training
+    for (name, a), b, c, d in zip(
+        encoder.named_parameters(), twin.parameters(), again.parameters(), other.parameters()
+    ):
+        assert a.shape == b.shape
+        assert torch.equal(b, c)
+        if a.ndim > 1:
+            assert not torch.equal(a, b), name
+            assert not torch.equal(b, d), name
+
+
+def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "encode_latent", fake_latent)
+    encoder = build_encoder("chorus", **TINY)
+
+    def run(**settings: object) -> dict[str, object]:
+        train = select_scenes([rooms.store], rooms.manifest, "train")
+        val = select_scenes([rooms.store], rooms.manifest, "val")
+        for selection in (train, val):
+            labelled_scenes(selection)
+        return probe(train, val, SCANNET20, encoder, ProbeConfig(points_per_scene=200, **settings))  # type: ignore[arg-type]
+
+    first = run()
+    assert run() == first
+    rows = first["rows"]
+    assert set(rows) == {"trained", "random"}  # type: ignore[call-overload]
+    for row in rows.values():  # type: ignore[attr-defined]
+        assert row["n_train"] == 400
+        assert row["miou"] > 0.5, "place and colour tell the toy classes apart"
+    assert list(first["per_scene"]) == ["toy/val_0", "toy/val_1"]  # type: ignore[call-overload]
+    assert list(first["excluded"]) == ["toy/missing_0", "toy/zz_0"]  # type: ignore[call-overload]
+    assert run(seed=1) != first
