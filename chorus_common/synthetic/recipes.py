@@ -104,7 +104,7 @@ def _ceiling_lamps(room: Layout) -> None:
         if min(x1 - x0, y1 - y0) > 1.6:
             item = room.make(openings.ceiling_lamp)
             at = ((x0 + x1) / 2 + rng.normal(0, 0.1), (y0 + y1) / 2 + rng.normal(0, 0.1), room.plan.height)
-            room.put(item, at, 0.0)
+            room.try_put(item, at, 0.0, zones=False)
 
 
 def _maybe(room: Layout, chance: float) -> bool:

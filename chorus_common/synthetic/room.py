@@ -20,7 +20,7 @@ from chorus_common.synthetic.plan import Plan, draw_plan, structure
 from chorus_common.synthetic.recipes import RECIPES
 from chorus_common.synthetic.sampling import Samples, Soup, count_samples, sample
 from chorus_common.synthetic.shapes import Patch
-from chorus_common.synthetic.trajectory import Shot, draw_cameras
+from chorus_common.synthetic.trajectory import Shot, Surface, draw_cameras
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -28,6 +28,8 @@ I64 = NDArray[np.int64]
 #: Walls, floor and ceiling are flat: they get by with Gaussians that much further apart than furniture.
 STRUCTURE_DETAIL = 1.6
 STRUCTURE = ("wall", "floor", "ceiling")
+#: How far in front of a surface a box may begin and still cover it, in metres.
+WALL_GAP, CONTACT_GAP = 0.07, 0.012
 LABEL_IDS = {name: i for i, name in enumerate(SCANNET20)}
 
 
@@ -98,19 +100,17 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     options = options or RoomOptions()
     style = DOMAINS[options.domain]
     model = build_model(seed, options)
-    layout_rng, sample_rng, camera_rng = (generator(seed, k) for k in ("noise", "samples", "cameras"))
+    noise_rng, sample_rng, camera_rng = (generator(seed, k) for k in ("noise", "samples", "cameras"))
     samples = sample_model(model, options.gaussians, sample_rng)
     colors = surface_colors(model, samples)
-    keep = ~hidden(model, samples)
-    samples = Samples(**{k: v[keep] for k, v in vars(samples).items()})
-    scene = to_gaussians(model, samples, colors[keep], style, layout_rng, name=f"room_{seed:06d}")
+    scene = to_gaussians(model, samples, colors, style, noise_rng, name=f"room_{seed:06d}")
     boxes = np.concatenate([p.boxes() for p in model.items if p.item.category not in STRUCTURE])
     back = np.linalg.inv(model.world).astype(np.float64)
     shot = Shot(options.width, options.height, float(camera_rng.uniform(65, 75)))
     structural = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])
     weights = np.where(structural[model.patch_parts[samples.patch]], 0.35, 1.0)  # walls are large and dull
-    points = _apply(back, samples.point)
-    cameras = draw_cameras(camera_rng, model.plan, _turned(back, boxes), points, weights, options.views, shot)
+    surface = Surface(_apply(back, samples.point), samples.normal @ back[:3, :3].T, weights)
+    cameras = draw_cameras(camera_rng, model.plan, _turned(back, boxes), surface, options.views, shot)
     cameras = replace(cameras, viewmats=cameras.viewmats @ back)
     return SyntheticRoom(scene, cameras, model.part_names, model.part_items, describe(model), model.room_type, model)
 
@@ -193,16 +193,25 @@ def describe(model: Model) -> tuple[InstanceInfo, ...]:
 
 
 def sample_model(model: Model, target: int, rng: np.random.Generator) -> Samples:
-    """About `target` surface points, denser on furniture and on small things."""
+    """About `target` surface points that are not hidden for good, denser on furniture and on small things."""
     soup = Soup.build(list(model.patches))
     detail = np.array([_detail(model.items[i].item) for i in model.part_items])[model.patch_parts]
+    trial = sample(soup, _spacing(soup, detail, 4_000), generator(model.seed, "trial"))
+    share = 1 - hidden(model, trial).mean()
+    samples = sample(soup, _spacing(soup, detail, round(target / share)), rng)
+    keep = ~hidden(model, samples)
+    return Samples(**{key: value[keep] for key, value in vars(samples).items()})
+
+
+def _spacing(soup: Soup, detail: F64, target: int) -> F64:
+    """Sample distance [P] per patch, in proportion to `detail` [P], that gives about `target` points."""
     spacing = 0.05
-    for _ in range(4):
+    for _ in range(6):
         n = count_samples(soup, spacing * detail)
         if abs(n - target) < 0.01 * target:
             break
         spacing *= float(np.clip(np.sqrt(n / target), 0.2, 4.0))
-    return sample(soup, spacing * detail, rng)
+    return spacing * detail
 
 
 def _detail(item: Item) -> float:
@@ -228,25 +237,30 @@ def surface_colors(model: Model, samples: Samples) -> F64:
 
 
 def hidden(model: Model, samples: Samples) -> NDArray[np.bool_]:
-    """Samples of walls and floor that furniture covers, [K]: no capture would have Gaussians there."""
-    part = model.patch_parts[samples.patch]
-    base = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])[part]
-    rows = np.flatnonzero(base)
-    things = [p for p in model.items if p.item.category not in STRUCTURE]
-    boxes = np.concatenate([np.empty((0, 8)), *(oriented(p.item.closed_boxes, p.position, p.yaw) for p in things)])
-    large = boxes[(boxes[:, 2] > 0.12) & (boxes[:, 3] > 0.1) | (boxes[:, 2] * (boxes[:, 7] - boxes[:, 6]) > 0.15)]
-    out = np.zeros(len(part), dtype=bool)
-    points = samples.point[rows]
-    inside = np.zeros(len(rows), dtype=bool)
-    for x, y, hx, hy, c, s, z0, z1 in large:
-        dx, dy = points[:, 0] - x, points[:, 1] - y
-        inside |= (
-            (np.abs(c * dx + s * dy) < hx)
-            & (np.abs(c * dy - s * dx) < hy + 0.03)
-            & (points[:, 2] > z0 - 0.025)
-            & (points[:, 2] < z1)
-        )
-    out[rows] = inside
+    """Samples [K] that look straight into a closed box and so can never be seen: floor below a chest, a chest's front behind
+    its doors. No capture would have Gaussians there.
+
+    A sample counts as covered if the point a little above it lies inside a box; walls and floor allow for the gap that
+    furniture keeps. Boxes of other members of the sample's own assembly do not count: a sink hangs in its cabinet.
+    """
+    owner = np.array(model.part_items)[model.patch_parts[samples.patch]]
+    category = [p.item.category for p in model.items]
+    gap = np.array([WALL_GAP if c in STRUCTURE else CONTACT_GAP for c in category])[owner]
+    above = samples.point + gap[:, None] * samples.normal
+    order = np.argsort(above[:, 0], kind="stable")
+    x, y, z = np.ascontiguousarray(above[order].T)
+    item, group = owner[order], np.array(model.groups)[owner[order]]
+    covered = np.zeros(len(owner), dtype=bool)
+    for i, placed in enumerate(model.items):
+        for bx, by, hx, hy, c, s, z0, z1 in oriented(placed.item.closed_boxes, placed.position, placed.yaw):
+            reach = np.hypot(hx, hy)
+            near = slice(*np.searchsorted(x, (bx - reach, bx + reach)))
+            dx, dy = x[near] - bx, y[near] - by
+            inside = (np.abs(c * dx + s * dy) < hx) & (np.abs(c * dy - s * dx) < hy)
+            inside &= (z[near] > z0) & (z[near] < z1)
+            covered[near] |= inside & ((item[near] == i) | (group[near] != model.groups[i]))
+    out = np.empty_like(covered)
+    out[order] = covered
     return out
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from chorus_common.synthetic.categories import S3DIS_OF
-from chorus_common.synthetic.room import Model, SyntheticRoom, generator, hidden, sample_model, surface_colors
-from chorus_common.synthetic.sampling import Samples
+from chorus_common.synthetic.room import Model, SyntheticRoom, generator, sample_model, surface_colors
 
 ROOM_NAMES = {"living room": "lounge", "bedroom": "storage", "office": "office", "kitchen": "pantry", "bathroom": "WC"}
 
@@ -31,8 +30,6 @@ def write_s3dis(room: SyntheticRoom, folder: Path, name: str, *, points: int, de
     """
     samples = sample_model(room.model, points, generator(room.model.seed, "points"))
     colors = surface_colors(room.model, samples)
-    keep = ~hidden(room.model, samples)
-    samples, colors = Samples(**{k: v[keep] for k, v in vars(samples).items()}), colors[keep]
     # files hold whole degrees only: turn the room by what rounding leaves
     world = room.model.world
     turn = np.radians(alignment_angle(room.model)) - np.arctan2(world[1, 0], world[0, 0])

@@ -37,7 +37,7 @@ def free_positions(rng: Rng, plan: Plan, boxes: F64, count: int) -> F64:
     found: list[F64] = []
     for clearance in (CLEARANCE, 0.6 * CLEARANCE, 0.3 * CLEARANCE):
         xy = rng.uniform(lo, hi, (6 * count, 2))
-        z = rng.uniform(1.15, min(1.75, plan.height - 0.35), 6 * count)
+        z = rng.uniform(0.95, min(1.85, plan.height - 0.35), 6 * count)
         points = np.concatenate([xy, z[:, None]], axis=1)
         ok = plan.contains(points[:, :2], clearance)
         ok[ok] = free_of(boxes, points[ok], clearance)
@@ -50,17 +50,36 @@ def free_positions(rng: Rng, plan: Plan, boxes: F64, count: int) -> F64:
     return points
 
 
-def visible(points: F64, view: F64, intrinsics: F64, width: int, height: int) -> tuple[NDArray[np.bool_], float]:
-    """Which points [K, 3] a camera sees, and how far it sees (25th percentile of depth, metres).
+@dataclass(frozen=True)
+class Shot:
+    """Picture size in pixels and horizontal field of view in degrees."""
+
+    width: int
+    height: int
+    fov: float
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """What is to be seen: points and outward normals [K, 3], and how much each point matters [K]."""
+
+    points: F64
+    normals: F64
+    weights: F64
+
+
+def visible(surface: Surface, view: F64, intrinsics: F64, shot: Shot) -> tuple[NDArray[np.bool_], float]:
+    """Which points [K] face a camera and are seen, and how far it sees (25th percentile of depth, metres).
 
     Uses a point depth buffer of BUFFER pixels: approximate, for choosing views only.
     """
-    camera = points @ view[:3, :3].T + view[:3, 3]
+    camera = surface.points @ view[:3, :3].T + view[:3, 3]
+    facing = np.einsum("ij,ij->i", camera, surface.normals @ view[:3, :3].T) < 0
     z = camera[:, 2]
     front = z > 0.15
     safe = np.where(front, z, 1.0)
-    u = (camera[:, 0] / safe * intrinsics[0, 0] + intrinsics[0, 2]) * BUFFER[0] / width
-    v = (camera[:, 1] / safe * intrinsics[1, 1] + intrinsics[1, 2]) * BUFFER[1] / height
+    u = (camera[:, 0] / safe * intrinsics[0, 0] + intrinsics[0, 2]) * BUFFER[0] / shot.width
+    v = (camera[:, 1] / safe * intrinsics[1, 1] + intrinsics[1, 2]) * BUFFER[1] / shot.height
     inside = front & (u >= 0) & (u < BUFFER[0]) & (v >= 0) & (v < BUFFER[1])
     pixel = np.where(inside, v.astype(np.int64) * BUFFER[0] + u.astype(np.int64), 0)
     nearest = np.full(BUFFER[0] * BUFFER[1], np.inf)
@@ -70,7 +89,7 @@ def visible(points: F64, view: F64, intrinsics: F64, width: int, height: int) ->
     closed = np.minimum.reduce([depth, *(np.roll(depth, s, a) for a in (0, 1) for s in (-1, 1))]).ravel()
     hit = closed[np.isfinite(closed)]
     reach = float(np.sort(hit)[len(hit) // 4]) if len(hit) else 0.0
-    return inside & (z <= closed[pixel] * 1.04 + 0.12), reach
+    return inside & facing & (z <= closed[pixel] * 1.04 + 0.12), reach
 
 
 def _walk(rng: Rng, positions: F64, count: int) -> F64:
@@ -87,16 +106,7 @@ def _walk(rng: Rng, positions: F64, count: int) -> F64:
     return tour[np.arange(count) % len(tour)]
 
 
-@dataclass(frozen=True)
-class Shot:
-    """Picture size in pixels and horizontal field of view in degrees."""
-
-    width: int
-    height: int
-    fov: float
-
-
-def draw_cameras(rng: Rng, plan: Plan, boxes: F64, points: F64, weights: F64, n_views: int, shot: Shot) -> CameraSet:
+def draw_cameras(rng: Rng, plan: Plan, boxes: F64, surface: Surface, n_views: int, shot: Shot) -> CameraSet:
     """`n_views` cameras in the room's frame, clear of oriented boxes [S, 8].
 
     A third of them walks round the room and looks across it; the others are chosen one by one among random candidates,
@@ -105,14 +115,15 @@ def draw_cameras(rng: Rng, plan: Plan, boxes: F64, points: F64, weights: F64, n_
     """
     k = pinhole(shot.width, shot.height, shot.fov)
     positions = free_positions(rng, plan, boxes, 90)
-    subset = rng.permutation(len(points))[:5000]
-    points, weights = points[subset], weights[subset]
-    centre = np.average(points, axis=0, weights=weights)
-    views, seen = [], np.zeros(len(points), dtype=np.int64)
+    subset = rng.permutation(len(surface.points))[:5000]
+    surface = Surface(surface.points[subset], surface.normals[subset], surface.weights[subset])
+    weights = surface.weights
+    centre = np.average(surface.points, axis=0, weights=weights)
+    views, seen = [], np.zeros(len(subset), dtype=np.int64)
 
     def best_of(eye: F64, yaws: F64, pitch: float) -> None:
         tried = [_view(rng, eye, float(yaw), pitch + float(rng.normal(0, 0.1))) for yaw in yaws]
-        results = [visible(points, view, k, shot.width, shot.height) for view in tried]
+        results = [visible(surface, view, k, shot) for view in tried]
         best = int(np.argmax([(mask @ weights) * min(reach, 1.5) for mask, reach in results]))
         views.append(tried[best])
         seen[results[best][0]] += 1
@@ -126,7 +137,7 @@ def draw_cameras(rng: Rng, plan: Plan, boxes: F64, points: F64, weights: F64, n_
     for i in range(max(60, 4 * n_greedy) if n_greedy else 0):
         pitch = float(rng.choice([-0.45, -0.2, 0.08], p=[0.5, 0.4, 0.1]) + rng.normal(0, 0.1))
         candidates.append(_view(rng, positions[i % len(positions)], float(rng.uniform(-np.pi, np.pi)), pitch))
-        mask, reach = visible(points, candidates[-1], k, shot.width, shot.height)
+        mask, reach = visible(surface, candidates[-1], k, shot)
         masks.append(mask)
         clear.append(min(reach, 1.5))
     for _ in range(n_greedy):
