@@ -151,7 +151,7 @@ class Quantiser:
                 lambda a, b: _encode(tokens[a:b], scales[a:b], codes[a:b], thresholds, levels, self.code_bits),
             )
             codes[:, :_SCALE_BYTES] = scales.astype("<f2")[:, None].view(np.uint8)
-        return codes.reshape(*x.shape[:-1], -1)
+        return codes.reshape(*x.shape[:-1], codes.shape[1])
 
     def decode(self, codes: U8, channels: int, *, threads: int | None = None) -> F32:
         """Features [..., channels] f32 of codes [..., token_bytes(channels)]."""

@@ -125,9 +125,9 @@ class TeacherBasis:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of every number that changes a standardised feature, and of the teacher it belongs to (hex)."""
-        digest = hashlib.sha256(json.dumps([_FORMAT, self.spec, self.teacher_fingerprint]).encode())
-        for array in (self.mean, self.rotation, np.float64(self.phi)):
+        """sha256 (hex) of everything that is saved."""
+        digest = hashlib.sha256(json.dumps([_FORMAT, self.spec, self.teacher_fingerprint, self.construction]).encode())
+        for array in (self.mean, self.rotation, np.float64(self.phi), self.eigenvalues):
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
 
@@ -149,26 +149,22 @@ class TeacherBasis:
     @staticmethod
     def load(path: str | Path) -> TeacherBasis:
         """Read a file written by `save`. Raises CacheError when it is missing, damaged or of another format."""
+        again = "make it again with `chorus-stage1 calibrate`"
         try:
             with safe_open(path, framework="numpy") as handle:
                 header = json.loads((handle.metadata() or {}).get("chorus", "{}"))
                 if header.get("format") != _FORMAT:
-                    raise CacheError(
-                        f"{path}: not a teacher basis of format {_FORMAT}; make it again with `chorus-stage1 calibrate`"
-                    )
+                    raise CacheError(f"{path}: not a teacher basis of format {_FORMAT}; {again}")
                 mean, rotation, phi, eigenvalues = (handle.get_tensor(key) for key in _TENSORS)
+            text = {key: header[key] for key in ("spec", "teacher_fingerprint", "construction")}
+            basis = TeacherBasis(mean, rotation, float(phi[0]), eigenvalues, **text)
+            sound = basis.fingerprint == header["fingerprint"]
         except FileNotFoundError:
             raise CacheError(f"{path}: no such teacher basis; make it with `chorus-stage1 calibrate`") from None
-        except (SafetensorError, ValueError, OSError) as error:
-            raise CacheError(
-                f"{path}: damaged teacher basis ({error}); make it again with `chorus-stage1 calibrate`"
-            ) from None
-        text = {key: header[key] for key in ("spec", "teacher_fingerprint", "construction")}
-        basis = TeacherBasis(mean, rotation, float(phi[0]), eigenvalues, **text)
-        if basis.fingerprint != header["fingerprint"]:
-            raise CacheError(
-                f"{path}: damaged teacher basis (checksum differs); make it again with `chorus-stage1 calibrate`"
-            )
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            raise CacheError(f"{path}: damaged teacher basis ({error}); {again}") from None
+        if not sound:
+            raise CacheError(f"{path}: damaged teacher basis (checksum differs); {again}")
         return basis
 
 
