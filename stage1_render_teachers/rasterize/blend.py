@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stage1_render_teachers.rasterize.hits import sort_and_merge
 from stage1_render_teachers.rasterize.projection import (
     BLUE,
     DEPTH,
@@ -64,12 +65,13 @@ def exp_neg(sigma: np.float32) -> np.float32:
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
 def _blend_row(
-    state: NDArray[np.float32], row: int, splat: NDArray[np.float32], x0: np.float32, y0: np.float32
-) -> None:
+    state: NDArray[np.float32], row: int, splat: NDArray[np.float32], x0: np.float32, y0: np.float32, into: int,
+    keep: np.float32,
+) -> None:  # fmt: skip
     """Blend one splat into the 16 lanes of one pixel row.
 
-    row: first lane in each plane (unsigned); x0, y0: centre of lane 0 in the picture, px. Distances are formed from whole-picture
-    coordinates, so that a pixel's bits do not depend on where the tiles lie.
+    row: first lane in each plane; x0, y0: centre of lane 0 in the picture, px; the row's weights go to the 16 places from `into` on,
+    added to `keep` (0 or 1) times what is there. row and into are unsigned. Distances are formed from whole-picture coordinates, so that a pixel's bits do not depend on where tiles lie.
     """
     dy = y0 - splat[MEAN_Y]
     row_sigma = dy * dy * splat[ROW_SIGMA]  # at the row's nearest point, which is row_x
@@ -94,7 +96,7 @@ def _blend_row(
         state[G + i] += w * green
         state[B + i] += w * blue
         state[Z + i] += w * z
-        state[ROW_WEIGHTS + x] = w
+        state[into + x] = w + keep * state[into + x]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
@@ -179,13 +181,15 @@ def blend_tile_row(
     color: NDArray[np.float32],
     depth: NDArray[np.float32],
     alpha: NDArray[np.float32],
+    ids: NDArray[np.int32],
     cell: int,
     bilinear: bool,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """Blend one row of tiles into color [H, W, 3], depth [H, W], alpha [H, W]; cell = 0 leaves the hits out.
+    """Blend one row of tiles into color [H, W, 3], depth [H, W], alpha [H, W]; cell = 0 leaves the hits out (bilinear must then be False).
 
     splats [M, 16] sorted by depth, start and ranks from `tile_lists`.
-    Returns (cells, ranks, weights), each [hits]: the weight of splat `rank` in a cell, unsorted; a pair may occur once per tile.
+    ids [M] i32: the Gaussian behind each splat.
+    Returns the row's hits (cells, gaussian ids, weights), sorted by (cell, id), each pair once.
     """
     height, width = alpha.shape
     tile_cols = -(-width // tile)
@@ -197,7 +201,7 @@ def blend_tile_row(
     if cell > 0:
         room = 64 + 2 * (start[(tile_row + 1) * tile_cols] - start[tile_row * tile_cols])
         grid_cols = -(-width // cell)
-    hit_cells, hit_ranks, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
+    hit_cells, hit_ids, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
     first_cell_row, row_low, row_share = fold_table(y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear)
     half = np.float32(0.5)
     reach = 2 if bilinear else 1  # cells per axis that a pixel is shared over
@@ -236,10 +240,15 @@ def blend_tile_row(
                 for i in range(CELL_ROWS + cell_first * LANES, CELL_ROWS + cell_last * LANES):
                     state[i] = 0
             for y in range(first, last):
-                _blend_row(state, U((y - y0) * LANES), splat, np.float32(x0) + half, np.float32(y) + half)
-                if cell > 0:
+                row = U((y - y0) * LANES)
+                lane_x, lane_y = np.float32(x0) + half, np.float32(y) + half
+                at = CELL_ROWS + row_low[y - y0] * LANES
+                if cell > 0 and not bilinear:
+                    _blend_row(state, row, splat, lane_x, lane_y, U(at), np.float32(1))
+                else:
+                    _blend_row(state, row, splat, lane_x, lane_y, ROW_WEIGHTS, np.float32(0))
+                if bilinear:
                     share = row_share[y - y0]
-                    at = CELL_ROWS + row_low[y - y0] * LANES
                     _add_row_weights(state, U(at), np.float32(1) - share)
                     if share > 0:
                         _add_row_weights(state, U(at + LANES), share)
@@ -247,7 +256,7 @@ def blend_tile_row(
                 left, right = columns_of_box(splat, x0, x1)
                 column_first, column_last = col_low[left - x0], col_low[max(left, right - 1) - x0] + reach
                 while room - hits < (cell_last - cell_first) * (column_last - column_first):
-                    hit_cells, hit_ranks, hit_weights = _grown(hit_cells, hit_ranks, hit_weights)
+                    hit_cells, hit_ids, hit_weights = _grown(hit_cells, hit_ids, hit_weights)
                     room *= 2
                 for cell_row in range(cell_first, cell_last):
                     first_of_row = (first_cell_row + cell_row) * grid_cols + first_cell_col
@@ -255,7 +264,7 @@ def blend_tile_row(
                         w = _weighted_sum(state, U(CELL_ROWS + cell_row * LANES), col_shares, U(c * LANES))
                         if w > 0:
                             hit_cells[hits] = first_of_row + c
-                            hit_ranks[hits] = rank
+                            hit_ids[hits] = ids[rank]
                             hit_weights[hits] = w
                             hits += 1
         for y in range(y1 - y0):
@@ -268,4 +277,4 @@ def blend_tile_row(
                 color[y0 + y, x0 + x, 2] = state[B + i] + rest * background[2]
                 depth[y0 + y, x0 + x] = state[Z + i] / total if total > 0 else np.float32(0)
                 alpha[y0 + y, x0 + x] = total
-    return hit_cells[:hits], hit_ranks[:hits], hit_weights[:hits]
+    return sort_and_merge(hit_cells[:hits], hit_ids[:hits], hit_weights[:hits])

@@ -16,7 +16,7 @@ from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.scene import GaussianScene
 from chorus_common.threads import default_threads, run_tasks, split_range
 from stage1_render_teachers.rasterize.blend import LANES, blend_tile_row
-from stage1_render_teachers.rasterize.hits import sort_and_merge
+from stage1_render_teachers.rasterize.hits import join_sorted
 from stage1_render_teachers.rasterize.projection import DEPTH, SPLAT_WIDTH, project
 from stage1_render_teachers.rasterize.protocol import Fold, Rendered
 from stage1_render_teachers.rasterize.tiles import depth_order, tile_lists
@@ -55,18 +55,14 @@ class CpuRasterizer:
         depth = np.empty((height, width), np.float32)
         alpha = np.empty((height, width), np.float32)
         back = np.asarray(background, np.float32)
+        bilinear = grid is not None and fold == "bilinear"
+        names = ids.astype(np.int32)
         tasks = [
-            partial(
-                blend_tile_row, row, tile, splats, start, ranks, back, color, depth, alpha, cell, fold == "bilinear"
-            )
+            partial(blend_tile_row, row, tile, splats, start, ranks, back, color, depth, alpha, names, cell, bilinear)
             for row in range(-(-height // tile))
         ]
         parts = run_tasks(tasks, threads)
-        if grid is None:
-            return Rendered(color, depth, alpha, None)
-        cells, hit_ranks, weights = (np.concatenate(column) for column in zip(*parts))
-        hits = sort_and_merge(cells, ids[hit_ranks].astype(np.int32), weights, grid.cells, len(scene))
-        return Rendered(color, depth, alpha, CellHits(*hits))
+        return Rendered(color, depth, alpha, CellHits(*join_sorted(parts)) if grid is not None else None)
 
 
 def visible_splats(

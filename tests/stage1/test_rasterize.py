@@ -16,7 +16,7 @@ from stage1_render_teachers.rasterize import get_backend
 from stage1_render_teachers.rasterize import projection as columns
 from stage1_render_teachers.rasterize.blend import exp_neg
 from stage1_render_teachers.rasterize.cpu import CpuRasterizer, visible_splats
-from stage1_render_teachers.rasterize.hits import sort_and_merge
+from stage1_render_teachers.rasterize.hits import join_sorted, sort_and_merge
 from stage1_render_teachers.rasterize.tiles import depth_order, tile_lists
 from tests.stage1 import reference_rasterizer as reference
 
@@ -192,10 +192,25 @@ def test_sort_and_merge_against_numpy() -> None:
     rng = np.random.default_rng(1)
     cells, ids = rng.integers(0, 9, 500).astype(np.int32), rng.integers(0, 20, 500).astype(np.int32)
     weights = rng.uniform(0.1, 1, 500).astype(np.float32)
-    got_cells, got_ids, got_weights = sort_and_merge(cells, ids, weights, 9, 20)
+    got_cells, got_ids, got_weights = sort_and_merge(cells, ids, weights)
     key, inverse = np.unique(cells.astype(np.int64) * 20 + ids, return_inverse=True)
     np.testing.assert_array_equal(got_cells * 20 + got_ids, key)
     np.testing.assert_allclose(got_weights, np.bincount(inverse, weights), rtol=1e-6)
+
+
+def test_joining_sorted_lists_against_sorting_everything() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        parts = []
+        for k in range(6):  # lists that advance and overlap, some of them empty or starting late
+            n = int(rng.integers(0, 60)) if k != 2 else 0
+            cells, ids = rng.integers(4 * k, 4 * k + 12, n), rng.integers(0, 9, n)
+            parts.append(sort_and_merge(cells.astype(np.int32), ids.astype(np.int32), rng.uniform(0.1, 1, n).astype(np.float32)))
+        got = join_sorted(parts)
+        want = sort_and_merge(*(np.concatenate(column) for column in zip(*parts)))
+        np.testing.assert_array_equal(got[0], want[0])
+        np.testing.assert_array_equal(got[1], want[1])
+        np.testing.assert_allclose(got[2], want[2], rtol=1e-6)
 
 
 class TestBrokenInput:
