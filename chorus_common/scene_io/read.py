@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, fail
 from chorus_common.scene_io.compressed_ply import is_compressed, read_compressed_ply
@@ -52,14 +54,11 @@ def read_scene(
     """
     path = Path(path)
     kind, header = _detect(path)
-    if kind in _POINT_READERS:
-        return _POINT_READERS[kind](path, max_gaussians=max_gaussians, label_space=label_space, options=point_cloud)
-    if kind in _READERS:
-        return _READERS[kind](path, max_gaussians=max_gaussians, label_space=label_space)
-    assert header is not None
-    if kind == "point-ply":
-        return read_point_ply(path, header, max_gaussians=max_gaussians, label_space=label_space, options=point_cloud)
-    return _PLY_READERS[kind](path, header, max_gaussians=max_gaussians, label_space=label_space)
+    options = {"options": point_cloud} if kind.startswith("point-") else {}
+    headers = (header,) if header is not None else ()
+    # values that are not numbers, or overflow when converted, are found by explicit checks which name their row
+    with np.errstate(all="ignore"):
+        return _READERS[kind](path, *headers, max_gaussians=max_gaussians, label_space=label_space, **options)
 
 
 def probe(path: str | Path) -> Probe:
@@ -82,12 +81,13 @@ _READERS: dict[str, Callable[..., GaussianScene]] = {
     "npy-folder": read_npy_folder,
     "splat": read_splat,
     "spz": read_spz,
-}
-_POINT_READERS: dict[str, Callable[..., GaussianScene]] = {"point-npy": read_point_npy, "point-npz": read_point_npz}
-_PLY_READERS: dict[str, Callable[..., GaussianScene]] = {
     "inria-ply": read_inria_ply,
     "compressed-ply": read_compressed_ply,
+    "point-ply": read_point_ply,
+    "point-npy": read_point_npy,
+    "point-npz": read_point_npz,
 }
+#: Formats without a PLY header, and how each is counted.
 _COUNTS: dict[str, Callable[[Path], int]] = {
     "npy-folder": count_npy_folder,
     "splat": count_splat,
@@ -97,7 +97,7 @@ _COUNTS: dict[str, Callable[[Path], int]] = {
 }
 
 #: Names of all formats, as probes and manifests give them.
-FORMATS = (*_READERS, *_POINT_READERS, *_PLY_READERS, "point-ply")
+FORMATS = tuple(_READERS)
 
 
 def _detect(path: Path) -> tuple[str, PlyHeader | None]:
