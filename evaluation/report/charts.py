@@ -119,7 +119,7 @@ def confusion_picture(title: str, class_names: Sequence[str], counts: NDArray[np
 def picture_png(picture: NDArray[np.floating]) -> bytes:
     """PNG of colours [H, W, 3] in [0, 1]."""
     buffer = io.BytesIO()
-    Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG", optimize=True)
+    Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
