@@ -307,34 +307,43 @@ def _gather_sums(
 ) -> None:  # fmt: skip
     """sums[r - origin] = sum of weights[k] * features[columns[k]] over the entries k of row r, in order, for rows begin..end-1.
 
-    Four entries per pass over the channels: one store for four multiply-adds. The order of additions is fixed by the data.
+    Four entries per pass over the channels, the first of which writes and does not read: rows with few entries, the common case,
+    touch the output once. The order of additions is fixed by the data.
     """
     channels = features.shape[1]
-    chosen = np.empty(4, np.int64)
-    scale = np.empty(4, np.float32)
+    chosen = np.zeros(4, np.int64)
+    scale = np.zeros(4, np.float32)
     for r in range(begin, end):
         out = sums[r - origin]
-        out[:] = 0
         row_total = 0.0
+        fresh = True
         n = 0
-        for k in range(indptr[r], indptr[r + 1]):
-            column = columns[k]
-            if masked and not mask[column]:
-                continue
-            row_total += weights[k]
-            chosen[n] = column
-            scale[n] = weights[k]
-            n += 1
-            if n == 4:
-                f0, f1, f2, f3 = features[chosen[0]], features[chosen[1]], features[chosen[2]], features[chosen[3]]
-                w0, w1, w2, w3 = scale[0], scale[1], scale[2], scale[3]
+        k, stop = indptr[r], indptr[r + 1]
+        while k < stop or n > 0:
+            while k < stop and n < 4:
+                if not masked or mask[columns[k]]:
+                    chosen[n] = columns[k]
+                    scale[n] = weights[k]
+                    row_total += weights[k]
+                    n += 1
+                k += 1
+            if n == 0:
+                break
+            for j in range(n, 4):  # fill up with nothing
+                chosen[j] = chosen[0]
+                scale[j] = 0
+            f0, f1, f2, f3 = features[chosen[0]], features[chosen[1]], features[chosen[2]], features[chosen[3]]
+            w0, w1, w2, w3 = scale[0], scale[1], scale[2], scale[3]
+            if fresh:
+                for c in range(channels):
+                    out[c] = (w0 * f0[c] + w1 * f1[c]) + (w2 * f2[c] + w3 * f3[c])
+            else:
                 for c in range(channels):
                     out[c] += (w0 * f0[c] + w1 * f1[c]) + (w2 * f2[c] + w3 * f3[c])
-                n = 0
-        for j in range(n):
-            f0, w0 = features[chosen[j]], scale[j]
-            for c in range(channels):
-                out[c] += w0 * f0[c]
+            fresh = False
+            n = 0
+        if fresh:
+            out[:] = 0
         total[r - origin] = row_total
 
 
