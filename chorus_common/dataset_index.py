@@ -60,16 +60,16 @@ def build_manifest(source: str | Path, root: str | Path | None = None, *, skippe
     """
     source = Path(source)
     if source.is_dir():
-        root, description, lists = source.resolve(), _describe_folder(source), {}
+        root, description = source.resolve(), _describe_folder(source)
     else:
         if root is None:
             raise ManifestError(f"{source}: a description needs the folder it describes; give --root")
         description = load_config(DatasetDescription, source)
-        lists = {split: _read_list(source, split, file) for split, file in description.split_lists.items()}
         root = Path(root).resolve()
         if not root.is_dir():
             raise ManifestError(f"{root}: no such folder; --root is where the data set lies")
     _check_description(source, description)
+    lists = {split: _read_list(source, split, file) for split, file in description.split_lists.items()}
     rows: list[ManifestRow] = []
     seen: dict[str, Path] = {}
     for split, patterns in description.scenes.items():

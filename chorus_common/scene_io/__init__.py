@@ -3,7 +3,7 @@
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS
 from chorus_common.scene_io.inria_ply import write_ply
 from chorus_common.scene_io.npy_folder import read_npy_folder, write_npy_folder
-from chorus_common.scene_io.points_to_gaussians import PointCloudOptions, points_to_gaussians
+from chorus_common.scene_io.point_gaussians import PointCloudOptions, points_to_gaussians
 from chorus_common.scene_io.read import FORMATS, Probe, probe, read_scene, write_scene
 
 __all__ = [

@@ -17,7 +17,7 @@ from chorus_common.scene_io.bounds import MAX_EXTENT, MAX_GAUSSIANS, check_count
 from chorus_common.scene_io.inria_ply import id_columns, unit_normals
 from chorus_common.scene_io.npy import npy_header, open_npy
 from chorus_common.scene_io.ply import PlyHeader, columns, read_ply_element
-from chorus_common.scene_io.points_to_gaussians import PointCloudOptions, points_to_gaussians
+from chorus_common.scene_io.point_gaussians import PointCloudOptions, points_to_gaussians
 
 _XYZ = ("x", "y", "z")
 _RGB = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))

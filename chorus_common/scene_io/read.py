@@ -18,7 +18,7 @@ from chorus_common.scene_io.inria_ply import is_inria, read_inria_ply, write_ply
 from chorus_common.scene_io.npy_folder import count_npy_folder, is_npy_folder, read_npy_folder, write_npy_folder
 from chorus_common.scene_io.ply import PlyHeader, read_ply_header
 from chorus_common.scene_io.point_cloud import count_npy, count_npz, read_point_npy, read_point_npz, read_point_ply
-from chorus_common.scene_io.points_to_gaussians import PointCloudOptions
+from chorus_common.scene_io.point_gaussians import PointCloudOptions
 from chorus_common.scene_io.splat import count_splat, read_splat
 from chorus_common.scene_io.spz import read_spz, read_spz_header
 

@@ -102,8 +102,8 @@ def test_truncation_at_every_byte(name: str) -> None:
         if len(data) < 400
         else [*range(0, 400), *range(400, len(data), 11), *range(len(data) - 20, len(data))]
     )
-    # an .splat is whole at every multiple of its row; an ascii file without its last line break is still whole, and so is
-    # one whose last number lost a digit (30 -> 3); a gzip stream without its trailing checksum holds every byte asked for
+    # an .splat is whole at every multiple of its row; an ascii file without its last line break is still whole, and so
+    # is one whose last number lost a digit; a gzip stream without its trailing checksum holds every byte asked for
     whole = {cut for cut in cuts if read_bytes(name, data[:cut])}
     allowed = {
         "a.splat": set(range(32, len(data), 32)), "ascii.ply": set(range(len(data) - 2, len(data))),
@@ -236,7 +236,7 @@ def test_small_files_never_ask_for_much_memory(tmp_path: Path) -> None:
 
 
 def test_decompression_bombs_stop_at_the_declared_size(tmp_path: Path) -> None:
-    # 32 MB of zeros behind a header that promises 12 Gaussians: read as 12 Gaussians or refused, but never inflated whole
+    # 32 MB of zeros behind a header that promises 12 Gaussians: read or refused, but never inflated whole
     zeros = bytes(32 << 20)
     head = struct.pack("<IIIBBBB", 0x5053474E, 2, 12, 0, 12, 0, 0)
     gz = tmp_path / "bomb.spz"

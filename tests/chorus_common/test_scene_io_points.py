@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chorus_common.errors import SceneError
 from chorus_common.scene import quats_to_rotations
 from chorus_common.scene_io import PointCloudOptions, points_to_gaussians, read_scene
-from chorus_common.scene_io.points_to_gaussians import quats_from_normals, unit_colors
+from chorus_common.scene_io.point_gaussians import quats_from_normals, unit_colors
 from tests.chorus_common.scene_files import write_ply
 
 PLAIN = PointCloudOptions(outlier_factor=1e9)
@@ -85,7 +85,7 @@ def test_tiny_clouds(n: int) -> None:
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     points, colors = cloud(500)
     whole = points_to_gaussians(points, colors)
-    monkeypatch.setattr("chorus_common.scene_io.points_to_gaussians._BLOCK", 7)
+    monkeypatch.setattr("chorus_common.scene_io.point_gaussians._BLOCK", 7)
     blocks = points_to_gaussians(points, colors)
     # (the last bit may differ: vectorised sums depend on the block's length, which is fixed outside of this test)
     np.testing.assert_allclose(whole.scales, blocks.scales, rtol=1e-6)
