@@ -185,12 +185,12 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
                     "env": worker_environment(i, config.workers, config.device),
                     "memory_limit": _memory_limit(config),
                     "silence_logs": logging.CRITICAL,
-                    "dashboard": False,
+                    "dashboard_address": "127.0.0.1:0",
                 },
             }
             for i in range(config.workers)
         }
-        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
         try:
             cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
         except (RuntimeError, OSError) as error:

@@ -15,8 +15,8 @@ class Fidelity:
     """Cosine between lifted features before and after the quantiser, for one teacher on a seeded sample of Gaussians.
 
     Lifting is linear, so both sums grow view by view and no more than one batch of exact features is ever held. Cosines
-    are taken in the standardised space, where no common mean flatters them. Lifting weights are exact on both sides: what
-    storing them costs is in the cache's attributes `dropped_weight` and `weight_error`.
+    are taken in the standardised space, where no common mean flatters them. Lifting weights are exact on both sides:
+    what storing them costs is in the cache's attributes `dropped_weight` and `weight_error`.
     """
 
     def __init__(self, n_gaussians: int, channels: int, sample: int, seed: int) -> None:

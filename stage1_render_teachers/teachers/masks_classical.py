@@ -21,8 +21,11 @@ from stage1_render_teachers.teachers.protocol import F32, I32, U8, fingerprint_o
 #: Border strength (Lab units, a just noticeable difference is about 2) up to which regions are merged, per level.
 STRENGTHS = {"whole": 17.0, "part": 10.0, "subpart": 5.0}
 
-#: Felzenszwalb's k and smoothing for the first regions, and the smallest of them as a share of the picture.
-FIRST_SCALE, FIRST_SIGMA, FIRST_AREA = 0.3, 0.8, 1 / 4000
+#: Felzenszwalb's k and smoothing for the first regions.
+FIRST_SCALE, FIRST_SIGMA = 0.3, 0.8
+
+#: The smallest first region: a share of the picture, but no fewer pixels than it takes to have an inside.
+FIRST_AREA, FIRST_PIXELS = 1 / 3200, 24
 
 #: Masks below this share of the picture are not reported (id -1): they are rims and rendering noise.
 SMALLEST_AREA = 1 / 1500
@@ -36,7 +39,15 @@ class ClassicalMaskTeacher:
     spec = "embedded:masks"
     levels = tuple(STRENGTHS)
     fingerprint = fingerprint_of(
-        spec, VERSION, STRENGTHS, FIRST_SCALE, FIRST_SIGMA, FIRST_AREA, SMALLEST_AREA, version("scikit-image")
+        spec,
+        VERSION,
+        STRENGTHS,
+        FIRST_SCALE,
+        FIRST_SIGMA,
+        FIRST_AREA,
+        FIRST_PIXELS,
+        SMALLEST_AREA,
+        version("scikit-image"),
     )
 
     def masks(self, image: U8, seed: int) -> dict[str, I32]:
@@ -46,7 +57,7 @@ class ClassicalMaskTeacher:
             lab / np.float32(100),
             scale=FIRST_SCALE,
             sigma=FIRST_SIGMA,
-            min_size=max(1, round(FIRST_AREA * image.shape[0] * image.shape[1])),
+            min_size=max(FIRST_PIXELS, round(FIRST_AREA * image.shape[0] * image.shape[1])),
             channel_axis=-1,
         ).astype(np.int64)
         graph = region_graph(regions, lab)

@@ -63,19 +63,10 @@ def write_rooms(root: Path, count: int, *, n_views: int = 5, n: int = 400) -> Pa
         folder = root / f"scene{i:02d}"
         scene = tiny_scene(i, n)
         write_npy_folder(scene, folder)
-        write_transforms_json(ring_of_cameras(n_views), folder / "transforms.json")
+        cameras = root / "cameras" / folder.name / "transforms.json"
+        write_transforms_json(ring_of_cameras(n_views), cameras)
         rows.append(
-            ManifestRow(
-                "tiny",
-                folder.name,
-                "train",
-                "npy",
-                folder,
-                folder / "transforms.json",
-                "",
-                len(scene),
-                path_digest(folder),
-            )
+            ManifestRow("tiny", folder.name, "train", "npy", folder, cameras, "", len(scene), path_digest(folder))
         )
     Manifest(root, tuple(rows)).write(root / "manifest.parquet")
     return root / "manifest.parquet"
