@@ -150,10 +150,6 @@ def probe_command(
     device: str,
 ) -> int:
     """Fit one linear layer on frozen features; the random encoder is the yardstick."""
-    from evaluation.scenes import labelled_scenes, select_scenes
-    from evaluation.tasks.probe import ProbeConfig, probe
-    from stage2_distill.encoder import load_encoder
-
     if manifest is None:
         raise ConfigError(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"
@@ -162,6 +158,10 @@ def probe_command(
         raise ConfigError(
             f"--train-split and --split are both '{split}'; a probe is scored on scenes that it was not fitted on"
         )
+    from evaluation.scenes import labelled_scenes, select_scenes
+    from evaluation.tasks.probe import ProbeConfig, probe
+    from stage2_distill.encoder import load_encoder
+
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
     train, val = select_scenes(stores, manifest, train_split), select_scenes(stores, manifest, split)
     class_names, label_space = labelled_scenes(val)

@@ -18,77 +18,22 @@ and left out of means.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy import sparse
 
+from evaluation.metrics.masks import Masks, count_pairs, ground_truth_groups
 from evaluation.metrics.semantic import MetricError, _mean, _plain
 
-I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
-Masks = Any  # see `mask_rows`
 
 #: The official thresholds, with the official rounding (np.arange), as `>` is strict.
 OVERLAPS: F64 = np.append(np.arange(0.5, 0.95, 0.05), 0.25)
-
-#: Cells of the (mask, group) table and mask indices of one pass: they bound the memory of a scene whatever the number
-#: of masks, and a pass of this size stays in a processor's second-level cache.
-_TABLE_CELLS = 1 << 20
-_PASS_INDICES = 1 << 16
-
-#: Instance ids below this are looked up in a table.
-_SMALL_ID = 1 << 22
-
-
-@dataclass(frozen=True)
-class PackedMasks:
-    """Masks as `np.packbits(masks, axis=1)`: bits [P, ceil(V / 8)] u8 and the number of vertices V."""
-
-    bits: NDArray[np.uint8]
-    n_vertices: int
-
-
-def mask_rows(masks: Masks, n_vertices: int, *, who: str = "scene") -> Iterator[NDArray[np.integer]]:
-    """Vertex indices of each mask, one at a time.
-
-    Args:
-        masks: `PackedMasks`; a scipy sparse matrix [P, V]; a dense array [P, V] (non-zero = in the mask); or a sequence
-            of P index arrays.
-        n_vertices: V.
-    """
-    if isinstance(masks, PackedMasks):
-        if masks.n_vertices != n_vertices or masks.bits.shape[1] != (n_vertices + 7) // 8:
-            raise MetricError(f"{who}: masks cover {masks.n_vertices} vertices, the ground truth {n_vertices}")
-        for row in masks.bits:
-            yield np.flatnonzero(np.unpackbits(row, count=n_vertices))
-    elif sparse.issparse(masks):
-        if masks.shape[1] != n_vertices:
-            raise MetricError(f"{who}: masks cover {masks.shape[1]} vertices, the ground truth {n_vertices}")
-        csr = masks.tocsr()
-        if not csr.has_canonical_format:  # duplicates are one vertex, not two
-            csr = csr.copy()
-            csr.sum_duplicates()
-        for start, stop in zip(csr.indptr[:-1], csr.indptr[1:]):
-            yield csr.indices[start:stop][csr.data[start:stop] != 0]
-    elif isinstance(masks, np.ndarray) and masks.ndim == 2 and masks.dtype != object:
-        if masks.shape[1] != n_vertices:
-            raise MetricError(f"{who}: masks cover {masks.shape[1]} vertices, the ground truth {n_vertices}")
-        for row in masks:
-            yield np.flatnonzero(row)
-    else:
-        for row in masks:
-            indices = np.asarray(row)
-            if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
-                raise MetricError(
-                    f"{who}: a mask given as indices must be a 1-D integer array, found {indices.dtype} {indices.shape}"
-                )
-            yield indices
 
 
 @dataclass(frozen=True)
@@ -139,7 +84,7 @@ class InstanceEvaluator:
         """Count one scene.
 
         Args:
-            masks: P masks over V vertices in any form of `mask_rows`. They may overlap.
+            masks: P masks over V vertices in any form of `masks.mask_batches`. They may overlap.
             pred_labels: [P] class index; outside [0, K) = not evaluated, dropped as in the official script.
             pred_scores: [P] confidence.
             gt_labels: [V] class index, -1 = void.
@@ -163,23 +108,23 @@ class InstanceEvaluator:
             raise MetricError(f"{who}: {len(labels)} predicted classes and {len(scores)} scores")
         if np.isnan(scores).any():
             raise MetricError(f"{who}: the score of prediction {int(np.flatnonzero(np.isnan(scores))[0])} is NaN")
-        group, gt_class, gt_size = _ground_truth_groups(gt_labels, gt_instances)
-        sizes, void, pair_pred, pair_gt, shared = _count_pairs(masks, labels, group, gt_class, who)
-        keep = (labels >= 0) & (labels < k) & (sizes >= self.min_region_size)
-        row = np.cumsum(keep) - 1
-        use = keep[pair_pred]
-        pair_pred, pair_gt, shared = row[pair_pred[use]], pair_gt[use], shared[use]
-        order = np.lexsort((pair_pred, pair_gt))
+        group, gt_class, gt_size = ground_truth_groups(gt_labels, gt_instances)
+        pairs = count_pairs(masks, labels, group, gt_class, who=who)
+        keep = (labels >= 0) & (labels < k) & (pairs.sizes >= self.min_region_size)
+        used = keep[pairs.mask]
+        pred = (np.cumsum(keep) - 1)[pairs.mask[used]]
+        instance, shared = pairs.instance[used], pairs.shared[used]
+        order = np.lexsort((pred, instance))
         self._scenes.append(
             _SceneMatches(
                 gt_class,
                 gt_size,
                 labels[keep],
-                sizes[keep],
+                pairs.sizes[keep],
                 scores[keep],
-                void[keep],
-                pair_gt[order],
-                pair_pred[order],
+                pairs.void[keep],
+                instance[order],
+                pred[order],
                 shared[order],
             )
         )
@@ -303,124 +248,6 @@ def from_official_ids(gt_ids: NDArray[np.integer], class_ids: Sequence[int]) -> 
     if len(ids) and ids.min() < 0:
         raise MetricError(f"ScanNet ids must not be negative, found {int(ids.min())}")
     return table[ids // 1000], ids
-
-
-def _ground_truth_groups(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> tuple[I32, I64, I64]:
-    """Group of every vertex [V] (-1 void), class and size of every group; groups sorted by (class, instance id)."""
-    top = int(instances.max(initial=-1))
-    class_of = np.full(top + 1 if top < _SMALL_ID else 0, -1, dtype=np.int64)
-    if top >= _SMALL_ID or not _one_class_each(labels, instances, class_of):
-        # Ids too large for a table, or ids that several classes share: give every (class, id) pair an id of its own.
-        known = (labels >= 0) & (instances >= 0)
-        pairs, inverse = np.unique(np.stack([labels[known], instances[known]]), axis=1, return_inverse=True)
-        instances = np.full(len(labels), -1, dtype=np.int64)
-        instances[known] = inverse.reshape(-1)
-        class_of = pairs[0].astype(np.int64)
-    ids = np.flatnonzero(class_of >= 0)
-    ids = ids[np.argsort(class_of[ids], kind="stable")]
-    rank = np.full(len(class_of), -1, dtype=np.int32)
-    rank[ids] = np.arange(len(ids))
-    group, sizes = np.empty(len(labels), np.int32), np.zeros(len(ids), np.int64)
-    _assign_groups(labels, instances, rank, group, sizes)
-    return group, class_of[ids], sizes
-
-
-@njit(cache=True, nogil=True)
-def _one_class_each(labels, instances, class_of):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Fill the class of every instance id; False as soon as an id has two."""
-    for v in range(labels.shape[0]):
-        c, i = labels[v], instances[v]
-        if c >= 0 and i >= 0:
-            if class_of[i] < 0:
-                class_of[i] = c
-            elif class_of[i] != c:
-                return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _assign_groups(labels, instances, rank, group, sizes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    for v in range(labels.shape[0]):
-        g = rank[instances[v]] if labels[v] >= 0 and instances[v] >= 0 else -1
-        group[v] = g
-        if g >= 0:
-            sizes[g] += 1
-
-
-@njit(cache=True, nogil=True)
-def _tally(indices, bounds, group, stamp, first, table):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Count the groups of the masks indices[bounds[j] : bounds[j + 1]] into `table` [masks, G + 1] (last = void).
-
-    Returns (mask, problem): problem 0 none, 1 an index out of range, 2 one that repeats. `first` is the number of the
-    first mask here, so that one `stamp` [V], filled with -1, serves all passes.
-    """
-    n, void = group.shape[0], table.shape[1] - 1
-    for j in range(bounds.shape[0] - 1):
-        ascending, last, current, run = True, -1, void, 0
-        for i in range(bounds[j], bounds[j + 1]):
-            v = indices[i]
-            if v < 0 or v >= n:
-                return j, 1
-            ascending &= v > last
-            last = v
-            g = group[v]
-            if g != current:  # neighbours mostly share their group: count runs, not vertices
-                table[j, current] += run
-                current, run = g if g >= 0 else void, 0
-            run += 1
-        table[j, current] += run
-        if not ascending:  # only then can anything repeat
-            for i in range(bounds[j], bounds[j + 1]):
-                if stamp[indices[i]] == first + j:
-                    return j, 2
-                stamp[indices[i]] = first + j
-    return 0, 0
-
-
-def _count_pairs(masks: Masks, labels: I64, group: I32, gt_class: I64, who: str) -> tuple[I64, I64, I64, I64, I64]:
-    """Sizes [P], void counts [P], and the (prediction, ground truth, shared vertices) pairs of equal class with a
-    shared vertex.
-    """
-    p, g, n = len(labels), len(gt_class), len(group)
-    sizes, void = np.zeros(p, np.int64), np.zeros(p, np.int64)
-    rows_per_pass = max(1, _TABLE_CELLS // (g + 1))
-    pairs: list[tuple[I64, I64, I64]] = []
-    waiting: list[NDArray[np.integer]] = []
-    stamp = np.full(n, -1, dtype=np.int32)
-
-    def flush(first: int) -> None:
-        table = np.zeros((len(waiting), g + 1), dtype=np.int64)
-        bounds = np.cumsum([0] + [len(indices) for indices in waiting])
-        indices = np.concatenate(waiting).astype(np.int64, copy=False)
-        row, problem = _tally(indices, bounds, group, stamp, first, table)
-        if problem:
-            what = "holds an index outside the ground truth's vertices" if problem == 1 else "lists a vertex twice"
-            raise MetricError(f"{who}: mask {first + row} {what} ({n} vertices)")
-        rows = slice(first, first + len(waiting))
-        sizes[rows], void[rows] = np.diff(bounds), table[:, g]
-        a, b = np.nonzero(table[:, :g])
-        same = gt_class[b] == labels[rows][a]
-        pairs.append((a[same] + first, b[same], table[a[same], b[same]]))
-        waiting.clear()
-
-    done = seen = held = 0
-    for seen, indices in enumerate(mask_rows(masks, n, who=who), start=1):
-        if seen > p:
-            raise MetricError(f"{who}: more masks than predicted classes ({p})")
-        waiting.append(indices)
-        held += len(indices)
-        if len(waiting) == rows_per_pass or held > _PASS_INDICES:
-            flush(done)
-            done, held = seen, 0
-    if seen != p:
-        raise MetricError(f"{who}: {seen} masks for {p} predicted classes")
-    if waiting:
-        flush(done)
-    if not pairs:
-        empty = np.zeros(0, np.int64)
-        return sizes, void, empty, empty, empty
-    pair_pred, pair_gt, shared = (np.concatenate(column) for column in zip(*pairs))
-    return sizes, void, pair_pred, pair_gt, shared
 
 
 def _concatenate(scenes: Sequence[_SceneMatches]) -> _SceneMatches:

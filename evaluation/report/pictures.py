@@ -126,7 +126,7 @@ def view_pictures(subject: Subject, n_views: int, queries: Sequence[str]) -> lis
         drawn, alpha = _draw_view(cache, scene, view, stacked)
         on_white = drawn + (1 - alpha)
         layer_pictures = {key: on_white[..., 3 * i : 3 * i + 3] for i, key in enumerate(sheets)}
-        answer = drawn[..., 3 * len(sheets) :] / np.maximum(alpha, np.float32(1e-6))
+        answer = (drawn[..., 3 * len(sheets) :] / np.maximum(alpha, 1e-6)).astype(np.float32, copy=False)
         rows = [
             _feature_row(subject, view, layer_pictures, basis),
             _class_row(view, layer_pictures),
@@ -155,7 +155,7 @@ def _lifted(subject: Subject) -> _Layer:
         raise CacheError(
             f"scene {subject.cache.attributes.scene_id}: no view sees any Gaussian; there is nothing to show"
         )
-    standardised = sums / np.where(known, weight, np.float32(1))[:, None]
+    standardised = (sums / np.where(known, weight, 1)[:, None]).astype(np.float32, copy=False)
     return _Layer(standardised, _unit(subject.basis.inverse(standardised)), known)
 
 

@@ -165,10 +165,9 @@ def test_report_of_moved_stores_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_program_exits_with_2_and_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from evaluation.cli import main; main()"]
-    run = subprocess.run(
-        [*command, "report", "--run", tmp_path, "--out", tmp_path / "o"], capture_output=True, text=True, check=False
-    )
+    arguments = ["probe", "--store", tmp_path, "--encoder", tmp_path, "--out", tmp_path / "r.json"]
+    command = [sys.executable, "-c", "from evaluation.cli import main; main()", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
+    assert run.stderr.startswith("error: probe needs --manifest")
     assert run.stderr.count("\n") == 1

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from chorus_common.labels import SCANNET20, SCANNET20_NYU40_IDS
-from evaluation.metrics import instance as module
-from evaluation.metrics.instance import OVERLAPS, InstanceEvaluator, PackedMasks, from_official_ids
+from evaluation.metrics import masks as module
+from evaluation.metrics.instance import OVERLAPS, InstanceEvaluator, from_official_ids
+from evaluation.metrics.masks import PackedMasks
 from evaluation.metrics.semantic import MetricError
 from tests.evaluation.metrics.official_twins import instance_ap
 
@@ -132,10 +133,11 @@ def test_memory_passes_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch)
     rng = np.random.default_rng(0)
     gt = np.repeat(rng.choice([0, 3001, 3002, 4001, 7001], 20), 30)
     preds = [(rng.random(600) < 0.4, int(rng.choice(CLASS_IDS)), float(rng.random())) for _ in range(17)]
-    whole = evaluate([(gt, preds)])
+    whole = {form: evaluate([(gt, preds)], form) for form in ("indices", "csr", "packed")}
     monkeypatch.setattr(module, "_TABLE_CELLS", 11)
     monkeypatch.setattr(module, "_PASS_INDICES", 500)
-    np.testing.assert_array_equal(whole, evaluate([(gt, preds)]))
+    for form, expected in whole.items():
+        np.testing.assert_array_equal(expected, evaluate([(gt, preds)], form))
 
 
 def test_huge_instance_ids_are_ranked() -> None:
