@@ -1,6 +1,8 @@
-"""Lifting as one sparse matrix W [N Gaussians, V views x cells]: build it from hits, lift 2D features to 3D, render 3D features to 2D.
+"""Lifting as one sparse matrix W [N Gaussians, V views x cells]: build it from hits, lift 2D features to 3D, render
+3D features to 2D.
 
-W[i, (p, c)] is the sum of the blending weights w_i(p, u) = alpha T over the pixels u of cell c in view p. With D the row sums,
+W[i, (p, c)] is the sum of the blending weights w_i(p, u) = alpha T over the pixels u of cell c in view p. With D the
+row sums,
 
     lift:   F3 = D^-1 W F2          (weighted mean over all pixels of all views in which a Gaussian contributes)
     render: F2 = D'^-1 W^T F3       (D' the column sums)
@@ -94,8 +96,12 @@ def morton_order(means: NDArray[np.floating]) -> I64:
 def _spread(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The 21 low bits of x, moved to every third bit."""
     for shift, mask in (
-        (32, 0x001F00000000FFFF), (16, 0x001F0000FF0000FF), (8, 0x100F00F00F00F00F), (4, 0x10C30C30C30C30C3), (2, 0x1249249249249249),
-    ):  # fmt: skip
+        (32, 0x001F00000000FFFF),
+        (16, 0x001F0000FF0000FF),
+        (8, 0x100F00F00F00F00F),
+        (4, 0x10C30C30C30C30C3),
+        (2, 0x1249249249249249),
+    ):
         x = (x | (x << np.uint64(shift))) & np.uint64(mask)
     return x
 
@@ -104,7 +110,8 @@ def _spread(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 class LiftingIndex:
     """W in CSR by Gaussian. Row r belongs to Gaussian order[r]; rows of a whole scene are in Morton order.
 
-    order [R] i64; indptr [R + 1] i64; columns [nnz] i32 = view * grid.cells + cell, ascending in each row; weights [nnz] f32 > 0.
+    order [R] i64; indptr [R + 1] i64; columns [nnz] i32 = view * grid.cells + cell, ascending in each row; weights
+    [nnz] f32 > 0.
     """
 
     order: I64
@@ -125,7 +132,7 @@ class LiftingIndex:
         fits = self.indptr.shape == (rows + 1,) and self.weights.shape == (nnz,)
         if not fits or self.indptr[0] != 0 or self.indptr[-1] != nnz or (np.diff(self.indptr) < 0).any():
             raise SceneError(
-                f"lifting index: {rows} rows, {nnz} columns and {len(self.weights)} weights do not fit their row pointers"
+                f"lifting index: {rows} rows, {nnz} columns, {len(self.weights)} weights do not fit their row pointers"
             )
         if nnz and (self.columns.min() < 0 or self.columns.max() >= self.n_columns):
             raise SceneError(f"lifting index: columns outside 0..{self.n_columns - 1}")
@@ -170,10 +177,12 @@ class LiftingIndex:
     def lift(
         self, features: NDArray[np.floating], rows: slice | None = None, column_mask: NDArray[np.bool_] | None = None
     ) -> tuple[F32, F32]:
-        """Weighted sums of 2D features per Gaussian: (sums [R, C] f32, weight [R] f32); the lifted feature is sums / weight.
+        """Weighted sums of 2D features per Gaussian: (sums [R, C] f32, weight [R] f32); the lifted feature is sums /
+        weight.
 
-        features [V * cells, C] (view-major); rows: which matrix rows (a slice of step 1, default all); column_mask [V * cells]: False
-        leaves a cell out of both sums. A row without evidence has weight 0: it is flagged, its sums mean nothing.
+        features [V * cells, C] (view-major); rows: which matrix rows (a slice of step 1, default all); column_mask [V
+            * cells]: False leaves a cell out of both sums. A row without evidence has weight 0: it is flagged, its
+            sums mean nothing.
         """
         values = self._checked(features, self.n_columns, "lift needs one row per (view, cell)")
         begin, end, step = (rows or slice(None)).indices(len(self))
@@ -197,7 +206,8 @@ class LiftingIndex:
     def render(self, features: NDArray[np.floating]) -> tuple[F32, F32]:
         """Per-Gaussian features seen from all views: (values [V * cells, C] f32, weight [V * cells] f32).
 
-        features [R, C] in matrix-row order. values = W^T features / weight, the weighted mean per cell; 0 in cells of weight 0.
+        features [R, C] in matrix-row order. values = W^T features / weight, the weighted mean per cell; 0 in cells of
+        weight 0.
         """
         source = self._checked(features, len(self), "render needs one row per matrix row")
         indptr, rows, weights = self._by_column
@@ -212,7 +222,8 @@ class LiftingIndex:
         return sums, weight
 
     def row_slice(self, a: int, b: int) -> LiftingIndex:
-        """The index of matrix rows a..b-1 alone (a crop is such a slice: neighbours in space are neighbours in Morton order)."""
+        """The index of matrix rows a..b-1 alone (a crop is such a slice: neighbours in space are neighbours in Morton
+        order)."""
         a, b, _ = slice(a, b).indices(len(self))
         b = max(a, b)
         i, j = self.indptr[a], self.indptr[b]
@@ -251,7 +262,8 @@ class LiftingIndex:
         return LiftingIndex(a.order, indptr, columns, weights, a.grid, a.n_views + b.n_views)
 
     def evidence(self) -> tuple[F32, I32]:
-        """Per matrix row: (weight [R] f32 = row sum, n_views [R] i32 = distinct views with a hit). 0 views means no evidence."""
+        """Per matrix row: (weight [R] f32 = row sum, n_views [R] i32 = distinct views with a hit). 0 views means no
+        evidence."""
         weight, n_views = np.empty(len(self), np.float32), np.empty(len(self), np.int32)
         _row_evidence(self.indptr, self.columns, self.weights, self.grid.cells, weight, n_views)
         return weight, n_views
@@ -302,13 +314,23 @@ def _scatter_hits(
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _gather_sums(
-    indptr: I64, columns: I32, weights: F32, features: F32, mask: NDArray[np.bool_], masked: bool, begin: int, end: int, origin: int,
-    sums: F32, total: F32,
-) -> None:  # fmt: skip
-    """sums[r - origin] = sum of weights[k] * features[columns[k]] over the entries k of row r, in order, for rows begin..end-1.
+    indptr: I64,
+    columns: I32,
+    weights: F32,
+    features: F32,
+    mask: NDArray[np.bool_],
+    masked: bool,
+    begin: int,
+    end: int,
+    origin: int,
+    sums: F32,
+    total: F32,
+) -> None:
+    """sums[r - origin] = sum of weights[k] * features[columns[k]] over the entries k of row r, in order, for rows
+    begin..end-1.
 
-    Four entries per pass over the channels, the first of which writes and does not read: rows with few entries, the common case,
-    touch the output once. The order of additions is fixed by the data.
+    Four entries per pass over the channels, the first of which writes and does not read: rows with few entries, the
+    common case, touch the output once. The order of additions is fixed by the data.
     """
     channels = features.shape[1]
     chosen = np.zeros(4, np.int64)
@@ -385,8 +407,17 @@ def _keep_views(indptr: I64, columns: I32, weights: F32, new_view: I32, cells: i
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _interleave(
-    ptr_a: I64, columns_a: I32, weights_a: F32, ptr_b: I64, columns_b: I32, weights_b: F32, shift: int, indptr: I64, columns: I32, weights: F32
-) -> None:  # fmt: skip
+    ptr_a: I64,
+    columns_a: I32,
+    weights_a: F32,
+    ptr_b: I64,
+    columns_b: I32,
+    weights_b: F32,
+    shift: int,
+    indptr: I64,
+    columns: I32,
+    weights: F32,
+) -> None:
     """Row by row: a's entries, then b's with their columns shifted."""
     for r in range(len(indptr) - 1):
         n = indptr[r]

@@ -1,8 +1,9 @@
 """Run compiled kernels that release the GIL on a few plain threads.
 
-Why not numba's `parallel=True`: its OpenMP layer aborts a process that forks after first use (a PyTorch DataLoader does), its built-in layer
-aborts when two Python threads enter it at once (a dask worker does), and both make compilation several times slower. Plain threads over
-`nogil` kernels have none of these limits. Every task writes its own part of the output, so results never depend on the number of threads.
+Why not numba's `parallel=True`: its OpenMP layer aborts a process that forks after first use (a PyTorch DataLoader
+does), its built-in layer aborts when two Python threads enter it at once (a dask worker does), and both make
+compilation several times slower. Plain threads over `nogil` kernels have none of these limits. Every task writes its
+own part of the output, so results never depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ T = TypeVar("T")
 
 
 def default_threads() -> int:
-    """Number of threads for compiled kernels: NUMBA_NUM_THREADS where it is set (>= 1), otherwise the cores this process may use."""
+    """Number of threads for compiled kernels: NUMBA_NUM_THREADS where it is set (>= 1), otherwise the cores this
+    process may use."""
     text = os.environ.get("NUMBA_NUM_THREADS", "")
     if text.isdigit() and int(text) >= 1:
         return int(text)

@@ -1,8 +1,8 @@
 """Where a camera can stand: a voxel grid of opaque Gaussians, its free space, and points spread over it.
 
 A scene is a room when a good part of its bounds is free space with matter around it on at least five of six sides (the
-open side may be a missing ceiling) and wide enough to stand in; otherwise it is an object, to be looked at from outside.
-Scenes are in metres (chorus_common/scene.py); a room scaled to a unit cube would be taken for an object.
+open side may be a missing ceiling) and wide enough to stand in; otherwise it is an object, to be looked at from
+outside. Scenes are in metres (chorus_common/scene.py); a room scaled to a unit cube would be taken for an object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from chorus_common.scene import GaussianScene, quats_to_rotations
 
 F64 = NDArray[np.float64]
 
-#: Voxels along the longest side of the bounds: the finest, and the coarsest that sparse scenes get so that their walls have no holes.
+#: Voxels along the longest side of the bounds: the finest, and the coarsest that sparse scenes get so that their
+#: walls have no holes.
 FINEST, COARSEST = 64, 16
 #: A voxel is this many times as wide as the typical distance to the fourth neighbour.
 SPACING_VOXELS = 1.5
@@ -26,7 +27,8 @@ SPACING_VOXELS = 1.5
 SOLID_OPACITY = 0.5
 #: Share of a room's bounds that is enclosed free space; solid objects have only pockets.
 ROOM_SHARE = 0.1
-#: Widest clearance that a room has at least, metres: a hollow box looks just like a room, only its size tells them apart.
+#: Widest clearance that a room has at least, metres: a hollow box looks just like a room, only its size tells them
+#: apart.
 ROOM_CLEARANCE = 0.3
 #: Distance from matter that cameras keep, metres; at most half of the widest clearance, for narrow rooms.
 CLEARANCE = 0.35
@@ -38,8 +40,9 @@ LOWEST, HIGHEST = 0.25, 0.9
 class FreeSpace:
     """Voxels of `step` metres in an upright frame: world = origin + frame^T (voxel + 0.5) step.
 
-    frame [3, 3]: rows are the upright axes (the last is up) in world coordinates; low [3]: the grid's corner in the upright frame.
-    solid [X, Y, Z] bool; enclosed [X, Y, Z] bool: free with matter on at least five sides; clearance [X, Y, Z] m to the nearest matter.
+    frame [3, 3]: rows are the upright axes (the last is up) in world coordinates; low [3]: the grid's corner in the
+    upright frame. solid [X, Y, Z] bool; enclosed [X, Y, Z] bool: free with matter on at least five sides; clearance
+    [X, Y, Z] m to the nearest matter.
     """
 
     frame: F64
@@ -74,7 +77,8 @@ def upright_frame(up: tuple[float, float, float]) -> F64:
 
 
 def robust_bounds(points: F64, weights: NDArray[np.floating], cut: float = 0.005) -> tuple[F64, F64]:
-    """Low and high corner [3] of points [N, 3] without the `cut` lightest share of the weight [N] on either side of each axis."""
+    """Low and high corner [3] of points [N, 3] without the `cut` lightest share of the weight [N] on either side of
+    each axis."""
     low, high = np.empty(3), np.empty(3)
     for axis in range(3):
         order = np.argsort(points[:, axis], kind="stable")
@@ -85,7 +89,8 @@ def robust_bounds(points: F64, weights: NDArray[np.floating], cut: float = 0.005
 
 
 def typical_spacing(points: F64, sample: int = 4000) -> float:
-    """Median distance to the fourth neighbour, over evenly strided rows of points [N, 3]; 0 for fewer than five points."""
+    """Median distance to the fourth neighbour, over evenly strided rows of points [N, 3]; 0 for fewer than five
+    points."""
     if len(points) < 5:
         return 0.0
     queries = points[:: max(1, len(points) // sample)]
@@ -93,7 +98,8 @@ def typical_spacing(points: F64, sample: int = 4000) -> float:
 
 
 def find_free_space(scene: GaussianScene, up: tuple[float, float, float]) -> FreeSpace:
-    """Voxelise the scene's opaque Gaussians, each at its centre and at one standard deviation along its two long axes."""
+    """Voxelise the scene's opaque Gaussians, each at its centre and at one standard deviation along its two long
+    axes."""
     frame = upright_frame(up)
     points = scene.means.astype(np.float64) @ frame.T
     low, high = robust_bounds(points, scene.opacities)
@@ -120,7 +126,8 @@ def find_free_space(scene: GaussianScene, up: tuple[float, float, float]) -> Fre
 
 
 def furthest_points(points: F64, count: int, first: int) -> NDArray[np.int64]:
-    """Furthest-point sampling: up to `count` rows of points [P, 3], from row `first` on, ties by index; stops when all are taken."""
+    """Furthest-point sampling: up to `count` rows of points [P, 3], from row `first` on, ties by index; stops when
+    all are taken."""
     chosen = [first]
     distance = np.linalg.norm(points - points[first], axis=1)
     while len(chosen) < min(count, len(points)):

@@ -1,17 +1,18 @@
 """Choose views for a scene that brings no cameras.
 
-Chorus (figure 3): furthest-point sampling of positions over the navigable space, visibility culling over the sampled angles, pairing of poses
-by the overlap of what they see. Ours, step by step:
+Chorus (figure 3): furthest-point sampling of positions over the navigable space, visibility culling over the sampled
+angles, pairing of poses by the overlap of what they see. Ours, step by step:
 
-1. Positions. In a room: furthest points of the enclosed free space (free_space.py). Around an object: two shells of a Fibonacci sphere.
-2. What every candidate sees: the rasteriser itself at low resolution, six cube faces per standpoint in a room (all look directions then come
-   at the price of a frustum test), one picture per candidate around an object. A Gaussian is seen when it takes weight: the same
-   definition as evidence in the lifting index, with occlusion.
+1. Positions. In a room: furthest points of the enclosed free space (free_space.py). Around an object: two shells of a
+Fibonacci sphere. 2. What every candidate sees: the rasteriser itself at low resolution, six cube faces per standpoint
+in a room (all look directions then come
+   at the price of a frustum test), one picture per candidate around an object. A Gaussian is seen when it takes
+   weight: the same definition as evidence in the lifting index, with occlusion.
 3. Greedy choice of the views that add most Gaussians not yet seen three times.
 4. Order: a chain in which each view is followed by the unused view that it overlaps most.
 
-Up is +z by default, as everywhere in this code; many captured objects are y down: pass up=(0, -1, 0) for upright pictures. Coverage does not
-depend on it.
+Up is +z by default, as everywhere in this code; many captured objects are y down: pass up=(0, -1, 0) for upright
+pictures. Coverage does not depend on it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def choose_views(
 ) -> CameraSet:
     """`n_views` cameras of width x height px and `fov_x` degrees that together see as much of the scene as they can.
 
-    Deterministic in (scene, arguments). Raises ConfigError for settings out of range, SceneError if nothing of the scene can be seen.
+    Deterministic in (scene, arguments). Raises ConfigError for settings out of range, SceneError if nothing of the
+    scene can be seen.
     """
     if n_views < 1:
         raise ConfigError(f"n_views must be at least 1, got {n_views}")
@@ -76,7 +78,9 @@ def choose_views(
         raise ConfigError("up must not be the zero vector")
     opaque = np.flatnonzero(scene.opacities >= 0.05)
     if len(opaque) == 0:
-        raise SceneError(f"scene {scene.name or '?'}: no Gaussian has opacity of 0.05 or more, so there is nothing to see")
+        raise SceneError(
+            f"scene {scene.name or '?'}: no Gaussian has opacity of 0.05 or more, so there is nothing to see"
+        )
     rng = np.random.default_rng(seed)
     targets = np.sort(rng.choice(opaque, MAX_TARGETS, replace=False)) if len(opaque) > MAX_TARGETS else opaque
     intrinsics = pinhole(width, height, fov_x)
@@ -101,10 +105,19 @@ def choose_views(
 
 
 def _room_candidates(
-    scene: GaussianScene, targets: NDArray[np.int64], space: FreeSpace, points: F64, n_views: int, intrinsics: F64, width: int, height: int,
-    backend: Rasterizer, rng: np.random.Generator,
-) -> Candidates:  # fmt: skip
-    """Views from spread standpoints: YAWS headings (turned by a random angle per standpoint) times PITCHES, culled by visibility."""
+    scene: GaussianScene,
+    targets: NDArray[np.int64],
+    space: FreeSpace,
+    points: F64,
+    n_views: int,
+    intrinsics: F64,
+    width: int,
+    height: int,
+    backend: Rasterizer,
+    rng: np.random.Generator,
+) -> Candidates:
+    """Views from spread standpoints: YAWS headings (turned by a random angle per standpoint) times PITCHES, culled by
+    visibility."""
     positions = points[furthest_points(points, max(8, n_views // 2), int(rng.integers(len(points))))]
     yaws = max(YAWS, -(-2 * n_views // (len(positions) * len(PITCHES))))
     means = scene.means[targets].astype(np.float64)
@@ -124,14 +137,24 @@ def _room_candidates(
 
 
 def _orbit_candidates(
-    scene: GaussianScene, targets: NDArray[np.int64], n_views: int, intrinsics: F64, width: int, height: int, up: Up, backend: Rasterizer
-) -> Candidates:  # fmt: skip
-    """Views from outside: a Fibonacci sphere at the distance from which the object fills the picture, and half as many at two thirds."""
+    scene: GaussianScene,
+    targets: NDArray[np.int64],
+    n_views: int,
+    intrinsics: F64,
+    width: int,
+    height: int,
+    up: Up,
+    backend: Rasterizer,
+) -> Candidates:
+    """Views from outside: a Fibonacci sphere at the distance from which the object fills the picture, and half as
+    many at two thirds."""
     frame = upright_frame(up)
     points = scene.means[targets].astype(np.float64) @ frame.T
     low, high = robust_bounds(points, scene.opacities[targets])
     centre = (low + high) / 2
-    reach = 2 * float(np.median(scene.scales[targets].max(1)))  # centres alone would leave out the body of a lone Gaussian
+    reach = 2 * float(
+        np.median(scene.scales[targets].max(1))
+    )  # centres alone would leave out the body of a lone Gaussian
     radius = max(float(np.linalg.norm(high - low)) / 2 + reach, 0.02)
     half_angle = np.arctan(min(width, height) / 2 / intrinsics[0, 0])
     full = radius / np.sin(half_angle)
@@ -192,7 +215,8 @@ def _bool_csr(rows: list[NDArray[np.int64]], columns: int) -> sparse.csr_matrix:
 def greedy_cover(seen: sparse.csr_matrix, standpoint: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Up to `count` distinct rows of `seen` [M, targets], each the one that adds most at its turn; ties by index.
 
-    A target's first, second, third and later sightings are worth GAINS; a standpoint's k-th view is worth REUSE^k of itself.
+    A target's first, second, third and later sightings are worth GAINS; a standpoint's k-th view is worth REUSE^k of
+    itself.
     """
     gains = np.asarray(GAINS, np.float32)
     times = np.zeros(seen.shape[1], np.int64)
@@ -240,7 +264,8 @@ def overlap_pairs(overlap: F64, least: float = 0.0) -> list[tuple[int, int, floa
 
 
 def chain_by_overlap(overlap: F64) -> NDArray[np.int64]:
-    """An order [V] of the views from view 0 on, each followed by the unused view that it overlaps most; ties by index."""
+    """An order [V] of the views from view 0 on, each followed by the unused view that it overlaps most; ties by
+    index."""
     order = [0]
     free = np.ones(len(overlap), bool)
     free[0] = False

@@ -1,4 +1,5 @@
-"""Rasterisers behind one protocol. `get_backend("cpu").render(...)` draws a view and returns its (cell, Gaussian) weights."""
+"""Rasterisers behind one protocol. `get_backend("cpu").render(...)` draws a view and returns its (cell, Gaussian)
+weights."""
 
 from __future__ import annotations
 

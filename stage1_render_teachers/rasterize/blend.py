@@ -1,10 +1,12 @@
 """Front-to-back blending of one row of tiles: colour, depth, alpha and the weights per (cell, Gaussian), in one pass.
 
-The rule is gsplat 1.5.3's (RasterizeToIndices3DGS.cu, RasterizeToPixels3DGSFwd.cu): alpha = min(0.999, o exp(-sigma)) at the pixel centre, skipped
-below 1/255; a pixel stops, without the splat in question, when its transmittance would fall to 1e-4 or less; weight = alpha T.
+The rule is gsplat 1.5.3's (RasterizeToIndices3DGS.cu, RasterizeToPixels3DGSFwd.cu): alpha = min(0.999, o exp(-sigma))
+at the pixel centre, skipped below 1/255; a pixel stops, without the splat in question, when its transmittance would
+fall to 1e-4 or less; weight = alpha T.
 
-How it is fast: a tile is at most 16 pixels wide and all its state lies in one flat float32 buffer with 16 lanes per row, so that the inner
-loop is 16 independent lanes without branches, which the compiler turns into vector code. Rows that the ellipse misses inside the tile are never visited.
+How it is fast: a tile is at most 16 pixels wide and all its state lies in one flat float32 buffer with 16 lanes per
+row, so that the inner loop is 16 independent lanes without branches, which the compiler turns into vector code. Rows
+that the ellipse misses inside the tile are never visited.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from stage1_render_teachers.rasterize.projection import (
 from stage1_render_teachers.rasterize.tiles import columns_of_box, rows_in_strip
 
 LANES = 16
-#: Indices into the state are unsigned: numba then drops its wrap-around for negative indices, without which nothing is vectorised. Signed and
-#: unsigned must not be mixed in one expression (numba makes floats of that), hence the second set of names.
+#: Indices into the state are unsigned: numba then drops its wrap-around for negative indices, without which nothing
+#: is vectorised. Signed and unsigned must not be mixed in one expression (numba makes floats of that), hence the
+#: second set of names.
 U = np.uint64
 U_LANES = U(LANES)
 MAX_ALPHA = np.float32(0.999)
@@ -40,7 +43,8 @@ MIN_TRANSMITTANCE = np.float32(1e-4)
 MAX_SIGMA = np.float32(5.6)
 
 #: Planes of the tile's state buffer, each LANES x LANES: transmittance, colour, depth. A stopped
-#: pixel keeps its transmittance with the sign flipped: any further step leaves it negative, so it takes no weight and needs no flag.
+#: pixel keeps its transmittance with the sign flipped: any further step leaves it negative, so it takes no weight and
+#: needs no flag.
 PLANE = LANES * LANES
 T, R, G, B, Z = (U(k * PLANE) for k in range(5))
 ROW_WEIGHTS = U(5 * PLANE)  # weights of the current row
@@ -70,8 +74,9 @@ def _blend_row(
 ) -> None:  # fmt: skip
     """Blend one splat into the 16 lanes of one pixel row.
 
-    row: first lane in each plane; x0, y0: centre of lane 0 in the picture, px; the row's weights go to the 16 places from `into` on,
-    added to `keep` (0 or 1) times what is there. row and into are unsigned. Distances are formed from whole-picture coordinates, so that a pixel's bits do not depend on where tiles lie.
+    row: first lane in each plane; x0, y0: centre of lane 0 in the picture, px; the row's weights go to the 16 places
+    from `into` on, added to `keep` (0 or 1) times what is there. row and into are unsigned. Distances are formed from
+    whole-picture coordinates, so that a pixel's bits do not depend on where tiles lie.
     """
     dy = y0 - splat[MEAN_Y]
     row_sigma = dy * dy * splat[ROW_SIGMA]  # at the row's nearest point, which is row_x
@@ -108,7 +113,8 @@ def _add_row_weights(state: NDArray[np.float32], cell_row: int, share: np.float3
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
 def _weighted_sum(state: NDArray[np.float32], at: int, shares: NDArray[np.float32], share_at: int) -> np.float32:
-    """Sum of 16 lanes of state times 16 lanes of shares (unsigned starts), in a fixed tree of additions so that no machine reorders it."""
+    """Sum of 16 lanes of state times 16 lanes of shares (unsigned starts), in a fixed tree of additions so that no
+    machine reorders it."""
     s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for k in range(U(0), U_LANES, U(4)):
         s0 += state[at + k] * shares[share_at + k]
@@ -121,7 +127,7 @@ def _weighted_sum(state: NDArray[np.float32], at: int, shares: NDArray[np.float3
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _row_is_live(state: NDArray[np.float32], row: int) -> bool:
     """Whether any lane of the row can still take weight."""
-    for x in range(U_LANES):
+    for x in range(U_LANES):  # noqa: SIM110 (generators do not compile)
         if state[T + row + x] > 0:
             return True
     return False
@@ -133,7 +139,8 @@ def fold_table(
 ) -> tuple[int, NDArray[np.int64], NDArray[np.float32]]:
     """How `count` pixels from `begin` on are shared out over cells along one axis.
 
-    Returns (first cell, low [count], share [count]): pixel begin + k gives 1 - share[k] to cell first + low[k] and share[k] to the one after.
+    Returns (first cell, low [count], share [count]): pixel begin + k gives 1 - share[k] to cell first + low[k] and
+    share[k] to the one after.
     """
     low = np.empty(count, np.int64)
     share = np.zeros(count, np.float32)
@@ -185,7 +192,8 @@ def blend_tile_row(
     cell: int,
     bilinear: bool,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """Blend one row of tiles into color [H, W, 3], depth [H, W], alpha [H, W]; cell = 0 leaves the hits out (bilinear must then be False).
+    """Blend one row of tiles into color [H, W, 3], depth [H, W], alpha [H, W]; cell = 0 leaves the hits out (bilinear
+    must then be False).
 
     splats [M, 16] sorted by depth, start and ranks from `tile_lists`.
     ids [M] i32: the Gaussian behind each splat.
@@ -269,12 +277,12 @@ def blend_tile_row(
                             hits += 1
         for y in range(y1 - y0):
             for x in range(columns):
-                i = U(y * LANES + x)
-                rest = abs(state[T + i])
+                at_pixel = U(y * LANES + x)
+                rest = abs(state[T + at_pixel])
                 total = np.float32(1) - rest
-                color[y0 + y, x0 + x, 0] = state[R + i] + rest * background[0]
-                color[y0 + y, x0 + x, 1] = state[G + i] + rest * background[1]
-                color[y0 + y, x0 + x, 2] = state[B + i] + rest * background[2]
-                depth[y0 + y, x0 + x] = state[Z + i] / total if total > 0 else np.float32(0)
+                color[y0 + y, x0 + x, 0] = state[R + at_pixel] + rest * background[0]
+                color[y0 + y, x0 + x, 1] = state[G + at_pixel] + rest * background[1]
+                color[y0 + y, x0 + x, 2] = state[B + at_pixel] + rest * background[2]
+                depth[y0 + y, x0 + x] = state[Z + at_pixel] / total if total > 0 else np.float32(0)
                 alpha[y0 + y, x0 + x] = total
     return sort_and_merge(hit_cells[:hits], hit_ids[:hits], hit_weights[:hits])

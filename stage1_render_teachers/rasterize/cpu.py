@@ -1,7 +1,7 @@
 """The CPU rasteriser: project, sort by depth, list per tile, blend row of tiles by row of tiles on plain threads.
 
-Same input, same bytes, whatever the number of threads and whatever the grid: every pixel is blended by one task in depth order, and ties in
-depth are broken by the Gaussian's index.
+Same input, same bytes, whatever the number of threads and whatever the grid: every pixel is blended by one task in
+depth order, and ties in depth are broken by the Gaussian's index.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from stage1_render_teachers.rasterize.tiles import depth_order, tile_lists
 
 
 class CpuRasterizer:
-    """`Rasterizer` on the CPU. `threads`: kernels run on this many threads (default: NUMBA_NUM_THREADS or all cores of the process)."""
+    """`Rasterizer` on the CPU. `threads`: kernels run on this many threads (default: NUMBA_NUM_THREADS or all cores
+    of the process)."""
 
     name = "cpu"
 
@@ -73,7 +74,7 @@ def visible_splats(
     height: int,
     threads: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Splats [M, 16] of the Gaussians inside the picture, front to back, and their ids [M]; columns in projection.py."""
+    """Splats [M, 16] of the Gaussians inside the picture, front to back, and their ids [M]; see projection.py."""
     n = len(scene)
     splats = np.empty((n, SPLAT_WIDTH), np.float32)
     ids = np.empty(n, np.int64)

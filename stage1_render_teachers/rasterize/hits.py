@@ -1,7 +1,7 @@
 """Bring the hits of all tiles into the order of `CellHits`: by (cell, Gaussian), every pair once.
 
-Each row of tiles sorts its own hits (in parallel with the others). With fold="nearest" the sorted lists simply follow each other; with
-fold="bilinear" neighbouring rows of tiles share cells, and the short overlaps are merged.
+Each row of tiles sorts its own hits (in parallel with the others). With fold="nearest" the sorted lists simply follow
+each other; with fold="bilinear" neighbouring rows of tiles share cells, and the short overlaps are merged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ DIGIT_BITS = 11
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def sort_and_merge(cells: I32, gaussian_ids: I32, weights: F32) -> Hits:
-    """Sort hits [M] by (cell, Gaussian) and add up repeated pairs in their order of arrival: radix sort, digits of at most 11 bits."""
+    """Sort hits [M] by (cell, Gaussian) and add up repeated pairs in their order of arrival: radix sort, digits of at
+    most 11 bits."""
     m = len(cells)
     if m == 0:
         return cells.copy(), gaussian_ids.copy(), weights.copy()
@@ -63,9 +64,7 @@ def sort_and_merge(cells: I32, gaussian_ids: I32, weights: F32) -> Hits:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _merge_two(
-    cells_a: I32, ids_a: I32, weights_a: F32, cells_b: I32, ids_b: I32, weights_b: F32
-) -> Hits:
+def _merge_two(cells_a: I32, ids_a: I32, weights_a: F32, cells_b: I32, ids_b: I32, weights_b: F32) -> Hits:
     """Two sorted lists as one; a pair that both hold gets the sum, a's weight first."""
     room = len(cells_a) + len(cells_b)
     cells, ids, weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
@@ -93,7 +92,8 @@ def _merge_two(
 
 
 def join_sorted(parts: list[Hits]) -> Hits:
-    """Sorted lists as one, equal pairs added in list order. Cheap when the lists advance, so that few of them overlap at a time."""
+    """Sorted lists as one, equal pairs added in list order. Cheap when the lists advance, so that few of them overlap
+    at a time."""
     lists = [part for part in parts if len(part[0])]
     if not lists:
         return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)

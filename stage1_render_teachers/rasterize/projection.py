@@ -1,10 +1,11 @@
 """Project 3D Gaussians to screen-space ellipses: EWA splatting with the constants and cut-offs of gsplat 1.5.3.
 
-Source of the rule: gsplat 1.5.3, ProjectionEWA3DGSFused.cu and Utils.cuh (persp_proj): low-pass filter of 0.3 px^2, near plane 0.01 m, the
-Jacobian's clamp at 1.3 times the field of view, opacity-aware extent. All of it is computed in float64 and rounded once at the end.
+Source of the rule: gsplat 1.5.3, ProjectionEWA3DGSFused.cu and Utils.cuh (persp_proj): low-pass filter of 0.3 px^2,
+near plane 0.01 m, the Jacobian's clamp at 1.3 times the field of view, opacity-aware extent. All of it is computed in
+float64 and rounded once at the end.
 
-The ellipse is kept in a form of its own. gsplat's exponent 0.5 (A dx^2 + C dy^2) + B dx dy cancels badly in float32 for long thin
-Gaussians; with the covariance [[a, b], [b, c]] and det = ac - b^2, completing the square gives
+The ellipse is kept in a form of its own. gsplat's exponent 0.5 (A dx^2 + C dy^2) + B dx dy cancels badly in float32
+for long thin Gaussians; with the covariance [[a, b], [b, c]] and det = ac - b^2, completing the square gives
 
     sigma = dy^2 / (2c)  +  c / (2 det) * (dx - b/c dy)^2,
 
@@ -54,10 +55,12 @@ def project(
     splats: NDArray[np.float32],
     ids: NDArray[np.int64],
 ) -> int:
-    """Project Gaussians begin..end-1 and write the visible ones, in index order, to `splats` and `ids` from row `begin` on.
+    """Project Gaussians begin..end-1 and write the visible ones, in index order, to `splats` and `ids` from row
+    `begin` on.
 
     Args:
-        means, scales [N, 3] m; quats [N, 4] wxyz; opacities [N]; colors [N, 3]; viewmat [4, 4] world to camera; intrinsics [3, 3] px.
+        means, scales [N, 3] m; quats [N, 4] wxyz; opacities [N]; colors [N, 3]; viewmat [4, 4] world to camera;
+        intrinsics [3, 3] px.
         splats [N, 16] f32, ids [N] i64: outputs.
     Returns: how many were visible.
     """

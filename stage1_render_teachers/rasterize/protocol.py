@@ -50,9 +50,10 @@ class Rasterizer(Protocol):
     ) -> Rendered:
         """Render `scene` from a world-to-camera `viewmat` [4, 4] (OpenCV axes) with intrinsics `K` [3, 3] in pixels.
 
-        With a `grid`, `Rendered.hits` holds the summed weights of every (cell, Gaussian) pair. fold="nearest" gives a pixel to the cell it
-        lies in; fold="bilinear" splits it over the four nearest cell centres with the weights of bilinear upsampling
-        (align_corners=False, clamped at the border), so that lifting through the matrix equals lifting upsampled features per pixel.
+        With a `grid`, `Rendered.hits` holds the summed weights of every (cell, Gaussian) pair. fold="nearest" gives a
+        pixel to the cell it lies in; fold="bilinear" splits it over the four nearest cell centres with the weights of
+        bilinear upsampling (align_corners=False, clamped at the border), so that lifting through the matrix equals
+        lifting upsampled features per pixel.
 
         Raises SceneError for cameras that are not finite or empty pictures, ConfigError for settings out of range.
         """

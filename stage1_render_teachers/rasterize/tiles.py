@@ -1,7 +1,8 @@
 """Which splats touch which tile, front to back.
 
-Splats are sorted by depth once; a stable counting sort by tile then leaves every tile's list in depth order, so no (tile, depth) pairs are
-sorted. A tile is listed only if the ellipse alpha = 1/255 itself reaches into it, which for thin slanted Gaussians saves most of the box.
+Splats are sorted by depth once; a stable counting sort by tile then leaves every tile's list in depth order, so no
+(tile, depth) pairs are sorted. A tile is listed only if the ellipse alpha = 1/255 itself reaches into it, which for
+thin slanted Gaussians saves most of the box.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SLACK = np.float32(0.02)
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def depth_order(depth_bits: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Stable order by positive float32 depths given as their bit patterns [M] (which sort alike): radix sort, 3 digits of 11 bits."""
+    """Stable order by positive float32 depths given as their bit patterns [M] (which sort alike): radix sort, 3
+    digits of 11 bits."""
     m = len(depth_bits)
     order = np.arange(m)
     other = np.empty(m, np.int64)
@@ -61,10 +63,11 @@ def _chord(
     low: np.float32,
     high: np.float32,
 ) -> tuple[np.float32, np.float32]:
-    """Range that an ellipse covers along one axis inside the strip low..high of the other axis (relative to the mean of that other axis).
+    """Range that an ellipse covers along one axis inside the strip low..high of the other axis (relative to the mean
+    of that other axis).
 
-    extent, across: half widths along this axis and the other; slope: this per other (b / var_other); slope_back: other per this;
-    ratio: sqrt(det) / var_other.
+    extent, across: half widths along this axis and the other; slope: this per other (b / var_other); slope_back:
+    other per this; ratio: sqrt(det) / var_other.
     """
     tip = slope_back * extent  # where on the other axis the ellipse reaches `extent`; -tip for the opposite end
     at = min(max(tip, low), high)
@@ -84,7 +87,8 @@ def _chord(
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _first_pixel(bound: np.float32, limit: int) -> int:
-    """First pixel, clamped to [0, limit], whose centre is at or beyond `bound`. Clamps before the cast: bounds may be huge."""
+    """First pixel, clamped to [0, limit], whose centre is at or beyond `bound`. Clamps before the cast: bounds may be
+    huge."""
     return int(min(max(math.ceil(bound - np.float32(0.5)), 0.0), limit))
 
 
@@ -108,7 +112,8 @@ def rows_in_strip(splat: NDArray[np.float32], x0: int, x1: int, y0: int, y1: int
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def columns_of_box(splat: NDArray[np.float32], x0: int, x1: int) -> tuple[int, int]:
-    """Pixel columns [first, last) within x0..x1 of the box around the splat [16]; first lies in x0..x1-1 even if the box does not."""
+    """Pixel columns [first, last) within x0..x1 of the box around the splat [16]; first lies in x0..x1-1 even if the
+    box does not."""
     reach = splat[EXTENT_X] + SLACK
     return min(max(x0, _first_pixel(splat[MEAN_X] - reach, x1)), x1 - 1), _first_pixel(splat[MEAN_X] + reach, x1)
 
@@ -137,7 +142,8 @@ def tile_lists(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Lists of splats per tile for depth-sorted `splats` [M, 16].
 
-    Returns (start [tiles + 1] i64, ranks [pairs] i32): tile t (row-major) is touched by splats ranks[start[t]:start[t + 1]], front to back.
+    Returns (start [tiles + 1] i64, ranks [pairs] i32): tile t (row-major) is touched by splats ranks[start[t]:start[t
+    + 1]], front to back.
     """
     tile_cols, tile_rows = -(-width // tile), -(-height // tile)
     m = len(splats)

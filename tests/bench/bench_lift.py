@@ -1,9 +1,9 @@
 """Lifting 768 channels of two 640x480 views of one scene: the lifting index against the same sum taken pixel by pixel.
 
-The baseline is the all-contributors formula of the peers, f_i = sum over pixels u of w_i(u) F_u: it walks every (pixel, Gaussian) pair that
-blends and adds w F_u to the Gaussian's row. It is compiled, tile-parallel on the same threads, keeps a tile's sums in cache, and reads the
-weights from a list made beforehand: rasterisation is charged to neither side. F_u is the patch's feature (nearest upsampling), so the two
-results are equal up to rounding.
+The baseline is the all-contributors formula of the peers, f_i = sum over pixels u of w_i(u) F_u: it walks every
+(pixel, Gaussian) pair that blends and adds w F_u to the Gaussian's row. It is compiled, tile-parallel on the same
+threads, keeps a tile's sums in cache, and reads the weights from a list made beforehand: rasterisation is charged to
+neither side. F_u is the patch's feature (nearest upsampling), so the two results are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ CHANNELS = 768
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def lift_tile_row(
-    row: int, width: int, height: int, pixel_start: NDArray[np.int64], ids: NDArray[np.int32], weights: NDArray[np.float32],
-    features: NDArray[np.float32], n: int,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:  # fmt: skip
-    """(Gaussians [G], sums [G, C]) of one row of tiles: sums over its pixels of weight times the feature of the pixel's patch."""
+    row: int,
+    width: int,
+    height: int,
+    pixel_start: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    features: NDArray[np.float32],
+    n: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """(Gaussians [G], sums [G, C]) of one row of tiles: sums over its pixels of weight times the feature of the
+    pixel's patch."""
     cols = -(-width // TILE)
     place = np.full(n, -1, np.int32)
     touched = np.empty(n, np.int32)
@@ -53,12 +60,18 @@ def lift_tile_row(
 
 
 def lift_per_pixel(
-    pixel_start: NDArray[np.int64], ids: NDArray[np.int32], weights: NDArray[np.float32], features: NDArray[np.float32], width: int,
-    height: int, n: int,
-) -> NDArray[np.float32]:  # fmt: skip
+    pixel_start: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    features: NDArray[np.float32],
+    width: int,
+    height: int,
+    n: int,
+) -> NDArray[np.float32]:
     """Sums [N, C] over all pixels."""
     tasks = [
-        partial(lift_tile_row, row, width, height, pixel_start, ids, weights, features, n) for row in range(-(-height // TILE))
+        partial(lift_tile_row, row, width, height, pixel_start, ids, weights, features, n)
+        for row in range(-(-height // TILE))
     ]
     total = np.zeros((n, features.shape[1]), np.float32)
     for touched, sums in run_tasks(tasks, default_threads()):
@@ -94,5 +107,7 @@ def rows() -> list[Row]:
     if not np.allclose(index.lift(features)[0], want[index.order], atol=2e-3, rtol=2e-3):
         raise AssertionError("lifting from the index and pixel by pixel disagree")
     fast = best_of(partial(index.lift, features), 7)
-    baseline = f"all-contributors sum over {sum(len(p[1]) for p in pairs) / 1e6:.0f} M (pixel, Gaussian) pairs, same threads"
+    baseline = (
+        f"all-contributors sum over {sum(len(p[1]) for p in pairs) / 1e6:.0f} M (pixel, Gaussian) pairs, same threads"
+    )
     return [Row("lift/index-vs-pixels", fast, "s (ratio = times faster)", slow / fast, COMMAND, baseline, slow)]

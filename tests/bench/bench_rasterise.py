@@ -1,8 +1,9 @@
-"""Rasteriser: seconds per view including the weights per (cell, Gaussian), cell 16, against a plain port of the GPU algorithm.
+"""Rasteriser: seconds per view including the weights per (cell, Gaussian), cell 16, against a plain port of the GPU
+algorithm.
 
-The baseline does what a CUDA kernel does, on the same threads: every pixel of a tile walks the tile's list front to back until it is opaque,
-one exp per step, boxes instead of ellipses for the lists; the weights are summed per (tile, Gaussian) on the way. The projection, the depth
-sort and the results are the same (checked on every run).
+The baseline does what a CUDA kernel does, on the same threads: every pixel of a tile walks the tile's list front to
+back until it is opaque, one exp per step, boxes instead of ellipses for the lists; the weights are summed per (tile,
+Gaussian) on the way. The projection, the depth sort and the results are the same (checked on every run).
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ from chorus_common.threads import default_threads, run_tasks
 from stage1_render_teachers.rasterize import get_backend
 from stage1_render_teachers.rasterize.cpu import visible_splats
 from stage1_render_teachers.rasterize.projection import (
-    BLUE, DEPTH, EXTENT_X, EXTENT_Y, GREEN, MEAN_X, MEAN_Y, OPACITY, RED, ROW_CURVATURE, ROW_SIGMA, ROW_SLOPE,
+    BLUE,
+    DEPTH,
+    EXTENT_X,
+    EXTENT_Y,
+    GREEN,
+    MEAN_X,
+    MEAN_Y,
+    OPACITY,
+    RED,
+    ROW_CURVATURE,
+    ROW_SIGMA,
+    ROW_SLOPE,
 )  # fmt: skip
 from tests.bench.row import Row
 
@@ -42,16 +54,23 @@ def room_view() -> View:
     z = rng.uniform(1.5, 6.0, n)
     u, v = rng.uniform(0, width, n), rng.uniform(0, height, n)
     means = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z], 1)
-    pixels = np.exp(rng.normal(np.log(2.55), 0.5, (n, 1))) * rng.uniform(0.4, 1.6, (n, 3))  # standard deviation on the screen
+    pixels = np.exp(rng.normal(np.log(2.55), 0.5, (n, 1))) * rng.uniform(
+        0.4, 1.6, (n, 3)
+    )  # standard deviation on the screen
     scene = GaussianScene(
-        means.astype(np.float32), canonical_quats(rng.normal(size=(n, 4))), (pixels * z[:, None] / K[0, 0]).astype(np.float32),
-        rng.uniform(0.02, 0.2, n).astype(np.float32), rng.uniform(0, 1, (n, 3)).astype(np.float32), name="room",
-    )  # fmt: skip
+        means.astype(np.float32),
+        canonical_quats(rng.normal(size=(n, 4))),
+        (pixels * z[:, None] / K[0, 0]).astype(np.float32),
+        rng.uniform(0.02, 0.2, n).astype(np.float32),
+        rng.uniform(0, 1, (n, 3)).astype(np.float32),
+        name="room",
+    )
     return scene, np.eye(4), K, width, height
 
 
 def garden_view() -> View:
-    """138,766 points spread like a structure-from-motion garden (a table, a lawn, hedges far off), as isotropic Gaussians."""
+    """138,766 points spread like a structure-from-motion garden (a table, a lawn, hedges far off), as isotropic
+    Gaussians."""
     rng = np.random.default_rng(0)
     n, width, height = 138_766, 648, 420
     table, lawn = n // 3, n // 3
@@ -71,13 +90,17 @@ def garden_view() -> View:
     opacities = np.full(n, 0.8, np.float32)
     colors = rng.uniform(0, 1, (n, 3)).astype(np.float32)
     scene = GaussianScene(means.astype(np.float32), quats, scales, opacities, colors, name="garden")
-    return scene, look_at(np.array([2.0, -1.0, 1.4]), np.array([0.0, 0, 0.6])), pinhole(width, height, 68), width, height
+    return (
+        scene,
+        look_at(np.array([2.0, -1.0, 1.4]), np.array([0.0, 0, 0.6])),
+        pinhole(width, height, 68),
+        width,
+        height,
+    )
 
 
 @njit(nogil=True, error_model="numpy")
-def plain_lists(
-    splats: NDArray[np.float32], width: int, height: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def plain_lists(splats: NDArray[np.float32], width: int, height: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Per tile, the splats whose box touches it, front to back."""
     cols, rows = -(-width // TILE), -(-height // TILE)
     start = np.zeros(cols * rows + 1, np.int64)
@@ -90,8 +113,14 @@ def plain_lists(
             start = np.concatenate((np.zeros(1, np.int64), start[:-1]))
         for i in range(len(splats)):
             rx, ry = math.ceil(splats[i, EXTENT_X]), math.ceil(splats[i, EXTENT_Y])
-            c0, c1 = max(0, int((splats[i, MEAN_X] - rx) // TILE)), min(cols, int(math.ceil((splats[i, MEAN_X] + rx) / TILE)))
-            r0, r1 = max(0, int((splats[i, MEAN_Y] - ry) // TILE)), min(rows, int(math.ceil((splats[i, MEAN_Y] + ry) / TILE)))
+            c0, c1 = (
+                max(0, int((splats[i, MEAN_X] - rx) // TILE)),
+                min(cols, math.ceil((splats[i, MEAN_X] + rx) / TILE)),
+            )
+            r0, r1 = (
+                max(0, int((splats[i, MEAN_Y] - ry) // TILE)),
+                min(rows, math.ceil((splats[i, MEAN_Y] + ry) / TILE)),
+            )
             for r in range(r0, r1):
                 for c in range(c0, c1):
                     if fill:
@@ -102,9 +131,15 @@ def plain_lists(
 
 @njit(nogil=True, error_model="numpy")
 def plain_tile_row(
-    row: int, splats: NDArray[np.float32], start: NDArray[np.int64], ranks: NDArray[np.int32], color: NDArray[np.float32],
-    depth: NDArray[np.float32], alpha: NDArray[np.float32], weights: NDArray[np.float32],
-) -> None:  # fmt: skip
+    row: int,
+    splats: NDArray[np.float32],
+    start: NDArray[np.int64],
+    ranks: NDArray[np.int32],
+    color: NDArray[np.float32],
+    depth: NDArray[np.float32],
+    alpha: NDArray[np.float32],
+    weights: NDArray[np.float32],
+) -> None:
     """Every pixel of one row of tiles walks its tile's list; weights [pairs] takes the sums per (tile, splat)."""
     height, width = alpha.shape
     cols = -(-width // TILE)
@@ -143,10 +178,18 @@ def plain_render(view: View, threads: int) -> tuple[NDArray[np.float32], NDArray
     scene, viewmat, K, width, height = view
     splats, _ = visible_splats(scene, viewmat, K, width, height, threads)
     start, ranks = plain_lists(splats, width, height)
-    color, depth, alpha = np.empty((height, width, 3), np.float32), np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+    color, depth, alpha = (
+        np.empty((height, width, 3), np.float32),
+        np.empty((height, width), np.float32),
+        np.empty((height, width), np.float32),
+    )
     weights = np.empty(len(ranks), np.float32)
     run_tasks(
-        [partial(plain_tile_row, r, splats, start, ranks, color, depth, alpha, weights) for r in range(-(-height // TILE))], threads
+        [
+            partial(plain_tile_row, r, splats, start, ranks, color, depth, alpha, weights)
+            for r in range(-(-height // TILE))
+        ],
+        threads,
     )
     return color, weights
 
@@ -167,7 +210,9 @@ def rows() -> list[Row]:
     threads = default_threads()
     for name, view in (("rasterise/room-640x480", room_view()), ("rasterise/garden", garden_view())):
         scene, viewmat, K, width, height = view
-        render = partial(get_backend("cpu").render, scene, viewmat, K, width, height, grid=CellGrid(width, height, TILE))
+        render = partial(
+            get_backend("cpu").render, scene, viewmat, K, width, height, grid=CellGrid(width, height, TILE)
+        )
         ours, plain = render(), plain_render(view, threads)
         assert ours.hits is not None
         different = float((np.abs(ours.color - plain[0]).max(2) > 1e-3).mean())
@@ -175,6 +220,14 @@ def rows() -> list[Row]:
             raise AssertionError(f"{name}: the two rasterisers disagree on {different:.2%} of the pixels")
         seconds, slow = best_of(render, 7), best_of(partial(plain_render, view, threads), 2)
         out.append(
-            Row(name, seconds, "s per view", seconds / slow, COMMAND, "per-pixel walk of box tile lists, same threads", slow)
+            Row(
+                name,
+                seconds,
+                "s per view",
+                seconds / slow,
+                COMMAND,
+                "per-pixel walk of box tile lists, same threads",
+                slow,
+            )
         )
     return out

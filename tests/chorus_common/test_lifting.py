@@ -168,11 +168,15 @@ def test_wrong_input_is_named() -> None:
     with pytest.raises(SceneError, match="columns outside"):
         LiftingIndex(index.order, index.indptr, index.columns + 10_000, index.weights, index.grid, 3)
     with pytest.raises(ConfigError, match="2\\^31"):
-        LiftingIndex.build([CellHits(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))] * 3, np.zeros((4, 3)),
-                           CellGrid(40_000, 40_000, 1))  # fmt: skip
+        LiftingIndex.build(
+            [CellHits(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))] * 3,
+            np.zeros((4, 3)),
+            CellGrid(40_000, 40_000, 1),
+        )
 
 
-# What every lifter has to hold, for the literal Gaussian-to-pixel index and for two sizes of cells, one of which does not divide the picture.
+# What every lifter has to hold, for the literal Gaussian-to-pixel index and for two sizes of cells, one of which does
+# not divide the picture.
 WIDTH, HEIGHT, N = 40, 28, 120
 FORMS = [(cell, fold) for cell in (1, 4, 16) for fold in ("nearest", "bilinear")]
 
@@ -180,10 +184,14 @@ FORMS = [(cell, fold) for cell in (1, 4, 16) for fold in ("nearest", "bilinear")
 def scene_and_views() -> tuple[GaussianScene, list[F64], F64]:
     rng = np.random.default_rng(21)
     scene = GaussianScene(
-        np.concatenate([rng.normal(0, 0.7, (N - 5, 3)), np.full((5, 3), 50.0)]).astype(np.float32),  # the last five are never seen
-        canonical_quats(rng.normal(size=(N, 4))), np.exp(rng.normal(-2, 0.6, (N, 3))).astype(np.float32),
-        rng.uniform(0.05, 1, N).astype(np.float32), rng.uniform(0, 1, (N, 3)).astype(np.float32),
-    )  # fmt: skip
+        np.concatenate([rng.normal(0, 0.7, (N - 5, 3)), np.full((5, 3), 50.0)]).astype(
+            np.float32
+        ),  # the last five are never seen
+        canonical_quats(rng.normal(size=(N, 4))),
+        np.exp(rng.normal(-2, 0.6, (N, 3))).astype(np.float32),
+        rng.uniform(0.05, 1, N).astype(np.float32),
+        rng.uniform(0, 1, (N, 3)).astype(np.float32),
+    )
     views = [look_at(np.array([3 * np.cos(a), 3 * np.sin(a), 0.6]), np.zeros(3)) for a in (0.0, 1.5, 2.9)]
     return scene, views, pinhole(WIDTH, HEIGHT, 55)
 
@@ -197,7 +205,8 @@ def built(cell: int, fold: str) -> tuple[LiftingIndex, list[Rendered], GaussianS
 
 
 def upsample(features: F64, grid: CellGrid, fold: str) -> F64:
-    """[rows, cols, C] to [H, W, C] by torch: nearest or bilinear (align_corners=False) by the cell size, cropped to the picture."""
+    """[rows, cols, C] to [H, W, C] by torch: nearest or bilinear (align_corners=False) by the cell size, cropped to
+    the picture."""
     tensor = torch.tensor(features).permute(2, 0, 1)[None]
     big = torch.nn.functional.interpolate(tensor, scale_factor=grid.cell, mode=fold)
     return big[0].permute(1, 2, 0).numpy()[:HEIGHT, :WIDTH]
@@ -234,7 +243,8 @@ class TestInvariants:
         np.testing.assert_allclose(color[..., 0], rendered[0].alpha, atol=1e-5)
 
     def test_4_equals_the_autograd_route(self, cell: int, fold: str) -> None:
-        """sum_u w_i(u) F_u is the gradient of <render(f), F> with respect to f_i, F being the upsampled feature picture."""
+        """sum_u w_i(u) F_u is the gradient of <render(f), F> with respect to f_i, F being the upsampled feature
+        picture."""
         index, _, scene, views, K = built(cell, fold)
         rng = np.random.default_rng(0)
         flat = rng.normal(size=(index.n_columns, 5)).astype(np.float32)

@@ -1,7 +1,7 @@
 """A slow, plain float64 rasteriser with the rule of gsplat 1.5.3: the twin that fast rasterisers are compared with.
 
-One dense [pixels, Gaussians] matrix of weights, no tiles, no cut-offs but those of the rule. The exponent is in gsplat's own form
-0.5 (A dx^2 + C dy^2) + B dx dy.
+One dense [pixels, Gaussians] matrix of weights, no tiles, no cut-offs but those of the rule. The exponent is in
+gsplat's own form 0.5 (A dx^2 + C dy^2) + B dx dy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ F64 = NDArray[np.float64]
 
 @dataclass
 class Reference:
-    """color [H, W, 3], depth [H, W], alpha [H, W], weights [H * W, N], doubtful [H, W]: pixels on the edge of a cut-off."""
+    """color [H, W, 3], depth [H, W], alpha [H, W], weights [H * W, N], doubtful [H, W]: pixels on the edge of a cut-
+    off."""
 
     color: F64
     depth: F64
@@ -56,11 +57,16 @@ def project(
 
 
 def render(
-    scene: GaussianScene, viewmat: F64, K: F64, width: int, height: int, background: tuple[float, float, float] = (0, 0, 0),
+    scene: GaussianScene,
+    viewmat: F64,
+    K: F64,
+    width: int,
+    height: int,
+    background: tuple[float, float, float] = (0, 0, 0),
     margin: float = 1e-3,
-) -> Reference:  # fmt: skip
-    """Render by brute force. A pixel is doubtful where some alpha comes within `margin` (relative) of 1/255 or a transmittance of 1e-4,
-    or where two contributors are so close in depth that float32 may order them otherwise."""
+) -> Reference:
+    """Render by brute force. A pixel is doubtful where some alpha comes within `margin` (relative) of 1/255 or a
+    transmittance of 1e-4, or where two contributors are so close in depth that float32 may order them otherwise."""
     means2d, cov2d, z, _, visible = project(scene, viewmat, K, width, height)
     ids = np.flatnonzero(visible)
     ids = ids[np.argsort(z[ids].astype(np.float32), kind="stable")]
@@ -97,7 +103,8 @@ def render(
 
 
 def fold_matrix(width: int, height: int, cell: int, fold: str) -> F64:
-    """[cells, pixels]: the share that a pixel gives to every cell, the transpose of nearest or bilinear upsampling by `cell`."""
+    """[cells, pixels]: the share that a pixel gives to every cell, the transpose of nearest or bilinear upsampling by
+    `cell`."""
 
     def axis(n: int) -> F64:
         count = -(-n // cell)
@@ -112,4 +119,5 @@ def fold_matrix(width: int, height: int, cell: int, fold: str) -> F64:
                 matrix[min(low + 1, count - 1), k] += centre - low
         return matrix
 
-    return np.kron(axis(height), axis(width))
+    both = np.kron(axis(height), axis(width)).astype(np.float64)
+    return both

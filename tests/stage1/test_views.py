@@ -53,7 +53,7 @@ def surfaces(faces: list[tuple[F64, F64, F64]], n: int, seed: int) -> GaussianSc
     spread = np.sqrt(area.sum() / n)
     turn = np.concatenate([1 + normal[k, 2:], np.cross([0.0, 0.0, 1.0], normal[k])], 1)  # takes z to the normal
     turn[np.abs(turn).max(1) < 1e-9] = (0, 1, 0, 0)
-    scales = np.tile(np.float32([spread, spread, 0.1 * spread]), (n, 1))
+    scales = np.tile(np.array([spread, spread, 0.1 * spread], np.float32), (n, 1))
     colors = np.clip(0.5 + 0.3 * np.sin(7 * points), 0, 1).astype(np.float32)
     opacities = np.full(n, 0.95, np.float32)
     return GaussianScene(points.astype(np.float32), canonical_quats(turn), scales, opacities, colors, name="boxes")
@@ -63,7 +63,7 @@ def furnished_room(n: int = 6000) -> GaussianScene:
     faces = box_faces(np.zeros(3), np.array(ROOM), closed_below=True)
     for x, y, width, depth, height in ((1.0, 1.0, 1.2, 0.7, 0.8), (3.5, 3.0, 0.9, 0.9, 2.0), (4.2, 0.7, 0.8, 0.8, 1.0)):
         low = np.array([x - width / 2, y - depth / 2, 0.0])
-        faces += box_faces(low, low + [width, depth, height], closed_below=False)
+        faces += box_faces(low, low + np.array([width, depth, height]), closed_below=False)
     return surfaces(faces, n, seed=0)
 
 
@@ -159,11 +159,13 @@ def test_a_room_is_a_room_however_densely_it_is_sampled(n: int) -> None:
 
 
 def test_upright_frames_are_rotations() -> None:
-    for up in ((0, 0, 1), (0, -1, 0), (0, 1, 0), (1, 0, 0), (0.3, -0.5, 0.8)):
+    ups: list[tuple[float, float, float]] = [(0, 0, 1), (0, -1, 0), (0, 1, 0), (1, 0, 0), (0.3, -0.5, 0.8)]
+    for up in ups:
         frame = upright_frame(up)
-        np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(np.dot(frame, frame.T), np.eye(3), atol=1e-12)
         assert np.linalg.det(frame) == pytest.approx(1)
-        np.testing.assert_allclose(frame[2], np.array(up) / np.linalg.norm(up))
+        direction = np.array(up, np.float64)
+        np.testing.assert_allclose(frame[2], direction / np.linalg.norm(direction))
     np.testing.assert_allclose(upright_frame((0, 0, 1)), np.eye(3), atol=1e-12)
 
 
@@ -209,7 +211,9 @@ def test_overlap_pairs_and_chain() -> None:
 
 def test_nothing_to_see_is_named() -> None:
     scene = solid_object()
-    clear = GaussianScene(scene.means, scene.quats, scene.scales, np.zeros(len(scene), np.float32), scene.colors, name="glass")
+    clear = GaussianScene(
+        scene.means, scene.quats, scene.scales, np.zeros(len(scene), np.float32), scene.colors, name="glass"
+    )
     with pytest.raises(SceneError, match="glass: no Gaussian has opacity"):
         choose_views(clear, 4, 64, 48)
     for setting in ({"n_views": 0}, {"fov_x": 0.0}, {"fov_x": 179.0}, {"up": (0.0, 0.0, 0.0)}):
