@@ -23,6 +23,7 @@ class InputConfig(Config):
         grid_size: voxel edge in metres.
         scale_clip, opacity_min: ranges of the Gaussian channels (SceneSplat: scales clipped to 1.5 m).
         member: which Gaussian stands for its voxel at inference, "opaque" = the most opaque (first one among equals) or "mean" = attributes averaged.
+        normals: where a scene has no normals, "axis" = the Gaussian's shortest axis, "plane" = plane fit to the nearest centres (for points).
     """
 
     features: tuple[str, ...] = ("color", "opacity", "quat", "scale")
@@ -32,6 +33,7 @@ class InputConfig(Config):
     scale_clip: float = 1.5
     opacity_min: float = 0.0
     member: Literal["opaque", "mean"] = "opaque"
+    normals: Literal["axis", "plane"] = "axis"
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:

@@ -1,0 +1,134 @@
+"""From a GaussianScene to the encoder's input: centre, voxelise, pick one member per voxel, assemble features.
+
+Choices (upstream's, made deterministic; SceneSplat `datasets/transform.py`, Sonata `transform.py`):
+
+- Centre: the middle of the bounding box in x and y, the minimum in z (CenterShift).
+- Voxel: floor(coord / grid_size) in float64, minus the minimum per axis. Upstream's dtype, and with it the voxel of points on a border, depends on the
+  numpy version; float64 is what current versions give for augmented coordinates.
+- Member: at inference the most opaque Gaussian of a voxel (the first row among equals) or the mean of all (`InputConfig.member`); in training a
+  random one, a pure function of the seed. Upstream draws at random in both cases.
+- Rows of the batch are in (x, y, z) order of their voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chorus_common.errors import ConfigError
+from chorus_common.scene import F32, I64, GaussianScene, canonical_quats
+from stage2_distill.encoder.config import ATTRIBUTE_WIDTHS, EncoderConfig, InputConfig
+from stage2_distill.encoder.normals import scene_normals
+from stage2_distill.encoder.point_batch import PointBatch
+
+#: attributes that a point cloud turned into Gaussians does not really have
+POINT_CLOUD_LACKS = ("opacity", "quat", "scale")
+
+
+def scene_inputs(
+    scene: GaussianScene,
+    config: EncoderConfig,
+    *,
+    training: bool = False,
+    seed: int = 0,
+    absent: Collection[str] = (),
+) -> tuple[PointBatch, I64]:
+    """One cloud for the encoder, and the voxel of every Gaussian.
+
+    Args:
+        config: the encoder's config; `config.inputs` says what to feed.
+        training: a random member per voxel (a pure function of `seed`) in place of the fixed choice.
+        absent: attributes to treat as missing (e.g. `POINT_CLOUD_LACKS` for a scanned point cloud); they become zeros, and with
+            `InputConfig.indicator` the encoder is told so.
+
+    Returns:
+        (batch of M voxels, inverse [N] i64: features[inverse] are per Gaussian).
+    """
+    inputs = config.inputs
+    if inputs.channels != config.in_channels:
+        raise ConfigError(
+            f"encoder {config.name}: its inputs ({', '.join(inputs.features)}) give {inputs.channels} channels, but it takes {config.in_channels}; "
+            "set `inputs` to the attributes it was trained with"
+        )
+    coord = centred(scene.means)
+    grid, inverse, starts, order = voxelise(coord, inputs.grid_size)
+    values = attributes(scene, coord, inputs, absent)
+    if training:
+        counts = np.diff(np.append(starts, len(order)))
+        draw = np.random.default_rng(seed).random(len(starts))
+        members = order[starts + np.minimum((draw * counts).astype(np.int64), counts - 1)]
+        values = {k: v[members] for k, v in values.items()}
+        coord = coord[members]
+    elif inputs.member == "mean":
+        values = {k: _mean(v, order, starts) for k, v in values.items()}
+        if "quat" in values and "quat" not in absent:
+            values["quat"] = canonical_quats(values["quat"])
+        coord = _mean(coord, order, starts)
+    else:
+        # stable sort by (voxel, most opaque first): ties go to the first row
+        by_opacity = np.lexsort((-scene.opacities, inverse))
+        members = by_opacity[starts]
+        values = {k: v[members] for k, v in values.items()}
+        coord = coord[members]
+    columns = [values[k] for k in inputs.features]
+    if inputs.indicator:
+        present = np.array([k not in absent for k in inputs.features], dtype=np.float32)
+        columns.append(np.broadcast_to(present, (len(starts), len(present))))
+    batch = PointBatch(
+        coord=torch.from_numpy(coord.astype(np.float32)),
+        grid_coord=torch.from_numpy(grid),
+        feat=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32)),
+        offset=torch.tensor([len(starts)]),
+    )
+    return batch, inverse
+
+
+def centred(means: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Coordinates [N, 3] f64 relative to the middle (x, y) and the bottom (z) of the bounding box."""
+    coord = np.asarray(means, dtype=np.float64)
+    low, high = coord.min(0), coord.max(0)
+    return coord - np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
+
+
+def voxelise(coord: NDArray[np.float64], grid_size: float) -> tuple[I64, I64, I64, I64]:
+    """Voxels of coordinates [N, 3].
+
+    Returns:
+        grid [M, 3] (>= 0, ascending by x, y, z), inverse [N] (voxel of each row), starts [M] and order [N]: the rows of voxel m are
+        order[starts[m] : starts[m + 1]], ascending.
+    """
+    cell = np.floor(coord / grid_size).astype(np.int64)
+    cell -= cell.min(0)
+    size = cell.max(0) + 1
+    key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
+    order = np.argsort(key, kind="stable")
+    first = np.flatnonzero(np.diff(key[order], prepend=-1))
+    inverse = np.empty(len(key), dtype=np.int64)
+    inverse[order] = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(key))))
+    return np.ascontiguousarray(cell[order[first]]), inverse, first, order
+
+
+def attributes(
+    scene: GaussianScene, coord: NDArray[np.float64], inputs: InputConfig, absent: Collection[str] = ()
+) -> dict[str, F32]:
+    """The attributes that `inputs` names, each [N, width], in the encoder's ranges; absent ones are zeros."""
+    makers = {
+        "coord": lambda: coord.astype(np.float32),
+        "color": lambda: scene.colors * 2 - 1 if inputs.color_range == "symmetric" else scene.colors,
+        "opacity": lambda: np.maximum(scene.opacities, inputs.opacity_min)[:, None],
+        "quat": lambda: scene.quats,
+        "scale": lambda: np.minimum(scene.scales, inputs.scale_clip),
+        "normal": lambda: scene_normals(scene, inputs.normals),
+    }
+    return {
+        k: np.zeros((len(scene), ATTRIBUTE_WIDTHS[k]), np.float32) if k in absent else makers[k]() for k in inputs.features
+    }
+
+
+def _mean(values: NDArray[np.floating], order: I64, starts: I64) -> NDArray[np.floating]:
+    """Mean of `values` [N, C] over the members of every voxel; [M, C]."""
+    counts = np.diff(np.append(starts, len(order)))[:, None]
+    return np.add.reduceat(values[order].astype(np.float64), starts, axis=0) / counts
