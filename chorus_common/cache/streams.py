@@ -82,8 +82,8 @@ class DenseTeacherWriter:
         self._stream = ViewStream(writer, path, schema.codes_layout(writer.n_views(path), grid, attributes))
         self._cosines: list[NDArray[np.float32]] = []
 
-    def append(self, standardised: NDArray[np.floating]) -> None:
-        """Standardised features [B, rows, cols, C] of the next B views."""
+    def append(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Standardised features [B, rows, cols, C] of the next B views; returns them as a reader will get them (f32)."""
         channels = self._attributes.channels
         if standardised.shape[-1] != channels:
             raise CacheError(
@@ -94,9 +94,11 @@ class DenseTeacherWriter:
             codes = self._quantiser.encode(standardised)
         except ValueError as error:
             raise CacheError(f"scene {self._writer.scene_id}: teacher {self._name}: {error}") from None
-        for exact, packed in zip(standardised, codes):  # view by view: the decoded features are eight times the codes
-            self._cosines.append(_cosine(exact, self._quantiser.decode(packed, channels)))
         self._stream.append(codes)
+        stored = self._quantiser.decode(codes, channels)
+        for exact, found in zip(standardised, stored):  # view by view, for the memory of the products
+            self._cosines.append(_cosine(exact, found))
+        return stored
 
     def finish(self, views: int) -> DenseTeacherAttributes:
         """Write the rest; the attributes with the measured error."""

@@ -173,7 +173,7 @@ class SceneCacheWriter:
         fingerprint: str,
         channels: int,
         basis: str,
-        bits: Bits = 4,
+        bits: Bits = "ecsq",
         text_aligned: bool = False,
     ) -> DenseTeacherWriter:
         """A dense teacher whose standardised features follow by `append`, views in order. `basis`:
