@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from chorus_common.manifest import Manifest
 
 from chorus_common.cache import verify_store
 from chorus_common.config import load_config
 from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.manifest import Manifest
 from chorus_common.progress import duration, progress
 from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
@@ -44,11 +44,23 @@ _settings = _options(
     click.option("--teachers", multiple=True, metavar="SPEC", help="repeatable; default: all embedded teachers"),
     click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML, keys as in docs/stage1.md"),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="one setting; repeatable"),
-    click.option("--workers", default=0, show_default=True, help="processes on this machine; 0 = in this process"),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="processes on this machine; 0 = in this process",
+    ),
     click.option("--scheduler", default="local", show_default=True, help="local, or a dask scheduler file"),
     click.option("--device", default="cpu", show_default=True, help="where neural teachers run"),
     click.option("--worker-memory", default="auto", show_default=True, help="limit per local worker, e.g. 8GiB"),
-    click.option("--worker-patience", default=7200.0, show_default=True, help="seconds of silence before a restart"),
+    click.option(
+        "--worker-patience",
+        type=click.FloatRange(min=1),
+        default=7200.0,
+        show_default=True,
+        help="seconds of silence before a restart",
+    ),
     click.option("--overwrite", is_flag=True, help="redo what was made with other settings"),
 )
 
@@ -62,7 +74,13 @@ def command() -> None:
 @_scenes
 @_settings
 @click.option("--shard", default="1/1", show_default=True, metavar="I/N", help="every N-th scene from the I-th on")
-@click.option("--max-failures", default=0, show_default=True, help="stop after this many failed scenes; 0 = never")
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="stop after this many failed scenes; 0 = never",
+)
 def run(
     manifest: Path, store: Path, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config: Path | None, settings: tuple[str, ...], shard: str, max_failures: int, **how: Any,

@@ -22,6 +22,7 @@ from stage1_render_teachers.calibrate import calibrate, missing_bases
 from stage1_render_teachers.cluster import Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import plan_teachers
+from stage1_render_teachers.rasterize import get_backend
 from stage1_render_teachers.scene_task import SceneJob, run_scene
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 
@@ -51,6 +52,7 @@ def run_stage1(
     """
     started = time.time()
     prepare_store(store)
+    get_backend(config.rasterizer)
     for dataset in sorted({row.dataset for row in rows}):
         sweep_orphans(store / dataset, older_than=started)
     with open_pool(run) as pool:

@@ -1,0 +1,99 @@
+"""Teacher bases: right, and independent of everything but the data and the seed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chorus_common.errors import CacheError
+from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.progress import progress
+from chorus_common.standardise import Moments, TeacherBasis, phi_s
+from stage1_render_teachers.calibrate import (
+    CalibrationJob,
+    calibrate,
+    draw_rows,
+    missing_bases,
+    save_basis,
+    scene_moments,
+)
+from stage1_render_teachers.cluster import Finished, InProcess
+from stage1_render_teachers.plan import basis_path
+from tests.stage1.small_rooms import CONFIG, write_rooms
+
+SPECS = ("embedded:dense",)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[ManifestRow]:
+    return list(Manifest.read(write_rooms(tmp_path_factory.mktemp("rooms"), 3)))
+
+
+class Backwards:
+    """A pool that finishes jobs in the opposite order."""
+
+    def map(self, task: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Finished[Any, Any]]:
+        return InProcess().map(task, list(jobs)[::-1])
+
+
+def fit(rows: list[ManifestRow], store: Path, pool: Any = None, **settings: Any) -> bytes:
+    config = CONFIG.model_copy(update=settings)
+    with progress(1, "calibration", stream=io.StringIO()) as report:
+        (path,) = calibrate(rows, store, SPECS, config, "cpu", pool or InProcess(), report)
+    return path.read_bytes()
+
+
+def test_the_basis_does_not_depend_on_order(rows: list[ManifestRow], tmp_path: Path) -> None:
+    first = fit(rows, tmp_path / "a")
+    assert fit(rows[::-1], tmp_path / "b") == first
+    assert fit(rows, tmp_path / "c", Backwards()) == first
+    assert fit(rows, tmp_path / "d", seed=1) != first
+
+
+def test_the_basis_is_phi_s_of_the_drawn_tokens(rows: list[ManifestRow], tmp_path: Path) -> None:
+    fit(rows, tmp_path)
+    drawn = draw_rows(rows, CONFIG.seed)[:2]
+    moments = Moments.empty(80)
+    for row in drawn:
+        moments = moments.merge(scene_moments(CalibrationJob(row, SPECS, CONFIG, "cpu")).moments["embedded:dense"])
+    assert moments.count == 2 * 2 * 48  # scenes x views x cells
+    basis = TeacherBasis.load(basis_path(tmp_path, "embedded:dense"))
+    np.testing.assert_allclose(basis.mean, moments.mean)
+    assert basis.phi == pytest.approx(phi_s(moments).phi)
+    assert basis.spec == "embedded:dense"
+
+
+def test_bases_that_are_there_are_not_missing(rows: list[ManifestRow], tmp_path: Path) -> None:
+    assert missing_bases(tmp_path, CONFIG, "cpu") == SPECS
+    fit(rows, tmp_path)
+    assert missing_bases(tmp_path, CONFIG, "cpu") == ()
+
+
+def test_tokens_can_be_thinned(rows: list[ManifestRow]) -> None:
+    thin = CONFIG.model_copy(update={"calibration": CONFIG.calibration.model_copy(update={"tokens": 7})})
+    assert scene_moments(CalibrationJob(rows[0], SPECS, thin, "cpu")).moments["embedded:dense"].count == 2 * 7
+
+
+def test_a_basis_is_never_replaced_under_the_scenes_that_use_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (phi_s(Moments.of(rng.normal(size=(50, 4))), spec="s", teacher_fingerprint="f") for _ in range(2))
+    path = tmp_path / "bases" / "s.safetensors"
+    save_basis(first, path, overwrite=False)
+    save_basis(second, path, overwrite=False)  # another shard that calibrated at the same time
+    assert TeacherBasis.load(path).fingerprint == first.fingerprint
+    assert [file.name for file in path.parent.iterdir()] == ["s.safetensors"]
+    save_basis(second, path, overwrite=True)
+    assert TeacherBasis.load(path).fingerprint == second.fingerprint
+
+
+def test_a_calibration_without_any_usable_scene_says_why(rows: list[ManifestRow], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    gone = [replace(row, scene_path=tmp_path / "gone" / row.scene_id) for row in rows]
+    with pytest.raises(CacheError, match=r"none of 3 scenes can be used; the first: .*gone"):
+        fit(gone, tmp_path)
