@@ -83,7 +83,7 @@ class DenseTeacherWriter:
         self._cosines: list[NDArray[np.float32]] = []
 
     def append(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Standardised features [B, rows, cols, C] of the next B views; returns them as a reader will get them (f32)."""
+        """Standardised features [B, rows, cols, C] of the next B views; returns them as a reader will get them."""
         channels = self._attributes.channels
         if standardised.shape[-1] != channels:
             raise CacheError(

@@ -83,6 +83,21 @@ def test_encode_equals_its_slow_twin(bits: Bits, channels: int) -> None:
     np.testing.assert_array_equal(codes, np.stack([slow_encode(row, quantiser) for row in x]))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, "ecsq"])
+def test_the_table_of_candidates_equals_a_search(bits: Bits) -> None:
+    """Values next to every threshold and far outside, in one token whose codes are searched for plainly."""
+    quantiser = Quantiser(bits)
+    thresholds = np.array(quantiser.tables[1], np.float32)
+    near = [np.nextafter(thresholds, np.float32(side)) for side in (-9, 9)]
+    x = np.concatenate([thresholds, *near, np.linspace(-12, 12, 9001)]).astype(np.float32)
+    scaled = x * np.float32(1 / np.sqrt(np.mean(x.astype(np.float64) ** 2)))
+    codes = np.searchsorted(thresholds, scaled)
+    levels = np.array(quantiser.tables[0], np.float32)
+    found = quantiser.decode(quantiser.encode(x[None]), len(x))[0]
+    scale = found[len(x) // 2] / levels[codes[len(x) // 2]]
+    np.testing.assert_allclose(found, levels[codes] * scale, rtol=1e-6)
+
+
 @given(st.sampled_from(ALL_BITS), st.integers(1, 40), st.integers(0, 5), st.integers(0, 10**6))
 def test_decode_of_encode_is_a_fixed_point(bits: Bits, channels: int, tokens: int, seed: int) -> None:
     """Shapes hold, decoding gives the scale times a level, and a decoded token stays close to its source."""
