@@ -103,7 +103,7 @@ def _ceiling_lamps(room: Layout) -> None:
     for x0, x1, y0, y1 in room.plan.rectangles:
         if min(x1 - x0, y1 - y0) > 1.6:
             item = room.make(openings.ceiling_lamp)
-            at = ((x0 + x1) / 2 + rng.normal(0, 0.1), (y0 + y1) / 2 + rng.normal(0, 0.1), room.plan.height)
+            at = ((x0 + x1) / 2 + rng.normal(0, 0.1), (y0 + y1) / 2 + rng.normal(0, 0.1), room.plan.height - 0.012)
             room.try_put(item, at, 0.0, zones=False)
 
 

@@ -237,8 +237,8 @@ def surface_colors(model: Model, samples: Samples) -> F64:
 
 
 def hidden(model: Model, samples: Samples) -> NDArray[np.bool_]:
-    """Samples [K] that look straight into a closed box and so can never be seen: floor below a chest, a chest's front behind
-    its doors. No capture would have Gaussians there.
+    """Samples [K] that look straight into a closed box and so can never be seen: the floor below a chest, a chest's
+    front behind its doors. No capture would have Gaussians there.
 
     A sample counts as covered if the point a little above it lies inside a box; walls and floor allow for the gap that
     furniture keeps. Boxes of other members of the sample's own assembly do not count: a sink hangs in its cabinet.
