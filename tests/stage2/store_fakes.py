@@ -143,12 +143,12 @@ def publish_store(root: Path, entries: list[SceneEntry], splits: dict[str, str] 
         header = SceneHeader(
             scene_id=entry.scene_id,
             fingerprint=entry.fingerprint,
-            grid=GridAttributes(width=GRID.width, height=GRID.height, cell=GRID.cell),
+            grid=GridAttributes(width=index.grid.width, height=index.grid.height, cell=index.grid.cell),
             dataset=entry.dataset,
         )
         with SceneCacheWriter(root / entry.dataset / f"{entry.scene_id}.zarr", header) as writer:
             writer.put_gaussians(source, index.order)
-            writer.put_cameras(make_cameras(index.n_views))
+            writer.put_cameras(make_cameras(index.n_views, index.grid))
             writer.put_lifting(index)
             writer.put_evidence(*index.evidence())
             for name, cells in store.cells.items():
@@ -168,8 +168,8 @@ def publish_store(root: Path, entries: list[SceneEntry], splits: dict[str, str] 
     return Manifest(root.parent.resolve(), tuple(rows)).write(root.parent / "manifest.parquet")
 
 
-def make_cameras(views: int) -> CameraSet:
+def make_cameras(views: int, grid: CellGrid = GRID) -> CameraSet:
     """Cameras around the room; training does not look at them."""
     viewmats = np.stack([look_at(np.array([3.0, i, 1]), np.array([1.0, 1, 1])) for i in range(views)])
-    intrinsics = np.stack([pinhole(GRID.width, GRID.height, 60)] * views)
-    return CameraSet(viewmats, intrinsics, GRID.width, GRID.height, tuple(f"v{i}" for i in range(views)))
+    intrinsics = np.stack([pinhole(grid.width, grid.height, 60)] * views)
+    return CameraSet(viewmats, intrinsics, grid.width, grid.height, tuple(f"v{i}" for i in range(views)))
