@@ -32,7 +32,7 @@ def read_transforms_json(path: Path) -> CameraSet:
     """
     try:
         data = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         fail(path, f"not valid JSON: {error}")
     frames = data.get("frames") if isinstance(data, dict) else None
     if not isinstance(frames, list) or not frames:
@@ -80,8 +80,9 @@ def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) ->
             for key in keys:
                 value = source.get(key)
                 if value is not None:
-                    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                        fail(path, f"{key} of {where} is not a number")
+                    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+                    if not plain or not abs(value) < 1e18:  # also false for NaN; integers may be too long for a float
+                        fail(path, f"{key} of {where} is not a number of sane size")
                     return float(value)
         return None
 

@@ -68,6 +68,8 @@ def camera_set(path: Path, views: list[View]) -> CameraSet:
     agrees."""
     if not views:
         fail(path, "holds no views")
+    if len(names := {view.name for view in views}) < len(views):
+        fail(path, f"holds {len(views)} views with {len(names)} different names; every view needs its own")
     sizes = [(view.width, view.height) for view in views]
     width, height = max(dict.fromkeys(sizes), key=sizes.count)
     intrinsics = []

@@ -34,7 +34,8 @@ def is_npy_folder(path: Path) -> bool:
 
 def count_npy_folder(path: Path) -> int:
     """Number of Gaussians, from the header of coord.npy alone."""
-    return len(open_npy(path / "coord.npy"))
+    array = open_npy(path / "coord.npy")
+    return len(array) if array.ndim else 0
 
 
 def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_space: str = "") -> GaussianScene:
@@ -58,7 +59,7 @@ def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_spa
         fail(path / "color.npy", f"colours run from {color.min()} to {color.max()}, expected 0 to 255")
     extra: dict[str, Any] = {"label_space": label_space}
     if (file := path / "normal.npy").is_file():
-        extra["normals"] = np.asarray(_check_shape(file, open_npy(file), (n, 3), "f"), np.float32)
+        extra["normals"] = np.array(_check_shape(file, open_npy(file), (n, 3), "f"), np.float32)
     if (segment := _segment_file(path, label_space)) is not None:
         extra["labels"] = _ids(path / f"{segment}.npy", n)
         extra["label_space"] = label_space or SEGMENT_FILES[segment]
@@ -67,10 +68,11 @@ def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_spa
             extra[column] = _ids(file, n)
     return finish(
         path,
-        means=np.asarray(columns["coord"], np.float32),
+        # copies: a scene must not change, or vanish under a mapping, when its file is written anew
+        means=np.array(columns["coord"], np.float32),
         quats=np.asarray(columns["quat"], np.float32),
         scales=np.asarray(columns["scale"], np.float32),
-        opacities=np.asarray(columns["opacity"], np.float32),
+        opacities=np.array(columns["opacity"], np.float32),
         colors=np.asarray(color, np.float32) / (255.0 if color.dtype.kind in "iu" else 1.0),
         name=scene_name(path),
         **extra,
@@ -127,7 +129,7 @@ def _ids(file: Path, n: int) -> NDArray[np.int32]:
     _check_shape(file, array, (n,), "iu")
     if array.dtype.itemsize > 4 and len(array) and (array.min() < -(2**31) or array.max() >= 2**31):
         fail(file, "ids do not fit 32 bits")
-    return np.asarray(array, np.int32)
+    return np.array(array, np.int32)
 
 
 def _check_shape(file: Path, array: NDArray[Any], shape: tuple[int, ...], kinds: str) -> NDArray[Any]:

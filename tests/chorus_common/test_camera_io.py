@@ -105,6 +105,8 @@ def test_sizes_are_unified_only_at_one_aspect(tmp_path: Path) -> None:
         ({"fl_x": None}, "no focal length"),
         ({"fl_x": "wide"}, "fl_x of frame 0 is not a number"),
         ({"fl_x": float("nan")}, "fl_x of frame 0 is not a number"),
+        ({"fl_x": 10**400}, "fl_x of frame 0 is not a number"),
+        ({"frames": [{"file_path": "0.png", "transform_matrix": np.eye(4).tolist()}] * 2}, "2 views with 1 different"),
         ({"fl_x": None, "camera_angle_x": 4.0}, "field of view"),
         ({"frames": []}, "has no frames"),
         ({"frames": [1]}, "frame 0 is not an object"),
@@ -124,7 +126,7 @@ def test_bad_transforms(tmp_path: Path, change: dict[str, object], message: str)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 5000, "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 5000, "\x00", "1" * 5000])
 def test_transforms_that_are_not_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(SceneError, match=r"t.json: (not valid JSON|has no frames)"):

@@ -82,6 +82,7 @@ def read_bytes(name: str, data: bytes) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
+            probe(path)
             read_scene(path, max_gaussians=10_000).validated()
         except SceneError as caught:
             error = str(caught)
@@ -292,6 +293,7 @@ def test_flipped_bytes_in_folders(data: st.DataObject) -> None:
     file.write_bytes(raw)
     error = ""
     try:
+        probe(folder)
         read_scene(folder).validated()
     except SceneError as caught:
         error = str(caught)
