@@ -25,7 +25,7 @@ from chorus_common.cache.schema import FILES
 from chorus_common.errors import CacheError
 from tests.chorus_common.cache_example import Example, make_example, write_example
 
-CASES = 400
+CASES = 300
 
 
 def snapshot(cache: SceneCache) -> dict[str, np.ndarray]:
