@@ -104,14 +104,14 @@ def _blend_row(
         state[into + x] = w + keep * state[into + x]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _add_row_weights(state: NDArray[np.float32], cell_row: int, share: np.float32) -> None:
     """Add share times the current row's weights to the row of cells that starts at `cell_row` (unsigned)."""
     for x in range(U_LANES):
         state[cell_row + x] += share * state[ROW_WEIGHTS + x]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def _weighted_sum(state: NDArray[np.float32], at: int, shares: NDArray[np.float32], share_at: int) -> np.float32:
     """Sum of 16 lanes of state times 16 lanes of shares (unsigned starts), in a fixed tree of additions so that no
     machine reorders it."""
@@ -124,7 +124,7 @@ def _weighted_sum(state: NDArray[np.float32], at: int, shares: NDArray[np.float3
     return (s0 + s1) + (s2 + s3)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, cache=True, error_model="numpy")
 def _row_is_live(state: NDArray[np.float32], row: int) -> bool:
     """Whether any lane of the row can still take weight."""
     for x in range(U_LANES):  # noqa: SIM110 (generators do not compile)
@@ -164,17 +164,18 @@ def fold_table(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _grown(
-    cells: NDArray[np.int32], ranks: NDArray[np.int32], weights: NDArray[np.float32]
+    cells: NDArray[np.int32], ids: NDArray[np.int32], weights: NDArray[np.float32]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
     """The same three buffers with twice the room."""
     n = len(cells)
-    more_cells, more_ranks, more_weights = (
+    more_cells, more_ids, more_weights = (
         np.empty(2 * n, np.int32),
         np.empty(2 * n, np.int32),
         np.empty(2 * n, np.float32),
     )
-    more_cells[:n], more_ranks[:n], more_weights[:n] = cells, ranks, weights
-    return more_cells, more_ranks, more_weights
+    for i in range(n):
+        more_cells[i], more_ids[i], more_weights[i] = cells[i], ids[i], weights[i]
+    return more_cells, more_ids, more_weights
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
@@ -212,6 +213,7 @@ def blend_tile_row(
     hit_cells, hit_ids, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
     first_cell_row, row_low, row_share = fold_table(y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear)
     half = np.float32(0.5)
+    keep = np.float32(0) if bilinear or cell == 0 else np.float32(1)  # nearest: rows of a cell add up in place
     reach = 2 if bilinear else 1  # cells per axis that a pixel is shared over
     col_shares = np.empty((LANES + 3) * LANES, np.float32)
 
@@ -219,11 +221,13 @@ def blend_tile_row(
         x0, x1 = tile_col * tile, min((tile_col + 1) * tile, width)
         columns = x1 - x0
         first_cell_col, col_low, col_share = fold_table(x0, columns, max(cell, 1), -(-width // max(cell, 1)), bilinear)
-        col_shares[:] = 0
+        for i in range(len(col_shares)):
+            col_shares[i] = 0
         for x in range(columns):
             col_shares[col_low[x] * LANES + x] = np.float32(1) - col_share[x]
             col_shares[(col_low[x] + 1) * LANES + x] = col_share[x]
-        state[:] = 0
+        for i in range(STATE_SIZE):
+            state[i] = 0
         for y in range(y1 - y0):  # lanes beyond the picture start stopped
             for x in range(columns):
                 state[T + U(y * LANES + x)] = 1
@@ -251,10 +255,8 @@ def blend_tile_row(
                 row = U((y - y0) * LANES)
                 lane_x, lane_y = np.float32(x0) + half, np.float32(y) + half
                 at = CELL_ROWS + row_low[y - y0] * LANES
-                if cell > 0 and not bilinear:
-                    _blend_row(state, row, splat, lane_x, lane_y, U(at), np.float32(1))
-                else:
-                    _blend_row(state, row, splat, lane_x, lane_y, ROW_WEIGHTS, np.float32(0))
+                into = ROW_WEIGHTS if bilinear or cell == 0 else U(at)
+                _blend_row(state, row, splat, lane_x, lane_y, into, keep)
                 if bilinear:
                     share = row_share[y - y0]
                     _add_row_weights(state, U(at), np.float32(1) - share)

@@ -38,7 +38,8 @@ def depth_order(depth_bits: NDArray[np.uint32]) -> NDArray[np.int64]:
     start = np.empty(2049, np.int64)
     for digit in range(3):
         shift = np.uint32(11 * digit)
-        start[:] = 0
+        for b in range(len(start)):
+            start[b] = 0
         for i in range(m):
             start[((depth_bits[i] >> shift) & np.uint32(2047)) + 1] += 1
         for b in range(2048):
@@ -52,7 +53,7 @@ def depth_order(depth_bits: NDArray[np.uint32]) -> NDArray[np.int64]:
     return order
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, cache=True, error_model="numpy")
 def _chord(
     mean: np.float32,
     extent: np.float32,
@@ -85,14 +86,14 @@ def _chord(
     return mean + bottom - SLACK, mean + top + SLACK
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, cache=True, error_model="numpy")
 def _first_pixel(bound: np.float32, limit: int) -> int:
     """First pixel, clamped to [0, limit], whose centre is at or beyond `bound`. Clamps before the cast: bounds may be
     huge."""
     return int(min(max(math.ceil(bound - np.float32(0.5)), 0.0), limit))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, cache=True, error_model="numpy")
 def rows_in_strip(splat: NDArray[np.float32], x0: int, x1: int, y0: int, y1: int) -> tuple[int, int]:
     """Pixel rows [first, last) within y0..y1 in which the splat [16] reaches a pixel centre of columns x0..x1-1."""
     mx = splat[MEAN_X]
@@ -110,7 +111,7 @@ def rows_in_strip(splat: NDArray[np.float32], x0: int, x1: int, y0: int, y1: int
     return max(y0, _first_pixel(top, y1)), min(y1, _first_pixel(bottom, y1))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, cache=True, error_model="numpy")
 def columns_of_box(splat: NDArray[np.float32], x0: int, x1: int) -> tuple[int, int]:
     """Pixel columns [first, last) within x0..x1 of the box around the splat [16]; first lies in x0..x1-1 even if the
     box does not."""
@@ -118,7 +119,7 @@ def columns_of_box(splat: NDArray[np.float32], x0: int, x1: int) -> tuple[int, i
     return min(max(x0, _first_pixel(splat[MEAN_X] - reach, x1)), x1 - 1), _first_pixel(splat[MEAN_X] + reach, x1)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@njit(nogil=True, cache=True, error_model="numpy")
 def _columns_in_strip(splat: NDArray[np.float32], y0: int, y1: int, width: int) -> tuple[int, int]:
     """Pixel columns [first, last) of the picture in which the splat reaches a pixel centre of rows y0..y1-1."""
     my = splat[MEAN_Y]
@@ -169,7 +170,9 @@ def tile_lists(
                 start[row * tile_cols + t + 1] += 1
     for t in range(tile_cols * tile_rows):
         start[t + 1] += start[t]
-    cursor = start[:-1].copy()
+    cursor = np.empty(tile_cols * tile_rows, np.int64)
+    for t in range(len(cursor)):
+        cursor[t] = start[t]
     ranks = np.empty(start[-1], np.int32)
     for i in range(m):
         for k in range(span_start[i], span_start[i + 1]):

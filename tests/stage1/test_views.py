@@ -203,7 +203,8 @@ def test_greedy_cover_takes_the_best_at_every_turn() -> None:
 def test_overlap_pairs_and_chain() -> None:
     dense = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], np.float32)
     overlap = overlap_matrix(sparse.csr_matrix(dense))
-    np.testing.assert_allclose(overlap, [[1, 0.25, 2 / 3, 0], [0.25, 1, 0.5, 0], [2 / 3, 0.5, 1, 0], [0, 0, 0, 0]])
+    want = np.array([[1, 0.25, 2 / 3, 0], [0.25, 1, 0.5, 0], [2 / 3, 0.5, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(overlap, want)
     assert [pair[:2] for pair in overlap_pairs(overlap)] == [(0, 2), (1, 2), (0, 1)]
     assert [pair[:2] for pair in overlap_pairs(overlap, least=0.4)] == [(0, 2), (1, 2)]
     np.testing.assert_array_equal(chain_by_overlap(overlap), [0, 2, 1, 3])
