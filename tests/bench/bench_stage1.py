@@ -51,7 +51,8 @@ def write_rooms(root: Path, count: int, options: RoomOptions) -> list[ManifestRo
 
 def overhead_share(root: Path, views: int = 24) -> Row:
     """Seconds per view of everything but the teacher (reading to publishing, 640x480, cells of 16, 75,000 Gaussians)
-    against one pass of a ViT-B/16 with random weights over the same picture. Both on all cores, the best of two runs and of three passes.
+    against one pass of a ViT-B/16 with random weights over the same picture. Both on all cores, the best of two runs
+    and of three passes.
     """
     room = write_rooms(root, 1, RoomOptions(gaussians=75_000, views=views, width=640, height=480))
     run_stage1(room, root / "warm", CONFIG, RunConfig())  # compiles and calibrates
