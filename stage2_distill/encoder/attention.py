@@ -7,6 +7,7 @@ No masks, no padding values: every patch holds real rows only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +24,12 @@ class Patches:
     Attributes:
         groups: one [P, L] i64 tensor of row indices per patch length L.
         inverse: [N] i64, position of each row's own result in the concatenation of the flattened groups.
+        own: per group [P, L] bool, False at the rows that only fill up a patch.
     """
 
     groups: tuple[Tensor, ...]
     inverse: Tensor
+    own: tuple[Tensor, ...]
 
 
 def cut_patches(order: Tensor, offset: Tensor, patch_size: int) -> Patches:
@@ -54,7 +57,11 @@ def cut_patches(order: Tensor, offset: Tensor, patch_size: int) -> Patches:
         for rows, own in primary[length]:
             inverse[rows] = own + base
         base += filled[length]
-    return Patches(tuple(torch.cat(v) for v in by_length.values()), inverse)
+    groups = tuple(torch.cat(v) for v in by_length.values())
+    own_flat = torch.zeros(base, dtype=torch.bool, device=order.device)
+    own_flat[inverse] = True
+    parts = own_flat.split([g.numel() for g in groups])
+    return Patches(groups, inverse, tuple(o.view_as(g) for o, g in zip(parts, groups)))
 
 
 class SerializedAttention(nn.Module):
@@ -70,19 +77,39 @@ class SerializedAttention(nn.Module):
         """x [N, C], patches of the level, optional rotary angles [N, 3, D/2]; returns [N, C]."""
         return self.proj(patch_attention(self.qkv(x), self.heads, patches, angles))
 
+    def tiles(
+        self, x: Tensor, norm: nn.Module, patches: Patches, angles: Tensor | None, tile_rows: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The result for norm(x) in parts of whole patches: (rows [n], values [n, C]). Each row comes once. No gradients."""
+        for group, own in zip(patches.groups, patches.own):
+            step = max(1, tile_rows // group.shape[1])
+            for i in range(0, len(group), step):
+                rows, mine = group[i : i + step].reshape(-1), own[i : i + step].reshape(-1)
+                qkv = self.qkv(norm(x.index_select(0, rows)))
+                qkv = _rotate(qkv, self.heads, None if angles is None else angles.index_select(0, rows))
+                out = self.proj(_attend(qkv, group.shape[1], self.heads))
+                yield (rows, out) if bool(mine.all()) else (rows[mine], out[mine])
+
 
 def patch_attention(qkv: Tensor, heads: int, patches: Patches, angles: Tensor | None = None) -> Tensor:
     """Softmax attention with scale (C / heads)^-0.5 within each patch; qkv [N, 3C] -> [N, C]."""
-    n, channels = len(qkv), qkv.shape[1] // 3
-    if angles is not None:
-        q, k, v = qkv.view(n, 3, heads, -1).unbind(1)
-        qkv = torch.stack([apply_rope(q, angles), apply_rope(k, angles), v], dim=1).view(n, 3 * channels)
-    results = []
-    for rows in patches.groups:
-        count, length = rows.shape
-        gathered = qkv.index_select(0, rows.view(-1)).view(count, length, 3, heads, -1)  # [P, L, 3, H, D]
-        q, k, v = gathered.permute(2, 0, 3, 1, 4).unbind(0)  # [P, H, L, D] each
-        out = F.scaled_dot_product_attention(q, k, v)  # [P, H, L, D]
-        results.append(out.transpose(1, 2).reshape(-1, channels))
+    qkv = _rotate(qkv, heads, angles)
+    results = [_attend(qkv.index_select(0, rows.view(-1)), rows.shape[1], heads) for rows in patches.groups]
     result = results[0] if len(results) == 1 else torch.cat(results)
     return result.index_select(0, patches.inverse)
+
+
+def _rotate(qkv: Tensor, heads: int, angles: Tensor | None) -> Tensor:
+    """Queries and keys of qkv [n, 3C] turned by angles [n, 3, D/2]."""
+    if angles is None:
+        return qkv
+    q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+    return torch.stack([apply_rope(q, angles), apply_rope(k, angles), v], dim=1).view_as(qkv)
+
+
+def _attend(qkv: Tensor, length: int, heads: int) -> Tensor:
+    """Attention within consecutive runs of `length` rows; qkv [P * L, 3C] -> [P * L, C]."""
+    parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))  # [P, L, 3, H, D]
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [P, H, L, D] each
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).reshape(len(qkv), -1)  # [P * L, C]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stage2_distill.encoder.attention import SerializedAttention
 from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.pooling import NormFactory
-from stage2_distill.encoder.sparse_conv import SubMConv3d
+from stage2_distill.encoder.sparse_conv import CPU_TILE, DEVICE_TILE, SubMConv3d
 
 
 def batch_norm(channels: int) -> nn.Module:
@@ -112,7 +112,13 @@ class Block(nn.Module):
             self.drop_path = nn.Sequential(DropPath(drop_path))
 
     def forward(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
-        """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only)."""
+        """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only).
+
+        Without gradients the same arithmetic runs tile by tile, so that the wide intermediates (qkv, MLP) exist for a tile of rows
+        only.
+        """
+        if not torch.is_grad_enabled() and not self.training:
+            return self._infer(x, level, conv_input)
         if self.conv_name is not None:
             x = x + self.get_submodule(self.conv_name)(x if conv_input is None else conv_input, level)
         elif hasattr(self, "norm0"):
@@ -124,6 +130,28 @@ class Block(nn.Module):
         x = x + self.drop_path(self.ls1(y) if hasattr(self, "ls1") else y)
         y = self.mlp(self.norm2(x))
         return x + self.drop_path(self.ls2(y) if hasattr(self, "ls2") else y)
+
+    def _infer(self, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
+        tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
+        if self.conv_name is not None:
+            conv, linear, norm = self.get_submodule(self.conv_name)
+            out = torch.empty_like(x)
+            for rows, values in conv.tiles(x if conv_input is None else conv_input, level.neighbours(3)):
+                out[rows] = x[rows] + norm(linear(values))
+            x = out
+        elif hasattr(self, "norm0"):
+            x = self.norm0(x)
+        if not self.attends:
+            return x
+        angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
+        out = torch.empty_like(x)
+        for rows, values in self.attn.tiles(x, self.norm1, level.patches(self.index, self.patch_size), angles, 2 * tile):
+            out[rows] = (self.ls1(values) if hasattr(self, "ls1") else values).to(x.dtype)
+        for start in range(0, len(x), tile):
+            part = x[start : start + tile] + out[start : start + tile]
+            y = self.mlp(self.norm2(part))
+            out[start : start + tile] = part + (self.ls2(y) if hasattr(self, "ls2") else y)
+        return out
 
 
 class Stem(nn.Module):

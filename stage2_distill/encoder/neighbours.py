@@ -7,7 +7,7 @@ the mirrored tap k^3 - 1 - t. Within a column of z one search serves all k taps,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,10 +31,23 @@ class Neighbours:
     out_rows: Tensor
     in_rows: Tensor
     splits: tuple[int, ...]
+    _tiles: dict[int, list[list[int]]] = field(default_factory=dict, repr=False)
 
     @property
     def centre(self) -> int:
         return self.kernel**3 // 2
+
+    def tile_splits(self, rows: int) -> list[list[int]]:
+        """For each tap the positions at which its pairs pass output rows 0, `rows`, 2 * `rows`, ..., N; [k^3][tiles + 1]."""
+        if rows not in self._tiles:
+            edges = torch.arange(0, self.n_rows + rows, rows, device=self.out_rows.device).clamp_(max=self.n_rows)
+            bounds = torch.tensor(self.splits, device=edges.device)
+            # one search for all taps: pairs are sorted by (tap, output row)
+            tap = torch.arange(self.kernel**3, device=edges.device)
+            of_pair = torch.repeat_interleave(tap, torch.diff(bounds), output_size=len(self.out_rows))
+            keys = of_pair * (self.n_rows + 1) + self.out_rows
+            self._tiles[rows] = torch.searchsorted(keys, tap[:, None] * (self.n_rows + 1) + edges).tolist()
+        return self._tiles[rows]
 
     def tap(self, t: int) -> tuple[Tensor, Tensor]:
         """(output rows, input rows) of tap t."""

@@ -1,19 +1,26 @@
 """Submanifold sparse convolution (Graham et al. 2018) as gather-GEMM, forward and backward, without an N x k^3 x C tensor.
 
-out[p] = bias + sum over taps t of W[:, t] . x[neighbour of p at t]; output sites are the input sites. The weight keeps spconv's layout
-(out, kx, ky, kz, in), so published weights load as they are; it is a cross-correlation, equal to torch's conv3d with
-weight.permute(0, 4, 1, 2, 3) on the dense grid.
+out[p] = bias + sum over taps t of W[:, t] . x[neighbour of p at t]; output sites are the input sites. The weight keeps
+spconv's layout (out, kx, ky, kz, in), so published weights load as they are; it is a cross-correlation, equal to
+torch's conv3d with weight.permute(0, 4, 1, 2, 3) on the dense grid.
+
+Work goes in tiles of output rows whose accumulator stays in the cache; within a tile each tap gathers the rows it has,
+multiplies and adds. Memory beyond input and output is one tile's, whatever N is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stage2_distill.encoder.neighbours import Neighbours
+
+#: output rows per tile on a CPU (an accumulator of 4096 x 96 floats fills a level-2 cache) and elsewhere
+CPU_TILE, DEVICE_TILE = 4096, 1 << 18
 
 
 class SubMConv3d(nn.Module):
@@ -36,18 +43,20 @@ class SubMConv3d(nn.Module):
     def forward(self, x: Tensor, neighbours: Neighbours) -> Tensor:
         return submanifold_conv(x, self.weight, self.bias, neighbours)
 
+    def tiles(self, x: Tensor, neighbours: Neighbours) -> Iterator[tuple[slice, Tensor]]:
+        """The result in parts, (rows, values of these rows), for callers that use them up at once. No gradients."""
+        x, weight, bias = _autocast(x, self.weight, self.bias)
+        _check_kernel(weight, neighbours)
+        return _gather_gemm(x, _taps(weight), bias, neighbours)
+
 
 def submanifold_conv(x: Tensor, weight: Tensor, bias: Tensor | None, neighbours: Neighbours) -> Tensor:
     """Submanifold convolution of x [N, in] with weight (out, k, k, k, in) and bias (out); returns [N, out].
 
     Under autocast the products run in the autocast dtype, as torch's own convolutions do.
     """
-    if weight.shape[1] != neighbours.kernel:
-        raise ValueError(f"neighbour table is for kernel {neighbours.kernel}, weight has kernel {weight.shape[1]}")
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _SubMConv.apply(x, weight, bias, neighbours)
+    _check_kernel(weight, neighbours)
+    return _SubMConv.apply(*_autocast(x, weight, bias), neighbours)
 
 
 class _SubMConv(torch.autograd.Function):
@@ -55,38 +64,81 @@ class _SubMConv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, neighbours: Neighbours) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.neighbours = neighbours
-        taps = weight.flatten(1, 3).permute(1, 2, 0)  # [k^3, in, out]
-        return _gather_gemm(x, taps, bias, neighbours)
+        return _collect(_gather_gemm(x, _taps(weight), bias, neighbours), x, weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         neighbours: Neighbours = ctx.neighbours
+        grad = grad.contiguous()
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             # mirrored taps: the table read backwards is the table of the transposed convolution
-            taps = weight.flatten(1, 3).flip(1).permute(1, 0, 2)  # [k^3, out, in]
-            grad_x = _gather_gemm(grad, taps, None, neighbours)
+            mirrored = weight.flatten(1, 3).flip(1).permute(1, 0, 2).contiguous()  # [k^3, out, in]
+            grad_x = _collect(_gather_gemm(grad, mirrored, None, neighbours), grad, weight.shape[-1])
         if ctx.needs_input_grad[1]:
-            flat = weight.new_empty(weight.shape[0], neighbours.kernel**3, weight.shape[-1])  # [out, k^3, in]
-            for t in range(neighbours.kernel**3):
-                if t == neighbours.centre:
-                    flat[:, t] = grad.T @ x
-                else:
-                    out_rows, in_rows = neighbours.tap(t)
-                    flat[:, t] = grad.index_select(0, out_rows).T @ x.index_select(0, in_rows)
-            grad_weight = flat.view_as(weight)
+            grad_weight = _weight_grad(x, grad, neighbours).permute(1, 0, 2).reshape(weight.shape)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
         return grad_x, grad_weight, grad_bias, None
 
 
-def _gather_gemm(x: Tensor, taps: Tensor, bias: Tensor | None, neighbours: Neighbours) -> Tensor:
-    """sum over taps of x[in rows] @ taps[t], added to the out rows; x [N, in], taps [k^3, in, out] -> [N, out]."""
+def _taps(weight: Tensor) -> Tensor:
+    """(out, k, k, k, in) -> [k^3, in, out], contiguous."""
+    return weight.flatten(1, 3).permute(1, 2, 0).contiguous()
+
+
+def _tiles(neighbours: Neighbours, device: torch.device) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+    """Output rows [start, stop) and, for each tap that has pairs there, (tap, first pair, last pair + 1)."""
+    rows = CPU_TILE if device.type == "cpu" else DEVICE_TILE
+    splits = neighbours.tile_splits(rows)
+    for j, start in enumerate(range(0, neighbours.n_rows, rows)):
+        ranges = [(t, s[j], s[j + 1]) for t, s in enumerate(splits) if s[j + 1] > s[j]]
+        yield start, min(start + rows, neighbours.n_rows), ranges
+
+
+def _gather_gemm(x: Tensor, taps: Tensor, bias: Tensor | None, neighbours: Neighbours) -> Iterator[tuple[slice, Tensor]]:
+    """Tiles of bias + sum over taps of x[in rows] @ taps[t], added to the out rows; x [N, in], taps [k^3, in, out].
+
+    Low-precision products are summed in fp32, as a fused kernel's accumulator would.
+    """
     centre = taps[neighbours.centre]
-    out = x @ centre if bias is None else torch.addmm(bias, x, centre)
-    for t in range(len(taps)):
-        out_rows, in_rows = neighbours.tap(t)
-        if len(out_rows):
-            out.index_add_(0, out_rows, x.index_select(0, in_rows) @ taps[t])
+    wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    for start, stop, ranges in _tiles(neighbours, x.device):
+        out = (x[start:stop] @ centre).to(wide)
+        if bias is not None:
+            out += bias.to(wide)
+        for t, first, last in ranges:
+            product = x.index_select(0, neighbours.in_rows[first:last]) @ taps[t]
+            out.index_add_(0, neighbours.out_rows[first:last] - start, product.to(wide))
+        yield slice(start, stop), out.to(x.dtype)
+
+
+def _collect(parts: Iterator[tuple[slice, Tensor]], like: Tensor, channels: int) -> Tensor:
+    out = like.new_empty((len(like), channels))
+    for rows, values in parts:
+        out[rows] = values
     return out
+
+
+def _weight_grad(x: Tensor, grad: Tensor, neighbours: Neighbours) -> Tensor:
+    """sum over pairs of grad[out row]^T x[in row] for every tap; [k^3, out, in]."""
+    out = grad.new_zeros(neighbours.kernel**3, grad.shape[1], x.shape[1])
+    out[neighbours.centre] = grad.T @ x
+    for _, _, ranges in _tiles(neighbours, x.device):
+        for t, first, last in ranges:
+            rows = grad.index_select(0, neighbours.out_rows[first:last])
+            out[t].addmm_(rows.T, x.index_select(0, neighbours.in_rows[first:last]))
+    return out
+
+
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _check_kernel(weight: Tensor, neighbours: Neighbours) -> None:
+    if weight.shape[1] != neighbours.kernel:
+        raise ValueError(f"neighbour table is for kernel {neighbours.kernel}, weight has kernel {weight.shape[1]}")
