@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from chorus_common.lifting import LiftingIndex
 
 #: Entries are dropped, smallest first, while their sum stays within this share of a Gaussian's weight.
-DROPPED_SHARE = 0.01
+DROPPED_SHARE = 0.02
 #: Bits of mantissa kept of a weight: a relative error of at most 2^-5.
 MANTISSA_BITS = 4
 
