@@ -165,7 +165,7 @@ def ceiling_lamp(rng: Rng, style: Style) -> Item:
     if rng.random() < 0.5:
         item.add("shade", white, lathe([(0.0, -0.09), (0.14, -0.06), (0.18, 0.0)], k=18), gloss=0.8)
     else:
-        drop = rng.uniform(0.25, 0.55)
+        drop = rng.uniform(0.15, 0.4)
         item.add("cord", style.accent, rod((0, 0, -drop), (0, 0, 0), 0.008, 4))
         item.add(
             "shade",

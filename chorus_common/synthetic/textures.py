@@ -90,7 +90,7 @@ def _tiles(t: Texture, uv: F64, unit: F64) -> F64:
     cell = np.floor(s).astype(np.int64)
     grout = np.minimum(s[:, 0] - cell[:, 0], s[:, 1] - cell[:, 1]) < 0.07
     tone = 0.93 + 0.1 * hash01(cell[:, 0], cell[:, 1], t.seed)
-    return np.where(grout[:, None], t.colors[0] * 0.72, t.colors[0] * tone[:, None])
+    return np.where(grout[:, None], t.colors[0] * 0.84, t.colors[0] * tone[:, None])
 
 
 def _speckle(t: Texture, uv: F64, unit: F64) -> F64:

@@ -185,8 +185,8 @@ def test_mesh_and_gaussians_are_the_same_surfaces() -> None:
     near = distance < 0.03
     assert (mesh.instances[row] == room.scene.instances)[near].mean() > 0.95
     same = near & (mesh.instances[row] == room.scene.instances)
-    # one texture function: the median colour difference is noise and shading resolution only
-    assert np.median(np.abs(mesh.colors[row] - room.scene.colors)[same]) < 0.04
+    # one texture function: what differs is noise and the resolution of the shading; unrelated colours differ by 0.25
+    assert np.median(np.abs(mesh.colors[row] - room.scene.colors)[same]) < 0.07
 
 
 def test_axis_alignment_turns_the_walls_to_the_axes(tmp_path: Path) -> None:

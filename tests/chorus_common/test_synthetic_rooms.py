@@ -108,7 +108,7 @@ def test_furniture_has_its_parts() -> None:
 
 def test_all_classes_occur_and_most_of_them_often() -> None:
     counts = dict.fromkeys(SCANNET20, 0)
-    n = 30
+    n = 20
     for seed in range(n):
         model = build_model(1_000 + seed, SMALL.model_copy(update={"room_type": TYPES[seed % 5]}))
         for label in {placed.item.label for placed in model.items} - {""}:
@@ -298,7 +298,10 @@ def test_colour_says_little_and_shape_says_much() -> None:
 
 def test_shifted_domain_is_worse_in_every_way() -> None:
     options = RoomOptions(gaussians=5_000, views=1)
-    clean, shifted = (generate_room(8, options.model_copy(update={"domain": d})).scene for d in ("clean", "shifted"))
+    rooms = [generate_room(8, options.model_copy(update={"domain": d})) for d in ("clean", "shifted")]
+    clean, shifted = (room.scene for room in rooms)
+    same = zip(rooms[0].instances, rooms[1].instances)
+    assert all((a.boxes == b.boxes).all() for a, b in same), "the furniture is that of the clean room"
     assert clean.labels is not None
     assert shifted.labels is not None
     assert shifted.instances is not None
@@ -319,8 +322,8 @@ def test_budget_is_met_from_small_to_large() -> None:
 
 def test_categories_are_those_of_the_table() -> None:
     used = set()
-    for seed in range(40):
+    for seed in range(25):
         options = SMALL.model_copy(update={"room_type": TYPES[seed % 5]})
         used |= {placed.item.category for placed in build_model(seed, options).items}
     assert used <= set(CATEGORIES)
-    assert len(used) > 0.8 * len(CATEGORIES), set(CATEGORIES) - used
+    assert len(used) > 0.7 * len(CATEGORIES), set(CATEGORIES) - used
