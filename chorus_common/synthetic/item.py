@@ -70,13 +70,9 @@ class Item:
 
     @property
     def closed_boxes(self) -> F64:
-        """Corner boxes [B, 2, 3] of the primitives that are true boxes: what they cover is hidden for good."""
-        boxes = [
-            _bounds(p)
-            for part in self.parts
-            for p in part.primitives
-            if len(p) > 2 and all(q.shape[:2] == (2, 2) for q in p)
-        ]
+        """Corner boxes [B, 2, 3] of the primitives that are true boxes: what they cover is hidden for good. Turned boxes
+        (an open door, a leaning back) do not count: they do not fill their corner box."""
+        boxes = [_bounds(p) for part in self.parts for p in part.primitives if len(p) > 2 and all(map(_upright, p))]
         return np.array(boxes).reshape(-1, 2, 3)
 
     @property
@@ -84,6 +80,11 @@ class Item:
         """The corner box of the whole item, [2, 3]."""
         boxes = np.array([_bounds(primitive) for part in self.parts for primitive in part.primitives])
         return np.array([boxes[:, 0].min(0), boxes[:, 1].max(0)])
+
+
+def _upright(patch: Patch) -> bool:
+    """Whether a patch is a rectangle in one of the three coordinate planes."""
+    return patch.shape[:2] == (2, 2) and bool((np.ptp(patch.reshape(-1, 3), axis=0) < 1e-9).any())
 
 
 def _bounds(primitive: list[Patch]) -> F64:

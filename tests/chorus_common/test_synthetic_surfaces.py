@@ -18,6 +18,7 @@ from chorus_common.synthetic.shapes import (
     cylinder,
     folded_sheet,
     lathe,
+    moved,
     panel,
     quad,
     rod,
@@ -128,6 +129,19 @@ def test_panel_with_holes_has_the_area_that_is_left() -> None:
 def test_tilt_leans_backwards() -> None:
     (back,) = tilted([quad((0, 0, 0), (1, 0, 0), (0, 0, 1))], 0.3, (0, 0, 0))
     assert back[1, 0, 1] == pytest.approx(-np.sin(0.3))
+
+
+def test_only_upright_boxes_hide_what_they_cover() -> None:
+    """An open door does not fill its corner box: its own faces would vanish in it."""
+    rng = np.random.default_rng(0)
+    item = Item("door", "door")
+    leaf = box((0, -0.04, 0), (0.9, 0, 2))
+    item.add("leaf", draw_texture(rng), leaf)
+    np.testing.assert_allclose(item.closed_boxes, [[[0, -0.04, 0], [0.9, 0, 2]]])
+    item.parts[0].primitives[0] = moved(leaf, (0, 0, 0), 0.7)
+    assert item.closed_boxes.shape == (0, 2, 3)
+    item.parts[0].primitives[0] = tilted(leaf, 0.2, (0, 0, 0))
+    assert item.closed_boxes.shape == (0, 2, 3)
 
 
 boxes = st.tuples(
