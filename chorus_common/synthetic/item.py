@@ -70,10 +70,10 @@ class Item:
 
     @property
     def closed_boxes(self) -> F64:
-        boxes = [
-            _bounds(prim) for part in self.parts for prim in part.primitives if len(prim) > 2 and all(map(_upright, prim))
-        ]
-        (an open door, a leaning back) do not count: they do not fill their corner box."""
+        """Corner boxes [B, 2, 3] of the primitives that are true boxes: what they cover is hidden for good.
+
+        Turned boxes (an open door, a leaning back) do not count: they do not fill their corner box.
+        """
         boxes = [_bounds(p) for part in self.parts for p in part.primitives if len(p) > 2 and all(map(_upright, p))]
         return np.array(boxes).reshape(-1, 2, 3)
 
