@@ -22,6 +22,8 @@ from chorus_common.scene import GaussianScene
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
+from stage2_distill.encode import encode_scene
+from stage2_distill.encoder import Encoder
 from stage2_distill.student import Student
 
 F32 = NDArray[np.float32]
@@ -152,14 +154,10 @@ class _FileScene:
         return part
 
 
-def encode_latent(encoder: torch.nn.Module, scene: GaussianScene) -> F32:
+def encode_latent(encoder: Encoder, scene: GaussianScene) -> F32:
     """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy."""
-    from stage2_distill.encode import encode_scene  # here: features that need no encoder need no point transformer
-
-    encoder.eval()
     with torch.inference_mode():
-        latent = encode_scene(encoder, scene)
-    return latent.float().cpu().numpy() if isinstance(latent, torch.Tensor) else np.asarray(latent, dtype=np.float32)
+        return encode_scene(encoder, scene).numpy()
 
 
 def text_aligned_teacher(specs: dict[str, str], wanted: str | None) -> tuple[str, TextEncoder]:
