@@ -47,7 +47,8 @@ def rows() -> list[Row]:
         Row("stage2/starvation-share", shares["memo"], "share of step time", shares["memo"], COMMAND),
         Row("stage2/starvation-share-no-memory", shares["lift"], "share of step time", shares["lift"], COMMAND),
         Row(
-            "stage2/sample-remembered", 1e3 * samples["memo"], "ms CPU per room", samples["lift"] / samples["memo"], COMMAND,
+            "stage2/sample-remembered", 1e3 * samples["memo"], "ms CPU per room", samples["lift"] / samples["memo"],
+            COMMAND,
             baseline="read and lifted anew", baseline_value=1e3 * samples["lift"],
         ),
     ]  # fmt: skip

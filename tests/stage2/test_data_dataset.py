@@ -11,6 +11,7 @@ from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import Batch, CacheDataset, SceneEntry, collate
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.encoder import preset_config
+from stage2_distill.encoder.inputs import scene_inputs
 from stage2_distill.settings import DataSettings
 from tests.stage2.store_fakes import make_entries, make_store
 
@@ -68,12 +69,11 @@ def test_targets_belong_to_their_voxels() -> None:
     batch = dataset.whole(0)
     store = entries[0].store
     sums, weight = store.index.lift(store.features("text").reshape(-1, 8))
-    means = store.scene().means.astype(np.float64)
-    grid = np.floor(means / 0.1).astype(np.int64)
-    grid -= grid.min(0)
+    points, voxel_of = scene_inputs(store.scene(), ENCODER)
+    assert torch.equal(points.grid_coord, batch.points.grid_coord)
     target = batch.targets["text"]
     for row, value in zip(target.rows[:40].tolist(), target.values[:40]):
-        members = np.flatnonzero((grid == batch.points.grid_coord[row].numpy()).all(1))
+        members = np.flatnonzero(voxel_of == row)
         expected = sums[members].astype(np.float64).sum(0) / weight[members].astype(np.float64).sum()
         np.testing.assert_allclose(value, expected, atol=2e-3)
 
