@@ -44,5 +44,7 @@ scatter: $(READY)
 	$(BIN)/python -m pip install --quiet wheel setuptools
 	$(BIN)/python -m pip install --no-build-isolation 'torch-scatter>=2.1.2'
 
+# Numba keys its cache by file: after an edit of an inlined function in another file, the old machine code would run on.
 clean:
 	rm -rf runs build *.egg-info
+	find . -name '*.nb[ci]' -not -path './.venv/*' -delete
