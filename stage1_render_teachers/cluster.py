@@ -23,6 +23,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from chorus_common.errors import ChorusError, ConfigError, one_line
 from stage1_render_teachers.settings import RunConfig
 
+#: Seconds to wait for a scheduler to answer.
+CONNECT_SECONDS = 20.0
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -155,7 +158,7 @@ def _remote_client(scheduler_file: str) -> Iterator[Any]:
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--scheduler {scheduler_file}: not a scheduler file of dask") from None
     try:
-        client = Client(address, timeout="20s")
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError):
         raise ConfigError(f"--scheduler {scheduler_file}: no scheduler answers at {address}; is it running?") from None
     with client:

@@ -81,7 +81,8 @@ def test_each_worker_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert "CUDA_VISIBLE_DEVICES" not in worker_environment(0, 1, "cpu")
 
 
-def test_missing_or_dead_schedulers_are_named(tmp_path: Path) -> None:
+def test_missing_or_dead_schedulers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
     with pytest.raises(ConfigError, match="no such file"), open_pool(RunConfig(scheduler=str(tmp_path / "s.json"))):
         pass
     (tmp_path / "s.json").write_text("{}")
