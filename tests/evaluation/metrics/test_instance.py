@@ -169,3 +169,16 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(MetricError, match=message) as caught:
             add(masks, classes, scores)
         assert "room_7" in str(caught.value)
+
+
+def test_sparse_masks_with_stored_zeros_and_duplicates_are_sets() -> None:
+    gt = np.zeros(300, np.int64)
+    gt[:150] = 3001
+    rows, columns = np.zeros(301, np.int64), np.concatenate([np.arange(150), np.arange(150), [200]])
+    data = np.concatenate([np.ones(300), [0.0]])  # every vertex twice, and one that is stored but not in the mask
+    labels, instances = from_official_ids(gt, CLASS_IDS)
+    masks = sparse.coo_matrix((data, (rows, columns)), shape=(1, 300)).tocsr()
+    masks.data[-1] = 0.0
+    for form in (masks, sparse.coo_matrix((data, (rows, columns)), shape=(1, 300))):
+        evaluator = InstanceEvaluator([str(c) for c in CLASS_IDS]).add(form, [0], [1.0], labels, instances)
+        assert evaluator.average_precision().per_class[0].tolist() == [1.0, 1.0, 1.0]
