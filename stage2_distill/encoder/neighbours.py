@@ -58,20 +58,26 @@ class Neighbours:
 def find_neighbours(grid: Tensor, batch: Tensor, kernel: int) -> Neighbours:
     """Neighbour pairs of voxels `grid` [N, 3] i64 >= 0 of clouds `batch` [N] i64 for an odd kernel size.
 
-    Voxels of different clouds never touch. Where a voxel occurs twice in a cloud, the row that comes first stands for it as a neighbour,
-    while its own centre tap reads the row itself.
+    Voxels of different clouds never touch. A voxel that occurs twice in a cloud is refused with a SceneError: published
+    implementations give either row, whichever a hash table happens to keep.
     """
     if kernel % 2 == 0:
         raise ValueError(f"kernel must be odd, got {kernel}")
-    n, reach = len(grid), kernel // 2
+    reach = kernel // 2
     # a margin on every side keeps neighbours of different columns and clouds from having equal keys
     size = (grid.amax(0) + 1 + 2 * reach).tolist()
     if size[0] * size[1] * size[2] * (int(batch[-1]) + 1) >= 2**62:
         raise SceneError("the scene spans too many voxels for 64-bit keys; use a larger grid size or split the scene")
     key = ((batch * size[0] + grid[:, 0] + reach) * size[1] + grid[:, 1] + reach) * size[2] + grid[:, 2] + reach
     keys, rows = torch.sort(key, stable=True)
-    sentinel = torch.full((kernel,), torch.iinfo(torch.int64).max, device=keys.device)
-    padded = torch.cat([keys, sentinel])
+    twice = (keys[1:] == keys[:-1]).nonzero()
+    if len(twice):
+        row = int(rows[int(twice[0])])
+        raise SceneError(
+            f"voxel {grid[row].tolist()} of cloud {int(batch[row])} occurs twice in the batch; "
+            "give one row per voxel (voxelise merged scenes together)"
+        )
+    padded = torch.cat([keys, keys.new_full((kernel,), torch.iinfo(torch.int64).max)])
 
     half: list[tuple[Tensor, Tensor]] = []  # taps after the centre, in ascending tap order
     for dx in range(reach + 1):
@@ -83,16 +89,14 @@ def find_neighbours(grid: Tensor, batch: Tensor, kernel: int) -> Neighbours:
                 hit = padded[position] == target
                 found = hit.nonzero().squeeze(1)
                 half.append((rows[found], rows[position[found]]))
-                # duplicates would leave the position behind the next target by more than one: search on until it is reached
-                position = position + hit
-                while bool((behind := padded[position] <= target).any()):
-                    position = position + behind
+                position = position + hit  # the next key of the column is the next row
                 target = target + 1
-    taps = [(a, b) for b, a in reversed(half)] + [(rows[:0], rows[:0])] + half
+    empty = rows[:0]
+    taps = [(a, b) for b, a in reversed(half)] + [(empty, empty)] + half
     outs, ins, splits = [], [], [0]
     for out_rows, in_rows in taps:
         ascending = torch.argsort(out_rows)
         outs.append(out_rows[ascending])
         ins.append(in_rows[ascending])
         splits.append(splits[-1] + len(out_rows))
-    return Neighbours(kernel, n, torch.cat(outs), torch.cat(ins), tuple(splits))
+    return Neighbours(kernel, len(grid), torch.cat(outs), torch.cat(ins), tuple(splits))
