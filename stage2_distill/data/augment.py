@@ -191,7 +191,8 @@ def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitu
             noise = ndimage.uniform_filter1d(noise, 3, axis=axis, mode="constant")
     where = (scene.means - low).T / cell + 1  # one cell of margin on every side
     shift = [ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in noise]
-    return replace(scene, means=scene.means + np.stack(shift, axis=1) * np.float32(magnitude))
+    moved: F32 = scene.means + np.stack(shift, axis=1).astype(np.float32) * np.float32(magnitude)
+    return replace(scene, means=moved)
 
 
 # --------------------------------------------------------------------------------------------------------------- colour
