@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         norm = batch_norm if config.norm == "batch" else nn.LayerNorm
         c = config.enc_channels
         self.embedding = Stem(config.in_channels, c[0], config.stem, config.stem_kernel, norm, config.mask_token)
-        rates = torch.linspace(0, config.drop_path, max(1, sum(config.enc_depths))).tolist()
+        rates = torch.linspace(0, config.drop_path, max(1, sum(config.enc_depths)), device="cpu").tolist()
         self.enc = nn.ModuleDict()
         for s in range(len(c)):
             stage = EncoderStage()
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
                 stage[f"block{i}"] = _block(config, "enc", s, i, rates[first + i])
             self.enc[f"enc{s}"] = stage
         if not config.enc_mode:
-            rates = torch.linspace(0, config.drop_path, max(1, sum(config.dec_depths))).tolist()
+            rates = torch.linspace(0, config.drop_path, max(1, sum(config.dec_depths)), device="cpu").tolist()
             widths = (*config.dec_channels, c[-1])
             self.dec = nn.ModuleDict()
             for s in reversed(range(len(c) - 1)):

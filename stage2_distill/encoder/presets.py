@@ -108,9 +108,12 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
             raise ConfigError(f"encoder {preset}: {key} is supported with {' or '.join(map(str, values))} only")
     if overrides.get("mask_token") is not None:
         overrides["mask_token"] = bool(overrides["mask_token"])
-    data = base.model_dump() | _derived(base, overrides) | overrides
+    if isinstance(overrides.get("inputs"), InputConfig):
+        overrides["inputs"] = overrides["inputs"].model_dump()
+    elif "inputs" in overrides:
+        overrides["inputs"] = base.inputs.model_dump() | dict(overrides["inputs"])
     try:
-        return EncoderConfig.model_validate(data)
+        return EncoderConfig.model_validate(base.model_dump() | _derived(base, overrides) | overrides)
     except ValidationError as error:
         raise ConfigError(f"encoder {preset}: {_first_problem(EncoderConfig, error)}") from None
 
@@ -119,8 +122,7 @@ def _derived(base: EncoderConfig, overrides: dict[str, Any]) -> dict[str, Any]:
     """Fields that follow from `overrides` without being named in them."""
     out: dict[str, Any] = {}
     if "inputs" in overrides and "in_channels" not in overrides:
-        inputs = overrides["inputs"]
-        out["in_channels"] = (inputs if isinstance(inputs, InputConfig) else InputConfig.model_validate(inputs)).channels
+        out["in_channels"] = InputConfig.model_validate(overrides["inputs"]).channels
     elif "in_channels" in overrides and "inputs" not in overrides and overrides["in_channels"] in _KNOWN_INPUTS:
         out["inputs"] = base.inputs.model_copy(update={"features": _KNOWN_INPUTS[overrides["in_channels"]], "indicator": False}).model_dump()
     if "enc_channels" not in overrides and "enc_depths" not in overrides:
