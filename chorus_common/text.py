@@ -105,4 +105,8 @@ def load_text_encoder(spec: str) -> TextEncoder:
     """The text encoder of the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side."""
     if spec == EMBEDDED_TEXT_SPEC:
         return EmbeddedTextEncoder()
-    raise ConfigError(f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}")
+    if spec.startswith("open_clip:"):
+        from chorus_common.text_open_clip import load_open_clip_text  # seconds of imports that others need not pay
+
+        return load_open_clip_text(spec)
+    raise ConfigError(f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}, open_clip:MODEL:WEIGHTS")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,14 @@ FORBIDDEN = {
     "stage1_render_teachers": {"stage2_distill", "evaluation"},
     "stage2_distill": {"stage1_render_teachers", "evaluation"} | TEACHERS,
     "evaluation": {"stage1_render_teachers"} | TEACHERS,
+}
+
+#: Exceptions, each for a reason. A class name must be encoded by the tower whose picture side made the features, and
+#: zero-shot evaluation may not import stage 1: open_clip's text side lives in chorus_common, imported inside functions
+#: so that stage 2 and everybody else never load it.
+ALLOWED = {
+    "chorus_common/open_clip_model.py": {"open_clip", "timm"},
+    "chorus_common/text_open_clip.py": {"open_clip"},
 }
 
 
@@ -35,7 +45,10 @@ def test_packages_import_only_what_the_rule_allows(package: str) -> None:
     broken = {
         str(path.relative_to(ROOT)): sorted(bad)
         for path in modules
-        if (bad := imported(path.read_text(encoding="utf-8")) & FORBIDDEN[package])
+        if (
+            bad := imported(path.read_text(encoding="utf-8"))
+            & FORBIDDEN[package] - ALLOWED.get(path.relative_to(ROOT).as_posix(), set())
+        )
     }
     assert broken == {}
 
@@ -43,3 +56,12 @@ def test_packages_import_only_what_the_rule_allows(package: str) -> None:
 def test_the_rule_sees_lazy_and_nested_imports() -> None:
     source = "def f():\n    import timm.layers\n    from stage2_distill.encoder import build_encoder\n"
     assert imported(source) == {"timm", "stage2_distill"}
+
+
+def test_exceptions_are_needed_and_load_nothing_by_themselves() -> None:
+    for name, packages in ALLOWED.items():
+        assert imported((ROOT / name).read_text(encoding="utf-8")) & TEACHERS == packages
+    modules = ["chorus_common.text", *(name.removesuffix(".py").replace("/", ".") for name in ALLOWED)]
+    code = f"import sys, {', '.join(modules)}; print(sorted({TEACHERS!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -29,12 +29,40 @@ def _embedded_masks(argument: str, device: str) -> Teacher:
     return ClassicalMaskTeacher()
 
 
+def _open_clip(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.open_clip_teacher import build_open_clip_teacher
+
+    return build_open_clip_teacher(argument, device)
+
+
+def _timm(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.timm_teacher import build_timm_teacher
+
+    return build_timm_teacher(argument, device)
+
+
+def _sam(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam_dense import build_sam_dense
+
+    return build_sam_dense(argument, device)
+
+
+def _sam_masks(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam_masks import build_sam_masks
+
+    return build_sam_masks(argument, device)
+
+
 #: spec, or its family with a colon ("timm:"), -> builder(rest of the spec, device). Imports happen inside the builders:
 #: nobody pays for the teachers that do not run.
 _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
     "embedded:text": _embedded_text,
     "embedded:dense": _embedded_dense,
     "embedded:masks": _embedded_masks,
+    "open_clip:": _open_clip,
+    "timm:": _timm,
+    "sam:": _sam,
+    "sam-masks:": _sam_masks,
 }
 
 

@@ -1,0 +1,161 @@
+"""`sam-masks:ARCHITECTURE:CHECKPOINT`: SAM's masks at three granularities from a grid of point prompts.
+
+Every prompt gives three masks; SAM's decoder orders them from subpart to whole and each output makes a level of its
+own, as in LangSplat (Qin et al., CVPR 2024) and GAGS. Unlike there, the stock package serves, and everything up to the
+final ids happens on the decoder's own low-resolution logits: score, stability, and `mask_filter` in one matrix
+product. Only masks that stay are scaled to the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from chorus_common.config import Config
+from chorus_common.teacher_specs import autocast
+from stage1_render_teachers.teachers.batching import HalvingBatches
+from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
+from stage1_render_teachers.teachers.protocol import I32, U8, fingerprint_of
+from stage1_render_teachers.teachers.sam_model import SamModel, load_sam
+
+#: Level -> output of SAM's decoder.
+OUTPUTS = {"whole": 2, "part": 1, "subpart": 0}
+
+VERSION = 1
+
+#: Prompts per pass of the decoder, and masks scaled up at once, to start with.
+PROMPT_BATCH, UPSCALE_BATCH = 64, 32
+
+
+class SamMaskSettings(Config):
+    """What changes a mask. Thresholds are those of GAGS (preprocess.py), points those of SAM."""
+
+    points_per_side: int = Field(default=32, ge=1, le=256, description="prompts on a regular grid, per side")
+    predicted_iou: float = Field(default=0.7, description="SAM's own guess of a mask's quality must exceed it")
+    stability: float = Field(default=0.85, ge=0, le=1, description="IoU of the mask cut one logit higher and lower")
+    smallest_pixels: int = Field(default=100, ge=1, description="masks with fewer visible pixels are not reported")
+    post_filter: MaskFilter = Field(default_factory=MaskFilter)
+
+
+class SamMaskTeacher:
+    """See the module's docstring and `protocol.MaskTeacher`. The grid of prompts is fixed: `seed` changes nothing."""
+
+    levels = tuple(OUTPUTS)
+
+    def __init__(self, spec: str, model: SamModel, settings: SamMaskSettings | None = None) -> None:
+        self.spec = spec
+        self.settings = settings or SamMaskSettings()
+        self._model = model
+        self._prompts = HalvingBatches(PROMPT_BATCH, spec)
+        self._upscale = HalvingBatches(UPSCALE_BATCH, spec)
+        self.fingerprint = fingerprint_of("sam masks", VERSION, model.weights, model.precision, self.settings)
+
+    def masks(self, image: U8, seed: int) -> dict[str, I32]:
+        """Ids [H, W] i32 per level of a picture [H, W, 3] u8, numbered from 0 in reading order, -1 = no mask."""
+        return self.masks_of_views(image[None], [seed])[0]
+
+    def masks_of_views(self, images: U8, seeds: Sequence[int]) -> list[dict[str, I32]]:
+        """`masks` of pictures [B, H, W, 3] u8; they share the passes of the encoder."""
+        points = regular_points(self.settings.points_per_side, images.shape[2], images.shape[1])
+        return [self._masks(embedding, images.shape[1:3], points) for embedding in self._model.embed(images)]
+
+    def masks_from_points(self, image: U8, points: NDArray[np.floating]) -> dict[str, I32]:
+        """`masks` with prompts [P, 2] (x, y in pixels of the picture) of the caller, e.g. of prompt_density.py."""
+        return self._masks(self._model.embed(image[None])[0], image.shape[:2], points)
+
+    @torch.inference_mode()
+    def _masks(self, embedding: Tensor, size: Sequence[int], points: NDArray[np.floating]) -> dict[str, I32]:
+        height, width = size
+        inside = self._model.input_size(height, width)
+        scale = np.array([inside[1] / width, inside[0] / height])
+        coords = torch.from_numpy(points * scale).to(embedding)  # [P, 2] in the encoder's pixels
+        none: dict[str, I32] = {level: np.full((height, width), -1, dtype=np.int32) for level in OUTPUTS}
+        if not len(coords):
+            return none
+        proposals = self._prompts.run(lambda part: self._propose(embedding, part, inside), coords)
+        for level, output in OUTPUTS.items():
+            logits, scores = (torch.cat(parts) for parts in zip(*(proposal[output] for proposal in proposals)))
+            if len(logits):
+                rows, cols = valid_region(inside, self._model.side, logits.shape[-1])
+                kept = keep_masks(logits[:, :rows, :cols] > 0, scores, self.settings.post_filter)
+                none[level] = self._paint(logits[kept], inside, (height, width))
+        return none
+
+    def _propose(self, embedding: Tensor, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Per output of the decoder: logits [M, s, s] and scores [M] of the masks worth filtering."""
+        network, settings = self._model.network, self.settings
+        labels = torch.ones(len(coords), 1, dtype=torch.int, device=coords.device)
+        with autocast(self._model.device, self._model.precision):
+            sparse, dense = network.prompt_encoder(points=(coords[:, None], labels), boxes=None, masks=None)
+            logits, quality = network.mask_decoder(
+                image_embeddings=embedding[None],
+                image_pe=network.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            )  # [P, 3, s, s], [P, 3]
+        logits, quality = logits.float(), quality.float()
+        rows, cols = valid_region(inside, self._model.side, logits.shape[-1])
+        stability = stability_score(logits[..., :rows, :cols])
+        filled = (logits[..., :rows, :cols] > 0).any(dim=-1).any(dim=-1)
+        good = (quality > settings.predicted_iou) & (stability > settings.stability) & filled  # [P, 3]
+        score = quality * stability
+        return [(logits[good[:, k], k], score[good[:, k], k]) for k in range(logits.shape[1])]
+
+    def _paint(self, logits: Tensor, inside: tuple[int, int], size: tuple[int, int]) -> I32:
+        """Ids [H, W] of masks given as logits [K, s, s]: large ones first, so that small ones stay visible."""
+        if not len(logits):
+            return np.full(size, -1, dtype=np.int32)
+        network = self._model.network
+
+        def scale_up(part: Tensor) -> NDArray[np.bool_]:
+            full = network.postprocess_masks(part[:, None], inside, size)[:, 0]  # [k, H, W]
+            return (full > network.mask_threshold).cpu().numpy()
+
+        masks = np.concatenate(self._upscale.run(scale_up, logits))
+        return paint(masks, self.settings.smallest_pixels)
+
+
+def regular_points(per_side: int, width: int, height: int) -> NDArray[np.float64]:
+    """Centres [per_side^2, 2] (x, y in pixels) of per_side x per_side equal parts of a picture, row by row."""
+    along = (np.arange(per_side) + 0.5) / per_side
+    x, y = np.meshgrid(along * width, along * height)
+    return np.stack([x, y], axis=-1).reshape(-1, 2)
+
+
+def valid_region(inside: tuple[int, int], side: int, tokens: int) -> tuple[int, int]:
+    """Rows and columns of low-resolution logits (`tokens` per side) that show the picture and not the padding."""
+    rows, cols = (max(1, round(length * tokens / side)) for length in inside)
+    return rows, cols
+
+
+def stability_score(logits: Tensor, offset: float = 1.0) -> Tensor:
+    """IoU of the masks of logits [..., h, w] cut at +offset and at -offset; 0 where both are empty."""
+    inner = (logits > offset).flatten(-2).sum(-1)
+    outer = (logits > -offset).flatten(-2).sum(-1)
+    return inner / outer.clamp(min=1)
+
+
+def paint(masks: NDArray[np.bool_], smallest: int) -> I32:
+    """Masks [K, H, W] -> ids [H, W]: large ones first, small ones over them, ids from 0 in reading order, -1 = none.
+
+    A mask of which fewer than `smallest` pixels can be seen in the end is taken out (its pixels become -1).
+    """
+    ids = np.full(masks.shape[1:], -1, dtype=np.int32)
+    for k in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
+        ids[masks[k]] = k
+    visible, first, inverse, counts = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
+    good = (visible >= 0) & (counts >= smallest)
+    number = np.full(len(visible), -1, dtype=np.int32)
+    number[np.flatnonzero(good)[np.argsort(first[good])]] = np.arange(good.sum())
+    return number[inverse].reshape(ids.shape)
+
+
+def build_sam_masks(argument: str, device: str = "cpu") -> SamMaskTeacher:
+    """The teacher of "ARCHITECTURE:CHECKPOINT[@PRECISION]"."""
+    return SamMaskTeacher(f"sam-masks:{argument}", load_sam(argument, "sam-masks", device))
