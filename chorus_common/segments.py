@@ -1,7 +1,7 @@
 """Segment reductions: sum, mean and max of rows that share an id, for torch tensors on any device.
 
-`torch-scatter` is used where it is installed; the native twin below gives the same numbers (forward and gradient), so no result depends on
-whether the extension could be built. Conventions, the same for both:
+`torch-scatter` is used where it is installed; the native twin below gives the same numbers (forward and gradient),
+so no result depends on whether the extension could be built. Conventions, the same for both:
 
 - an empty segment yields zeros (mean and max included);
 - the gradient of `max` goes to one row per (segment, channel): the first row, in row order, that holds the maximum.
@@ -29,7 +29,9 @@ def torch_scatter_module() -> ModuleType | None:
         return None
 
 
-def segment_reduce(values: Tensor, ids: Tensor, n_segments: int, reduce: Reduce, *, native: bool | None = None) -> Tensor:
+def segment_reduce(
+    values: Tensor, ids: Tensor, n_segments: int, reduce: Reduce, *, native: bool | None = None
+) -> Tensor:
     """Reduce the rows of `values` that share an id.
 
     Args:
@@ -91,7 +93,7 @@ class _SegmentMax(torch.autograd.Function):
         return top.view(n_segments, *values.shape[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (winner,) = ctx.saved_tensors
         m = ctx.shape[0]
         padded = grad.new_zeros((m + 1, winner.shape[1])).scatter_(0, winner, grad.reshape(winner.shape))

@@ -14,7 +14,8 @@ from stage2_distill.encoder.inputs import scene_inputs
 def encode_scene(encoder: Encoder, scene: GaussianScene, *, absent: tuple[str, ...] = ()) -> Tensor:
     """Features [N, D] f32 on the CPU, one row per Gaussian of `scene`, in its order.
 
-    The encoder is used in eval mode (and left in the mode it was in) on the device where its weights are. Gaussians of one voxel share a row.
+    The encoder is used in eval mode (and left in the mode it was in) on the device where its weights are. Gaussians
+    of one voxel share a row.
 
     Args:
         absent: attributes to treat as missing (see `scene_inputs`).

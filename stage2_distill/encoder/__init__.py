@@ -1,4 +1,6 @@
-"""The 3D encoder: point transformers on voxels, in plain PyTorch, numerically equal to the published ones (docs/encoder.md)."""
+"""The 3D encoder: point transformers on voxels, in plain PyTorch, numerically equal to the published ones
+(docs/encoder.md).
+"""
 
 from stage2_distill.encoder.checkpoints import convert, export_encoder, load_encoder
 from stage2_distill.encoder.config import EncoderConfig, InputConfig
@@ -7,6 +9,6 @@ from stage2_distill.encoder.point_batch import PointBatch
 from stage2_distill.encoder.presets import PRESETS, build_encoder, preset_config
 
 __all__ = [
-    "PRESETS", "Encoder", "EncoderConfig", "InputConfig", "LevelFeatures", "PointBatch", "build_encoder", "convert", "export_encoder", "load_encoder",
-    "preset_config",
+    "PRESETS", "Encoder", "EncoderConfig", "InputConfig", "LevelFeatures", "PointBatch", "build_encoder", "convert",
+    "export_encoder", "load_encoder", "preset_config",
 ]  # fmt: skip

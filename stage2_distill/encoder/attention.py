@@ -1,7 +1,9 @@
-"""Serialized patch attention (PTv3, section 4.2): rows in curve order are cut into patches of K, and each patch attends to itself.
+"""Serialized patch attention (PTv3, section 4.2): rows in curve order are cut into patches of K, and each patch
+attends to itself.
 
-Partition of a cloud of n rows (Pointcept `SerializedAttention.get_padding_and_inverse`): n <= K gives one patch of exactly n; otherwise, where n is no
-multiple of K, the last patch is filled up with the rows that precede it K positions earlier, and those rows keep the result of their own patch.
+Partition of a cloud of n rows (Pointcept `SerializedAttention.get_padding_and_inverse`): n <= K gives one patch of
+exactly n; otherwise, where n is no multiple of K, the last patch is filled up with the rows that precede it K
+positions earlier, and those rows keep the result of their own patch.
 No masks, no padding values: every patch holds real rows only.
 """
 
@@ -80,7 +82,9 @@ class SerializedAttention(nn.Module):
     def tiles(
         self, x: Tensor, norm: nn.Module, patches: Patches, angles: Tensor | None, tile_rows: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The result for norm(x) in parts of whole patches: (rows [n], values [n, C]). Each row comes once. No gradients."""
+        """The result for norm(x) in parts of whole patches: (rows [n], values [n, C]). Each row comes once. No
+        gradients.
+        """
         for group, own in zip(patches.groups, patches.own):
             step = max(1, tile_rows // group.shape[1])
             for i in range(0, len(group), step):

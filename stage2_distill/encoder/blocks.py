@@ -1,4 +1,6 @@
-"""Blocks of the trunk: convolution, patch attention, MLP, with residuals; and the stem. Attribute names give upstream's state-dict keys."""
+"""Blocks of the trunk: convolution, patch attention, MLP, with residuals; and the stem. Attribute names give
+upstream's state-dict keys.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def batch_norm(channels: int) -> nn.Module:
 
 
 class DropPath(nn.Module):
-    """Drop the residual of single rows with probability `rate`, scaling the others by 1 / (1 - rate) (timm's DropPath on [N, C]).
+    """Drop the residual of single rows with probability `rate`, scaling the others by 1 / (1 - rate) (timm's
+    DropPath on [N, C]).
 
     Draws from torch's global generator of the device.
     """
@@ -72,7 +75,8 @@ class Block(nn.Module):
     """One block at one level; [N, C] -> [N, C].
 
     "ptv3" (point_transformer_v3m1_base.py:251-338): x += cpe(x); x += attn(LN(x)); x += mlp(LN(x)).
-    "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without convolution start with
+    "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without
+    convolution start with
     x = LN(x), without a residual.
     """
 
@@ -114,7 +118,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
         """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only).
 
-        Without gradients the same arithmetic runs tile by tile, so that the wide intermediates (qkv, MLP) exist for a tile of rows
+        Without gradients the same arithmetic runs tile by tile, so that the wide intermediates (qkv, MLP) exist for
+        a tile of rows
         only.
         """
         if not torch.is_grad_enabled() and not self.training:
@@ -134,10 +139,13 @@ class Block(nn.Module):
     def _infer(self, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
         tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
         if self.conv_name is not None:
-            conv, linear, norm = self.get_submodule(self.conv_name)
+            unit = self.get_submodule(self.conv_name)
+            assert isinstance(unit, ConvUnit)
+            conv, linear, norm = unit
+            assert isinstance(conv, SubMConv3d)
             out = torch.empty_like(x)
-            for rows, values in conv.tiles(x if conv_input is None else conv_input, level.neighbours(3)):
-                out[rows] = x[rows] + norm(linear(values))
+            for span, values in conv.tiles(x if conv_input is None else conv_input, level.neighbours(3)):
+                out[span] = x[span] + norm(linear(values))
             x = out
         elif hasattr(self, "norm0"):
             x = self.norm0(x)
@@ -145,7 +153,9 @@ class Block(nn.Module):
             return x
         angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
         out = torch.empty_like(x)
-        for rows, values in self.attn.tiles(x, self.norm1, level.patches(self.index, self.patch_size), angles, 2 * tile):
+        for rows, values in self.attn.tiles(
+            x, self.norm1, level.patches(self.index, self.patch_size), angles, 2 * tile
+        ):
             out[rows] = (self.ls1(values) if hasattr(self, "ls1") else values).to(x.dtype)
         for start in range(0, len(x), tile):
             part = x[start : start + tile] + out[start : start + tile]
@@ -155,12 +165,15 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """Input features to the width of the first stage: a wide submanifold convolution without bias, or a linear layer; norm; GELU.
+    """Input features to the width of the first stage: a wide submanifold convolution without bias, or a linear
+    layer; norm; GELU.
 
     Keys stem.conv.weight or stem.linear.*, stem.norm.*, and mask_token (1, C) where the checkpoint has one.
     """
 
-    def __init__(self, in_channels: int, channels: int, kind: str, kernel: int, norm: NormFactory, mask_token: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, kind: str, kernel: int, norm: NormFactory, mask_token: bool
+    ) -> None:
         super().__init__()
         first: nn.Module
         if kind == "conv":
@@ -174,6 +187,7 @@ class Stem(nn.Module):
     def forward(self, feat: Tensor, level: Level) -> Tensor:
         if "conv" in self.stem:
             conv = self.stem["conv"]
+            assert isinstance(conv, SubMConv3d)
             x = conv(feat, level.neighbours(conv.kernel))
         else:
             x = self.stem["linear"](feat)

@@ -4,9 +4,9 @@
     released     <name>.pth = {"config": constructor arguments, "state_dict": bare keys}        Sonata, Concerto
     trainer      <name>.pth = {"state_dict": module.[student.]backbone.*, seg_head.*, ...}      SceneSplat, PTv3, LitePT
 
-A trainer's file holds no architecture: it is read off the shapes where they tell (widths, depths, decoder, stem, norms), and the preset that
-fits supplies what they do not (heads, patch sizes, pooling reduce, colour convention), unless `preset` names it. Every .pth is read with
-weights_only=True.
+A trainer's file holds no architecture: it is read off the shapes where they tell (widths, depths, decoder, stem,
+norms), and the preset that fits supplies what they do not (heads, patch sizes, pooling reduce, colour convention),
+unless `preset` names it. Every .pth is read with weights_only=True.
 """
 
 from __future__ import annotations
@@ -71,14 +71,20 @@ def load_encoder(path: str | Path, *, preset: str | None = None, **overrides: An
 
 
 def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy `tensors` (keys and layouts as in `encoder.state_dict()`) into `encoder`; WeightsError names what does not fit."""
+    """Copy `tensors` (keys and layouts as in `encoder.state_dict()`) into `encoder`; WeightsError names what does
+    not fit.
+    """
     own = encoder.state_dict()
     problems = []
     for title, keys in (("missing", own.keys() - tensors.keys()), ("unexpected", tensors.keys() - own.keys())):
         if keys:
             shown = sorted(keys)
             problems.append(f"{title} {', '.join(shown[:6])}{f' and {len(shown) - 6} more' if len(shown) > 6 else ''}")
-    wrong = [f"{k} is {tuple(tensors[k].shape)}, expected {tuple(v.shape)}" for k, v in own.items() if k in tensors and tensors[k].shape != v.shape]
+    wrong = [
+        f"{k} is {tuple(tensors[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
     if wrong:
         problems.append(f"{'; '.join(wrong[:4])}{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}")
     if problems:
@@ -87,9 +93,11 @@ def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str | 
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Upstream's state dict with our keys: prefixes stripped, heads of other tasks dropped, kernels in (out, k, k, k, in).
+    """Upstream's state dict with our keys: prefixes stripped, heads of other tasks dropped, kernels in (out, k, k,
+    k, in).
 
-    Our modules carry upstream's names, so bare keys pass unchanged. Kernels in the layout of spconv 1.x, (k, k, k, in, out), are permuted.
+    Our modules carry upstream's names, so bare keys pass unchanged. Kernels in the layout of spconv 1.x, (k, k, k,
+    in, out), are permuted.
     """
     prefix = next(p for p in PREFIXES if any(k.startswith(f"{p}embedding.") for k in state) or p == "")
     out = {}
@@ -106,7 +114,8 @@ def export_encoder(encoder: Encoder, path: str | Path, format: str = "chorus") -
     """Write `encoder`.
 
     Args:
-        format: "chorus" = a folder of ours; "released" = one .pth with constructor arguments and bare keys (Sonata, Concerto); "trainer" = one
+        format: "chorus" = a folder of ours; "released" = one .pth with constructor arguments and bare keys (Sonata,
+            Concerto); "trainer" = one
             .pth with keys module.backbone.* (SceneSplat, PTv3, LitePT).
     """
     path = Path(path)
@@ -126,8 +135,9 @@ def export_encoder(encoder: Encoder, path: str | Path, format: str = "chorus") -
 def constructor_arguments(config: EncoderConfig) -> dict[str, Any]:
     """Upstream's constructor arguments for `config`, as plain Python values."""
     names = [
-        "in_channels", "order", "stride", "enc_depths", "enc_channels", "enc_num_head", "enc_patch_size", "dec_depths", "dec_channels", "dec_num_head",
-        "dec_patch_size", "mlp_ratio", "qkv_bias", "drop_path", "layer_scale", "shuffle_orders", "enable_flash", "mask_token", "enc_mode",
+        "in_channels", "order", "stride", "enc_depths", "enc_channels", "enc_num_head", "enc_patch_size", "dec_depths",
+        "dec_channels", "dec_num_head", "dec_patch_size", "mlp_ratio", "qkv_bias", "drop_path", "layer_scale",
+        "shuffle_orders", "enable_flash", "mask_token", "enc_mode",
     ]  # fmt: skip
     if config.block == "litept":
         names += ["enc_conv", "enc_attn", "enc_rope_freq", "dec_conv", "dec_attn", "dec_rope_freq"]
@@ -140,7 +150,9 @@ def _folder_config(path: Path) -> EncoderConfig:
     try:
         return EncoderConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["encoder"])
     except FileNotFoundError:
-        raise WeightsError(f"{file}: no such file; an encoder's folder holds config.json and model.safetensors") from None
+        raise WeightsError(
+            f"{file}: no such file; an encoder's folder holds config.json and model.safetensors"
+        ) from None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise WeightsError(f"{file}: not an encoder's config ({' '.join(str(error).split())[:160]})") from None
 
@@ -163,7 +175,9 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path}: holds more than tensors and is not loaded ({str(error).splitlines()[0][:120]})") from None
+        raise WeightsError(
+            f"{path}: holds more than tensors and is not loaded ({str(error).splitlines()[0][:120]})"
+        ) from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
     arguments = content.get("config") if isinstance(content, dict) else None
@@ -174,7 +188,11 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 
 def _file_config(
-    tensors: Mapping[str, Tensor], arguments: dict[str, Any] | None, preset: str | None, path: Path, overrides: dict[str, Any]
+    tensors: Mapping[str, Tensor],
+    arguments: dict[str, Any] | None,
+    preset: str | None,
+    path: Path,
+    overrides: dict[str, Any],
 ) -> EncoderConfig:
     """Architecture of a published file: its own arguments, or what the shapes say on top of `preset`."""
     shapes = _read_off(tensors, path)
@@ -191,7 +209,9 @@ def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """Constructor arguments that the keys and shapes of a state dict determine."""
     stem = tensors.get("embedding.stem.conv.weight", tensors.get("embedding.stem.linear.weight"))
     if stem is None:
-        raise WeightsError(f"{path}: no encoder inside (no key 'embedding.stem.*'); keys start with {next(iter(tensors), 'nothing')!r}")
+        raise WeightsError(
+            f"{path}: no encoder inside (no key 'embedding.stem.*'); keys start with {next(iter(tensors), 'nothing')!r}"
+        )
 
     def depth(prefix: str) -> int:
         return len({k[len(prefix) :].split(".")[0] for k in tensors if k.startswith(f"{prefix}block")})
@@ -221,7 +241,8 @@ def _matching_preset(tensors: Mapping[str, Tensor], path: Path) -> str:
     candidates = [
         name
         for name, config in PRESETS.items()
-        if (config.block == "litept", config.stem == "linear", len(config.enc_channels)) == (litept, linear, len(shapes["enc_channels"]))
+        if (config.block == "litept", config.stem == "linear", len(config.enc_channels))
+        == (litept, linear, len(shapes["enc_channels"]))
     ]
     exact = [n for n in candidates if PRESETS[n].enc_channels == shapes["enc_channels"]]
     decoders = [n for n in exact if not shapes["enc_mode"] and PRESETS[n].dec_depths == shapes["dec_depths"]]
@@ -229,7 +250,8 @@ def _matching_preset(tensors: Mapping[str, Tensor], path: Path) -> str:
         if found:
             return found[0]
     raise WeightsError(
-        f"{path}: widths {shapes['enc_channels']} belong to no published preset; load it with preset=... and the constructor arguments it was made with"
+        f"{path}: widths {shapes['enc_channels']} belong to no published preset; "
+        "load it with preset=... and the constructor arguments it was made with"
     )
 
 

@@ -8,7 +8,8 @@ from pydantic import model_validator
 
 from chorus_common.config import Config
 
-#: input attributes and their widths, in the only order in which they may be concatenated per convention (see `EncoderConfig.features`)
+#: input attributes and their widths, in the only order in which they may be concatenated per convention (see
+#: `EncoderConfig.features`)
 ATTRIBUTE_WIDTHS = {"coord": 3, "color": 3, "opacity": 1, "quat": 4, "scale": 3, "normal": 3}
 
 
@@ -16,14 +17,18 @@ class InputConfig(Config):
     """How a scene becomes the encoder's input.
 
     Attributes:
-        features: attributes in channel order. SceneSplat: color, opacity, quat, scale; Sonata: coord, color, normal; PTv3: color, normal.
-        indicator: append one 0/1 channel per attribute that says whether the scene has it; absent attributes are zeros. This is how one
+        features: attributes in channel order. SceneSplat: color, opacity, quat, scale; Sonata: coord, color, normal;
+            PTv3: color, normal.
+        indicator: append one 0/1 channel per attribute that says whether the scene has it; absent attributes are
+            zeros. This is how one
             encoder takes Gaussians and points alike.
         color_range: "unit" = [0, 1] (x / 255: PTv3, Sonata, LitePT), "symmetric" = [-1, 1] (x / 127.5 - 1: SceneSplat).
         grid_size: voxel edge in metres.
         scale_clip, opacity_min: ranges of the Gaussian channels (SceneSplat: scales clipped to 1.5 m).
-        member: which Gaussian stands for its voxel at inference, "opaque" = the most opaque (first one among equals) or "mean" = attributes averaged.
-        normals: where a scene has no normals, "axis" = the Gaussian's shortest axis, "plane" = plane fit to the nearest centres (for points).
+        member: which Gaussian stands for its voxel at inference, "opaque" = the most opaque (first one among equals)
+            or "mean" = attributes averaged.
+        normals: where a scene has no normals, "axis" = the Gaussian's shortest axis, "plane" = plane fit to the
+            nearest centres (for points).
     """
 
     features: tuple[str, ...] = ("color", "opacity", "quat", "scale")
@@ -53,29 +58,38 @@ class InputConfig(Config):
 class EncoderConfig(Config):
     """A point transformer U-Net. Field names follow upstream's constructors where upstream has them.
 
-    S stages; enc_* tuples have S entries, stride and dec_* have S - 1 (index s = the stage whose resolution the block works at).
+    S stages; enc_* tuples have S entries, stride and dec_* have S - 1 (index s = the stage whose resolution the
+    block works at).
 
     Attributes:
         in_channels: feature channels per voxel.
         order: space-filling curves; block i of a stage uses curve i mod len(order).
         enc_patch_size, dec_patch_size: rows per attention patch.
-        enc_conv, enc_attn, dec_conv, dec_attn: which parts the blocks of a stage have. PTv3: all; LitePT: conv early, attention late.
+        enc_conv, enc_attn, dec_conv, dec_attn: which parts the blocks of a stage have. PTv3: all; LitePT: conv
+            early, attention late.
         enc_rope_freq, dec_rope_freq: base of PointROPE per stage, or None for no rotary encoding.
-        block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only) or "litept" (conv stages have no MLP; attention
+        block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only) or "litept" (conv
+            stages have no MLP; attention
             without conv is preceded by a LayerNorm without residual).
         stem: "conv" (submanifold, kernel `stem_kernel`) or "linear".
         norm: of stem, pooling and unpooling: "batch" (eps 1e-3) or "layer".
-        pooling: "serialized" (m1: coarse codes are shifted fine codes) or "grid" (m2, LitePT: coarse voxels are serialized afresh).
+        pooling: "serialized" (m1: coarse codes are shifted fine codes) or "grid" (m2, LitePT: coarse voxels are
+            serialized afresh).
         pool_reduce: "max" or "mean".
-        depth_rule: bits per axis of the curves, from the largest coordinate: "max" (SceneSplat) or "max+1" (Pointcept, Sonata).
-        depth_scope: "cloud" = each cloud has its own depth, so that results do not depend on batch mates; "batch" = upstream's rule, one depth
+        depth_rule: bits per axis of the curves, from the largest coordinate: "max" (SceneSplat) or "max+1"
+            (Pointcept, Sonata).
+        depth_scope: "cloud" = each cloud has its own depth, so that results do not depend on batch mates; "batch" =
+            upstream's rule, one depth
             for the whole batch. They agree for a batch of one.
         shuffle_orders: permute the curves at random in training. Never at inference.
-        enable_flash: upstream's flag, kept for what it changes numerically: without flash upstream cuts patches of min(patch size, smallest
-            cloud of the batch); with it (the default) each cloud is cut on its own. Both run through the same fused attention here.
+        enable_flash: upstream's flag, kept for what it changes numerically: without flash upstream cuts patches of
+            min(patch size, smallest
+            cloud of the batch); with it (the default) each cloud is cut on its own. Both run through the same fused
+            attention here.
         legacy_decoder_cpe: the first block after an unpooling convolves the skip branch only (m1).
         mask_token: a learned row for masked voxels (Sonata pre-training); a parameter only.
-        enc_mode: no decoder; forward returns the features of the deepest `upcast` + 1 levels, concatenated on the way up.
+        enc_mode: no decoder; forward returns the features of the deepest `upcast` + 1 levels, concatenated on the
+            way up.
         upcast: see enc_mode. 2 for Sonata and Concerto (512 + 384 + 192 = 1088 channels).
         layer_scale: initial value of LayerScale, or None.
         checkpoint_blocks: recompute blocks in the backward pass (memory for time).
@@ -84,7 +98,12 @@ class EncoderConfig(Config):
     name: str = "chorus"
     inputs: InputConfig = InputConfig()
     in_channels: int = 11
-    order: tuple[Literal["z", "z-trans", "hilbert", "hilbert-trans"], ...] = ("z", "z-trans", "hilbert", "hilbert-trans")
+    order: tuple[Literal["z", "z-trans", "hilbert", "hilbert-trans"], ...] = (
+        "z",
+        "z-trans",
+        "hilbert",
+        "hilbert-trans",
+    )
     stride: tuple[int, ...] = (2, 2, 2, 2)
     enc_depths: tuple[int, ...] = (2, 2, 2, 6, 2)
     enc_channels: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -126,14 +145,14 @@ class EncoderConfig(Config):
         for field, value in self:
             if field.startswith("enc_") and isinstance(value, tuple) and len(value) != stages:
                 raise ValueError(f"{field} has {len(value)} entries, enc_channels has {stages}")
-            if (field.startswith("dec_") or field == "stride") and isinstance(value, tuple) and not (self.enc_mode and field != "stride"):
-                if len(value) != stages - 1:
-                    raise ValueError(f"{field} has {len(value)} entries, expected one per transition between {stages} stages: {stages - 1}")
+            between = field == "stride" or (field.startswith("dec_") and not self.enc_mode)
+            if between and isinstance(value, tuple) and len(value) != stages - 1:
+                raise ValueError(f"{field} has {len(value)} entries, expected {stages - 1}: one between two stages")
         if not self.order:
             raise ValueError("order is empty")
         if min((*self.enc_patch_size, *self.dec_patch_size)) < 1 or any(s < 1 for s in self.stride):
             raise ValueError("patch sizes and strides must be >= 1")
-        if not self.enc_mode and not 0 < len(self.dec_channels):
+        if not self.enc_mode and not self.dec_channels:
             raise ValueError("a decoder needs at least two stages; set enc_mode for an encoder alone")
         for side in ("enc", "dec"):
             if side == "dec" and self.enc_mode:

@@ -1,7 +1,9 @@
-"""The levels of a batch: everything the network needs to know about where voxels are, computed once from integers before any feature flows.
+"""The levels of a batch: everything the network needs to know about where voxels are, computed once from integers
+before any feature flows.
 
-Level 0 holds the input voxels, level l + 1 the voxels that pooling makes of level l. Each level knows its curve orders (cut into patches), its
-neighbour tables and which coarse voxel each fine voxel falls into; encoder and decoder share them.
+Level 0 holds the input voxels, level l + 1 the voxels that pooling makes of level l. Each level knows its curve
+orders (cut into patches), its neighbour tables and which coarse voxel each fine voxel falls into; encoder and
+decoder share them.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def build_hierarchy(
     """Levels of a batch, finest first.
 
     Args:
-        order_permutations: upstream's draws of randperm(len(order)), one per serialized level, in the order in which upstream draws them. With
+        order_permutations: upstream's draws of randperm(len(order)), one per serialized level, in the order in which
+            upstream draws them. With
             it the serialization follows upstream to the letter, batch-wide curve depth included. None: identity.
         shuffle: draw such permutations from `generator` (a CPU generator; None = torch's global one).
     """
@@ -118,7 +121,9 @@ def _permutations(
     if given is not None:
         rows = [[int(i) for i in row] for row in given]
         if len(rows) != count or any(sorted(row) != list(range(n)) for row in rows):
-            raise ValueError(f"order_permutations must be {count} permutations of range({n}), one per serialized level; got {rows}")
+            raise ValueError(
+                f"order_permutations must be {count} permutations of range({n}), one per serialized level; got {rows}"
+            )
         return rows
     if shuffle:
         return [torch.randperm(n, generator=generator).tolist() for _ in range(count)]

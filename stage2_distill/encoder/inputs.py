@@ -3,10 +3,10 @@
 Choices (upstream's, made deterministic; SceneSplat `datasets/transform.py`, Sonata `transform.py`):
 
 - Centre: the middle of the bounding box in x and y, the minimum in z (CenterShift).
-- Voxel: floor(coord / grid_size) in float64, minus the minimum per axis. Upstream's dtype, and with it the voxel of points on a border, depends on the
-  numpy version; float64 is what current versions give for augmented coordinates.
-- Member: at inference the most opaque Gaussian of a voxel (the first row among equals) or the mean of all (`InputConfig.member`); in training a
-  random one, a pure function of the seed. Upstream draws at random in both cases.
+- Voxel: floor(coord / grid_size) in float64, minus the minimum per axis. Upstream's dtype, and with it the voxel of
+  points on a border, depends on the numpy version; float64 is what current versions give for augmented coordinates.
+- Member: at inference the most opaque Gaussian of a voxel (the first row among equals) or the mean of all
+  (`InputConfig.member`); in training a random one, a pure function of the seed. Upstream draws at random in both cases.
 - Rows of the batch are in (x, y, z) order of their voxels.
 """
 
@@ -41,7 +41,8 @@ def scene_inputs(
     Args:
         config: the encoder's config; `config.inputs` says what to feed.
         training: a random member per voxel (a pure function of `seed`) in place of the fixed choice.
-        absent: attributes to treat as missing (e.g. `POINT_CLOUD_LACKS` for a scanned point cloud); they become zeros, and with
+        absent: attributes to treat as missing (e.g. `POINT_CLOUD_LACKS` for a scanned point cloud); they become
+            zeros, and with
             `InputConfig.indicator` the encoder is told so.
 
     Returns:
@@ -50,10 +51,11 @@ def scene_inputs(
     inputs = config.inputs
     if inputs.channels != config.in_channels:
         raise ConfigError(
-            f"encoder {config.name}: its inputs ({', '.join(inputs.features)}) give {inputs.channels} channels, but it takes {config.in_channels}; "
+            f"encoder {config.name}: its inputs ({', '.join(inputs.features)}) give {inputs.channels} channels, "
+            f"but it takes {config.in_channels}; "
             "set `inputs` to the attributes it was trained with"
         )
-    coord = centred(scene.means)
+    coord: NDArray[np.floating] = centred(scene.means)
     grid, inverse, starts, order = voxelise(coord, inputs.grid_size)
     values = attributes(scene, coord, inputs, absent)
     if training:
@@ -93,11 +95,12 @@ def centred(means: NDArray[np.floating]) -> NDArray[np.float64]:
     return coord - np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
 
 
-def voxelise(coord: NDArray[np.float64], grid_size: float) -> tuple[I64, I64, I64, I64]:
+def voxelise(coord: NDArray[np.floating], grid_size: float) -> tuple[I64, I64, I64, I64]:
     """Voxels of coordinates [N, 3].
 
     Returns:
-        grid [M, 3] (>= 0, ascending by x, y, z), inverse [N] (voxel of each row), starts [M] and order [N]: the rows of voxel m are
+        grid [M, 3] (>= 0, ascending by x, y, z), inverse [N] (voxel of each row), starts [M] and order [N]: the rows
+        of voxel m are
         order[starts[m] : starts[m + 1]], ascending.
     """
     cell = np.floor(coord / grid_size).astype(np.int64)
@@ -112,7 +115,7 @@ def voxelise(coord: NDArray[np.float64], grid_size: float) -> tuple[I64, I64, I6
 
 
 def attributes(
-    scene: GaussianScene, coord: NDArray[np.float64], inputs: InputConfig, absent: Collection[str] = ()
+    scene: GaussianScene, coord: NDArray[np.floating], inputs: InputConfig, absent: Collection[str] = ()
 ) -> dict[str, F32]:
     """The attributes that `inputs` names, each [N, width], in the encoder's ranges; absent ones are zeros."""
     makers = {
@@ -124,7 +127,8 @@ def attributes(
         "normal": lambda: scene_normals(scene, inputs.normals),
     }
     return {
-        k: np.zeros((len(scene), ATTRIBUTE_WIDTHS[k]), np.float32) if k in absent else makers[k]() for k in inputs.features
+        k: np.zeros((len(scene), ATTRIBUTE_WIDTHS[k]), np.float32) if k in absent else makers[k]()
+        for k in inputs.features
     }
 
 

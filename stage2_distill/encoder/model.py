@@ -1,4 +1,6 @@
-"""Encoder: stem, stages of blocks with pooling between them, and a U-Net decoder (or concatenation on the way up, in enc_mode)."""
+"""Encoder: stem, stages of blocks with pooling between them, and a U-Net decoder (or concatenation on the way up, in
+enc_mode).
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,15 @@ from stage2_distill.encoder.sparse_conv import SubMConv3d
 
 @dataclass(frozen=True, eq=False)
 class LevelFeatures:
-    """Features [N_l, C_l] of one encoder stage and where its voxels are (`level.grid_coord`, `level.batch`, `level.cluster`)."""
+    """Features [N_l, C_l] of one encoder stage and where its voxels are (`level.grid_coord`, `level.batch`,
+    `level.cluster`).
+    """
 
     feat: Tensor
     level: Level
 
 
-class EncoderStage(nn.ModuleDict):
+class Stage(nn.ModuleDict):
     """Keys down.*, block{i}.*"""
 
 
@@ -42,7 +46,7 @@ class Encoder(nn.Module):
         rates = torch.linspace(0, config.drop_path, max(1, sum(config.enc_depths)), device="cpu").tolist()
         self.enc = nn.ModuleDict()
         for s in range(len(c)):
-            stage = EncoderStage()
+            stage = Stage()
             if s:
                 stage["down"] = Pooling(c[s - 1], c[s], config.pool_reduce, norm)
             first = sum(config.enc_depths[:s])
@@ -54,7 +58,7 @@ class Encoder(nn.Module):
             widths = (*config.dec_channels, c[-1])
             self.dec = nn.ModuleDict()
             for s in reversed(range(len(c) - 1)):
-                stage = EncoderStage()
+                stage = Stage()
                 stage["up"] = Unpooling(widths[s + 1], c[s], widths[s], norm)
                 first, depth = sum(config.dec_depths[:s]), config.dec_depths[s]
                 for i in range(depth):  # the schedule runs backwards within a stage: deeper blocks drop more
@@ -75,14 +79,19 @@ class Encoder(nn.Module):
         order_permutations: Sequence[Sequence[int]] | Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> list[Level]:
-        """The levels of `batch` as this encoder uses them (see `build_hierarchy`); curves are shuffled in training mode only."""
+        """The levels of `batch` as this encoder uses them (see `build_hierarchy`); curves are shuffled in training
+        mode only.
+        """
         if batch.feat.shape[1] != self.config.in_channels:
             raise SceneError(
-                f"encoder {self.config.name} takes {self.config.in_channels} feature channels, the batch has {batch.feat.shape[1]}; "
+                f"encoder {self.config.name} takes {self.config.in_channels} feature channels, "
+                f"the batch has {batch.feat.shape[1]}; "
                 "make batches with encoder.inputs.scene_inputs and this encoder's config"
             )
         shuffle = self.training and self.config.shuffle_orders
-        return build_hierarchy(batch, self.config, order_permutations=order_permutations, shuffle=shuffle, generator=generator)
+        return build_hierarchy(
+            batch, self.config, order_permutations=order_permutations, shuffle=shuffle, generator=generator
+        )
 
     def forward(
         self,
@@ -121,7 +130,8 @@ class Encoder(nn.Module):
         x = self.embedding(feat, levels[0])
         outputs = []
         for s, level in enumerate(levels):
-            stage = self.enc[f"enc{s}"]
+            stage = self.enc.get_submodule(f"enc{s}")
+            assert isinstance(stage, Stage)
             if s:
                 x = stage["down"](x, level.cluster, len(level))
             for i in range(self.config.enc_depths[s]):
@@ -132,10 +142,13 @@ class Encoder(nn.Module):
     def _decode(self, stages: list[Tensor], levels: list[Level]) -> Tensor:
         x = stages[-1]
         for s in reversed(range(len(levels) - 1)):
-            stage = self.dec[f"dec{s}"]
+            stage = self.dec.get_submodule(f"dec{s}")
+            assert isinstance(stage, Stage)
             x, skip = stage["up"](x, stages[s], levels[s + 1].cluster)
             for i in range(self.config.dec_depths[s]):
-                x = self._run(stage[f"block{i}"], x, levels[s], skip if self.config.legacy_decoder_cpe and i == 0 else None)
+                x = self._run(
+                    stage[f"block{i}"], x, levels[s], skip if self.config.legacy_decoder_cpe and i == 0 else None
+                )
         return x
 
     def _upcast(self, stages: list[Tensor], levels: list[Level]) -> Tensor:

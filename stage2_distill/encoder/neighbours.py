@@ -1,8 +1,10 @@
 """Which voxels touch: neighbour pairs of every kernel tap, from sorted keys.
 
-A submanifold convolution with kernel k looks at k^3 taps around each occupied voxel. The pairs (output row, input row) of each tap are found
-by binary search in sorted voxel keys, and only for half of the taps: q is the neighbour of p at tap t exactly when p is the neighbour of q at
-the mirrored tap k^3 - 1 - t. Within a column of z one search serves all k taps, because consecutive keys are consecutive rows.
+A submanifold convolution with kernel k looks at k^3 taps around each occupied voxel. The pairs (output row, input
+row) of each tap are found
+by binary search in sorted voxel keys, and only for half of the taps: q is the neighbour of p at tap t exactly when p
+is the neighbour of q at the mirrored tap k^3 - 1 - t. Within a column of z one search serves all k taps, because
+consecutive keys are consecutive rows.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Neighbours:
         return self.kernel**3 // 2
 
     def tile_splits(self, rows: int) -> list[list[int]]:
-        """For each tap the positions at which its pairs pass output rows 0, `rows`, 2 * `rows`, ..., N; [k^3][tiles + 1]."""
+        """For each tap the positions at which its pairs pass output rows 0, `rows`, 2 * `rows`, ..., N; [k^3][tiles
+        + 1].
+        """
         if rows not in self._tiles:
             edges = torch.arange(0, self.n_rows + rows, rows, device=self.out_rows.device).clamp_(max=self.n_rows)
             bounds = torch.tensor(self.splits, device=edges.device)

@@ -1,4 +1,6 @@
-"""Normals where a scene brings none: the shortest axis of each Gaussian, or the least direction of a point's neighbourhood; oriented inwards."""
+"""Normals where a scene brings none: the shortest axis of each Gaussian, or the least direction of a point's
+neighbourhood; oriented inwards.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,11 @@ def facing(normals: F32, points: NDArray[np.floating], viewpoint: NDArray[np.flo
 
 
 def scene_normals(scene: GaussianScene, method: str) -> F32:
-    """The scene's own normals, or estimates by `method` ("axis" or "plane") that face the middle of the scene's box; [N, 3].
+    """The scene's own normals, or estimates by `method` ("axis" or "plane") that face the middle of the scene's box;
+    [N, 3].
 
-    Facing the middle is right for rooms seen from inside, which is what indoor scans are; an object seen from outside gets inward normals, all
+    Facing the middle is right for rooms seen from inside, which is what indoor scans are; an object seen from
+    outside gets inward normals, all
     of one sign.
     """
     if scene.normals is not None:

@@ -34,7 +34,9 @@ class PointBatch:
             if value.ndim != 2 or len(value) != n or (width is not None and value.shape[1] != width):
                 raise SceneError(f"point batch: {name} has shape {tuple(value.shape)}, expected ({n}, {width or 'C'})")
         if self.offset.ndim != 1 or len(self.offset) == 0 or int(self.offset[-1]) != n:
-            raise SceneError(f"point batch: offset must be cumulative row counts that end at {n}, got {self.offset.tolist()[:8]}")
+            raise SceneError(
+                f"point batch: offset must be cumulative row counts that end at {n}, got {self.offset.tolist()[:8]}"
+            )
         sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
         if (sizes <= 0).any():
             raise SceneError(f"point batch: cloud {int((sizes <= 0).nonzero()[0])} of the batch is empty")

@@ -1,7 +1,9 @@
-"""Down and up between levels: linear, segment reduction over the voxels that fall together, norm, GELU; and the sum with a skip on the way up.
+"""Down and up between levels: linear, segment reduction over the voxels that fall together, norm, GELU; and the sum
+with a skip on the way up.
 
-`SerializedPooling` and `GridPooling` of upstream differ only in how they number the pooled voxels and re-serialize them (hierarchy.py); the
-arithmetic, and hence this module, is one (Pointcept point_transformer_v3m1_base.py, Sonata model.py).
+`SerializedPooling` and `GridPooling` of upstream differ only in how they number the pooled voxels and re-serialize
+them (hierarchy.py); the arithmetic, and hence this module, is one (Pointcept point_transformer_v3m1_base.py, Sonata
+model.py).
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Pooling(nn.Module):
 
 
 class Unpooling(nn.Module):
-    """Fine features = GELU(norm(Linear(skip))) + GELU(norm(Linear(coarse)))[cluster]. Keys: proj.{0,1}.*, proj_skip.{0,1}.*."""
+    """Fine features = GELU(norm(Linear(skip))) + GELU(norm(Linear(coarse)))[cluster]. Keys: proj.{0,1}.*,
+    proj_skip.{0,1}.*.
+    """
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, norm: NormFactory) -> None:
         super().__init__()

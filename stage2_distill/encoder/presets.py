@@ -25,11 +25,14 @@ _SONATA_BASE = EncoderConfig(
 )  # fmt: skip
 
 
-def _litept(name: str, channels: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], dec: tuple[int, ...]) -> EncoderConfig:
+def _litept(
+    name: str, channels: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], dec: tuple[int, ...]
+) -> EncoderConfig:
     return EncoderConfig(
         name=name, inputs=_COLOR_NORMAL, in_channels=6, block="litept", pooling="grid",
         enc_depths=depths, enc_channels=channels, enc_num_head=heads,
-        enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True), enc_rope_freq=(100.0,) * 5,
+        enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True),
+        enc_rope_freq=(100.0,) * 5,
         dec_depths=(0, 0, 0, 0), dec_channels=dec, dec_num_head=tuple(c // 18 for c in dec),
         dec_conv=(False,) * 4, dec_attn=(False,) * 4, dec_rope_freq=(100.0,) * 4,
     )  # fmt: skip
@@ -37,13 +40,15 @@ def _litept(name: str, channels: tuple[int, ...], heads: tuple[int, ...], depths
 
 _LITEPT_S = _litept("litept-s", (36, 72, 144, 252, 504), (2, 4, 8, 14, 28), (2, 2, 2, 6, 2), (72, 72, 144, 252))
 
-#: Published architectures (parameter counts in docs/encoder.md) and `chorus`, ours: convolution where voxels are many, attention where they are
+#: Published architectures (parameter counts in docs/encoder.md) and `chorus`, ours: convolution where voxels are
+#: many, attention where they are
 #: few, and one width for the whole decoder, from which the projectors start.
 PRESETS: dict[str, EncoderConfig] = {
     "ptv3": _PTV3,
     "scenesplat": EncoderConfig(
         name="scenesplat", inputs=_GAUSSIANS, in_channels=11, stride=(2, 2, 2),
-        enc_depths=(2, 2, 2, 6), enc_channels=(32, 64, 128, 256), enc_num_head=(2, 4, 8, 16), enc_patch_size=(1024,) * 4,
+        enc_depths=(2, 2, 2, 6), enc_channels=(32, 64, 128, 256), enc_num_head=(2, 4, 8, 16),
+        enc_patch_size=(1024,) * 4,
         enc_conv=(True,) * 4, enc_attn=(True,) * 4,
         dec_depths=(2, 2, 2), dec_channels=(768, 512, 256), dec_num_head=(16, 16, 16), dec_patch_size=(1024,) * 3,
         dec_conv=(True,) * 3, dec_attn=(True,) * 3,
@@ -61,25 +66,40 @@ PRESETS: dict[str, EncoderConfig] = {
             "dec_conv": (True, True, True, False), "dec_attn": (False, False, False, True),
         }
     ),
-    "litept-b": _litept("litept-b", (54, 108, 216, 432, 576), (3, 6, 12, 24, 32), (3, 3, 3, 12, 3), (72, 108, 216, 432)),
-    "litept-l": _litept("litept-l", (72, 144, 288, 576, 864), (4, 8, 16, 32, 48), (3, 3, 3, 12, 3), (72, 144, 288, 576)),
+    "litept-b": _litept(
+        "litept-b", (54, 108, 216, 432, 576), (3, 6, 12, 24, 32), (3, 3, 3, 12, 3), (72, 108, 216, 432)
+    ),
+    "litept-l": _litept(
+        "litept-l", (72, 144, 288, 576, 864), (4, 8, 16, 32, 48), (3, 3, 3, 12, 3), (72, 144, 288, 576)
+    ),
     "chorus": EncoderConfig(
-        name="chorus", inputs=_GAUSSIANS, in_channels=11, block="litept", stem="linear", norm="layer", pooling="grid", depth_rule="max",
+        name="chorus", inputs=_GAUSSIANS, in_channels=11, block="litept", stem="linear", norm="layer",
+        pooling="grid", depth_rule="max",
         enc_depths=(2, 2, 2, 6, 2), enc_channels=(48, 96, 192, 288, 384), enc_num_head=(1, 2, 4, 6, 8),
-        enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True), enc_rope_freq=(100.0,) * 5,
+        enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True),
+        enc_rope_freq=(100.0,) * 5,
         dec_depths=(0, 0, 0, 0), dec_channels=(256,) * 4, dec_num_head=(8,) * 4,
         dec_conv=(True, True, True, False), dec_attn=(False, False, False, True), dec_rope_freq=(100.0,) * 4,
     ),
 }  # fmt: skip
 
-#: Upstream's constructor arguments that have one value here, and the values under which upstream computes the same thing.
+#: Upstream's constructor arguments that have one value here, and the values under which upstream computes the same
+#: thing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "qk_scale": (None,), "attn_drop": (0, 0.0), "proj_drop": (0, 0.0), "pre_norm": (True,), "enable_rpe": (False,), "upcast_attention": (True, False),
-    "upcast_softmax": (True, False), "traceable": (True, False), "freeze_encoder": (False,), "pdnorm_bn": (False,), "pdnorm_ln": (False,),
+    "qk_scale": (None,), "attn_drop": (0, 0.0), "proj_drop": (0, 0.0), "pre_norm": (True,), "enable_rpe": (False,),
+    "upcast_attention": (True, False),
+    "upcast_softmax": (True, False), "traceable": (True, False), "freeze_encoder": (False,), "pdnorm_bn": (False,),
+    "pdnorm_ln": (False,),
     "pdnorm_decouple": (True, False), "pdnorm_adaptive": (True, False), "pdnorm_affine": (True, False),
 }  # fmt: skip
 #: Feature channels -> input attributes, for overrides that give `in_channels` alone.
-_KNOWN_INPUTS = {3: ("color",), 6: ("color", "normal"), 9: ("coord", "color", "normal"), 11: _GAUSSIANS.features, 14: (*_GAUSSIANS.features, "normal")}
+_KNOWN_INPUTS = {
+    3: ("color",),
+    6: ("color", "normal"),
+    9: ("coord", "color", "normal"),
+    11: _GAUSSIANS.features,
+    14: (*_GAUSSIANS.features, "normal"),
+}
 
 
 def build_encoder(preset: str, **overrides: Any) -> Encoder:
@@ -93,7 +113,8 @@ def build_encoder(preset: str, **overrides: Any) -> Encoder:
 def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
     """Config of a preset with overrides.
 
-    Where `enc_channels` changes, what depends on it and is not given follows: heads from the width of a head, the decoder's widths, and, for
+    Where `enc_channels` changes, what depends on it and is not given follows: heads from the width of a head, the
+    decoder's widths, and, for
     another number of stages, depths, strides, patch sizes and which stages convolve or attend.
     """
     if preset not in PRESETS:
@@ -124,14 +145,22 @@ def _derived(base: EncoderConfig, overrides: dict[str, Any]) -> dict[str, Any]:
     if "inputs" in overrides and "in_channels" not in overrides:
         out["in_channels"] = InputConfig.model_validate(overrides["inputs"]).channels
     elif "in_channels" in overrides and "inputs" not in overrides and overrides["in_channels"] in _KNOWN_INPUTS:
-        out["inputs"] = base.inputs.model_copy(update={"features": _KNOWN_INPUTS[overrides["in_channels"]], "indicator": False}).model_dump()
+        out["inputs"] = base.inputs.model_copy(
+            update={"features": _KNOWN_INPUTS[overrides["in_channels"]], "indicator": False}
+        ).model_dump()
     if "enc_channels" not in overrides and "enc_depths" not in overrides:
         return out
     channels = tuple(overrides.get("enc_channels", base.enc_channels))
     n, old = len(channels), len(base.enc_channels)
     if n != old:
         for name, value in base:
-            if not isinstance(value, tuple) or name in ("order", "enc_channels", "dec_channels", "enc_num_head", "dec_num_head"):
+            if not isinstance(value, tuple) or name in (
+                "order",
+                "enc_channels",
+                "dec_channels",
+                "enc_num_head",
+                "dec_num_head",
+            ):
                 continue
             if name.startswith("enc_"):
                 out[name] = _resized(value, n)

@@ -1,7 +1,8 @@
 """PointROPE: rotary position encoding by voxel coordinates (LitePT, Yue et al. 2025; prs-eth/LitePT litept/model.py).
 
-The head dimension is split into three equal parts, one per axis. In the part of axis a, channels i and i + D/2 (D = part width) form a pair that
-is rotated by grid_coord[a] / base^(2i / D). Dot products of rotated queries and keys depend on coordinate differences only.
+The head dimension is split into three equal parts, one per axis. In the part of axis a, channels i and i + D/2 (D =
+part width) form a pair that is rotated by grid_coord[a] / base^(2i / D). Dot products of rotated queries and keys
+depend on coordinate differences only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Space-filling curves that turn voxels into sequences: z-order and Hilbert, each with a variant that swaps x and y.
 
 Conventions of PTv3 (Wu et al. 2024, section 4.1; Pointcept `pointcept/models/utils/serialization`):
-z-order puts bit i of x, y, z at 3i+2, 3i+1, 3i; the Hilbert curve is Skilling's ("Programming the Hilbert curve", 2004) with the transposed
-bits interleaved the same way; "-trans" swaps x and y before encoding. All functions are pure and work on any device.
+z-order puts bit i of x, y, z at 3i+2, 3i+1, 3i; the Hilbert curve is Skilling's ("Programming the Hilbert curve",
+2004) with the transposed bits interleaved the same way; "-trans" swaps x and y before encoding. All functions are
+pure and work on any device.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from chorus_common.errors import SceneError
 
 #: bits per axis that fit a 63-bit code
 MAX_DEPTH = 20
-_SPREAD = ((32, 0x1F00000000FFFF), (16, 0x1F0000FF0000FF), (8, 0x100F00F00F00F00F), (4, 0x10C30C30C30C30C3), (2, 0x1249249249249249))
+_SPREAD = (
+    (32, 0x1F00000000FFFF),
+    (16, 0x1F0000FF0000FF),
+    (8, 0x100F00F00F00F00F),
+    (4, 0x10C30C30C30C30C3),
+    (2, 0x1249249249249249),
+)
 
 
 def spread_bits(value: Tensor) -> Tensor:
@@ -36,7 +43,7 @@ def gather_bits(value: Tensor) -> Tensor:
 
 
 def z_encode(grid: Tensor) -> Tensor:
-    """Morton codes [N] i64 of grid coordinates [N, 3] (each < 2^20); x holds the most significant bit of each triple."""
+    """Morton codes [N] i64 of grid coordinates [N, 3] (each < 2^20); x has the top bit of each triple."""
     x, y, z = grid.unbind(-1)
     return (spread_bits(x) << 2) | (spread_bits(y) << 1) | spread_bits(z)
 
@@ -49,7 +56,8 @@ def z_decode(code: Tensor) -> Tensor:
 def hilbert_encode(grid: Tensor, depth: int) -> Tensor:
     """Hilbert codes [N] i64 of grid coordinates [N, 3] in [0, 2^depth).
 
-    The same cells at depth + 1 or depth + 2 are visited with permuted axes (at depth + 3 as before), so depth is part of the curve.
+    The same cells at depth + 1 or depth + 2 are visited with permuted axes (at depth + 3 as before), so depth is
+    part of the curve.
     """
     if depth == 0:
         return grid.new_zeros(len(grid))
@@ -91,7 +99,7 @@ def hilbert_decode(code: Tensor, depth: int) -> Tensor:
 
 
 def curve_encode(grid: Tensor, depth: int, order: str) -> Tensor:
-    """Codes [N] i64 of grid coordinates [N, 3] < 2^depth along `order`: "z", "z-trans", "hilbert" or "hilbert-trans"."""
+    """Codes [N] i64 of grid coordinates [N, 3] < 2^depth along "z", "z-trans", "hilbert" or "hilbert-trans"."""
     curve, _, trans = order.partition("-")
     if curve not in ("z", "hilbert") or trans not in ("", "trans"):
         raise ValueError(f"unknown serialization order {order!r}; known: z, z-trans, hilbert, hilbert-trans")
@@ -110,14 +118,16 @@ def curve_decode(code: Tensor, depth: int, order: str) -> Tensor:
 def required_depth(grid: Tensor, rule: str) -> int:
     """Bits per axis of the largest coordinate in `grid` [N, 3].
 
-    rule "max": bit_length(max) (SceneSplat, the original PTv3 release); "max+1": bit_length(max + 1) (Pointcept, Sonata). They differ when
+    rule "max": bit_length(max) (SceneSplat, the original PTv3 release); "max+1": bit_length(max + 1) (Pointcept,
+    Sonata). They differ when
     max + 1 is a power of two, and then the Hilbert curve visits the cells with permuted axes.
     """
     return (int(grid.max()) + (rule == "max+1")).bit_length()
 
 
 def serialize(grid: Tensor, batch: Tensor, depth: Tensor, orders: Sequence[str]) -> list[Tensor]:
-    """Row order of every curve: for each of `orders` the permutation [N] i64 that sorts rows by (cloud, code along the curve).
+    """Row order of every curve: for each of `orders` the permutation [N] i64 that sorts rows by (cloud, code along
+    the curve).
 
     Args:
         grid [N, 3] i64, batch [N] i64 (cloud of each row), depth [B] i64 on the CPU: bits per axis of each cloud.
@@ -126,7 +136,8 @@ def serialize(grid: Tensor, batch: Tensor, depth: Tensor, orders: Sequence[str])
     bits = 3 * max(depths)
     if max(depths) > MAX_DEPTH or bits + len(depths).bit_length() > 63:
         raise SceneError(
-            f"the scene spans 2^{max(depths)} voxels along an axis ({len(depths)} clouds in the batch), more than a 63-bit code holds; "
+            f"the scene spans 2^{max(depths)} voxels along an axis ({len(depths)} clouds in the batch), "
+            "more than a 63-bit code holds; "
             "use a larger grid size or split the scene"
         )
     permutations = []

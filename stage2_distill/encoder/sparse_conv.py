@@ -1,4 +1,5 @@
-"""Submanifold sparse convolution (Graham et al. 2018) as gather-GEMM, forward and backward, without an N x k^3 x C tensor.
+"""Submanifold sparse convolution (Graham et al. 2018) as gather-GEMM, forward and backward, without an N x k^3 x C
+tensor.
 
 out[p] = bias + sum over taps t of W[:, t] . x[neighbour of p at t]; output sites are the input sites. The weight keeps
 spconv's layout (out, kx, ky, kz, in), so published weights load as they are; it is a cross-correlation, equal to
@@ -67,7 +68,7 @@ class _SubMConv(torch.autograd.Function):
         return _collect(_gather_gemm(x, _taps(weight), bias, neighbours), x, weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         neighbours: Neighbours = ctx.neighbours
         grad = grad.contiguous()
@@ -97,7 +98,9 @@ def _tiles(neighbours: Neighbours, device: torch.device) -> Iterator[tuple[int, 
         yield start, min(start + rows, neighbours.n_rows), ranges
 
 
-def _gather_gemm(x: Tensor, taps: Tensor, bias: Tensor | None, neighbours: Neighbours) -> Iterator[tuple[slice, Tensor]]:
+def _gather_gemm(
+    x: Tensor, taps: Tensor, bias: Tensor | None, neighbours: Neighbours
+) -> Iterator[tuple[slice, Tensor]]:
     """Tiles of bias + sum over taps of x[in rows] @ taps[t], added to the out rows; x [N, in], taps [k^3, in, out].
 
     Low-precision products are summed in fp32, as a fused kernel's accumulator would.

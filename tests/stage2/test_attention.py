@@ -42,7 +42,6 @@ def slow_attention(qkv: torch.Tensor, heads: int, order: torch.Tensor, ends: lis
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 23), min_size=1, max_size=4), st.integers(1, 9))
-
 def test_equals_loop(seed: int, sizes: list[int], k: int) -> None:
     g = torch.Generator().manual_seed(seed)
     ends = torch.tensor(sizes).cumsum(0)

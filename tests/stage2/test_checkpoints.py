@@ -13,7 +13,12 @@ from chorus_common.errors import WeightsError
 from stage2_distill.encoder import Encoder, build_encoder, convert, export_encoder, load_encoder
 from tests.stage2.clouds import cloud
 
-TINY: dict[str, Any] = {"enc_channels": (24, 36, 48), "enc_depths": (1, 1, 2), "enc_patch_size": (32, 32, 32), "dec_channels": (32, 36)}
+TINY: dict[str, Any] = {
+    "enc_channels": (24, 36, 48),
+    "enc_depths": (1, 1, 2),
+    "enc_patch_size": (32, 32, 32),
+    "dec_channels": (32, 36),
+}
 
 
 def tiny(preset: str = "chorus", **overrides: Any) -> Encoder:
@@ -69,7 +74,9 @@ def test_trainer_file_is_recognised_by_its_shapes(tmp_path: Path) -> None:
     assert load_encoder(tmp_path / "model_best.pth").config.name == "litept-s-star"
 
 
-@pytest.mark.parametrize("prefix", ["module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", ""])
+@pytest.mark.parametrize(
+    "prefix", ["module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", ""]
+)
 def test_prefixes(prefix: str, tmp_path: Path) -> None:
     encoder = tiny("ptv3")
     state = {prefix + k: v for k, v in encoder.state_dict().items()}
@@ -83,7 +90,7 @@ def test_trainer_round_trip(tmp_path: Path) -> None:
     export_encoder(encoder, tmp_path / "x.pth", "trainer")
     loaded = load_encoder(tmp_path / "x.pth", preset="scenesplat", enc_patch_size=(32, 32, 32))
     assert same_features(loaded, encoder)
-    assert loaded.config.pool_reduce == "mean" and loaded.config.inputs.color_range == "symmetric"
+    assert (loaded.config.pool_reduce, loaded.config.inputs.color_range) == ("mean", "symmetric")
 
 
 def test_kernels_of_spconv_1_are_permuted() -> None:
@@ -103,7 +110,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         load_encoder(tmp_path / "x.pth", preset="ptv3")
     message = str(caught.value)
-    for part in ("x.pth", "missing enc.enc1.block0.attn.qkv.bias", "unexpected enc.enc1.block0.extra", "fc1.bias is (7,)"):
+    for part in (
+        "x.pth",
+        "missing enc.enc1.block0.attn.qkv.bias",
+        "unexpected enc.enc1.block0.extra",
+        "fc1.bias is (7,)",
+    ):
         assert part in message
     assert "\n" not in message
 

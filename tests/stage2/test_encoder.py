@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chorus_common.errors import ConfigError, SceneError
-from stage2_distill.encoder import PRESETS, Encoder, PointBatch, blocks, build_encoder, preset_config, sparse_conv
+from stage2_distill.encoder import Encoder, PointBatch, blocks, build_encoder, preset_config, sparse_conv
 from tests.stage2.clouds import cloud, permuted
 
 GOLDEN = Path(__file__).parents[1] / "data"
@@ -20,7 +20,12 @@ PARAMETERS = {
     "concerto-large": 207_667_392, "litept-s": 12_712_932, "litept-s-star": 15_988_716, "litept-b": 45_112_788,
     "litept-l": 85_880_448,
 }  # fmt: skip
-SMALL = {"enc_channels": (24, 36, 48), "enc_depths": (1, 1, 2), "enc_patch_size": (32, 32, 32), "dec_channels": (32, 36)}
+SMALL = {
+    "enc_channels": (24, 36, 48),
+    "enc_depths": (1, 1, 2),
+    "enc_patch_size": (32, 32, 32),
+    "dec_channels": (32, 36),
+}
 
 
 def small(preset: str, **overrides: Any) -> Encoder:
@@ -64,7 +69,8 @@ def golden(name: str, preset: str) -> tuple[Encoder, PointBatch, Any]:
     ("name", "preset", "tolerance"),
     [
         ("litept", "litept-s", 1e-6),
-        # the stored outputs of the three with convolutions in the decoder deviate in a few isolated voxels (docs/encoder.md)
+        # the stored outputs of the three with convolutions in the decoder deviate in a few isolated voxels
+        # (docs/encoder.md)
         ("sonata", "sonata", 1e-4),
         ("ptv3", "ptv3", 6e-4),
         ("scenesplat", "scenesplat", 1.5e-3),
@@ -160,7 +166,8 @@ def test_upcast_concatenates_on_the_way_up() -> None:
         out = encoder(batch)
     assert out.shape == (len(batch), encoder.out_channels) == (len(batch), 24 + 36 + 48)
     child1, child2 = levels[1].level.cluster, levels[2].level.cluster
-    assert child1 is not None and child2 is not None
+    assert child1 is not None
+    assert child2 is not None
     for row in range(0, len(batch), 11):
         parts = [levels[0].feat[row], levels[1].feat[child1[row]], levels[2].feat[child2[child1[row]]]]
         assert torch.equal(out[row], torch.cat(parts))
@@ -174,7 +181,8 @@ def test_checkpointing_changes_nothing() -> None:
         torch.manual_seed(3)
         encoder(batch, generator=torch.Generator().manual_seed(1)).square().mean().backward()
     for a, b in zip(plain.parameters(), saving.parameters()):
-        assert a.grad is not None and b.grad is not None
+        assert a.grad is not None
+        assert b.grad is not None
         assert torch.allclose(a.grad, b.grad, atol=1e-6)
 
 
@@ -222,7 +230,7 @@ def test_training_step_is_a_function_of_seed_and_generator() -> None:
 def test_chorus_scales_down(channels: tuple[int, ...]) -> None:
     encoder = build_encoder("chorus", enc_channels=channels, **({"enc_mode": True} if len(channels) == 1 else {}))
     assert encoder(cloud(60, 11)).shape == (60, encoder.out_channels)
-    assert encoder.config.enc_attn[-1] and not encoder.config.enc_conv[-1]
+    assert (encoder.config.enc_attn[-1], encoder.config.enc_conv[-1]) == (True, False)
 
 
 def test_bad_settings_name_the_key() -> None:

@@ -44,7 +44,12 @@ def test_most_opaque_member_and_channel_order() -> None:
     for voxel in range(0, len(batch), 9):
         rows = np.flatnonzero(inverse == voxel)
         best = rows[np.argmax(s.opacities[rows])]
-        expected = [s.colors[best] * 2 - 1, s.opacities[best : best + 1], s.quats[best], np.minimum(s.scales[best], 1.5)]
+        expected = [
+            s.colors[best] * 2 - 1,
+            s.opacities[best : best + 1],
+            s.quats[best],
+            np.minimum(s.scales[best], 1.5),
+        ]
         assert np.allclose(feat[voxel], np.concatenate(expected))
         assert np.allclose(batch.coord[voxel].numpy(), centred(s.means)[best], atol=1e-6)
 
@@ -65,7 +70,6 @@ def test_training_members_are_a_function_of_the_seed() -> None:
     draws = [scene_inputs(s, config, training=True, seed=k)[0].feat.numpy() for k in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
-    _, inverse = scene_inputs(s, config)
     features = scene_inputs(s, preset_config("chorus", inputs=InputConfig(grid_size=1e-4)))[0]  # every Gaussian alone
     known = {tuple(row) for row in features.feat.numpy().tolist()}
     assert all(tuple(row) in known for row in draws[2].tolist())
@@ -122,9 +126,13 @@ def test_normals_of_a_plane() -> None:
 
 def test_shortest_axis_and_orientation() -> None:
     base = scene(50, side=2.0)
-    flat = GaussianScene(base.means, base.quats, np.tile(np.float32([0.2, 0.01, 0.3]), (50, 1)), base.opacities, base.colors)
+    flat = GaussianScene(
+        base.means, base.quats, np.tile(np.float32([0.2, 0.01, 0.3]), (50, 1)), base.opacities, base.colors
+    )
     axes = shortest_axes(flat)
     w, x, y, z = base.quats.T
-    assert np.allclose(axes, np.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], 1), atol=1e-5)
+    assert np.allclose(
+        axes, np.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], 1), atol=1e-5
+    )
     middle = (flat.means.min(0) + flat.means.max(0)) / 2
     assert (np.einsum("ni,ni->n", scene_normals(flat, "axis"), middle - flat.means) >= 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,7 +62,7 @@ def test_tile_splits_cover_every_pair_once() -> None:
     table = find_neighbours(grid, torch.zeros(len(grid), dtype=torch.int64), 3)
     for t, splits in enumerate(table.tile_splits(16)):
         assert (splits[0], splits[-1]) == (table.splits[t], table.splits[t + 1])
-        for j, (a, b) in enumerate(zip(splits, splits[1:])):
+        for j, (a, b) in enumerate(pairwise(splits)):
             assert set((table.out_rows[a:b] // 16).tolist()) <= {j}
 
 

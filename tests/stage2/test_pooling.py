@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ def two_clouds() -> PointBatch:
 def test_levels_are_the_distinct_halved_voxels(preset: str) -> None:
     batch = two_clouds()
     levels = build_hierarchy(batch, preset_config(preset))
-    for fine, coarse in zip(levels, levels[1:]):
+    for fine, coarse in pairwise(levels):
         halved = torch.cat([fine.batch[:, None], fine.grid_coord // 2], 1)
         assert torch.equal(torch.unique(halved, dim=0), torch.cat([coarse.batch[:, None], coarse.grid_coord], 1))
         assert coarse.cluster is not None

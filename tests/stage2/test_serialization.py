@@ -33,7 +33,7 @@ VECTORS = {
 
 @pytest.mark.parametrize(("depth", "order"), VECTORS)
 def test_published_codes(depth: int, order: str) -> None:
-    points = POINTS[(POINTS < 2**depth).all(1)]
+    points = POINTS[(2**depth > POINTS).all(1)]
     assert curve_encode(points, depth, order).tolist() == VECTORS[depth, order]
 
 
@@ -66,7 +66,9 @@ def test_order_of_a_batch_is_the_order_of_each_cloud() -> None:
     batch = torch.tensor([0] * 30 + [1] * 30)
     together = serialize(torch.cat(clouds), batch, depth, ORDERS)
     for name, order in zip(ORDERS, together):
-        alone = [serialize(c, torch.zeros(30, dtype=torch.int64), depth[i : i + 1], [name])[0] for i, c in enumerate(clouds)]
+        alone = [
+            serialize(c, torch.zeros(30, dtype=torch.int64), depth[i : i + 1], [name])[0] for i, c in enumerate(clouds)
+        ]
         assert torch.equal(order, torch.cat([alone[0], alone[1] + 30]))
 
 

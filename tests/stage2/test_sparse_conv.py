@@ -75,7 +75,8 @@ def test_autocast_runs_in_low_precision_and_stays_close(dtype: torch.dtype) -> N
     assert out.dtype == dtype
     assert (out - reference).norm() / reference.norm() < 0.01
     out.float().sum().backward()
-    assert conv.weight.grad is not None and conv.weight.grad.dtype == torch.float32
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.dtype == torch.float32
 
 
 def test_largest_tensor_is_linear_in_rows() -> None:

@@ -1,0 +1,193 @@
+"""Encoder: Sonata's forward pass against upstream's algorithm, and a training step of `chorus` against `scenesplat`.
+
+Every measurement runs in a process of its own, so that its peak memory is its own. The baseline of the forward pass is
+upstream's algorithm written plainly on the same weights: attention that materialises its logits, convolution that
+gathers N x 27 x C.
+
+python -m tests.bench.bench_encoder            all rows
+python -m tests.bench.bench_encoder scaling    time and memory of `chorus` and `sonata` over the number of voxels
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2_distill.encoder import Encoder, PointBatch, build_encoder
+from stage2_distill.encoder.blocks import Block
+from stage2_distill.encoder.hierarchy import Level
+from stage2_distill.encoder.neighbours import Neighbours
+from tests.bench.row import Row
+
+COMMAND = "python -m tests.bench.bench_encoder"
+#: Sonata's class defaults with a decoder: 133,331,472 weights
+SONATA: dict[str, Any] = {
+    "enc_mode": False, "order": ("z", "z-trans"), "dec_depths": (3, 3, 3, 3), "dec_channels": (96, 96, 192, 384),
+    "dec_num_head": (6, 6, 12, 32),
+}  # fmt: skip
+FORWARD_VOXELS, STEP_VOXELS = 60_000, 4_000
+
+
+def rows() -> list[Row]:
+    """Rows of `make bench`."""
+    ours, plain, half = (isolated(_forward, kind, FORWARD_VOXELS) for kind in ("tiled", "plain", "bf16"))
+    chorus, scenesplat = isolated(_step, "chorus", STEP_VOXELS), isolated(_step, "scenesplat", STEP_VOXELS)
+    algorithm = "upstream's algorithm, fp32"
+    return [
+        Row("encoder/sonata-forward-60k", ours["seconds"], "s", ours["seconds"] / plain["seconds"], COMMAND, algorithm,
+            plain["seconds"]),
+        Row("encoder/sonata-forward-60k-bf16", half["seconds"], "s", half["seconds"] / plain["seconds"], COMMAND,
+            algorithm, plain["seconds"]),
+        Row("encoder/sonata-forward-60k-bf16-error", half["error"], "relative L2", half["error"], COMMAND),
+        Row("encoder/sonata-forward-60k-memory", ours["mib"], "MiB beyond weights", ours["mib"] / plain["mib"], COMMAND,
+            algorithm, plain["mib"]),
+        Row("encoder/chorus-vs-scenesplat-step", chorus["voxels_per_s"], "voxels/s, forward and backward",
+            chorus["voxels_per_s"] / scenesplat["voxels_per_s"], COMMAND, "scenesplat", scenesplat["voxels_per_s"]),
+        Row("encoder/chorus-vs-scenesplat-memory", chorus["mib"], "MiB, weights and gradients included",
+            chorus["mib"] / scenesplat["mib"], COMMAND, "scenesplat", scenesplat["mib"]),
+    ]  # fmt: skip
+
+
+def isolated(work: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
+    """Result of `work(*arguments)` in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def room_voxels(n: int, seed: int = 0) -> Tensor:
+    """About `n` occupied 2 cm voxels [N, 3] i64 of a furnished room: walls, floor, ceiling and boxes, 6 mm of noise."""
+    rng = np.random.default_rng(seed)
+    scale = float(np.sqrt(n / 430_000))
+    size = np.array([4.2, 3.4, 2.6]) * scale * 1.02
+    boxes = [(np.zeros(3), size)] + [
+        (rng.random(3) * size * (0.8, 0.8, 0.3), (rng.random(3) * 0.7 + 0.2) * scale) for _ in range(14)
+    ]
+    points = []
+    for origin, extent in boxes:
+        for axis in range(3):
+            u, v = (np.eye(3)[k] * extent for k in range(3) if k != axis)
+            count = int(np.linalg.norm(u) * np.linalg.norm(v) * 15_000)
+            for side in (0.0, 1.0):
+                ab = rng.random((count, 2))
+                face = origin + np.eye(3)[axis] * extent * side + ab[:, :1] * u + ab[:, 1:] * v
+                points.append(face + rng.normal(0, 0.006, (count, 3)))
+    voxels = np.floor(np.concatenate(points) / 0.02).astype(np.int64)
+    return torch.from_numpy(np.unique(voxels - voxels.min(0), axis=0))
+
+
+def room(n: int, channels: int) -> PointBatch:
+    """A one-cloud batch of `room_voxels` with random features."""
+    grid = room_voxels(n)
+    feat = torch.randn(len(grid), channels, generator=torch.Generator().manual_seed(0))
+    return PointBatch(grid.float() * 0.02, grid, feat, torch.tensor([len(grid)]))
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _forward(kind: str, n: int, preset: str = "sonata") -> dict[str, float]:
+    """Seconds (best of repeats), peak MiB beyond the weights, and for bf16 the relative error to fp32."""
+    torch.manual_seed(0)
+    encoder = build_encoder(preset, **(SONATA if preset == "sonata" else {})).eval()
+    batch = room(n, encoder.config.in_channels)
+    before, times = _peak_mib(), []
+    with torch.inference_mode():
+        for _ in range(1 if kind == "plain" else 2):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+                out = plain_forward(encoder, batch) if kind == "plain" else encoder(batch)
+            times.append(time.perf_counter() - start)
+        result = {"seconds": min(times), "mib": _peak_mib() - before, "voxels": float(len(batch))}
+        if kind == "bf16":
+            exact = encoder(batch)
+            result["error"] = float((out.float() - exact).norm() / exact.norm())
+    return result
+
+
+def _step(preset: str, n: int) -> dict[str, float]:
+    """Voxels per second of forward and backward in training mode, and the peak MiB of the process beyond its start."""
+    torch.manual_seed(0)
+    start_mib = _peak_mib()
+    encoder = build_encoder(preset).train()
+    batch, times = room(n, encoder.config.in_channels), []
+    for _ in range(2):
+        start = time.perf_counter()
+        encoder.zero_grad()
+        encoder(batch).square().mean().backward()
+        times.append(time.perf_counter() - start)
+    return {"voxels_per_s": len(batch) / min(times), "mib": _peak_mib() - start_mib}
+
+
+def plain_forward(encoder: Encoder, batch: PointBatch) -> Tensor:
+    """The encoder's result by upstream's algorithm."""
+    tiled = Block._infer
+    Block._infer = _plain_block  # type: ignore[method-assign]
+    try:
+        return encoder(batch)
+    finally:
+        Block._infer = tiled  # type: ignore[method-assign]
+
+
+def _plain_block(block: Any, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
+    conv, linear, norm = block.cpe
+    x = x + norm(
+        linear(plain_conv(x if conv_input is None else conv_input, conv.weight, conv.bias, level.neighbours(3)))
+    )
+    qkv = block.attn.qkv(block.norm1(x))
+    patches = level.patches(block.index, block.patch_size)
+    x = x + block.attn.proj(plain_attention(qkv, block.heads, patches.groups, patches.inverse))
+    return x + block.mlp(block.norm2(x))
+
+
+def plain_conv(x: Tensor, weight: Tensor, bias: Tensor, neighbours: Neighbours) -> Tensor:
+    """Gather all k^3 neighbours of every row (zeros where there is none), then one product."""
+    table = torch.full((len(x), neighbours.kernel**3), len(x))
+    table[:, neighbours.centre] = torch.arange(len(x))
+    for t in range(neighbours.kernel**3):
+        out_rows, in_rows = neighbours.tap(t)
+        table[out_rows, t] = in_rows
+    gathered = torch.cat([x, x.new_zeros(1, x.shape[1])])[table]  # [N, k^3, C]
+    return gathered.flatten(1) @ weight.flatten(1).T + bias
+
+
+def plain_attention(qkv: Tensor, heads: int, groups: tuple[Tensor, ...], inverse: Tensor) -> Tensor:
+    """softmax(q k^T) v with the logits [P, H, L, L] of all patches in memory."""
+    results = []
+    for rows in groups:
+        q, k, v = qkv[rows].unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # [P, H, L, D] each
+        attention = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1)
+        results.append((attention @ v).transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(results)[inverse]
+
+
+def scaling(sizes: list[int]) -> None:
+    """Print time and memory over the number of voxels, one JSON object a line."""
+    for preset in ("chorus", "sonata"):
+        for n in sizes:
+            print(json.dumps({"preset": preset} | isolated(_forward, "tiled", n, preset)), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("rows", "scaling"), default="rows")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 60_000, 200_000, 600_000])
+    arguments = parser.parse_args()
+    if arguments.what == "scaling":
+        scaling(arguments.sizes)
+    else:
+        for row in rows():
+            print(json.dumps(row.as_dict()))
+
+
+if __name__ == "__main__":
+    main()
