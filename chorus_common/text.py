@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,10 +27,14 @@ EMBEDDED_TEXT_CHANNELS = 64
 
 
 class TextEncoder(Protocol):
-    """Encodes texts into the space of the text-aligned teacher named by `spec`."""
+    """Encodes texts into the space of the text-aligned teacher named by `spec`.
+
+    `pair`: what the teacher's fingerprint begins with when both sides come from one training; "" where nothing tells.
+    """
 
     spec: str
     channels: int
+    pair: str
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit rows [K, channels] f32, one per text, canonicalised as the teacher's own text side wants it."""
@@ -64,6 +69,7 @@ class HashedTextNetwork(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.fc1 = nn.Linear(channels, 2 * channels)
         self.fc2 = nn.Linear(2 * channels, channels)
+        nn.init.normal_(self.embedding.weight, std=0.1)  # the output is normalised: a small start learns faster
         nn.init.zeros_(self.gate.weight)
 
     def forward(self, texts: list[str]) -> Tensor:
@@ -91,6 +97,7 @@ class EmbeddedTextEncoder:
                 f"{weights}: weights of the embedded text encoder are missing; reinstall, "
                 "or make them with python -m stage1_render_teachers.teachers.train_text_aligned"
             )
+        self.pair = read_pair(weights)
         self.network = HashedTextNetwork()
         self.network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
         self.network.eval()
@@ -99,6 +106,15 @@ class EmbeddedTextEncoder:
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """See `TextEncoder.encode`."""
         return self.network(texts).numpy() if texts else np.zeros((0, self.channels), dtype=np.float32)
+
+
+def read_pair(weights: Path) -> str:
+    """The mark that the two weight files of one training share. Raises WeightsError for a file without it."""
+    with safe_open(weights, framework="pt") as handle:
+        pair = (handle.metadata() or {}).get("pair", "")
+    if not pair:
+        raise WeightsError(f"{weights}: does not say which training it comes from; reinstall")
+    return pair
 
 
 def load_text_encoder(spec: str) -> TextEncoder:

@@ -69,7 +69,7 @@ def zero_shot_command(
 ) -> int:
     """Segment scenes by class names alone: student, lifted teacher, or any feature files."""
     from chorus_common.standardise import TeacherBasis
-    from evaluation.features import FeatureFiles, LiftedTeacher, StudentFeatures, text_aligned_teacher
+    from evaluation.features import FeatureFiles, LiftedTeacher, StudentFeatures, check_pair, text_aligned_teacher
     from evaluation.prompts import class_embeddings
     from evaluation.scenes import labelled_scenes, select_scenes
     from evaluation.tasks.zero_shot import Contender, ZeroShotConfig, zero_shot
@@ -85,6 +85,7 @@ def zero_shot_command(
         student = load_student(encoder, device)
         name, text_encoder = text_aligned_teacher({n: t.spec for n, t in student.config.teachers.items()}, teacher)
         contenders["student"] = Contender(StudentFeatures(student, name))
+        check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
         if lifted and cached.get(name) != student.config.teachers[name].spec:
             raise ConfigError(
                 f"{stores[0]}: teacher '{name}' is {cached.get(name, 'absent')} here, the student's is "
@@ -95,6 +96,7 @@ def zero_shot_command(
     if features is not None:
         contenders["features"] = Contender(FeatureFiles(features, text_encoder.channels))
     if lifted:
+        check_pair(name, first.attributes.dense_teachers[name].fingerprint, text_encoder)
         source = LiftedTeacher(name, TeacherBasis.load(selection.scenes[0].store / "bases" / f"{name}.safetensors"))
         contenders["lifted_teacher"] = Contender(source, fill=True)
         contenders["lifted_teacher_seen_only"] = Contender(source)

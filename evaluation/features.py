@@ -160,6 +160,15 @@ def encode_latent(encoder: Encoder, scene: GaussianScene) -> F32:
         return encode_scene(encoder, scene).numpy()
 
 
+def check_pair(name: str, fingerprint: str, encoder: TextEncoder) -> None:
+    """Raise ConfigError where features of teacher `name` were made by another training than the text encoder's."""
+    if not fingerprint.startswith(encoder.pair):
+        raise ConfigError(
+            f"teacher '{name}': the features come from other weights ({fingerprint}) than the text encoder "
+            f"({encoder.pair}); run stage 1 again, or use the release that made them"
+        )
+
+
 def text_aligned_teacher(specs: dict[str, str], wanted: str | None) -> tuple[str, TextEncoder]:
     """Name and text encoder of the teacher to ask: `wanted`, or the first by name that has a text side.
 

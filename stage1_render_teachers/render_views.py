@@ -48,7 +48,10 @@ def load_scene(row: ManifestRow) -> GaussianScene:
     Raises SceneError for a file that is missing, damaged, or not the one that was indexed: the manifest's checksum
     stands for the scene in the cache's fingerprint, so it has to be true.
     """
-    scene = replace(read_scene(row.scene_path), name=row.scene_id, label_space=row.label_space).validated()
+    scene = replace(
+        read_scene(row.scene_path, label_space=row.label_space), name=row.scene_id, label_space=row.label_space
+    )
+    scene = scene.validated()
     if path_digest(row.scene_path) != row.sha256:
         raise SceneError(f"{row.scene_path}: has changed since it was indexed; run chorus-data index again")
     return scene

@@ -1,6 +1,6 @@
 """Makes the weights of the embedded text-aligned teacher (picture and text side together).
 
-    python -m stage1_render_teachers.teachers.train_text_aligned --rooms 160 --minutes 20
+    python -m stage1_render_teachers.teachers.train_text_aligned --rooms 200 --steps 14000
 
 Renders synthetic rooms of reserved seeds (`FIRST_SEED` on; no demo, test or study uses them), labels each cell with
 the share of each class in it, and trains both towers so that a cell's vector has its largest cosine with the text of
@@ -11,7 +11,8 @@ texts at temperature 0.07, soft targets, a random phrase per class and step.
 from __future__ import annotations
 
 import copy
-import time
+import hashlib
+import math
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -158,18 +159,25 @@ def evaluate(towers: Towers, images: Tensor, shares: Tensor) -> float:
     return float((confusion.diag() / union.clamp(min=1))[present].mean())
 
 
+def phrase_loss(network: HashedTextNetwork, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Class texts [K, C] and the loss that makes two random phrasings of the same class agree (InfoNCE)."""
+    text = class_texts(network, generator)
+    again = class_texts(network, generator)
+    return text, F.cross_entropy(text @ again.T / TEMPERATURE, torch.arange(len(text)))
+
+
+def learning_rate(step: int, total: int, peak: float = 3e-3) -> float:
+    """Linear up over 100 steps, cosine down to a hundredth."""
+    return peak * min(1.0, (step + 1) / 100) * (0.505 + 0.495 * math.cos(math.pi * step / total))
+
+
 @click.command()
-@click.option("--rooms", default=160, show_default=True, help="rooms to render for training")
+@click.option("--rooms", default=200, show_default=True, help="rooms to render for training")
 @click.option("--held-out", default=8, show_default=True, help="further rooms to measure on")
-@click.option(
-    "--minutes",
-    default=20.0,
-    show_default=True,
-    help="training time (the schedule counts steps, measured from the first ones)",
-)
-@click.option("--steps", default=None, type=int, help="train this many steps instead, reproducibly")
-@click.option("--batch", default=16, show_default=True)
-@click.option("--workers", default=2, show_default=True)
+@click.option("--steps", default=14_000, show_default=True)
+@click.option("--batch", default=8, show_default=True, help="pictures per step")
+@click.option("--workers", default=2, show_default=True, help="processes that render")
+@click.option("--threads", default=1, show_default=True, help="threads of the training itself")
 @click.option("--pool", type=click.Path(path_type=Path), default=None, help="keep the rendered rooms in this .npz")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -181,10 +189,10 @@ def evaluate(towers: Towers, images: Tensor, shares: Tensor) -> float:
 def main(
     rooms: int,
     held_out: int,
-    minutes: float,
-    steps: int | None,
+    steps: int,
     batch: int,
     workers: int,
+    threads: int,
     pool: Path | None,
     seed: int,
     out: Path | None,
@@ -193,45 +201,60 @@ def main(
     images, shares = _pool(rooms + held_out, workers, pool)
     views = images.shape[0] // (rooms + held_out)
     train, test = slice(0, rooms * views), slice(rooms * views, None)
-    to_images = lambda a: torch.from_numpy(a).permute(0, 3, 1, 2).float() / 255  # noqa: E731
-    test_images, test_shares = to_images(images[test]), to_images(shares[test])
-    frequency = torch.from_numpy(shares[train].astype(np.float64).mean((0, 1, 2)))
+    test_images, test_shares = to_unit(images[test]), to_unit(shares[test])
+    frequency = torch.from_numpy(shares[train].mean((0, 1, 2), dtype=np.float64))
     class_weight = (frequency / frequency.max()).clamp(min=1e-4).pow(-0.35).float()
 
+    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     towers = Towers().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    align_phrases(towers.text, generator)
     averaged = copy.deepcopy(towers)
-    optimiser = torch.optim.AdamW(towers.parameters(), lr=2e-3, weight_decay=0.02)
-    started, step, total = time.monotonic(), 0, steps or 10**9
-    while step < total:
-        if steps is None and step == 20:
-            total = max(50, int(minutes * 60 * 20 / (time.monotonic() - started)))
-        progress = step / min(total, 10**6)
+    optimiser = torch.optim.AdamW(towers.parameters(), weight_decay=0.02)
+    for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * min(1.0, progress))) + 1e-5
+            group["lr"] = learning_rate(step, steps)
         rows = torch.randint(train.stop, (batch,), generator=generator).numpy()
-        x, y = augment(to_images(images[rows]), to_images(shares[rows]), generator)
-        text = class_texts(towers.text, generator)
-        logits = torch.einsum("bchw,kc->bkhw", towers.image(x), text) / TEMPERATURE
-        again = class_texts(towers.text, generator)  # other phrases of the same classes: synonyms must agree
-        phrases = F.cross_entropy(text @ again.T / TEMPERATURE, torch.arange(len(text)))
-        loss = soft_cross_entropy(logits, y, class_weight) + 0.2 * phrases
+        x, y = augment(to_unit(images[rows]), to_unit(shares[rows]), generator)
+        text, agreement = phrase_loss(towers.text, generator)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # 1.6 times faster where the processor has it
+            cells = towers.image(x)
+        logits = torch.einsum("bchw,kc->bkhw", cells, text) / TEMPERATURE
+        loss = soft_cross_entropy(logits, y, class_weight) + 0.2 * agreement
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
         optimiser.step()
-        with torch.no_grad():
-            decay = min(0.998, (step + 1) / (step + 10))
-            for a, b in zip(averaged.parameters(), towers.parameters()):
-                a.lerp_(b, 1 - decay)
-            for a, b in zip(averaged.buffers(), towers.buffers()):
-                a.copy_(b)
-        step += 1
-        if step % 200 == 0 or step == total:
+        update_average(averaged, towers, decay=min(0.998, (step + 1) / (step + 10)))
+        if (step + 1) % 250 == 0 or step + 1 == steps:
             miou = evaluate(averaged, test_images, test_shares)
-            click.echo(f"step {step}/{total} loss {loss.item():.3f} held-out mIoU {miou:.3f}")
-            _save(averaged, out)
+            click.echo(f"step {step + 1}/{steps} loss {loss.item():.3f} held-out mIoU {miou:.3f}")
+            save_towers(averaged, out)
+
+
+def to_unit(values: NDArray[np.uint8]) -> Tensor:
+    """[B, H, W, C] u8 -> [B, C, H, W] f32 in [0, 1]."""
+    return torch.from_numpy(values).permute(0, 3, 1, 2).float() / 255
+
+
+def align_phrases(network: HashedTextNetwork, generator: torch.Generator, steps: int = 400) -> None:
+    """Make the phrasings of a class agree before any picture is shown, so that pictures have a steady target."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for _ in range(steps):
+        _, loss = phrase_loss(network, generator)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Exponential moving average of parameters; buffers (BatchNorm's statistics) are averages already."""
+    for a, b in zip(averaged.parameters(), model.parameters()):
+        a.lerp_(b, 1 - decay)
+    for a, b in zip(averaged.buffers(), model.buffers()):
+        a.copy_(b)
 
 
 def _pool(n: int, workers: int, path: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -250,12 +273,21 @@ def _pool(n: int, workers: int, path: Path | None) -> tuple[NDArray[np.uint8], N
     return images, shares
 
 
-def _save(towers: Towers, out: Path | None) -> None:
-    for tower, path in ((towers.image, WEIGHTS), (towers.text, EMBEDDED_TEXT_WEIGHTS)):
+def save_towers(towers: Towers, out: Path | None) -> None:
+    """Write both sides in fp16, marked as a pair, to `out` or to where the package reads them."""
+    halves = [
+        {key: value.half() if value.is_floating_point() else value for key, value in tower.state_dict().items()}
+        for tower in (towers.image, towers.text)
+    ]
+    digest = hashlib.sha256()
+    for half in halves:
+        for key in sorted(half):
+            digest.update(key.encode() + half[key].contiguous().numpy().tobytes())
+    for half, path in zip(halves, (WEIGHTS, EMBEDDED_TEXT_WEIGHTS)):
         target = out / path.name if out is not None else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        state = {key: value.half() if value.is_floating_point() else value for key, value in tower.state_dict().items()}
-        save_file({key: value.contiguous() for key, value in state.items()}, target)
+        tensors = {key: value.contiguous() for key, value in half.items()}
+        save_file(tensors, target, metadata={"pair": digest.hexdigest()[:16]})
 
 
 if __name__ == "__main__":

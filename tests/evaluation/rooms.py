@@ -27,7 +27,7 @@ CLASSES = {name: SCANNET20.index(name) for name in ("floor", "wall", "chair", "t
 class WordVectors:
     """A text encoder for tests: the normalised sum of one random vector per word."""
 
-    spec, channels = TEXT_SPEC, 32
+    spec, channels, pair = TEXT_SPEC, 32, ""
 
     def encode(self, texts: list[str]) -> np.ndarray:
         rows = [np.sum([_word(w, self.channels) for w in text.lower().split() or [""]], axis=0) for text in texts]
