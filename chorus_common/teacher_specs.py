@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 import torch
 
+from chorus_common.errors import ConfigError
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -16,6 +18,17 @@ def split_precision(spec: str) -> tuple[str, Precision]:
         if at and tail == precision:
             return head, precision
     return spec, "fp32"
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device "cpu", "cuda" or "cuda:1". Raises ConfigError where this machine has no such device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device '{name}': expected cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}': {torch.cuda.device_count()} CUDA devices found; use --device cpu")
+    return device
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

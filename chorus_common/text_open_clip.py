@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chorus_common.errors import WeightsError, one_line
 from chorus_common.open_clip_model import FAMILY, OpenClipModel, load_open_clip
+from chorus_common.weights_files import weights_fingerprint
 
 BATCH = 64
 
@@ -19,11 +20,13 @@ class OpenClipTextEncoder:
     """Texts through open_clip's own tokenizer and tower, on the CPU in fp32.
 
     CLIP: byte pairs, 77 tokens, lower case. SigLIP 2: Gemma's pieces, 64 tokens, canonicalised (lower case, no
-    punctuation), as big_vision trained it; its tokenizer needs the package transformers.
+    punctuation), as big_vision trained it; its tokenizer needs the package transformers. `pair` is the fingerprint of
+    the picture tower that came with this text tower.
     """
 
     def __init__(self, model: OpenClipModel) -> None:
         self.spec = model.spec
+        self.pair = weights_fingerprint(model.network.visual)  # type: ignore[arg-type]
         self._network = model.network
         self._tokenize = load_tokenizer(model)
         del self._network.visual  # half of the memory, and of no use to texts

@@ -20,6 +20,7 @@ from stage1_render_teachers.plan import TeacherPlan, load_basis, shared_teacher
 from stage1_render_teachers.render_views import ViewBatch, config_grid
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher
+from stage1_render_teachers.teachers.protocol import masks_of_views
 
 F32 = NDArray[np.float32]
 Watch = Callable[[str], AbstractContextManager[None]]
@@ -132,9 +133,10 @@ class MaskPass:
 
     def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
         dense = tokens.get(self._embed_with)
-        for i, (view, image) in enumerate(zip(batch.views, batch.images)):
-            with watch(self.name):
-                levels = self._teacher.masks(image, view_seed(self._config.seed, self._scene_id, view))
+        seeds = [view_seed(self._config.seed, self._scene_id, view) for view in batch.views]
+        with watch(self.name):
+            per_view = masks_of_views(self._teacher, batch.images, seeds)
+        for i, levels in enumerate(per_view):
             with watch("quantise"):
                 self._out.append(levels)
             if dense is None:

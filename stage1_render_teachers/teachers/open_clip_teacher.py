@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from chorus_common.errors import ConfigError
 from chorus_common.open_clip_model import OpenClipModel, load_open_clip
+from chorus_common.teacher_specs import device_of
 from chorus_common.weights_files import weights_fingerprint
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
 
@@ -31,7 +32,7 @@ def build_open_clip_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
         spec=model.spec,
         weights=weights_fingerprint(model.network.visual),  # type: ignore[arg-type]
         network=patch_network(model),
-        device=torch.device(device),
+        device=device_of(device),
         precision=model.precision,
         text_aligned=True,
     )

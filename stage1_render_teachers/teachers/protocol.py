@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -54,7 +55,23 @@ class MaskTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchedMaskTeacher(MaskTeacher, Protocol):
+    """A mask teacher that gains from seeing several pictures at once."""
+
+    def masks_of_views(self, images: U8, seeds: Sequence[int]) -> list[dict[str, I32]]:
+        """`masks` of each of the pictures [B, H, W, 3] u8 with its own seed."""
+        ...
+
+
 Teacher = DenseTeacher | MaskTeacher
+
+
+def masks_of_views(teacher: MaskTeacher, images: U8, seeds: Sequence[int]) -> list[dict[str, I32]]:
+    """Masks of pictures [B, H, W, 3] u8, together where the teacher can, else one by one."""
+    if isinstance(teacher, BatchedMaskTeacher):
+        return teacher.masks_of_views(images, seeds)
+    return [teacher.masks(image, seed) for image, seed in zip(images, seeds)]
 
 
 def teacher_name(spec: str) -> str:

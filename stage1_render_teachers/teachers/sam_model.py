@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chorus_common.errors import ConfigError
-from chorus_common.teacher_specs import Precision, autocast, split_precision
+from chorus_common.teacher_specs import Precision, autocast, device_of, split_precision
 from chorus_common.weights_files import existing_file, load_strictly, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.protocol import U8
@@ -82,9 +82,10 @@ def load_sam(argument: str, family: str, device: str) -> SamModel:
     if not file:
         raise ConfigError(f"{family}:{argument}: name a checkpoint, {family}:{architecture}:FILE; download {source}")
     path = existing_file(file, f"download {source} and give its path")
+    place = device_of(device)
     network, weights = _load(architecture, str(path), path.stat().st_mtime_ns, device)
     batches = HalvingBatches(ENCODER_BATCH, f"{family}:{argument}")
-    return SamModel(network, weights, torch.device(device), precision, batches)
+    return SamModel(network, weights, place, precision, batches)
 
 
 @lru_cache(maxsize=2)

@@ -10,11 +10,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from chorus_common.errors import ConfigError, WeightsError, one_line
-from chorus_common.teacher_specs import split_precision
+from chorus_common.teacher_specs import device_of, split_precision
 from chorus_common.weights_files import existing_file, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
 
@@ -55,7 +54,7 @@ def build_timm_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
         spec=f"timm:{argument}",
         weights=weights_fingerprint(module),
         network=network,
-        device=torch.device(device),
+        device=device_of(device),
         precision=precision,
         text_aligned=False,
     )

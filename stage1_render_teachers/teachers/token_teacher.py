@@ -64,10 +64,11 @@ class TokenTeacher:
     def __post_init__(self) -> None:
         network = self.network
         self.channels = network.channels
-        self.fingerprint = fingerprint_of(
-            VERSION, self.weights, network.patch, tuple(network.mean), tuple(network.std), network.unit,
-            self.precision, self.text_aligned,
-        )  # fmt: skip
+        # The weights come first and by themselves: a text side knows its picture side by them (TextEncoder.pair).
+        self.fingerprint = self.weights + fingerprint_of(
+            VERSION, network.patch, tuple(network.mean), tuple(network.std), network.unit, self.precision,
+            self.text_aligned,
+        )[:8]  # fmt: skip
         network.module.to(self.device)
         self._batches = HalvingBatches(BATCH, self.spec)
 

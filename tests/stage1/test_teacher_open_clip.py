@@ -187,6 +187,19 @@ def test_contract_and_geometry(name: str, cell: int, files: dict[str, Path]) -> 
     check_geometry(teacher, cell)
 
 
+@pytest.mark.parametrize("name", ["clip-tiny", "siglip-tiny"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_and_of_length_one(name: str, precision: str, files: dict[str, Path]) -> None:
+    full = build_dense(f"open_clip:{name}:{files[name]}")
+    half = build_dense(f"open_clip:{name}:{files[name]}@{precision}")
+    grid = CellGrid(80, 48, 16)
+    images = pictures(2, 2, 80, 48)
+    a, b = full.features(images, grid), half.features(images, grid)
+    assert (a != b).any()
+    assert cosine(a, b).min() > 0.99
+    np.testing.assert_allclose(np.linalg.norm(b, axis=-1), 1, atol=1e-5)
+
+
 def test_fingerprint_follows_picture_weights_and_precision(files: dict[str, Path], tmp_path: Path) -> None:
     spec = f"open_clip:clip-tiny:{files['clip-tiny']}"
     other = save_random("clip-tiny", tmp_path, seed=5)
@@ -235,10 +248,13 @@ def test_clip_texts_are_the_librarys_own(files: dict[str, Path]) -> None:
     assert encoder.encode([]).shape == (0, 48)
 
 
-def test_picture_and_text_share_a_space(files: dict[str, Path]) -> None:
-    """The value path of a picture of one token is the text side's counterpart: the same width, both of length one."""
+def test_picture_and_text_know_each_other(files: dict[str, Path], tmp_path: Path) -> None:
     spec = f"open_clip:clip-tiny:{files['clip-tiny']}@bf16"
-    assert load_text_encoder(spec).channels == build_dense(spec).channels
+    text, pictures_of = load_text_encoder(spec), build_dense(spec)
+    assert text.channels == pictures_of.channels
+    assert pictures_of.fingerprint.startswith(text.pair)
+    other = build_dense(f"open_clip:clip-tiny:{save_random('clip-tiny', tmp_path, seed=5)}")
+    assert not other.fingerprint.startswith(text.pair)
 
 
 class _Tokenizer:
@@ -292,6 +308,8 @@ def test_unknown_names_say_what_is_known(files: dict[str, Path]) -> None:
         build_teacher("open_clip:ViT-B-16:laion3b")
     with pytest.raises(ConfigError, match=r"a tag .*, a file or TAG=FILE"):
         build_teacher("open_clip:ViT-B-16")
+    with pytest.raises(ConfigError, match="device 'cuda:99'"):
+        build_teacher(f"open_clip:clip-tiny:{files['clip-tiny']}", "cuda:99")
     with pytest.raises(ConfigError, match="no text side"):
         load_text_encoder("timm:vit_small_patch14_dinov2.lvd142m")
 

@@ -21,6 +21,7 @@ from chorus_common.errors import ConfigError, WeightsError
 from chorus_common.lifting import CellGrid
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
+from stage1_render_teachers.teachers.protocol import BatchedMaskTeacher, masks_of_views
 from stage1_render_teachers.teachers.sam_dense import SamDenseTeacher, token_shares
 from stage1_render_teachers.teachers.sam_masks import (
     OUTPUTS,
@@ -149,6 +150,15 @@ def test_dense_contract_and_geometry(checkpoint: Path) -> None:
     check_geometry(teacher, 16)
 
 
+def test_half_precision_is_close(checkpoint: Path) -> None:
+    full, half = build_dense(checkpoint), build_teacher(f"sam:small:{checkpoint}@bf16")
+    assert isinstance(half, SamDenseTeacher)
+    image, grid = pictures(8, 1, 96, 64), CellGrid(96, 64, 16)
+    a, b = full.features(image, grid), half.features(image, grid)
+    assert (a != b).any()
+    assert cosine(a, b).min() > 0.99
+
+
 # --- masks -------------------------------------------------------------------------------------------------------
 
 LENIENT = SamMaskSettings(
@@ -204,6 +214,28 @@ def test_masks_follow_the_contract_and_do_not_depend_on_the_batch(checkpoint: Pa
             np.testing.assert_array_equal(np.unique(ids[ids >= 0]), np.arange(ids.max() + 1))
             assert (ids == alone[level]).mean() > 0.99
             np.testing.assert_array_equal(alone[level], teacher.masks(image, seed=8)[level])
+
+
+def test_masks_in_half_precision(checkpoint: Path) -> None:
+    image = pictures(2, 1, 96, 64)[0]
+    half = SamMaskTeacher("half", load_sam(f"small:{checkpoint}@bf16", "sam-masks", "cpu"), LENIENT)
+    for level, ids in half.masks(image, 0).items():
+        assert ((ids >= 0) == (build_masks(checkpoint).masks(image, 0)[level] >= 0)).mean() > 0.8
+
+
+def test_stage_1_hands_pictures_over_together(checkpoint: Path) -> None:
+    """`masks_of_views` uses the batch where a teacher has one and falls back to single pictures elsewhere."""
+    images = pictures(9, 3, 96, 64)
+    batched, single = build_masks(checkpoint), build_teacher("embedded:masks")
+    assert isinstance(batched, BatchedMaskTeacher)
+    assert isinstance(single, MaskTeacher)
+    assert not isinstance(single, BatchedMaskTeacher)
+    for teacher in (batched, single):
+        together = masks_of_views(teacher, images, [0, 1, 2])
+        assert len(together) == 3
+        for image, levels in zip(images, together):
+            for level, ids in teacher.masks(image, 0).items():
+                assert (ids == levels[level]).mean() > 0.99
 
 
 def test_prompts_of_the_caller_and_none_at_all(checkpoint: Path) -> None:
