@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from stage2_distill.encoder.rope import apply_rope
 
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True, eq=False)
 class Patches:
@@ -115,5 +117,10 @@ def _attend(qkv: Tensor, length: int, heads: int) -> Tensor:
     """Attention within consecutive runs of `length` rows; qkv [P * L, 3C] -> [P * L, C]."""
     parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))  # [P, L, 3, H, D]
     q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [P, H, L, D] each
-    out = F.scaled_dot_product_attention(q, k, v)
+    if qkv.device.type == "cpu" and qkv.dtype in LOW_PRECISION and q.shape[-1] < 64:
+        # narrow heads spend their time in the softmax: the fused CPU kernel is slower in low precision than in fp32
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(qkv.dtype)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).reshape(len(qkv), -1)  # [P * L, C]

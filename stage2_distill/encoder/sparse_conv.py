@@ -106,7 +106,7 @@ def _gather_gemm(
     Low-precision products are summed in fp32, as a fused kernel's accumulator would.
     """
     centre = taps[neighbours.centre]
-    wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    wide = torch.promote_types(x.dtype, torch.float32)
     for start, stop, ranges in _tiles(neighbours, x.device):
         out = (x[start:stop] @ centre).to(wide)
         if bias is not None:
