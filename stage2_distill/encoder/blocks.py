@@ -76,8 +76,7 @@ class Block(nn.Module):
 
     "ptv3" (point_transformer_v3m1_base.py:251-338): x += cpe(x); x += attn(LN(x)); x += mlp(LN(x)).
     "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without
-    convolution start with
-    x = LN(x), without a residual.
+    convolution start with x = LN(x), without a residual.
     """
 
     def __init__(
@@ -119,8 +118,7 @@ class Block(nn.Module):
         """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only).
 
         Without gradients the same arithmetic runs tile by tile, so that the wide intermediates (qkv, MLP) exist for
-        a tile of rows
-        only.
+        a tile of rows only.
         """
         if not torch.is_grad_enabled() and not self.training:
             return self._infer(x, level, conv_input)

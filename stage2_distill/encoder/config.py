@@ -20,8 +20,7 @@ class InputConfig(Config):
         features: attributes in channel order. SceneSplat: color, opacity, quat, scale; Sonata: coord, color, normal;
             PTv3: color, normal.
         indicator: append one 0/1 channel per attribute that says whether the scene has it; absent attributes are
-            zeros. This is how one
-            encoder takes Gaussians and points alike.
+            zeros. This is how one encoder takes Gaussians and points alike.
         color_range: "unit" = [0, 1] (x / 255: PTv3, Sonata, LitePT), "symmetric" = [-1, 1] (x / 127.5 - 1: SceneSplat).
         grid_size: voxel edge in metres.
         scale_clip, opacity_min: ranges of the Gaussian channels (SceneSplat: scales clipped to 1.5 m).
@@ -69,8 +68,7 @@ class EncoderConfig(Config):
             early, attention late.
         enc_rope_freq, dec_rope_freq: base of PointROPE per stage, or None for no rotary encoding.
         block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only) or "litept" (conv
-            stages have no MLP; attention
-            without conv is preceded by a LayerNorm without residual).
+            stages have no MLP; attention without conv is preceded by a LayerNorm without residual).
         stem: "conv" (submanifold, kernel `stem_kernel`) or "linear".
         norm: of stem, pooling and unpooling: "batch" (eps 1e-3) or "layer".
         pooling: "serialized" (m1: coarse codes are shifted fine codes) or "grid" (m2, LitePT: coarse voxels are
@@ -79,13 +77,11 @@ class EncoderConfig(Config):
         depth_rule: bits per axis of the curves, from the largest coordinate: "max" (SceneSplat) or "max+1"
             (Pointcept, Sonata).
         depth_scope: "cloud" = each cloud has its own depth, so that results do not depend on batch mates; "batch" =
-            upstream's rule, one depth
-            for the whole batch. They agree for a batch of one.
+            upstream's rule, one depth for the whole batch. They agree for a batch of one.
         shuffle_orders: permute the curves at random in training. Never at inference.
         enable_flash: upstream's flag, kept for what it changes numerically: without flash upstream cuts patches of
-            min(patch size, smallest
-            cloud of the batch); with it (the default) each cloud is cut on its own. Both run through the same fused
-            attention here.
+            min(patch size, smallest cloud of the batch); with it (the default) each cloud is cut on its own. Both
+            run through the same fused attention here.
         legacy_decoder_cpe: the first block after an unpooling convolves the skip branch only (m1).
         mask_token: a learned row for masked voxels (Sonata pre-training); a parameter only.
         enc_mode: no decoder; forward returns the features of the deepest `upcast` + 1 levels, concatenated on the

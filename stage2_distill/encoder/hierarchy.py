@@ -82,8 +82,8 @@ def build_hierarchy(
 
     Args:
         order_permutations: upstream's draws of randperm(len(order)), one per serialized level, in the order in which
-            upstream draws them. With
-            it the serialization follows upstream to the letter, batch-wide curve depth included. None: identity.
+            upstream draws them. With it the serialization follows upstream to the letter, batch-wide curve depth
+            included. None: identity.
         shuffle: draw such permutations from `generator` (a CPU generator; None = torch's global one).
     """
     stages = len(config.enc_channels)

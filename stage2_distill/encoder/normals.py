@@ -46,8 +46,7 @@ def scene_normals(scene: GaussianScene, method: str) -> F32:
     [N, 3].
 
     Facing the middle is right for rooms seen from inside, which is what indoor scans are; an object seen from
-    outside gets inward normals, all
-    of one sign.
+    outside gets inward normals, all of one sign.
     """
     if scene.normals is not None:
         return scene.normals

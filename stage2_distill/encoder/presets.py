@@ -114,8 +114,8 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
     """Config of a preset with overrides.
 
     Where `enc_channels` changes, what depends on it and is not given follows: heads from the width of a head, the
-    decoder's widths, and, for
-    another number of stages, depths, strides, patch sizes and which stages convolve or attend.
+    decoder's widths, and, for another number of stages, depths, strides, patch sizes and which stages convolve or
+    attend.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown encoder preset '{preset}'; known: {', '.join(PRESETS)}")

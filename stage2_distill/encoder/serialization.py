@@ -119,8 +119,8 @@ def required_depth(grid: Tensor, rule: str) -> int:
     """Bits per axis of the largest coordinate in `grid` [N, 3].
 
     rule "max": bit_length(max) (SceneSplat, the original PTv3 release); "max+1": bit_length(max + 1) (Pointcept,
-    Sonata). They differ when
-    max + 1 is a power of two, and then the Hilbert curve visits the cells with permuted axes.
+    Sonata). They differ when max + 1 is a power of two, and then the Hilbert curve visits the cells with permuted
+    axes.
     """
     return (int(grid.max()) + (rule == "max+1")).bit_length()
 
