@@ -64,7 +64,8 @@ def test_a_bug_in_a_job_is_not_hidden(pool: DaskPool) -> None:
 
 def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPool) -> None:
     seen = [done.result for done in pool.map(jobs.environment, range(6))]
-    assert len({result["pid"] for result in seen if isinstance(result, dict)}) == 2
+    # Quick jobs may all go to one worker, never to a third.
+    assert 1 <= len({result["pid"] for result in seen if isinstance(result, dict)}) <= 2
     for result in seen:
         assert isinstance(result, dict)
         assert result["OMP_NUM_THREADS"] == "1"

@@ -104,7 +104,7 @@ def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, mon
         val = select_scenes([rooms.store], rooms.manifest, "val")
         for selection in (train, val):
             labelled_scenes(selection)
-        return probe(train, val, SCANNET20, encoder, ProbeConfig(points_per_scene=200, **settings))  # type: ignore[arg-type]
+        return probe(train, val, SCANNET20, encoder, ProbeConfig(**{"points_per_scene": 200, **settings}))  # type: ignore[arg-type]
 
     first = run()
     assert run() == first
@@ -115,4 +115,5 @@ def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, mon
         assert row["miou"] > 0.5, "place and colour tell the toy classes apart"
     assert list(first["per_scene"]) == ["toy/val_0", "toy/val_1"]  # type: ignore[call-overload]
     assert list(first["excluded"]) == ["toy/missing_0", "toy/zz_0"]  # type: ignore[call-overload]
-    assert run(seed=1) != first
+    # with so few points what is drawn must matter, and the draw is the seed's
+    assert run(seed=1, points_per_scene=30) != run(seed=2, points_per_scene=30)
