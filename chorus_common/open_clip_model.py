@@ -16,7 +16,7 @@ from torch import nn
 
 from chorus_common.errors import ChorusError, ConfigError, WeightsError, one_line
 from chorus_common.teacher_specs import Precision, split_precision
-from chorus_common.weights_files import existing_file, looks_like_file, read_state_dict
+from chorus_common.weights_files import existing_file, looks_like_file, quiet_downloads, read_state_dict
 
 FAMILY = "open_clip:"
 
@@ -137,7 +137,8 @@ def _download(open_clip: Any, name: str, tag: str) -> Path:
     known = open_clip.get_pretrained_cfg(name, tag)
     source = f"https://huggingface.co/{known['hf_hub'].strip('/')}" if known.get("hf_hub") else known.get("url", "")
     try:
-        return Path(open_clip.download_pretrained(known))
+        with quiet_downloads():
+            return Path(open_clip.download_pretrained(known))
     except ChorusError:
         raise
     except Exception as error:  # hub, proxy, disk: a dozen kinds of error from three libraries, one remedy

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chorus_common.errors import WeightsError, one_line
 from chorus_common.open_clip_model import FAMILY, OpenClipModel, load_open_clip
-from chorus_common.weights_files import weights_fingerprint
+from chorus_common.weights_files import quiet_downloads, weights_fingerprint
 
 BATCH = 64
 
@@ -57,11 +57,12 @@ def load_tokenizer(model: OpenClipModel) -> Callable[[list[str]], Tensor]:
         return open_clip.get_tokenizer(model.name)
     local = model.weights is not None and (model.weights.parent / "tokenizer.json").is_file()
     try:
-        return open_clip.tokenizer.HFTokenizer(
-            str(model.weights.parent) if local and model.weights else hub_name,
-            context_length=config.get("context_length", 77),
-            **config.get("tokenizer_kwargs", {}),
-        )
+        with quiet_downloads():
+            return open_clip.tokenizer.HFTokenizer(
+                str(model.weights.parent) if local and model.weights else hub_name,
+                context_length=config.get("context_length", 77),
+                **config.get("tokenizer_kwargs", {}),
+            )
     except ImportError:
         raise WeightsError(f"{model.spec}: its text side needs a tokenizer package: pip install transformers") from None
     except Exception as error:  # hub, proxy, disk, format: many kinds of error, one remedy

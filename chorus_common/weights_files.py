@@ -7,8 +7,11 @@ nothing else (an ordinary pickle can run anything).
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,18 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 #: Where trainers put the weights among the other things of a checkpoint.
 WRAPPERS = ("state_dict", "model")
+
+
+@contextmanager
+def quiet_downloads() -> Iterator[None]:
+    """Keep the hub's client from printing its retries: what went wrong is said once, by whoever asked."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def looks_like_file(text: str) -> bool:

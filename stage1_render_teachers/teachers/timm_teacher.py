@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chorus_common.errors import ConfigError, WeightsError, one_line
 from chorus_common.teacher_specs import device_of, split_precision
-from chorus_common.weights_files import existing_file, read_state_dict, weights_fingerprint
+from chorus_common.weights_files import existing_file, quiet_downloads, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
 
 
@@ -64,13 +64,14 @@ def _create(timm: Any, name: str, path: Path | None, hub: str) -> nn.Module:
     if path is not None:
         read_state_dict(path)  # says what is wrong with a file better than timm does
     try:
-        return timm.create_model(
-            name,
-            pretrained=True,
-            num_classes=0,
-            dynamic_img_size=True,
-            pretrained_cfg_overlay={"file": str(path)} if path is not None else None,
-        )
+        with quiet_downloads():
+            return timm.create_model(
+                name,
+                pretrained=True,
+                num_classes=0,
+                dynamic_img_size=True,
+                pretrained_cfg_overlay={"file": str(path)} if path is not None else None,
+            )
     except TypeError as error:
         raise ConfigError(f"timm:{name}: is not a ViT that takes pictures of any size ({one_line(error)})") from None
     except Exception as error:  # hub, proxy, disk, shapes: a dozen kinds of error from three libraries
