@@ -134,6 +134,18 @@ def test_both_axes_are_scaled_alike() -> None:
         np.testing.assert_array_equal(bright % 24, np.zeros(len(bright)))
 
 
+@pytest.mark.parametrize("patch", [14, 8, 24])
+def test_resizing_keeps_centres(patch: int) -> None:
+    """A ramp stays the same ramp in units of cells: no half-pixel drift towards any border."""
+    grid = CellGrid(12 * 16, 9 * 16, 16)
+    ramp = np.arange(grid.width)[None, None, :, None]
+    images = np.broadcast_to(ramp, (1, grid.height, grid.width, 3)).astype(np.uint8)
+    x = fit_to_grid(images, grid, (grid.rows * patch, grid.cols * patch), torch.device("cpu"))[0, 0] * 255
+    expected = (np.arange(grid.cols * patch) + 0.5) * 16 / patch - 0.5
+    inner = slice(2 * patch, -2 * patch)
+    np.testing.assert_allclose(x[patch, inner], expected[inner], atol=0.05)
+
+
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
