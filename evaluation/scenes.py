@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus_common.manifest import Manifest
-
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError, ManifestError, one_line
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from chorus_common.manifest import ManifestRow
 
 from chorus_common.errors import CacheError, one_line
+from chorus_common.manifest import ManifestRow
 from chorus_common.progress import Progress
 from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from stage1_render_teachers.cluster import Pool, WorkerLost

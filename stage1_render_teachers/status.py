@@ -10,10 +10,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from chorus_common.manifest import ManifestRow
-
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError, one_line
+from chorus_common.manifest import ManifestRow
 from chorus_common.progress import duration
 from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
 from stage1_render_teachers.scene_task import folder_bytes

@@ -98,7 +98,7 @@ class TextAlignedTeacher:
         self.device = torch.device(device)
         self.network = TextAlignedNetwork()
         self.network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-        self.network.eval().to(self.device, memory_format=torch.channels_last)
+        self.network.eval().to(self.device).to(memory_format=torch.channels_last)
         self.fingerprint = f"{read_pair(weights)}-patch{PATCH}"
 
     @torch.inference_mode()

@@ -92,6 +92,7 @@ def render_room(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             scene, cameras.viewmats[v], cameras.intrinsics[v], cameras.width, cameras.height, grid=grid
         )
         images[v] = np.rint(np.clip(out.color, 0, 1) * 255)
+        assert out.hits is not None
         label = scene.labels[out.hits.gaussian_ids]
         known = label >= 0
         share = np.zeros((grid.rows * grid.cols, len(SCANNET20)))
@@ -208,7 +209,7 @@ def main(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    towers = Towers().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    towers = Towers().to(memory_format=torch.channels_last)
     align_phrases(towers.text, generator)
     averaged = copy.deepcopy(towers)
     optimiser = torch.optim.AdamW(towers.parameters(), weight_decay=0.02)
@@ -253,8 +254,8 @@ def update_average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Exponential moving average of parameters; buffers (BatchNorm's statistics) are averages already."""
     for a, b in zip(averaged.parameters(), model.parameters()):
         a.lerp_(b, 1 - decay)
-    for a, b in zip(averaged.buffers(), model.buffers()):
-        a.copy_(b)
+    for old, new in zip(averaged.buffers(), model.buffers()):
+        old.copy_(new)
 
 
 def _pool(n: int, workers: int, path: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """`ratio` = value / baseline_value for the same quantity measured in the same run, or `value` itself without a baseline.
+    """`ratio` = value / baseline_value of the same quantity in the same run, or `value` itself without a baseline.
 
-    Where the row's name promises a speed-up ("... times faster"), ratio = baseline_value / value, so that larger is better; the unit says which.
+    Where the unit says "times faster", ratio = baseline_value / value: larger is better.
     """
 
     name: str

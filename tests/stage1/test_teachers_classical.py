@@ -62,7 +62,7 @@ def test_known_specs_build_and_say_what_they_are() -> None:
 
 @pytest.mark.parametrize("spec", ["embedded:dens", "", "nonsense", "embedded:", "embedded:dense:x"])
 def test_unknown_specs_are_refused_with_the_nearest_name(spec: str) -> None:
-    with pytest.raises(ConfigError, match="did you mean '[a-z]+"):
+    with pytest.raises(ConfigError, match=r"did you mean '[a-z]+"):
         build_teacher(spec)
 
 

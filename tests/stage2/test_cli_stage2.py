@@ -211,8 +211,8 @@ def test_store_gives_the_targets_of_the_entries_it_was_made_from(tmp_path: Path)
     memory = entries[0].store
     expected, total = memory.lifting().lift(memory.features("text").reshape(-1, 8))
     seen = total > 0
-    # The store drops up to 2 % of a Gaussian's weight (its smallest entries): with standardised features that can move a
-    # lifted value by a few hundredths.
+    # The store drops up to 2 % of a Gaussian's weight (its smallest entries): with standardised features that can move
+    # a lifted value by a few hundredths.
     np.testing.assert_allclose(sums[seen] / weight[seen, None], expected[seen] / total[seen, None], atol=0.06)
     np.testing.assert_array_equal(cache.scene().means, memory.scene().means)
     assert torch.cuda.is_available() or cli.pick_device("auto").type == "cpu"
