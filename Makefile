@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 .PHONY: help demo test test-all bench lint scatter clean
 
 help:
-	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/index.html (about 8 minutes, no GPU)"
+	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
 	@echo "make test      the test suite            make test-all  with the slow tests"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
 	@echo "make lint      ruff and mypy             make scatter   build the optional torch-scatter"
