@@ -57,7 +57,7 @@ def load_config(kind: type[C], path: str | Path | None = None, settings: Iterabl
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'config'}: {_first_problem(kind, error)}") from None
+        raise ConfigError(f"{path or 'config'}: {first_problem(kind, error)}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -72,7 +72,8 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+def first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong with a config, in one line; an unknown key with the nearest known one."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chorus_common.config import _first_problem
+from chorus_common.config import first_problem
 from chorus_common.errors import ConfigError
 from stage2_distill.encoder.config import EncoderConfig, InputConfig
 from stage2_distill.encoder.model import Encoder
@@ -136,7 +136,7 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
     try:
         return EncoderConfig.model_validate(base.model_dump() | _derived(base, overrides) | overrides)
     except ValidationError as error:
-        raise ConfigError(f"encoder {preset}: {_first_problem(EncoderConfig, error)}") from None
+        raise ConfigError(f"encoder {preset}: {first_problem(EncoderConfig, error)}") from None
 
 
 def _derived(base: EncoderConfig, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -63,9 +63,13 @@ def test_a_bug_in_a_job_is_not_hidden(pool: DaskPool) -> None:
 
 
 def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPool) -> None:
-    seen = [done.result for done in pool.map(jobs.environment, range(6))]
-    # Quick jobs may all go to one worker, never to a third.
-    assert 1 <= len({result["pid"] for result in seen if isinstance(result, dict)}) <= 2
+    seen: list[object] = []
+    for _ in range(10):  # a worker that starts late misses the first jobs
+        seen += [done.result for done in pool.map(jobs.environment, range(6))]
+        pids = {result["pid"] for result in seen if isinstance(result, dict)}
+        if len(pids) >= 2:
+            break
+    assert len(pids) == 2
     for result in seen:
         assert isinstance(result, dict)
         assert result["OMP_NUM_THREADS"] == "1"
