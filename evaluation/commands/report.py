@@ -1,0 +1,46 @@
+"""chorus-eval report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus_common.errors import EXIT_DONE
+from evaluation.commands.options import FILE
+from evaluation.results import command_line
+
+
+@click.command("report")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder with result files.",
+)
+@click.option("--out", type=FILE, required=True, help="Folder of the report: report.html, pictures, results.json.")
+@click.option("--scene", help="Scene of the pictures.  [default: the first that was evaluated]")
+@click.option("--views", type=click.IntRange(min=0), default=3, help="Views to show.")
+@click.option(
+    "--query", "queries", multiple=True, help="Text to draw a heat map for; repeatable.  [default: classes in view]"
+)
+@click.option("--seconds", type=float, help="How long the whole run took, for results.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the tables.")
+def report_command(
+    run: Path, out: Path, scene: str | None, views: int, queries: tuple[str, ...], seconds: float | None, as_json: bool
+) -> int:
+    """One self-contained page: tables with their commands, pictures, curves."""
+    from evaluation.report.build import ReportConfig, build_report
+
+    built = build_report(
+        run, out, ReportConfig(scene=scene, views=views, queries=queries, seconds=seconds), command_line()
+    )
+    if as_json:
+        import json
+
+        click.echo(json.dumps(built.results, indent=1))
+    else:
+        for title, table in built.tables.items():
+            click.echo(f"{title}\n{table}\n")
+        click.echo(f"report: {built.page}")
+    return EXIT_DONE
