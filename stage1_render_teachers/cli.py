@@ -17,6 +17,7 @@ from chorus_common.progress import duration, progress
 from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
 from stage1_render_teachers.cluster import open_pool
+from stage1_render_teachers.commands.capture import capture_command
 from stage1_render_teachers.run import prepare_store, run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, Stage1Config, parse_shard
 from stage1_render_teachers.status import describe, scene_path, store_status
@@ -162,6 +163,9 @@ def verify(manifest: Path, store: Path, split: str | None, dataset: str | None, 
             + ("; run again with --overwrite to redo the damaged ones" if problems else "")
         )
     return EXIT_SOME_FAILED if problems else EXIT_DONE
+
+
+command.add_command(capture_command)
 
 
 def _resolve(path: Path | None, settings: tuple[str, ...], teachers: tuple[str, ...]) -> Stage1Config:

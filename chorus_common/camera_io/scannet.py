@@ -34,13 +34,13 @@ def read_scannet(path: Path) -> CameraSet:
     """
     kind = "color" if (path / "intrinsic" / "intrinsic_color.txt").is_file() else "depth"
     file = path / "intrinsic" / f"intrinsic_{kind}.txt"
-    k = _matrix(file)[:3, :3]
+    k = read_matrix(file)[:3, :3]
     if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
         fail(file, "is not an intrinsic matrix")
     width, height = _picture_size(path / kind) or _SIZES[kind]
     views, lost = [], 0
-    for pose_file in sorted((path / "pose").glob("*.txt"), key=_frame_number):
-        pose = _matrix(pose_file)
+    for pose_file in sorted((path / "pose").glob("*.txt"), key=frame_number):
+        pose = read_matrix(pose_file)
         if not np.isfinite(pose).all():
             lost += 1
             continue
@@ -53,12 +53,14 @@ def read_scannet(path: Path) -> CameraSet:
     return camera_set(path / "pose", views)
 
 
-def _frame_number(file: Path) -> tuple[int, str]:
+def frame_number(file: Path) -> tuple[int, str]:
+    """Sort key of a frame's file: the number at the end of its name, then the name."""
     digits = re.search(r"(\d+)$", file.stem)
     return (int(digits.group(1)) if digits else -1, file.stem)
 
 
-def _matrix(path: Path) -> NDArray[np.float64]:
+def read_matrix(path: Path) -> NDArray[np.float64]:
+    """A 3x3 or 4x4 matrix of numbers in text, as 4x4; SceneError where the file is none."""
     words = read_text(path).split()
     try:
         values = np.array([float(word) for word in words], dtype=np.float64)

@@ -1,0 +1,79 @@
+"""chorus-stage1 capture: posed RGB-D frames of scenes, as a depth sensor would have taken them."""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.camera_io import read_cameras
+from chorus_common.cameras import CameraSet
+from chorus_common.config import load_config
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, SceneError, one_line
+from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.progress import progress
+from chorus_common.scene import GaussianScene
+from chorus_common.scene_io import read_scene
+from chorus_common.synthetic.captures import CaptureLayout, SensorConfig, write_capture
+from stage1_render_teachers.rasterize import get_backend
+from stage1_render_teachers.rasterize.protocol import Rasterizer
+from stage1_render_teachers.run import select_rows
+
+F32 = NDArray[np.float32]
+
+
+@click.command("capture")
+@click.option("--manifest", required=True, type=click.Path(path_type=Path), help="scenes with cameras")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="OUT/<dataset>/<scene_id>/"
+)
+@click.option("--split", default=None, help="only scenes of this split")
+@click.option("--layout", default="scannet", show_default=True, type=click.Choice(get_args(CaptureLayout)))
+@click.option("--width", default=160, show_default=True, type=click.IntRange(16, 4096), help="of depth, pixels")
+@click.option("--height", default=120, show_default=True, type=click.IntRange(16, 4096), help="of depth, pixels")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="of the sensor: noise, near, far, ...")
+def capture_command(
+    manifest: Path, out: Path, split: str | None, layout: CaptureLayout, width: int, height: int,
+    settings: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Render every scene's views as an RGB-D capture with sensor noise; go on where an earlier run stopped."""
+    sensor = load_config(SensorConfig, None, settings)
+    rows = select_rows(Manifest.read(manifest), split, None)
+    rasterizer = get_backend("cpu")
+    failed = 0
+    with progress(len(rows), "captures") as report:
+        for row in rows:
+            try:
+                _capture(row, out / row.dataset / row.scene_id, rasterizer, layout, (width, height), sensor)
+            except SceneError as error:
+                failed += 1
+                report.say(f"failed: {row.dataset}/{row.scene_id}: {one_line(error)}")
+            report.advance(note=f"{failed} failed" if failed else "")
+    click.echo(f"{out}: {len(rows) - failed} captures")
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _capture(
+    row: ManifestRow, folder: Path, rasterizer: Rasterizer, layout: CaptureLayout, size: tuple[int, int],
+    sensor: SensorConfig,
+) -> None:  # fmt: skip
+    """Write one scene's capture unless it is there."""
+    if folder.exists():
+        return
+    if row.cameras_path is None:
+        raise SceneError(f"scene {row.scene_id}: has no cameras in the manifest; a capture needs poses")
+    cameras = read_cameras(row.cameras_path).resized(*size)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scene = read_scene(row.scene_path, row.label_space)
+    seed = zlib.crc32(f"{row.dataset}/{row.scene_id}".encode())  # noise is the scene's own, whatever else is rendered
+    write_capture(folder, cameras, partial(_render, rasterizer, scene), layout=layout, sensor=sensor, seed=seed)
+
+
+def _render(rasterizer: Rasterizer, scene: GaussianScene, view: int, cameras: CameraSet) -> tuple[F32, F32, F32]:
+    picture = rasterizer.render(scene, cameras.viewmats[view], cameras.intrinsics[view], cameras.width, cameras.height)
+    return picture.color, picture.depth, picture.alpha
