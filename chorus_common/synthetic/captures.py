@@ -1,4 +1,4 @@
-"""RGB-D captures of our rooms: what a depth sensor would have made of rendered views, in the layouts that the readers take.
+"""RGB-D captures of our rooms: what a depth sensor would have made of rendered views, in the readers' layouts.
 
     scannet   color/*.jpg (twice the depth's size), depth/*.png, pose/, intrinsic/    as ScanNet's exporter writes them
     plain     color/*.png, depth/*.png, transforms.json
@@ -26,7 +26,7 @@ from chorus_common.captures.capture import MILLIMETRE
 from chorus_common.config import Config
 
 F32 = NDArray[np.float32]
-#: (view number, cameras) -> colour [H, W, 3] in [0, 1], depth [H, W] metres (0 = nothing), alpha [H, W] of that picture.
+#: (view number, cameras) -> colour [H, W, 3] in [0, 1], depth [H, W] metres (0 = nothing), alpha [H, W].
 RenderView = Callable[[int, CameraSet], tuple[F32, F32, F32]]
 CaptureLayout = Literal["scannet", "plain"]
 
