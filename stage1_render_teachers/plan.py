@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.standardise import TeacherBasis
+from stage1_render_teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.render_views import config_grid
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
 
@@ -57,15 +59,23 @@ def load_basis(store: Path, plan: TeacherPlan) -> TeacherBasis:
     return _load_basis(basis_path(store, plan.spec), plan.basis)
 
 
+def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
+    """The teacher whose space the embeddings of masks lie in: the first text-aligned one, None where there is none."""
+    return next((teacher for teacher in teachers if isinstance(teacher, DenseTeacher) and teacher.text_aligned), None)
+
+
 def plan_teachers(store: Path, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
     """The teachers of `config`, built once to prove that they can be, and their bases under `store`.
 
-    Raises ConfigError for an unknown teacher or one that differs from what its basis was fitted on, CacheError where a
-    basis is missing (calibrate first) or damaged.
+    Raises ConfigError for an unknown teacher, one that differs from what its basis was fitted on, or one that cannot
+    embed masks as asked; CacheError where a basis is missing (calibrate first) or damaged.
     """
     plans = []
-    for spec in config.teachers:
-        teacher = shared_teacher(spec, device)
+    teachers = [shared_teacher(spec, device) for spec in config.teachers]
+    speaker = first_text_aligned(teachers)
+    if speaker is not None and not all(isinstance(teacher, DenseTeacher) for teacher in teachers):
+        mask_embedder(config.mask_embeddings, speaker, config_grid(config))
+    for spec, teacher in zip(config.teachers, teachers):
         if not isinstance(teacher, DenseTeacher):
             plans.append(TeacherPlan(spec, teacher_name(spec), False, teacher.fingerprint))
             continue

@@ -34,7 +34,7 @@ from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teacher_passes import open_passes
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
-STAGE1_VERSION = 1
+STAGE1_VERSION = 2
 
 
 @dataclass(frozen=True)

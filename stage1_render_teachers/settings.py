@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from chorus_common.cache.schema import MaskForm
 from chorus_common.config import Config
 from chorus_common.errors import ConfigError
+from chorus_common.quantise import Bits
 from stage1_render_teachers.teachers.protocol import teacher_name
-
-Bits = Literal[2, 3, 4, 8, "fp16"]
 
 
 class CalibrationConfig(Config):
@@ -39,7 +39,10 @@ class Stage1Config(Config):
     )
     max_views: int = Field(default=0, ge=0, description="cap on views of a scene, evenly spaced; 0 = none")
     background: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), description="colour behind the scene")
-    bits: Bits = Field(default=4, description="per channel of a dense teacher")
+    bits: Bits = Field(default="ecsq", description="per channel of a dense teacher, see docs/cache.md")
+    mask_embeddings: MaskForm = Field(
+        default="pooled", description='of masks: mean of the dense tokens, or "crops" with the rest blurred'
+    )
     store_rgb: bool = Field(default=True, description="keep the rendered pictures (needed for reports)")
     store_depth: bool = Field(default=False, description="keep the rendered depth (f16, metres)")
     rasterizer: str = Field(default="cpu", description="backend, see stage1_render_teachers.rasterize")

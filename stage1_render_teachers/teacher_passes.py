@@ -11,15 +11,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.cache import SceneCacheWriter
+from chorus_common.cache import EmbeddingSource, SceneCacheWriter
 from chorus_common.errors import CacheError, SceneError
 from chorus_common.quantise import Quantiser
 from stage1_render_teachers.fidelity import Fidelity
-from stage1_render_teachers.mask_pooling import pool_under_masks
-from stage1_render_teachers.plan import TeacherPlan, load_basis, shared_teacher
+from stage1_render_teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_basis, shared_teacher
 from stage1_render_teachers.render_views import ViewBatch, config_grid
 from stage1_render_teachers.settings import Stage1Config
-from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher
+from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, teacher_name
 from stage1_render_teachers.teachers.protocol import masks_of_views
 
 F32 = NDArray[np.float32]
@@ -46,10 +46,10 @@ def open_passes(
     writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: Path, config: Stage1Config, device: str,
     n_gaussians: int,
 ) -> list[TeacherPass]:  # fmt: skip
-    """A pass per teacher, dense ones first: masks are given embeddings from the first text-aligned one's tokens."""
+    """A pass per teacher, dense ones first: masks are given embeddings by the first text-aligned one."""
     dense: list[TeacherPass] = []
     masks: list[TeacherPass] = []
-    text_aligned = ""
+    teachers = []
     for plan in plans:
         teacher = shared_teacher(plan.spec, device)
         if teacher.fingerprint != plan.fingerprint:
@@ -57,14 +57,13 @@ def open_passes(
                 f"teacher '{plan.spec}' has fingerprint {teacher.fingerprint} on this worker, the run was planned with "
                 f"{plan.fingerprint}; install the same version and weights everywhere"
             )
+        teachers.append(teacher)
+    speaker = first_text_aligned(teachers)
+    for plan, teacher in zip(plans, teachers):
         if isinstance(teacher, DenseTeacher):
             dense.append(DensePass(writer, plan, teacher, store, config, n_gaussians))
-            if teacher.text_aligned and not text_aligned:
-                text_aligned = plan.name
-    for plan in plans:
-        teacher = shared_teacher(plan.spec, device)
-        if isinstance(teacher, MaskTeacher):
-            masks.append(MaskPass(writer, plan, teacher, config, text_aligned))
+        else:
+            masks.append(MaskPass(writer, plan, teacher, config, speaker))
     return dense + masks
 
 
@@ -112,14 +111,20 @@ class DensePass:
 
 
 class MaskPass:
-    """Masks of every view at every level, each with the mean text-aligned token under it where such a teacher runs."""
+    """Masks of every view at every level, each with a unit vector of the text-aligned teacher where one runs."""
 
     def __init__(
-        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config, embed_with: str
-    ) -> None:
+        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config,
+        speaker: DenseTeacher | None,
+    ) -> None:  # fmt: skip
         self.name = plan.name
         self._teacher, self._config, self._grid = teacher, config, config_grid(config)
-        self._embed_with = embed_with
+        source = None
+        if speaker is not None:
+            form = config.mask_embeddings
+            self._embed = mask_embedder(form, speaker, self._grid)
+            source = EmbeddingSource(spec=speaker.spec, fingerprint=speaker.fingerprint, form=form)
+        self._speaker = speaker
         self._embeddings: dict[str, list[NDArray[np.float16]]] = {level: [] for level in teacher.levels}
         self._out = writer.add_mask_teacher(
             plan.name,
@@ -128,27 +133,27 @@ class MaskPass:
             levels=teacher.levels,
             height=config.height,
             width=config.width,
+            embedded_by=source,
         )
         self._scene_id = writer.scene_id
 
     def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
-        dense = tokens.get(self._embed_with)
         seeds = [view_seed(self._config.seed, self._scene_id, view) for view in batch.views]
         with watch(self.name):
             per_view = masks_of_views(self._teacher, batch.images, seeds)
         for i, levels in enumerate(per_view):
             with watch("quantise"):
                 self._out.append(levels)
-            if dense is None:
+            if self._speaker is None:
                 continue
+            dense = tokens[teacher_name(self._speaker.spec)][i].reshape(self._grid.cells, -1)
             with watch("embed masks"):
                 for level, ids in levels.items():
-                    pooled = pool_under_masks(ids, dense[i].reshape(self._grid.cells, -1), self._grid)
-                    self._embeddings[level].append(pooled.astype(np.float16))
+                    self._embeddings[level].append(self._embed(batch.images[i], ids, dense).astype(np.float16))
 
     def finish(self) -> dict[str, float]:
-        for level, per_view in self._embeddings.items():
-            if per_view:
+        if self._speaker is not None:
+            for level, per_view in self._embeddings.items():
                 offsets = np.cumsum([0, *map(len, per_view)], dtype=np.int64)
                 self._out.put_embeddings(level, offsets, np.concatenate(per_view))
         return {}

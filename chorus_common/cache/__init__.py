@@ -5,13 +5,14 @@ docs/cache.md.
 from chorus_common.cache.fingerprint import fingerprint
 from chorus_common.cache.orphans import sweep_orphans
 from chorus_common.cache.reader import SceneCache
-from chorus_common.cache.schema import SCHEMA_VERSION, CacheAttributes, GridAttributes, SceneHeader
+from chorus_common.cache.schema import SCHEMA_VERSION, CacheAttributes, EmbeddingSource, GridAttributes, SceneHeader
 from chorus_common.cache.verify import Problem, verify_store
 from chorus_common.cache.writer import SceneCacheWriter
 
 __all__ = [
     "SCHEMA_VERSION",
     "CacheAttributes",
+    "EmbeddingSource",
     "GridAttributes",
     "Problem",
     "SceneCache",

@@ -5,15 +5,19 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
     gaussians/   means quats scales opacities colors, optional normals labels instances parts source_ids    [N, ...]
     cameras/     viewmats [V, 4, 4] f64, intrinsics [V, 3, 3] f64; attributes: names, width, height
     lifting/     anndata's CSR: indptr [N+1] i64, indices [nnz] i32 (= view * cells + cell), data [nnz] f16; and order
-    [N] i64 teachers/<name>/codes               [V, R, C, bytes] u8            dense teachers (quantise.py)
-    teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers teachers/<name>/embeddings/<level>
-    [M, E] f16, and offsets/<level> [V+1] i64: mask k of view v is row offsets[v] + k evidence/    weight [N] f32,
-    n_views [N] i32 views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres _files.json  every other file
-    with its length and crc32c; written last
+    [N] i64
+    teachers/<name>/codes               [V, R, C, bytes] u8            dense teachers (quantise.py)
+    teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers
+    teachers/<name>/embeddings/<level>  [M, E] f16 unit rows, and offsets/<level> [V+1] i64: mask k of view v is row
+    offsets[v] + k
+    evidence/    weight [N] f32, n_views [N] i32
+    views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres
+    _files.json  every other file with its length and crc32c; written last
 
 Floats are finite by construction, so that NaN, their fill value, betrays a missing chunk; integers have a fill value
 outside their range. Bytes (codes, rgb) have no spare value: `store.CheckedStore` refuses a missing or shortened file
-before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION does too.
+before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION does too; an
+attribute with a default may be added without: older stores then read as before.
 """
 
 from __future__ import annotations
@@ -91,15 +95,28 @@ class DenseTeacherAttributes(Config):
     token_cosine_p01: float = 1.0  #: its first percentile
 
 
+#: What of a mask its embedding is made of: the mean of the dense tokens under it, or a crop with the rest blurred.
+MaskForm = Literal["pooled", "crops"]
+
+
+class EmbeddingSource(Config):
+    """Whose space the embeddings of masks lie in: the text-aligned teacher, and what of a mask it was shown."""
+
+    spec: str  #: `chorus_common.text.load_text_encoder(spec)` is the text side
+    fingerprint: str
+    form: MaskForm
+
+
 class MaskTeacherAttributes(Config):
-    """A mask teacher's pictures of ids; `embeddings`: level -> (masks in all views, channels)."""
+    """A mask teacher's pictures of ids; `embeddings`: level -> (masks in all views, channels), unit vectors."""
 
     spec: str
     fingerprint: str
-    levels: tuple[Name, ...]
+    levels: tuple[Name, ...]  #: from coarse to fine
     height: int
     width: int
     embeddings: dict[Name, tuple[Count, int]] = Field(default_factory=dict)
+    embedded_by: EmbeddingSource | None = None  #: None where the run had no text-aligned teacher
 
 
 class SceneHeader(Config):

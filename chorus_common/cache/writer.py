@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,10 +30,12 @@ from zarr.storage import LocalStore
 
 from chorus_common.atomic import fsync_directory
 from chorus_common.cache import schema
+from chorus_common.cache.files import FolderFiles, upload
 from chorus_common.cache.schema import (
     ArrayLayout,
     CacheAttributes,
     DenseTeacherAttributes,
+    EmbeddingSource,
     MaskTeacherAttributes,
     SceneHeader,
 )
@@ -42,6 +45,7 @@ from chorus_common.cache.streams import DenseTeacherWriter, MaskTeacherWriter, V
 from chorus_common.cameras import CameraSet
 from chorus_common.errors import CacheError
 from chorus_common.lifting import LiftingIndex
+from chorus_common.places import Place, parse_place
 from chorus_common.quantise import Bits
 from chorus_common.scene import GaussianScene
 
@@ -49,7 +53,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SceneCacheWriter:
-    """Context manager that writes the store at `final_path` (`<store>/<dataset>/<scene_id>.zarr`).
+    """Context manager that writes the store at `final_path` (`<store>/<dataset>/<scene_id>.zarr`). A store in a
+    bucket is made in `scratch_folder` and uploaded when it is complete.
 
         with SceneCacheWriter(path, header) as writer:
             writer.put_gaussians(scene, index.order)
@@ -64,8 +69,8 @@ class SceneCacheWriter:
     full disk.
     """
 
-    def __init__(self, final_path: str | Path, header: SceneHeader) -> None:
-        self._final = Path(final_path)
+    def __init__(self, final_path: str | Place, header: SceneHeader) -> None:
+        self._final = parse_place(final_path)
         self._header = header
         self._draft: dict[str, Any] = {}
         self._dense: dict[str, DenseTeacherWriter] = {}
@@ -77,8 +82,9 @@ class SceneCacheWriter:
     # -- life ---------------------------------------------------------------
 
     def __enter__(self) -> SceneCacheWriter:
-        self._final.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._final.parent / f"{schema.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        folder = scratch_folder(self._final)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._temporary = folder / f"{schema.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         self._temporary.mkdir()
         self._lock = os.open(self._temporary, os.O_RDONLY)
         with contextlib.suppress(
@@ -187,11 +193,26 @@ class SceneCacheWriter:
         return self._dense[name]
 
     def add_mask_teacher(
-        self, name: str, *, spec: str, fingerprint: str, levels: Iterable[str], height: int, width: int
+        self,
+        name: str,
+        *,
+        spec: str,
+        fingerprint: str,
+        levels: Iterable[str],
+        height: int,
+        width: int,
+        embedded_by: EmbeddingSource | None = None,
     ) -> MaskTeacherWriter:
-        """A mask teacher whose pictures of ids follow by `append`, views in order."""
+        """A mask teacher whose pictures of ids follow by `append`, views in order, and where `embedded_by` says whose
+        they are, embeddings of every level by `put_embeddings`.
+        """
         attributes = MaskTeacherAttributes(
-            spec=spec, fingerprint=fingerprint, levels=tuple(levels), height=height, width=width
+            spec=spec,
+            fingerprint=fingerprint,
+            levels=tuple(levels),
+            height=height,
+            width=width,
+            embedded_by=embedded_by,
         )
         self._new_teacher(name)
         self._masks[name] = MaskTeacherWriter(self, name, attributes)
@@ -239,22 +260,13 @@ class SceneCacheWriter:
                 f"scene {self.scene_id}: cannot publish, files differ from the schema: "
                 f"{sorted(set(files) ^ wanted)[:3]}"
             )
-        records = {name: record_file(root / name) for name in files}
+        records = {name: record_file(FolderFiles(root), name) for name in files}
         if empty := [name for name, record in records.items() if record.size == 0]:
             raise CacheError(f"scene {self.scene_id}: cannot publish, {empty[0]} is empty")
         (root / schema.FILES).write_bytes(dump_records(records))
-        _sync_tree(root)
-        try:
-            os.rename(root, self._final)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise
-            self._discard()
-            return False
-        self._temporary = None
+        published = _rename(root, self._final) if isinstance(self._final, Path) else upload(root, self._final)
         self._discard()
-        fsync_directory(self._final.parent)
-        return True
+        return published
 
     def _finished_attributes(self) -> CacheAttributes:
         for part, key in (
@@ -341,6 +353,26 @@ class SceneCacheWriter:
     def _new_teacher(self, name: str) -> None:
         if name in self._dense or name in self._masks:
             raise CacheError(f"scene {self.scene_id}: teacher {name} is added twice")
+
+
+def scratch_folder(path: Place) -> Path:
+    """Where the scene `path` is put together: beside it, so that it can be renamed; for a bucket in the folder for
+    temporary files (TMPDIR), which must hold one scene per worker.
+    """
+    return path.parent if isinstance(path, Path) else Path(tempfile.gettempdir(), f"chorus-{os.getuid()}", path.bucket)
+
+
+def _rename(root: Path, final: Path) -> bool:
+    """Sync the folder and publish it; False where another process was first."""
+    _sync_tree(root)
+    try:
+        os.rename(root, final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    fsync_directory(final.parent)
+    return True
 
 
 def _sync_tree(root: Path) -> None:

@@ -14,21 +14,46 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chorus_common.errors import ConfigError
 from chorus_common.open_clip_model import OpenClipModel, load_open_clip
-from chorus_common.teacher_specs import device_of
+from chorus_common.teacher_specs import autocast, device_of
 from chorus_common.weights_files import weights_fingerprint
-from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
+from stage1_render_teachers.teachers.protocol import F32, U8
+from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher, normalise
 
 
-def build_open_clip_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
+class OpenClipTeacher(TokenTeacher):
+    """Dense tokens (`protocol.DenseTeacher`) and the model's own vector of a whole picture (`PictureTeacher`)."""
+
+    @property
+    def picture_size(self) -> int:
+        """Side in pixels of the square pictures the model was trained on."""
+        return int(self.network.module.picture_size)  # type: ignore[arg-type]
+
+    def picture_embeddings(self, pictures: U8) -> F32:
+        """What open_clip's encode_image gives, as unit vectors [M, channels] f32, of pictures [M, S, S, 3] u8."""
+        if not len(pictures):
+            return np.zeros((0, self.channels), dtype=np.float32)
+        return np.concatenate(self._batches.run(self._whole, pictures))
+
+    @torch.inference_mode()
+    def _whole(self, pictures: U8) -> F32:
+        network: Any = self.network
+        x = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        with autocast(self.device, self.precision):
+            vectors = network.module.whole(normalise(x, network.mean, network.std))
+        return F.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+
+def build_open_clip_teacher(argument: str, device: str = "cpu") -> OpenClipTeacher:
     """The teacher of "MODEL:WEIGHTS[@PRECISION]", see `chorus_common.open_clip_model.load_open_clip`."""
     model = load_open_clip(argument)
-    return TokenTeacher(
+    return OpenClipTeacher(
         spec=model.spec,
         weights=weights_fingerprint(model.network.visual),  # type: ignore[arg-type]
         network=patch_network(model),
@@ -48,7 +73,9 @@ def patch_network(model: OpenClipModel) -> PatchNetwork:
     visual: Any = model.network.visual
     if isinstance(visual, TimmModel) and isinstance(getattr(visual.trunk, "attn_pool", None), AttentionPoolLatent):
         trunk_name = open_clip.get_model_config(model.name)["vision_cfg"]["timm_model_name"]
-        tower: ClipTower | SiglipTower = SiglipTower(dynamic_trunk(visual.trunk, trunk_name), visual.head)
+        tower: ClipTower | SiglipTower = SiglipTower(
+            dynamic_trunk(visual.trunk, trunk_name), visual.head, _side(visual)
+        )
     elif (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None
@@ -60,6 +87,11 @@ def patch_network(model: OpenClipModel) -> PatchNetwork:
     return PatchNetwork(tower, tower, tower.patch, tower.channels, model.mean, model.std, unit=True)
 
 
+def _side(visual: Any) -> int:
+    """Pixels per side of the (square) pictures that a tower of open_clip was trained on."""
+    return int(visual.image_size[0])
+
+
 class ClipTower(nn.Module):
     """Dense tokens of open_clip's VisionTransformer: [B, 3, H, W] -> [B, H / patch, W / patch, C]."""
 
@@ -68,6 +100,12 @@ class ClipTower(nn.Module):
         self.visual = visual
         self.patch = int(visual.patch_size[0])
         self.channels = int(visual.output_dim)
+        self.picture_size = _side(visual)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """The model's vector [B, C] of pictures [B, 3, S, S]."""
+        vectors: Tensor = self.visual(x)
+        return vectors
 
     def forward(self, x: Tensor) -> Tensor:
         visual: Any = self.visual
@@ -108,12 +146,18 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
 class SiglipTower(nn.Module):
     """Dense tokens of a timm ViT with attention pooling: [B, 3, H, W] -> [B, H / patch, W / patch, C]."""
 
-    def __init__(self, trunk: Any, head: nn.Module) -> None:
+    def __init__(self, trunk: Any, head: nn.Module, picture_size: int) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
+        self.picture_size = picture_size
         self.patch = int(trunk.patch_embed.patch_size[0])
         last = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
         self.channels = int(last[-1].out_features if last else trunk.num_classes or trunk.num_features)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """The model's vector [B, C] of pictures [B, 3, S, S]."""
+        vectors: Tensor = self.head(self.trunk(x))
+        return vectors
 
     def forward(self, x: Tensor) -> Tensor:
         trunk: Any = self.trunk

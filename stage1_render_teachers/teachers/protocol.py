@@ -43,6 +43,20 @@ class DenseTeacher(Protocol):
 
 
 @runtime_checkable
+class PictureTeacher(DenseTeacher, Protocol):
+    """A dense teacher that also makes one vector of a whole picture, in the space of its tokens."""
+
+    @property
+    def picture_size(self) -> int:
+        """Side S in pixels of the square pictures it was trained on."""
+        ...
+
+    def picture_embeddings(self, pictures: U8) -> F32:
+        """Unit vectors [M, channels] f32 of pictures [M, S, S, 3] u8."""
+        ...
+
+
+@runtime_checkable
 class MaskTeacher(Protocol):
     """Masks of one picture at several granularities, named from coarse to fine in `levels`."""
 

@@ -15,7 +15,7 @@ from chorus_common.manifest import Manifest
 from chorus_common.quantise import Quantiser
 from chorus_common.standardise import TeacherBasis
 from stage1_render_teachers.fidelity import Fidelity, row_cosine
-from stage1_render_teachers.mask_pooling import pool_under_masks
+from stage1_render_teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.plan import TeacherPlan, shared_teacher
 from stage1_render_teachers.render_views import load_scene, pick_views, render_batches
 from stage1_render_teachers.run import run_stage1
@@ -193,10 +193,13 @@ def test_masks_get_the_mean_text_aligned_token_under_them(
     shared_teacher.cache_clear()
     cache = SceneCache.open(tmp_path / "tiny" / "scene00.zarr")
     assert cache.dense_teachers["embedded-text"].text_aligned
+    source = cache.mask_teachers["embedded-masks"].embedded_by
+    assert source is not None
+    assert (source.spec, source.fingerprint, source.form) == (TextLike.spec, TextLike.fingerprint, "pooled")
     grid = CellGrid(64, 48, 8)
     tokens = TextLike().features(cache.rgb(), grid)
     for level in ("whole", "part", "subpart"):
         offsets, values = cache.mask_embeddings("embedded-masks", level)
         for view, ids in enumerate(cache.masks("embedded-masks", level)):
-            expected = pool_under_masks(ids, tokens[view].reshape(grid.cells, 8), grid)
+            expected = unit_rows(pool_under_masks(ids, tokens[view].reshape(grid.cells, 8), grid))
             np.testing.assert_allclose(values[offsets[view] : offsets[view + 1]], expected, atol=2e-3)

@@ -15,7 +15,7 @@ from chorus_common.cache import SceneCache
 from chorus_common.lifting import CellGrid
 from chorus_common.manifest import Manifest
 from chorus_common.text import load_text_encoder
-from stage1_render_teachers.mask_pooling import pool_under_masks
+from stage1_render_teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher, sam_masks, teacher_name
@@ -62,7 +62,7 @@ def test_a_store_made_by_neural_teachers(tmp_path: Path, monkeypatch: pytest.Mon
         offsets, embeddings = cache.mask_embeddings(teacher_name(masks), level)
         for view, image in enumerate(images):
             assert (stored[view] == segmenter.masks(image, 0)[level]).mean() > 0.99
-            pooled = pool_under_masks(stored[view], tokens[view], grid)
+            pooled = unit_rows(pool_under_masks(stored[view], tokens[view], grid))
             np.testing.assert_allclose(embeddings[offsets[view] : offsets[view + 1]], pooled, atol=2e-3)
             found += len(pooled)
     assert found > 10

@@ -27,6 +27,7 @@ from chorus_common.open_clip_model import load_open_clip
 from chorus_common.text import load_text_encoder
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
 from stage1_render_teachers.teachers.open_clip_teacher import patch_network, pool_each_token, value_path
+from stage1_render_teachers.teachers.protocol import PictureTeacher
 from tests.stage1.dense_teacher_checks import check_contract, check_geometry, cosine, pictures
 
 TEXT: dict[str, Any] = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -98,6 +99,24 @@ def build_dense(spec: str) -> DenseTeacher:
     teacher = build_teacher(spec)
     assert isinstance(teacher, DenseTeacher)
     return teacher
+
+
+@pytest.mark.parametrize("name", ["clip-tiny", "siglip-tiny"])
+def test_vectors_of_whole_pictures_are_the_librarys_own(files: dict[str, Path], name: str) -> None:
+    teacher = build_dense(f"open_clip:{name}:{files[name]}")
+    assert isinstance(teacher, PictureTeacher)
+    side = {"clip-tiny": 64, "siglip-tiny": 160}[name]
+    assert teacher.picture_size == side
+    images = pictures(3, 5, side, side)
+    model = load_open_clip(f"{name}:{files[name]}")
+    with torch.inference_mode():
+        x = normalised(images, model.mean, model.std)  # type: ignore[arg-type]
+        expected = model.network.encode_image(x, normalize=True).numpy()
+    found = teacher.picture_embeddings(images)
+    assert found.shape == (5, teacher.channels)
+    assert cosine(found, expected).min() > 0.9999
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    assert teacher.picture_embeddings(images[:0]).shape == (0, teacher.channels)
 
 
 # --- CLIP --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chorus_common.errors import ConfigError
 from chorus_common.lifting import CellGrid
-from stage1_render_teachers.mask_pooling import cell_of_pixels, pool_under_masks
+from stage1_render_teachers.mask_embeddings import cell_of_pixels, pool_under_masks
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher, known_teachers, teacher_name
 from stage1_render_teachers.teachers.dense_classical import (
     CHANNELS,
