@@ -37,7 +37,7 @@ OVERLAPS: F64 = np.append(np.arange(0.5, 0.95, 0.05), 0.25)
 
 
 @dataclass(frozen=True)
-class _SceneMatches:
+class SceneMatches:
     """All that AP needs of one scene: small arrays, whatever the number of vertices.
 
     Ground truths sorted by (class, instance id), predictions in the given order, pairs of the same class sorted by (gt,
@@ -58,6 +58,8 @@ class _SceneMatches:
 class InstanceEvaluator:
     """Collects scenes, then computes AP, AP50 and AP25.
 
+    `scenes` holds what was counted, one entry per scene.
+
     Args:
         class_names: K names of the classes to evaluate; ScanNet leaves out wall and floor: give their vertices class -1
             (void).
@@ -69,7 +71,12 @@ class InstanceEvaluator:
         self.class_names = tuple(class_names)
         self.overlaps = np.asarray(overlaps, dtype=np.float64)
         self.min_region_size = int(min_region_size)
-        self._scenes: list[_SceneMatches] = []
+        self.scenes: list[SceneMatches] = []
+
+    def include(self, scene: SceneMatches) -> InstanceEvaluator:
+        """Count a scene that another evaluator (of the same classes and regions) has matched: any process may do it."""
+        self.scenes.append(scene)
+        return self
 
     def add(
         self,
@@ -115,8 +122,8 @@ class InstanceEvaluator:
         pred = (np.cumsum(keep) - 1)[pairs.mask[used]]
         instance, shared = pairs.instance[used], pairs.shared[used]
         order = np.lexsort((pred, instance))
-        self._scenes.append(
-            _SceneMatches(
+        self.scenes.append(
+            SceneMatches(
                 gt_class,
                 gt_size,
                 labels[keep],
@@ -134,7 +141,7 @@ class InstanceEvaluator:
         """AP of every class at every overlap: `InstanceScores.ap` [K, O]."""
         k, o = len(self.class_names), len(self.overlaps)
         ap = np.full((k, o), np.nan)
-        all_ = _concatenate(self._scenes)
+        all_ = _concatenate(self.scenes)
         counted = all_.gt_size >= self.min_region_size
         n_gt = np.bincount(all_.gt_class[counted], minlength=k)
         n_pred = np.bincount(all_.pred_class, minlength=k)
@@ -250,7 +257,7 @@ def from_official_ids(gt_ids: NDArray[np.integer], class_ids: Sequence[int]) -> 
     return table[ids // 1000], ids
 
 
-def _concatenate(scenes: Sequence[_SceneMatches]) -> _SceneMatches:
+def _concatenate(scenes: Sequence[SceneMatches]) -> SceneMatches:
     """All scenes as one, ground truths and predictions numbered through: a pair never crosses scenes."""
     gt_offset = np.cumsum([0] + [len(s.gt_size) for s in scenes])
     pred_offset = np.cumsum([0] + [len(s.pred_size) for s in scenes])
@@ -258,7 +265,7 @@ def _concatenate(scenes: Sequence[_SceneMatches]) -> _SceneMatches:
     def cat(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
         return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
-    return _SceneMatches(
+    return SceneMatches(
         cat([s.gt_class for s in scenes], np.int64),
         cat([s.gt_size for s in scenes], np.int64),
         cat([s.pred_class for s in scenes], np.int64),
