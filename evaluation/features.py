@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus_common.cache import SceneCache
 from chorus_common.errors import ConfigError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
+from evaluation.scenes import LoadedScene
 from stage2_distill.encode import encode_scene
 from stage2_distill.encoder import Encoder
 from stage2_distill.student import Student
@@ -43,8 +43,8 @@ class SceneFeatures(Protocol):
 class FeatureSource(Protocol):
     """Something that has features for scenes."""
 
-    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
-        """Features of `scene`, which is `cache.scene()`; errors name `who`."""
+    def open(self, scene: LoadedScene) -> SceneFeatures:
+        """Features of `scene`, one row per Gaussian in its order."""
         ...
 
 
@@ -55,8 +55,8 @@ class StudentFeatures:
     student: Student
     teacher: str
 
-    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
-        return _StudentScene(self.student, self.teacher, encode_latent(self.student.encoder, scene))
+    def open(self, scene: LoadedScene) -> SceneFeatures:
+        return _StudentScene(self.student, self.teacher, encode_latent(self.student.encoder, scene.gaussians))
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,26 @@ class _StudentScene:
 
 
 @dataclass(frozen=True)
+class EncoderFeatures:
+    """The encoder's own output: of a checkpoint that was trained into a text encoder's space without a projector."""
+
+    encoder: Encoder
+
+    def open(self, scene: LoadedScene) -> SceneFeatures:
+        return ArrayFeatures(encode_latent(self.encoder, scene.gaussians))
+
+
+@dataclass(frozen=True)
+class ArrayFeatures:
+    """Features that lie in memory, [N, C] f32."""
+
+    values: F32
+
+    def rows(self, start: int, stop: int) -> F32:
+        return self.values[start:stop]
+
+
+@dataclass(frozen=True)
 class LiftedTeacher:
     """The teacher's own features, lifted from the cache: W F2 / W 1, inverse PHI-S. Gaussians that no view sees are
     rows of zeros.
@@ -83,7 +103,8 @@ class LiftedTeacher:
     teacher: str
     basis: TeacherBasis
 
-    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
+    def open(self, scene: LoadedScene) -> SceneFeatures:
+        cache, who = scene.cached(), scene.name
         if self.teacher not in cache.dense_teachers:
             raise ConfigError(
                 f"{who}: the cache has no teacher '{self.teacher}'; it has {', '.join(cache.dense_teachers)}"
@@ -118,8 +139,8 @@ class FeatureFiles:
     folder: Path
     channels: int
 
-    def open(self, cache: SceneCache, scene: GaussianScene, who: str) -> SceneFeatures:
-        dataset, scene_id = cache.attributes.dataset, cache.attributes.scene_id
+    def open(self, scene: LoadedScene) -> SceneFeatures:
+        dataset, scene_id, who = scene.where.dataset, scene.where.scene_id, scene.name
         paths = [self.folder / dataset / f"{scene_id}.npy", self.folder / f"{scene_id}.npy"]
         path = next((p for p in paths if p.is_file()), None)
         if path is None:
@@ -134,7 +155,7 @@ class FeatureFiles:
             )
         # A scene may have been pruned since (source_ids then has gaps), but a file shorter or longer than an unpruned
         # scene is another's.
-        source = scene.source_ids
+        source = scene.gaussians.source_ids
         pruned = int(source.max()) + 1 != len(source)
         if len(values) <= source.max() or (not pruned and len(values) != len(source)):
             raise MetricError(f"{path}: has {len(values)} rows, the scene {who} has {int(source.max()) + 1} Gaussians")

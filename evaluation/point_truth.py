@@ -1,7 +1,8 @@
-"""Labelled point clouds beside a Gaussian scene: the points that benchmarks score, which are not the Gaussians.
+"""Point clouds beside a Gaussian scene: the points that benchmarks score, which are not the Gaussians.
 
-Layout: SceneSplat's folders, pc_coord.npy [M, 3] f32 metres in the Gaussians' frame and pc_segment<K>.npy or
-pc_segment.npy [M] with -1 = unlabelled (SceneSplat datasets/preprocessing).
+Layout: SceneSplat's folders (SceneSplat datasets/preprocessing), in the Gaussians' frame, metres:
+
+    pc_coord.npy [M, 3] f32;  pc_segment<K>.npy or pc_segment.npy [M], -1 = unlabelled;  pc_instance.npy [M], < 0 = none
 """
 
 from __future__ import annotations
@@ -17,40 +18,54 @@ from chorus_common.errors import SceneError
 from chorus_common.labels import LABEL_SPACES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PointTruth:
-    """coord [M, 3] f32 metres, labels [M] i32 (-1 = no ground truth)."""
+    """coord [M, 3] f32 metres; labels [M] i32 (-1 = no ground truth) and instances [M] i32 (-1 = none), or None where
+    there is no such file.
+    """
 
     coord: NDArray[np.float32]
-    labels: NDArray[np.int32]
+    labels: NDArray[np.int32] | None
+    instances: NDArray[np.int32] | None
 
 
 def read_point_truth(folder: Path | None, label_space: str, who: str) -> PointTruth | None:
-    """The labelled cloud in `folder` (a scene's source), or None where there is none. Raises SceneError for a damaged
-    one.
+    """The cloud in `folder` (a scene's source), or None where there is none. Raises SceneError, one line, for arrays
+    that are damaged, do not fit each other or hold labels outside `label_space`.
     """
-    if folder is None or not folder.is_dir():
+    if folder is None or not (folder / "pc_coord.npy").is_file():
         return None
+    coord = _load(folder / "pc_coord.npy", who)
+    if coord.ndim != 2 or coord.shape[1] != 3:
+        raise SceneError(f"{who}: pc_coord.npy has shape {coord.shape}, expected (M, 3)")
+    if coord.dtype.kind != "f" or not np.isfinite(coord).all():
+        raise SceneError(f"{who}: pc_coord.npy must hold finite floats")
     digits = re.sub(r"\D", "", label_space)
     segments = [p for p in (folder / f"pc_segment{digits}.npy", folder / "pc_segment.npy") if p.is_file()]
-    coord_path = folder / "pc_coord.npy"
-    if not segments or not coord_path.is_file():
-        return None
-    try:
-        coord = np.load(coord_path, allow_pickle=False)
-        labels = np.load(segments[0], allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise SceneError(f"{who}: {folder}: labelled point cloud is not readable ({error})") from None
-    labels = labels.reshape(-1)
-    if coord.ndim != 2 or coord.shape[1] != 3 or len(labels) != len(coord):
-        raise SceneError(
-            f"{who}: {coord_path.name} has shape {coord.shape} and {segments[0].name} {labels.shape}; they do not fit"
-        )
-    if coord.dtype.kind != "f" or labels.dtype.kind not in "iu" or not np.isfinite(coord).all():
-        raise SceneError(f"{who}: {coord_path.name} must hold finite floats and {segments[0].name} integers")
+    labels = _ids(segments[0], len(coord), who) if segments else None
     k = len(LABEL_SPACES[label_space])
-    if len(labels) and (labels.min() < -1 or labels.max() >= k):
-        raise SceneError(
-            f"{who}: {segments[0].name} holds label {int(labels.max())}, outside {label_space} with {k} classes"
-        )
-    return PointTruth(coord.astype(np.float32), labels.astype(np.int32))
+    if labels is not None and len(labels) and (labels.min() < -1 or labels.max() >= k):
+        wrong = int(labels.min()) if labels.min() < -1 else int(labels.max())
+        raise SceneError(f"{who}: {segments[0].name} holds label {wrong}, outside {label_space} with {k} classes")
+    file = folder / "pc_instance.npy"
+    instances = _ids(file, len(coord), who) if file.is_file() else None
+    return PointTruth(coord.astype(np.float32), labels, instances)
+
+
+def _load(path: Path, who: str) -> NDArray[np.generic]:
+    try:
+        array: NDArray[np.generic] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise SceneError(f"{who}: {path}: labelled point cloud is not readable ({error})") from None
+    return array
+
+
+def _ids(path: Path, n: int, who: str) -> NDArray[np.int32]:
+    """One id per point; of several columns the first counts (ScanNet++ keeps more)."""
+    array = _load(path, who)
+    if array.dtype.kind not in "iu":
+        raise SceneError(f"{who}: {path.name} must hold integers, found {array.dtype}")
+    column = array[:, 0] if array.ndim == 2 and array.shape[1] else array
+    if column.shape != (n,):
+        raise SceneError(f"{who}: pc_coord.npy has {n} points and {path.name} {array.shape}; they do not fit")
+    return column.astype(np.int32)

@@ -1,27 +1,38 @@
-"""Which scenes an evaluation looks at: the scenes of a manifest's split, opened in the cache, and those that had to be
-left out.
+"""Which scenes an evaluation looks at: the scenes of a manifest's split, from the cache or straight from their source
+files, and those that had to be left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError, ManifestError, one_line
+from chorus_common.errors import CacheError, ConfigError, ManifestError, one_line
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
+from chorus_common.scene import GaussianScene
+from chorus_common.scene_io import read_scene
 
 
 @dataclass(frozen=True)
 class EvalScene:
-    """A scene to evaluate: its cache, and where its source is, if a manifest says so."""
+    """A scene to evaluate: its cache, if there is a store, and its source, if a manifest names it.
+
+    label_space: what the manifest says of the source's labels; the cache has its own word.
+    """
 
     dataset: str
     scene_id: str
-    store: Path
+    store: Path | None = None
     source: Path | None = None
+    label_space: str = ""
 
     @property
     def name(self) -> str:
@@ -29,11 +40,57 @@ class EvalScene:
 
     @property
     def path(self) -> Path:
+        """The scene's cache. Raises CacheError where the evaluation was given no store."""
+        if self.store is None:
+            raise CacheError(f"{self.name}: this needs the teacher cache; give --store")
         return self.store / self.dataset / f"{self.scene_id}.zarr"
 
     def open(self) -> SceneCache:
         """The scene's cache; CacheError where it is damaged."""
         return SceneCache.open(self.path)
+
+    def load(self, label_space: str = "") -> LoadedScene:
+        """The scene in memory, from its cache or, without a store, from its source.
+
+        label_space: take labels of this space (from the source where the cache holds another); "" = the scene's own.
+        Raises CacheError or SceneError naming what cannot be read.
+        """
+        if self.store is not None:
+            cache = self.open()
+            gaussians = cache.scene()
+            if label_space and gaussians.label_space != label_space:
+                gaussians = replace(gaussians, **_other_labels(self, gaussians, label_space))
+            return LoadedScene(self, gaussians, cache)
+        assert self.source is not None, "a scene has a store or a source"
+        gaussians = read_scene(self.source, label_space=label_space or self.label_space)
+        # The cache's order: what is computed does not depend on the order of the rows in the file.
+        return LoadedScene(self, gaussians.select(morton_order(gaussians.means)), None)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedScene:
+    """A scene in memory. `gaussians` are in Morton order, like everything in a cache; `cache` is None where the scene
+    was read from its source.
+    """
+
+    where: EvalScene
+    gaussians: GaussianScene
+    cache: SceneCache | None
+
+    @property
+    def name(self) -> str:
+        return self.where.name
+
+    def cached(self) -> SceneCache:
+        """The cache, for what needs one. Raises CacheError where the evaluation was given no store."""
+        return self.cache if self.cache is not None else self.where.open()
+
+    def in_source_order(self, values: NDArray[np.integer], missing: int = -1) -> NDArray[np.integer]:
+        """Per-Gaussian `values` [N] as rows of the source file; rows that the cache has pruned get `missing`."""
+        source = self.gaussians.source_ids
+        rows = np.full(int(source.max(initial=-1)) + 1, missing, dtype=values.dtype)
+        rows[source] = values
+        return rows
 
 
 @dataclass
@@ -55,10 +112,12 @@ class Selection:
 
 def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> Selection:
     """Scenes of `split` by (data set, id), found in the first store that has them; without a manifest, all scenes of
-    the stores.
+    the stores; without stores, the manifest's own files.
 
     Raises CacheError or ManifestError, one line, where nothing is left to evaluate.
     """
+    if not stores and manifest is None:
+        raise ConfigError("no scenes given; use --manifest, --store or both")
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")
@@ -73,9 +132,15 @@ def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> 
     rows = sorted(Manifest.read(manifest).select(split=split), key=lambda row: (row.dataset, row.scene_id))
     if not rows:
         raise ManifestError(f"{manifest}: no scenes in split '{split}'")
+    if not stores:
+        return Selection(
+            [EvalScene(r.dataset, r.scene_id, None, Path(r.scene_path), r.label_space) for r in rows],
+        )
     selection = Selection([])
     for row in rows:
-        candidates = [EvalScene(row.dataset, row.scene_id, store, Path(row.scene_path)) for store in stores]
+        candidates = [
+            EvalScene(row.dataset, row.scene_id, store, Path(row.scene_path), row.label_space) for store in stores
+        ]
         scene = next((c for c in candidates if c.path.is_dir()), None)
         if scene is None:
             selection.leave_out(candidates[0], "not in the store; run chorus-stage1", failed=True)
@@ -88,33 +153,54 @@ def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> 
     return selection
 
 
-def labelled_scenes(selection: Selection) -> tuple[tuple[str, ...], str]:
+def labelled_scenes(
+    selection: Selection, label_space: str = "", *, keep_unlabelled: bool = False
+) -> tuple[tuple[str, ...], str]:
     """Class names and label space that all labelled scenes of `selection` share; moves scenes without ground truth to
-    the excluded.
+    the excluded, unless told to keep them.
 
-    Raises CacheError where no scene has ground truth, or where two label spaces meet.
+    label_space: the one to use whatever the scenes say; "" = theirs. Raises CacheError where no scene has ground truth
+    or two label spaces meet, ConfigError for an unknown `label_space`.
     """
-    kept, space = [], ""
+    if label_space and label_space not in LABEL_SPACES:
+        raise ConfigError(f"unknown label space '{label_space}'; known: {', '.join(LABEL_SPACES)}")
+    kept, space = [], label_space
     for scene in selection.scenes:
         try:
-            cache = scene.open()
+            own = scene.open().attributes.label_space if scene.store is not None else scene.label_space
         except CacheError as error:
             selection.leave_out(scene, one_line(error), failed=True)
             continue
-        name = cache.attributes.label_space
-        if not name:
+        if not own and not keep_unlabelled:
             selection.leave_out(scene, "no ground truth")
             continue
-        if name not in LABEL_SPACES:
-            raise CacheError(f"{scene.name}: unknown label space '{name}'; known: {', '.join(LABEL_SPACES)}")
-        if space and name != space:
-            raise CacheError(
-                f"{scene.name}: label space '{name}', but earlier scenes have '{space}'; evaluate them apart"
-            )
-        space = name
+        if own and not label_space:
+            if own not in LABEL_SPACES:
+                raise CacheError(f"{scene.name}: unknown label space '{own}'; known: {', '.join(LABEL_SPACES)}")
+            if space and own != space:
+                raise CacheError(
+                    f"{scene.name}: label space '{own}', but earlier scenes have '{space}'; evaluate them apart"
+                )
+            space = own
         kept.append(scene)
     selection.scenes = kept
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(selection.excluded.items())[:3])
         raise CacheError(f"no scene with ground truth to evaluate ({reasons})")
+    if not space:
+        raise ConfigError("no scene says what its classes are; give --label-space")
     return LABEL_SPACES[space], space
+
+
+def _other_labels(scene: EvalScene, gaussians: GaussianScene, label_space: str) -> dict[str, Any]:
+    """Labels of another space, read from the source and brought to the cache's rows."""
+    if scene.source is None:
+        raise CacheError(
+            f"{scene.name}: the cache holds labels of '{gaussians.label_space or 'none'}'; for {label_space} give "
+            "--manifest, so that they can be read from the source"
+        )
+    source = read_scene(scene.source, label_space=label_space)
+    if len(source) <= int(gaussians.source_ids.max(initial=-1)):
+        raise CacheError(f"{scene.name}: the cache was made from another file than {scene.source}; run stage 1 again")
+    labels = None if source.labels is None else source.labels[gaussians.source_ids]
+    return {"labels": labels, "label_space": label_space}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -11,15 +12,56 @@ from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.results import text_table
 
 FILE = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., Any])
 
 store_option = click.option(
     "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of stage 1; repeatable."
+)
+optional_store_option = click.option(
+    "--store",
+    "stores",
+    type=FILE,
+    multiple=True,
+    help="Cache root of stage 1; repeatable.  [default: the manifest's own files]",
 )
 manifest_option = click.option(
     "--manifest", type=FILE, help="Manifest that names the scenes of each split.  [default: all of the store]"
 )
 out_option = click.option("--out", type=FILE, required=True, help="Result file (JSON).")
 device_option = click.option("--device", default="cpu", help="Torch device of the encoder.")
+split_option = click.option("--split", default="val", help="Split of the manifest to evaluate.")
+space_option = click.option(
+    "--label-space", default="", help="Score against these classes.  [default: the scenes' own]"
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), default=1, help="Processes; they change no number."
+)
+target_option = click.option(
+    "--on", "target", type=click.Choice(["gaussians", "points"]), default="gaussians", help="What is scored."
+)
+prompts_option = click.option(
+    "--prompts", default="rooms", help="Prompt templates: plain, scenesplat or rooms (evaluation/prompts.py)."
+)
+synonyms_option = click.option("--synonyms", is_flag=True, help="Average over other names of each class too.")
+
+_SOURCE_OPTIONS = (
+    click.option(
+        "--encoder", type=FILE, help="Student folder of chorus-stage2 train, or another checkpoint: row 'student'."
+    ),
+    click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
+    click.option("--features", type=FILE, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
+    click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
+    click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
+    click.option("--seed", type=int, default=0, help="Of the random weights."),
+    device_option,
+)
+
+
+def source_options(command: F) -> F:
+    """--encoder, --random, --features, --teacher, --text, --seed, --device; see `evaluation.sources.SourceOptions`."""
+    for option in reversed(_SOURCE_OPTIONS):
+        command = option(command)
+    return command
 
 
 def finish(rows: dict[str, Any], excluded: dict[str, str], failed: bool, out: Path) -> int:

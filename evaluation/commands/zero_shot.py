@@ -7,101 +7,125 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import ConfigError
 from evaluation.commands.options import (
     FILE,
-    device_option,
     finish,
     manifest_option,
+    optional_store_option,
     optional_text,
     out_option,
-    store_option,
+    prompts_option,
+    source_options,
+    space_option,
+    split_option,
+    synonyms_option,
+    target_option,
+    workers_option,
 )
-from evaluation.results import command_line, result_document, write_result
+from evaluation.results import command_line, result_document, text_table, write_result
 
 
 @click.command("zero-shot")
-@store_option
+@optional_store_option
 @manifest_option
-@click.option("--split", default="val", help="Split of the manifest to evaluate.")
-@click.option("--encoder", type=FILE, help="Student folder of chorus-stage2 train: adds the row 'student'.")
+@split_option
+@space_option
+@source_options
 @click.option(
-    "--features", type=FILE, help="Folder of <scene id>.npy [N, C] in the teacher's space: adds the row 'features'."
+    "--lifted/--no-lifted",
+    default=None,
+    help="Rows of the teacher's own features, lifted from the cache.  [default: where there is a store]",
 )
-@click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]")
-@click.option(
-    "--lifted/--no-lifted", default=True, help="Add the rows of the teacher's own features, lifted from the cache."
-)
-@click.option(
-    "--prompts", default="rooms", help="Prompt templates: plain, scenesplat or rooms (evaluation/prompts.py)."
-)
-@click.option("--synonyms", is_flag=True, help="Average over other names of each class too.")
-@click.option("--on", "target", type=click.Choice(["gaussians", "points"]), default="gaussians", help="What is scored.")
+@prompts_option
+@synonyms_option
+@target_option
 @click.option("-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points).")
+@click.option(
+    "--oracle-instances", is_flag=True, help="Add rows in which ground-truth instances vote; marked as oracle."
+)
+@click.option("--predictions", type=FILE, help="Folder for predictions: the benchmark's text files and coloured .ply.")
+@workers_option
 @out_option
-@device_option
 def zero_shot_command(
     stores: tuple[Path, ...],
     manifest: Path | None,
     split: str,
+    label_space: str,
     encoder: Path | None,
+    random: bool,
     features: Path | None,
     teacher: str | None,
-    lifted: bool,
+    text: str | None,
+    seed: int,
+    device: str,
+    lifted: bool | None,
     prompts: str,
     synonyms: bool,
     target: Any,
     k: int,
+    oracle_instances: bool,
+    predictions: Path | None,
+    workers: int,
     out: Path,
-    device: str,
 ) -> int:
     """Segment scenes by class names alone: student, lifted teacher, or any feature files."""
-    from chorus_common.standardise import TeacherBasis
-    from evaluation.features import FeatureFiles, LiftedTeacher, StudentFeatures, check_pair, text_aligned_teacher
+    from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
+    from evaluation.run_scenes import Pieces
     from evaluation.scenes import labelled_scenes, select_scenes
-    from evaluation.tasks.zero_shot import Contender, ZeroShotConfig, zero_shot
-    from stage2_distill.student import load_student
+    from evaluation.sources import SourceOptions, text_sources
+    from evaluation.tasks.zero_shot import ZeroShotConfig, contenders, zero_shot
 
-    config = ZeroShotConfig(prompts=prompts, synonyms=synonyms, target=target, k=k)
     selection = select_scenes(stores, manifest, split)
-    class_names, label_space = labelled_scenes(selection)
-    first = selection.scenes[0].open()
-    cached = {name: a.spec for name, a in first.attributes.dense_teachers.items()}
-    contenders: dict[str, Contender] = {}
-    if encoder is not None:
-        student = load_student(encoder, device)
-        name, text_encoder = text_aligned_teacher({n: t.spec for n, t in student.config.teachers.items()}, teacher)
-        contenders["student"] = Contender(StudentFeatures(student, name))
-        check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
-        if lifted and cached.get(name) != student.config.teachers[name].spec:
-            raise ConfigError(
-                f"{stores[0]}: teacher '{name}' is {cached.get(name, 'absent')} here, the student's is "
-                f"{student.config.teachers[name].spec}; use --no-lifted"
-            )
-    else:
-        name, text_encoder = text_aligned_teacher(cached, teacher)
-    if features is not None:
-        contenders["features"] = Contender(FeatureFiles(features, text_encoder.channels))
-    if lifted:
-        check_pair(name, first.attributes.dense_teachers[name].fingerprint, text_encoder)
-        source = LiftedTeacher(name, TeacherBasis.load(selection.scenes[0].store / "bases" / f"{name}.safetensors"))
-        contenders["lifted_teacher"] = Contender(source, fill=True)
-        contenders["lifted_teacher_seen_only"] = Contender(source)
-    if not contenders:
-        raise ConfigError("nothing to evaluate; give --encoder or --features, or leave out --no-lifted")
-    text = class_embeddings(text_encoder, class_names, templates=prompts, synonyms=synonyms)
-    body = zero_shot(selection, class_names, text, contenders, config)
+    class_names, space = labelled_scenes(selection, label_space, keep_unlabelled=predictions is not None)
+    config = ZeroShotConfig(
+        prompts=prompts, synonyms=synonyms, target=target, k=k, oracle_instances=oracle_instances, label_space=space
+    )
+    lifted = bool(stores) if lifted is None else lifted
+    found = text_sources(SourceOptions(encoder, random, features, lifted, teacher, text, device, seed), selection)
     inputs = {
         "stores": [str(s) for s in stores],
         "manifest": optional_text(manifest),
         "split": split,
         "encoder": optional_text(encoder),
         "features": optional_text(features),
-        "teacher": name,
-        "text_encoder": text_encoder.spec,
-        "label_space": label_space,
+        "teacher": found.teacher,
+        "text_encoder": found.text_encoder.spec,
+        "seed": seed,
         **config.model_dump(),
     }
+    rows = contenders(found.sources)
+    pieces = Pieces.beside(
+        out, {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}, encoder, features
+    )
+    body = zero_shot(
+        selection,
+        class_names,
+        class_embeddings(found.text_encoder, class_names, templates=prompts, synonyms=synonyms),
+        rows,
+        config,
+        workers=workers,
+        pieces=pieces,
+        predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
+    )
     write_result(out, result_document("zero-shot", command_line(), inputs, body))
-    return finish(body["rows"], selection.excluded, selection.failed, out)
+    pieces.clear()
+    code = finish(body["rows"], selection.excluded, selection.failed, out)
+    click.echo(_definitions(body["rows"]))
+    return code
+
+
+def _definitions(rows: dict[str, Any]) -> str:
+    """mIoU and mAcc of every row under every definition, ours first."""
+    names = next(iter(rows.values()))["published_definitions"] if rows else {}
+    table = []
+    for row, scores in rows.items():
+        variants = [scores["published_definitions"][name] for name in names]
+        table.append((row, scores["miou"], *(v["miou"] for v in variants), *(v["f_miou"] for v in variants)))
+    header = (
+        "the same predictions, by definition",
+        "mIoU chorus",
+        *(f"mIoU {n}" for n in names),
+        *(f"f-mIoU {n}" for n in names),
+    )
+    return text_table(header, table)

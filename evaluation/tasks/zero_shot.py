@@ -1,47 +1,56 @@
 """Zero-shot semantic segmentation: the class of a Gaussian is the class name whose text embedding is nearest to its
 feature.
 
-All rows of a result are scored on the same Gaussians: those with ground truth. A lifted teacher knows nothing about
+All rows of a result are scored on the same places: those with ground truth. A lifted teacher knows nothing about
 Gaussians that no view sees; the row `lifted_teacher` gives them the prediction of the nearest Gaussian with evidence,
 so that the comparison with the student is not won by coverage alone, and the row `lifted_teacher_seen_only` leaves them
 without a prediction, which counts as wrong.
 
-Ground truth enters `ConfusionMatrix.add` and nothing before it.
+Ground truth enters `ConfusionMatrix.add` and nothing before it. The one exception is asked for by name and marked in
+the result: with `oracle_instances` every row has a twin whose predictions were voted within ground-truth instances, as
+the released SceneSplat tester does silently (pointcept/engines/test.py:504).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.cache import SceneCache
 from chorus_common.config import Config
-from chorus_common.errors import CacheError, one_line
+from evaluation.benchmarks import class_groups
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix
-from evaluation.neighbours import nearest_fill, neighbour_vote
-from evaluation.point_truth import read_point_truth
-from evaluation.scenes import EvalScene, Selection
+from evaluation.neighbours import nearest_fill
+from evaluation.predictions.folder import PredictionFolder
+from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.scenes import EvalScene, LoadedScene, Selection
+from evaluation.targets import Target, TargetKind, open_target
 
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
+
+#: What the row of a prediction that was voted within ground-truth instances is called.
+ORACLE_SUFFIX = " + oracle instances"
 
 
 class ZeroShotConfig(Config):
     """How zero-shot segmentation is asked and scored.
 
-    prompts, synonyms: see evaluation.prompts. target: score the Gaussians of the cache, or the points of a separate
-    labelled cloud beside the source, which take the majority of their `k` nearest Gaussians.
+    prompts, synonyms: see evaluation.prompts. target: score the scene's Gaussians, or the points of a separate labelled
+    cloud beside the source, which take the majority of their `k` nearest Gaussians. oracle_instances: add the rows in
+    which ground-truth instances vote. label_space: score against the labels of this space; "" = the scenes' own.
     """
 
     prompts: str = "rooms"
     synonyms: bool = False
-    target: Literal["gaussians", "points"] = "gaussians"
+    target: TargetKind = "gaussians"
     k: int = 25
+    oracle_instances: bool = False
+    label_space: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,16 @@ class Contender:
 
     source: FeatureSource
     fill: bool = False
+
+
+def contenders(sources: Mapping[str, FeatureSource]) -> dict[str, Contender]:
+    """The rows of `evaluation.sources.text_sources`: each source as it is, and the lifted teacher with and without its
+    gaps filled.
+    """
+    rows = {name: Contender(source, fill=name == "lifted_teacher") for name, source in sources.items()}
+    if "lifted_teacher" in sources:
+        rows["lifted_teacher_seen_only"] = Contender(sources["lifted_teacher"])
+    return rows
 
 
 def classify(features: SceneFeatures, n: int, text: F32) -> I32:
@@ -68,48 +87,111 @@ def classify(features: SceneFeatures, n: int, text: F32) -> I32:
     return classes
 
 
+def vote_in_instances(predictions: I32, instances: NDArray[np.integer], n_classes: int) -> I32:
+    """Give all places [M] of one instance the most frequent predicted class among them (ties: the lowest class).
+
+    Places without an instance (< 0) keep their prediction, and so do instances that nothing is predicted for. This uses
+    ground truth: it is an oracle.
+    """
+    voted = predictions.copy()
+    inside = np.flatnonzero(instances >= 0)
+    ids, row = np.unique(instances[inside], return_inverse=True)
+    predicted = predictions[inside] >= 0
+    keys = row[predicted].astype(np.int64) * n_classes + predictions[inside][predicted]
+    votes = np.bincount(keys, minlength=len(ids) * n_classes).reshape(len(ids), n_classes)  # [I, K]
+    winner = np.where(votes.any(axis=1), votes.argmax(axis=1), -1).astype(np.int32)
+    voted[inside] = winner[row]
+    return voted
+
+
+@dataclass(frozen=True)
+class ZeroShotJob:
+    """Confusion counts of every contender on one scene; writes the predictions where it is told to."""
+
+    class_names: tuple[str, ...]
+    text: F32
+    contenders: Mapping[str, Contender]
+    config: ZeroShotConfig
+    predictions: PredictionFolder | None = None
+
+    def __call__(self, where: EvalScene) -> Piece:
+        scene = where.load(self.config.label_space)
+        space = self.config.label_space or scene.gaussians.label_space
+        target = open_target(scene, self.config.target, space, k=self.config.k)
+        if not target.has_truth and self.predictions is None:
+            raise NoGroundTruthError("no ground truth")
+        counts: dict[str, list[list[int]]] = {}
+        for name, prediction in self._predictions(scene, target).items():
+            if self.predictions is not None:
+                self.predictions.semantic(name, target, prediction)
+            if target.labels is not None and target.has_truth:
+                matrix = ConfusionMatrix(self.class_names).add(target.labels, prediction, who=scene.name)
+                counts[name] = _sparse(matrix)
+        return {"counts": counts, "seen_share": _seen_share(scene, target)}
+
+    def _predictions(self, scene: LoadedScene, target: Target) -> dict[str, I32]:
+        """[M] classes of the target's places by row name."""
+        found: dict[str, I32] = {}
+        asked: dict[int, I32] = {}  # contenders that share a source differ in the fill alone
+        for name, contender in self.contenders.items():
+            key = id(contender.source)
+            if key not in asked:
+                asked[key] = classify(contender.source.open(scene), len(scene.gaussians), self.text)
+            prediction = asked[key]
+            if contender.fill:
+                prediction = nearest_fill(scene.gaussians.means, prediction)
+            found[name] = target.classes(prediction, len(self.class_names))
+            if self.config.oracle_instances:
+                if target.instances is None:
+                    raise NoGroundTruthError("no ground-truth instances for --oracle-instances")
+                found[name + ORACLE_SUFFIX] = vote_in_instances(found[name], target.instances, len(self.class_names))
+        return found
+
+
 def zero_shot(
     selection: Selection,
     class_names: tuple[str, ...],
     text: F32,
     contenders: Mapping[str, Contender],
     config: ZeroShotConfig,
+    *,
+    workers: int = 1,
+    pieces: Pieces | None = None,
+    predictions: PredictionFolder | None = None,
 ) -> dict[str, Any]:
     """Evaluate every contender on every scene.
 
     Args:
-        selection: labelled scenes; scenes that turn out damaged or without ground truth move to its excluded ones.
+        selection: scenes; those that turn out damaged or without ground truth move to its excluded ones.
         text: [K, C] f32 unit rows, one per class name.
+        workers: processes; they change no number. pieces: where finished scenes wait, should this be interrupted.
+        predictions: write them, for scenes without ground truth too.
 
-    Returns {"rows": {name: scores under our definition, published definitions, confusion matrix}, "per_scene": {scene:
-    {name: ...}}}.
+    Returns {"rows": {name: scores under our definition, published definitions, confusion matrix, "oracle"},
+    "per_scene": {scene: {name: ...}}, "excluded": {scene: reason}}.
     """
-    total = {name: ConfusionMatrix(class_names) for name in contenders}
+    job = ZeroShotJob(class_names, text, contenders, config, predictions)
+    found = run_scenes(selection, job, label="zero-shot", workers=workers, pieces=pieces)
+    groups = class_groups(config.label_space)
+    total: dict[str, ConfusionMatrix] = {}
     per_scene: dict[str, Any] = {}
-    for scene in list(selection.scenes):
-        try:
-            cache = scene.open()
-            matrices, seen = _evaluate_scene(scene, cache, class_names, text, contenders, config)
-        except CacheError as error:
-            selection.leave_out(scene, one_line(error), failed=True)
+    for scene, piece in found.items():
+        if not piece["counts"]:
+            selection.excluded[scene] = "no ground truth: predictions written, not scored"
             continue
-        if matrices is None:
-            selection.leave_out(scene, "no ground truth")
-            continue
+        matrices = {name: _dense(triples, class_names) for name, triples in piece["counts"].items()}
         for name, matrix in matrices.items():
-            total[name].merge(matrix)
-        per_scene[scene.name] = {
+            total.setdefault(name, ConfusionMatrix(class_names, groups=groups)).merge(matrix)
+        per_scene[scene] = {
             "n_scored": int(next(iter(matrices.values())).truth.sum()),
-            "seen_share": seen,
+            "seen_share": piece["seen_share"],
             **{
                 name: {key: matrix.scores().as_dict()[key] for key in ("miou", "f_miou", "macc")}
                 for name, matrix in matrices.items()
             },
         }
-    if not per_scene:
-        raise CacheError(f"no scene with ground truth to evaluate ({'; '.join(list(selection.excluded.values())[:3])})")
     return {
-        "rows": {name: score_row(matrix) for name, matrix in total.items()},
+        "rows": {name: {"oracle": name.endswith(ORACLE_SUFFIX), **score_row(matrix)} for name, matrix in total.items()},
         "per_scene": per_scene,
         "excluded": selection.excluded,
     }
@@ -126,38 +208,26 @@ def score_row(matrix: ConfusionMatrix) -> dict[str, Any]:
     }
 
 
-def _evaluate_scene(
-    scene: EvalScene,
-    cache: SceneCache,
-    class_names: tuple[str, ...],
-    text: F32,
-    contenders: Mapping[str, Contender],
-    config: ZeroShotConfig,
-) -> tuple[dict[str, ConfusionMatrix] | None, float]:
-    """Confusion matrix per contender, or None without ground truth; and the share of scored Gaussians that some view
-    sees.
+def _seen_share(scene: LoadedScene, target: Target) -> float | None:
+    """Share of the scored Gaussians that some view sees (of all Gaussians where points are scored); None without a
+    cache.
     """
-    gaussians = cache.scene()
-    points = None
-    if config.target == "points":
-        points = read_point_truth(scene.source, cache.attributes.label_space, scene.name)
-        truth = None if points is None else points.labels
-    else:
-        truth = gaussians.labels
-    if truth is None or not (truth >= 0).any():
-        return None, 0.0
-    matrices = {}
-    asked: dict[int, I32] = {}  # contenders that share a source differ in the fill alone
-    for name, contender in contenders.items():
-        if id(contender.source) not in asked:
-            features = contender.source.open(cache, gaussians, scene.name)
-            asked[id(contender.source)] = classify(features, len(gaussians), text)
-        prediction = asked[id(contender.source)]
-        if contender.fill:
-            prediction = nearest_fill(gaussians.means, prediction)
-        if points is not None:
-            prediction = neighbour_vote(gaussians.means, prediction, points.coord, len(class_names), k=config.k)
-        matrices[name] = ConfusionMatrix(class_names).add(truth, prediction, who=scene.name)
-    weight, _ = cache.evidence()
-    scored = np.ones(len(gaussians), bool) if points is not None else truth >= 0
-    return matrices, float((weight[scored] > 0).mean())
+    if scene.cache is None:
+        return None
+    weight, _ = scene.cache.evidence()
+    if target.points or target.labels is None:
+        return float((weight > 0).mean())
+    return float((weight[target.labels >= 0] > 0).mean())
+
+
+def _sparse(matrix: ConfusionMatrix) -> list[list[int]]:
+    """(row, column, count) of the entries that are not 0."""
+    rows, columns = np.nonzero(matrix.counts)
+    return np.stack([rows, columns, matrix.counts[rows, columns]], axis=1).tolist()
+
+
+def _dense(triples: list[list[int]], class_names: tuple[str, ...]) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(class_names)
+    table = np.array(triples, dtype=np.int64).reshape(-1, 3)
+    matrix.counts[table[:, 0], table[:, 1]] = table[:, 2]
+    return matrix

@@ -12,14 +12,17 @@ from chorus_common.labels import SCANNET20
 from chorus_common.standardise import TeacherBasis
 from evaluation import features as features_module
 from evaluation.features import FeatureFiles, LiftedTeacher, StudentFeatures, text_aligned_teacher
-from evaluation.metrics.semantic import MetricError
 from evaluation.prompts import class_embeddings
-from evaluation.scenes import labelled_scenes, select_scenes
+from evaluation.scenes import EvalScene, LoadedScene, labelled_scenes, select_scenes
 from evaluation.tasks.zero_shot import Contender, ZeroShotConfig, classify, zero_shot
 from tests.evaluation.rooms import GRID, TEACHER, Rooms, WordVectors, make_rooms
 from tests.evaluation.student import fake_latent, make_student
 
 TEXT = class_embeddings(WordVectors(), SCANNET20)
+
+
+def loaded(rooms: Rooms, scene_id: str) -> LoadedScene:
+    return EvalScene("toy", scene_id, rooms.store).load()
 
 
 def basis_of(rooms: Rooms) -> TeacherBasis:
@@ -51,17 +54,15 @@ def plain_lifted(rooms: Rooms, scene_id: str) -> list[int]:
 
 
 def test_lifted_teacher_equals_the_plain_formula(rooms: Rooms) -> None:
-    cache = SceneCache.open(rooms.store / "toy" / "val_0.zarr")
-    scene = cache.scene()
-    opened = LiftedTeacher(TEACHER, basis_of(rooms)).open(cache, scene, "val_0")
+    scene = loaded(rooms, "val_0")
+    opened = LiftedTeacher(TEACHER, basis_of(rooms)).open(scene)
     expected = np.array(plain_lifted(rooms, "val_0"))
-    assert (classify(opened, len(scene), TEXT) == expected).all()
+    assert (classify(opened, len(scene.gaussians), TEXT) == expected).all()
     assert 0 < (expected == -1).mean() < 1, "the toy rooms must have unseen Gaussians"
 
 
 def test_row_passes_do_not_change_the_result(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = SceneCache.open(rooms.store / "toy" / "val_0.zarr")
-    opened = LiftedTeacher(TEACHER, basis_of(rooms)).open(cache, cache.scene(), "val_0")
+    opened = LiftedTeacher(TEACHER, basis_of(rooms)).open(loaded(rooms, "val_0"))
     whole = classify(opened, 600, TEXT)
     monkeypatch.setattr("evaluation.tasks.zero_shot.PASS", 17)
     np.testing.assert_array_equal(whole, classify(opened, 600, TEXT))
@@ -69,10 +70,10 @@ def test_row_passes_do_not_change_the_result(rooms: Rooms, monkeypatch: pytest.M
 
 def test_student_equals_projector_then_inverse_basis(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features_module, "encode_latent", fake_latent)
-    basis, cache = basis_of(rooms), SceneCache.open(rooms.store / "toy" / "val_0.zarr")
+    basis = basis_of(rooms)
     student = make_student(basis)
-    scene = cache.scene()
-    opened = StudentFeatures(student, TEACHER).open(cache, scene, "val_0")
+    scene = loaded(rooms, "val_0").gaussians
+    opened = StudentFeatures(student, TEACHER).open(loaded(rooms, "val_0"))
     with torch.inference_mode():
         standardised = student.project(TEACHER, torch.from_numpy(fake_latent(student.encoder, scene))).numpy()
     expected = [
@@ -140,7 +141,7 @@ def test_feature_files_follow_the_source_order(rooms: Rooms, tmp_path: Path) -> 
 
 def test_feature_files_that_do_not_fit_are_named(rooms: Rooms, tmp_path: Path) -> None:
     files = {"features": Contender(FeatureFiles(tmp_path, TEXT.shape[1]))}
-    with pytest.raises(ConfigError, match=r"toy/val_0: neither .*val_0.npy"):
+    with pytest.raises(CacheError, match=r"toy/val_0: neither .*val_0.npy"):
         run(rooms, files)
     for bad, message in (
         (np.zeros((599, 32), np.float32), "has 599 rows, the scene toy/val_0 has 600 Gaussians"),
@@ -150,10 +151,10 @@ def test_feature_files_that_do_not_fit_are_named(rooms: Rooms, tmp_path: Path) -
         (np.full((600, 32), np.nan, np.float32), "not finite"),
     ):
         np.save(tmp_path / "val_0.npy", bad)
-        with pytest.raises(MetricError, match=message):
+        with pytest.raises(CacheError, match=message):
             run(rooms, files)
     (tmp_path / "val_0.npy").write_bytes(b"nonsense")
-    with pytest.raises(MetricError, match=r"not a readable .npy"):
+    with pytest.raises(CacheError, match=r"not a readable .npy"):
         run(rooms, files)
 
 
@@ -170,7 +171,7 @@ def test_points_take_the_vote_of_their_neighbours(tmp_path: Path) -> None:
     contenders = {"features": Contender(FeatureFiles(features, TEXT.shape[1]))}
     result = run(rooms, contenders, target="points", k=1)
     assert result["rows"]["features"]["miou"] == 1.0  # type: ignore[index]
-    assert result["excluded"] == {"toy/val_1": "no ground truth"}  # it has no labelled cloud beside it
+    assert result["excluded"] == {"toy/val_1": "no ground truth: no pc_coord.npy beside the source"}  # it has no labelled cloud beside it
     assert run(rooms, contenders, target="points", k=25)["rows"]["features"]["miou"] < 1.0  # type: ignore[index]
 
 

@@ -1,0 +1,87 @@
+"""Where predictions are written: a folder per row of a result and data set, each ready to be submitted.
+
+<root>/<row>/<data set>/semantic/<scene id>.txt
+<root>/<row>/<data set>/instances/<scene id>.txt, predicted_masks/
+<root>/<row>/<data set>/ply/<scene id>_<what>.ply
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from evaluation.predictions.coloured_ply import write_coloured_ply
+from evaluation.predictions.ids import benchmark_ids
+from evaluation.predictions.instance_masks import write_instances
+from evaluation.predictions.semantic_text import write_semantic_text
+from evaluation.report.colours import class_palette
+from evaluation.targets import Target
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Writes what a task predicts for one scene."""
+
+    root: Path
+    label_space: str
+    class_names: tuple[str, ...]
+
+    def semantic(self, row: str, target: Target, classes: NDArray[np.int32]) -> None:
+        """Classes [M] of the target's places (-1 = none): the official text and a coloured .ply."""
+        where = target.scene.where
+        folder = self.root / row / where.dataset
+        in_file = target.in_file_order(classes)
+        write_semantic_text(folder / "semantic" / f"{where.scene_id}.txt", in_file, self.label_space)
+        write_coloured_ply(
+            folder / "ply" / f"{where.scene_id}_semantic.ply",
+            target.coord,
+            class_palette(self.class_names)[classes],
+            {"label": classes},
+            None if target.points else target.scene.gaussians,
+        )
+
+    def instances(
+        self,
+        row: str,
+        target: Target,
+        masks: sparse.csr_matrix,
+        labels: NDArray[np.integer],
+        scores: NDArray[np.floating],
+    ) -> None:
+        """Masks [P, M] over the target's places with classes [P] and scores [P]: the official files and a .ply in which
+        each place has the colour of its best mask.
+        """
+        where = target.scene.where
+        folder = self.root / row / where.dataset
+        write_instances(
+            folder / "instances", where.scene_id, _file_columns(masks, target), benchmark_ids(self.label_space)[labels],
+            scores,
+        )  # fmt: skip
+        best = np.full(len(target), -1, dtype=np.int32)
+        for p in np.argsort(scores, kind="stable"):
+            best[masks.indices[masks.indptr[p] : masks.indptr[p + 1]]] = p
+        palette = class_palette(tuple(f"instance {i}" for i in range(masks.shape[0])))
+        label = np.append(np.asarray(labels, np.int32), -1)[best]
+        write_coloured_ply(
+            folder / "ply" / f"{where.scene_id}_instances.ply",
+            target.coord,
+            palette[best],
+            {"instance": best, "label": label.astype(np.int32)},
+            None if target.points else target.scene.gaussians,
+        )
+
+
+def _file_columns(masks: sparse.csr_matrix, target: Target) -> sparse.csr_matrix:
+    """The masks with their columns in the order of the file that the places came from."""
+    if target.points:
+        return masks
+    source = target.scene.gaussians.source_ids
+    ordered = sparse.csr_matrix(
+        (masks.data, source[masks.indices], masks.indptr), shape=(masks.shape[0], int(source.max(initial=-1)) + 1)
+    )
+    ordered.sort_indices()
+    return ordered

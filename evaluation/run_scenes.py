@@ -1,0 +1,177 @@
+"""One job over many scenes: in order or on several processes, with the same result; what is done survives a kill.
+
+A job turns a scene into a small piece (counts, never scores), as plain JSON. Pieces are put together in the order of
+the scenes, so that no result depends on which process was faster.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from chorus_common.atomic import write_text_atomically
+from chorus_common.errors import CacheError, ChorusError, one_line
+from chorus_common.progress import progress
+from evaluation.scenes import EvalScene, Selection
+
+Piece = dict[str, Any]
+SceneJob = Callable[[EvalScene], Piece]
+
+
+class NoGroundTruthError(ChorusError):
+    """A scene that cannot be scored and is no failure: it is left out, visibly."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Where the pieces of an unfinished job wait: one file per scene in `folder`, valid for one `key` alone.
+
+    key: hash of everything that changes a piece, beside the scene's own files.
+    """
+
+    folder: Path
+    key: str
+
+    @staticmethod
+    def beside(out: Path, inputs: Mapping[str, Any], model: Path | None = None, data: Path | None = None) -> Pieces:
+        """Pieces of the job that will write `out`: valid for these inputs, the contents of `model` (a file or a model's
+        folder) and the files under `data` as they are now (names, sizes, times).
+        """
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode())
+        for file in _files_of(model):
+            with file.open("rb") as handle:
+                digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+        for file in sorted(data.rglob("*")) if data is not None else ():
+            stat = file.stat()
+            digest.update(f"{file}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+        return Pieces(out.with_name(f".{out.name}.pieces"), digest.hexdigest())
+
+    def load(self, scene: EvalScene) -> Piece | None:
+        """The piece of `scene`, if it was kept for the same key and the scene has not changed since."""
+        try:
+            kept = json.loads(self._path(scene).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return kept["piece"] if kept.get("key") == self._scene_key(scene) else None
+
+    def save(self, scene: EvalScene, piece: Piece) -> None:
+        write_text_atomically(self._path(scene), json.dumps({"key": self._scene_key(scene), "piece": piece}))
+
+    def clear(self) -> None:
+        """The result is written: the pieces are no longer needed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, scene: EvalScene) -> Path:
+        return self.folder / f"{scene.dataset}__{scene.scene_id}.json"
+
+    def _scene_key(self, scene: EvalScene) -> str:
+        watched = [scene.path / "_files.json"] if scene.store is not None else []
+        if scene.source is not None:
+            watched += sorted(scene.source.glob("*")) if scene.source.is_dir() else [scene.source]
+        stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in watched if p.is_file()]
+        return hashlib.sha256(json.dumps([self.key, stats]).encode()).hexdigest()
+
+
+def run_scenes(
+    selection: Selection, job: SceneJob, *, label: str, workers: int = 1, pieces: Pieces | None = None
+) -> dict[str, Piece]:
+    """Pieces by scene name, in the order of `selection`.
+
+    A scene for which `job` raises a ChorusError is left out with the reason (`NoGroundTruthError`: without counting as
+    failed). Raises CacheError where no scene is left.
+    """
+    found: dict[str, Piece] = {}
+    for scene in selection.scenes:
+        if pieces is not None and (piece := pieces.load(scene)) is not None:
+            found[scene.name] = piece
+    waiting = [scene for scene in selection.scenes if scene.name not in found]
+    with progress(len(selection.scenes), label, done=len(found)) as report:
+        for scene, outcome in _outcomes(job, waiting, workers):
+            if isinstance(outcome, ChorusError):
+                selection.leave_out(scene, one_line(outcome), failed=not isinstance(outcome, NoGroundTruthError))
+                report.say(f"left out: {scene.name}: {one_line(outcome)}")
+            else:
+                found[scene.name] = outcome
+                if pieces is not None:
+                    pieces.save(scene, outcome)
+            report.advance()
+    selection.scenes = [scene for scene in selection.scenes if scene.name in found]
+    # The order in which scenes failed depends on the workers; what is shown does not.
+    selection.excluded = dict(sorted(selection.excluded.items()))
+    if not found:
+        raise CacheError(f"no scene could be evaluated ({'; '.join(list(selection.excluded.values())[:3])})")
+    return {scene.name: found[scene.name] for scene in selection.scenes}
+
+
+def _outcomes(job: SceneJob, scenes: list[EvalScene], workers: int) -> Iterator[tuple[EvalScene, Piece | ChorusError]]:
+    """(scene, piece or error), as they come."""
+    if workers <= 1 or len(scenes) <= 1:
+        for scene in scenes:
+            yield scene, _attempt(job, scene)
+        return
+    # `spawn`: a forked process would inherit locks of the parent's threads. The job travels through a file: once, not
+    # with every scene.
+    with (
+        TemporaryDirectory(prefix="chorus-eval-") as folder,
+        ProcessPoolExecutor(min(workers, len(scenes)), mp_context=get_context("spawn")) as pool,
+    ):
+        path = Path(folder) / "job.pickle"
+        path.write_bytes(pickle.dumps(job))
+        left: Iterator[EvalScene] = iter(scenes)
+        running: dict[Future[Piece | ChorusError], EvalScene] = {}
+        try:
+            while True:
+                while len(running) < 2 * workers and (following := next(left, None)) is not None:
+                    running[pool.submit(_attempt_in_worker, str(path), following)] = following
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise ChorusError(
+                "a worker process died (out of memory?); finished scenes are kept: use fewer --workers and run it again"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _attempt(job: SceneJob, scene: EvalScene) -> Piece | ChorusError:
+    try:
+        return job(scene)
+    except ChorusError as error:
+        return error
+
+
+@functools.cache
+def _read_job(path: str) -> SceneJob:
+    """In a worker process: the job that the parent wrote. One thread each, as the processes share the cores; results do
+    not depend on threads.
+    """
+    torch.set_num_threads(1)
+    job: SceneJob = pickle.loads(Path(path).read_bytes())
+    return job
+
+
+def _attempt_in_worker(path: str, scene: EvalScene) -> Piece | ChorusError:
+    return _attempt(_read_job(path), scene)
+
+
+def _files_of(path: Path | None) -> list[Path]:
+    """What of a model's path changes its numbers: the file, or a folder's weights and config."""
+    if path is None:
+        return []
+    return [file for file in (path, path / "config.json", path / "model.safetensors") if file.is_file()]

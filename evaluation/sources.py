@@ -1,0 +1,168 @@
+"""From what a user gives (an encoder, feature files, a store) to feature sources and the text encoder they answer
+to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from chorus_common.errors import CacheError, ConfigError, WeightsError
+from chorus_common.standardise import TeacherBasis
+from chorus_common.text import TextEncoder, load_text_encoder
+from evaluation.features import (
+    EncoderFeatures,
+    FeatureFiles,
+    FeatureSource,
+    LiftedTeacher,
+    StudentFeatures,
+    check_pair,
+    text_aligned_teacher,
+)
+from evaluation.scenes import EvalScene, Selection
+from evaluation.tasks.probe import random_twin
+from stage2_distill.encoder import Encoder, load_encoder
+from stage2_distill.student import Student, load_student, read_student_config
+
+#: what the config.json of an encoder's folder says (stage2_distill/encoder/checkpoints.py)
+ENCODER_FORMAT = "chorus-encoder"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What features are asked for.
+
+    Attributes:
+        encoder: a student's folder, or any encoder checkpoint whose output lives in the space of `text`.
+        random: add the same architecture with random weights of `seed`.
+        features: folder of <scene id>.npy. lifted: add the teacher's own features, lifted from the cache.
+        teacher: name of the text-aligned teacher, where there are several. text: spec of the text encoder, where
+            neither a student nor a cache tells (published encoders, feature files).
+    """
+
+    encoder: Path | None = None
+    random: bool = False
+    features: Path | None = None
+    lifted: bool = False
+    teacher: str | None = None
+    text: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextSources:
+    """Feature sources by row name, all in the space of `text_encoder`; `teacher`: name of the teacher, or ""."""
+
+    sources: dict[str, FeatureSource]
+    text_encoder: TextEncoder
+    teacher: str
+
+
+def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
+    """The sources that `options` ask for: student (and random), features, lifted_teacher.
+
+    Raises ConfigError, one line, where they do not share one text-aligned space or nothing is asked for.
+    """
+    cached = _cached_specs(selection.scenes) if options.encoder is None or options.lifted else {}
+    sources: dict[str, FeatureSource] = {}
+    if options.random and options.encoder is None:
+        raise ConfigError("--random needs --encoder: it takes its architecture")
+    if options.encoder is not None and is_student(options.encoder):
+        student = load_student(options.encoder, options.device)
+        name, text_encoder = text_aligned_teacher(
+            {n: t.spec for n, t in student.config.teachers.items()}, options.teacher
+        )
+        check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
+        sources["student"] = StudentFeatures(student, name)
+        if options.random:
+            sources["random"] = StudentFeatures(random_student(student, options.seed), name)
+        if options.lifted and cached.get(name) != student.config.teachers[name].spec:
+            raise ConfigError(
+                f"{selection.scenes[0].store}: teacher '{name}' is {cached.get(name, 'absent')} here, the student's is "
+                f"{student.config.teachers[name].spec}; use --no-lifted"
+            )
+    elif options.encoder is not None:
+        if options.text is None:
+            raise ConfigError(
+                f"{options.encoder}: an encoder without projectors does not say whose text space it answers to; "
+                "give --text SPEC"
+            )
+        name, text_encoder = "", load_text_encoder(options.text)
+        encoder = load_encoder(options.encoder).to(options.device)
+        if encoder.out_channels != text_encoder.channels:
+            raise ConfigError(
+                f"{options.encoder}: gives {encoder.out_channels} channels, text encoder {options.text} "
+                f"{text_encoder.channels}"
+            )
+        sources["student"] = EncoderFeatures(encoder)
+        if options.random:
+            sources["random"] = EncoderFeatures(random_twin(encoder, options.seed))
+    elif options.text is not None and not options.lifted:
+        name, text_encoder = "", load_text_encoder(options.text)
+    else:
+        name, text_encoder = text_aligned_teacher(cached, options.teacher)
+    if options.features is not None:
+        sources["features"] = FeatureFiles(options.features, text_encoder.channels)
+    if options.lifted:
+        sources["lifted_teacher"] = _lifted(selection.scenes[0], name, text_encoder)
+    if not sources:
+        raise ConfigError("nothing to evaluate; give --encoder or --features, or leave out --no-lifted")
+    return TextSources(sources, text_encoder, name)
+
+
+def is_student(path: Path) -> bool:
+    """Whether `path` is a student's folder, and not an encoder's folder or file. Raises WeightsError where it is
+    nothing of the kind.
+    """
+    if path.is_file():
+        return False
+    try:
+        read_student_config(path)
+    except WeightsError:
+        try:
+            if json.loads((path / "config.json").read_text(encoding="utf-8")).get("format") == ENCODER_FORMAT:
+                return False
+        except (OSError, ValueError, AttributeError):
+            pass
+        raise
+    return True
+
+
+def load_any_encoder(path: Path, device: str) -> Encoder:
+    """The encoder of a student's folder or of any checkpoint."""
+    if is_student(path):
+        return load_student(path, device).encoder
+    return load_encoder(path).to(device).eval()
+
+
+def random_student(student: Student, seed: int) -> Student:
+    """The same architecture, projectors included, with random weights of `seed`; the teachers' bases are kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = Student(Encoder(student.config.encoder), student.config.teachers)
+    for name in student.teachers:
+        twin.basis(name).load_state_dict(student.basis(name).state_dict())
+    return twin.to(next(student.parameters()).device).eval()
+
+
+def _cached_specs(scenes: Sequence[EvalScene]) -> dict[str, str]:
+    """Teacher -> spec of the first scene's cache; none without a store."""
+    first = scenes[0]
+    if first.store is None:
+        return {}
+    return {name: teacher.spec for name, teacher in first.open().dense_teachers.items()}
+
+
+def _lifted(first: EvalScene, name: str, text_encoder: TextEncoder) -> LiftedTeacher:
+    if first.store is None:
+        raise ConfigError("the lifted teacher lives in the cache; give --store, or --no-lifted")
+    cache = first.open()
+    if name not in cache.dense_teachers:
+        raise CacheError(f"cache {cache.path}: no dense teacher '{name}'; it has {', '.join(cache.dense_teachers)}")
+    check_pair(name, cache.dense_teachers[name].fingerprint, text_encoder)
+    return LiftedTeacher(name, TeacherBasis.load(first.store / "bases" / f"{name}.safetensors"))

@@ -1,0 +1,90 @@
+"""What a scene is scored on: its Gaussians, or the points of a labelled cloud beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from evaluation.neighbours import nearest_gaussians, neighbour_vote
+from evaluation.point_truth import read_point_truth
+from evaluation.run_scenes import NoGroundTruthError
+from evaluation.scenes import LoadedScene
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+TargetKind = Literal["gaussians", "points"]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """M places with ground truth, and how predictions for the scene's N Gaussians get there.
+
+    coord [M, 3] f32 metres; labels, instances [M] i32 (-1 = none) or None; colors [M, 3] or None.
+    points: whether the places are points of their own (k nearest Gaussians vote) or the Gaussians themselves.
+    """
+
+    scene: LoadedScene
+    coord: F32
+    labels: I32 | None
+    instances: I32 | None
+    points: bool
+    k: int
+
+    def __len__(self) -> int:
+        return len(self.coord)
+
+    @property
+    def has_truth(self) -> bool:
+        return self.labels is not None and bool((self.labels >= 0).any())
+
+    @cached_property
+    def _table(self) -> I32:
+        """[M, k] nearest Gaussians of every point."""
+        return nearest_gaussians(self.scene.gaussians.means, self.coord, self.k)
+
+    def classes(self, predictions: I32, n_classes: int) -> I32:
+        """[M] classes of the places from those of the Gaussians [N] (-1 = none); see `neighbour_vote`."""
+        if not self.points:
+            return predictions
+        means = self.scene.gaussians.means
+        table = self._table if (predictions >= 0).all() else None
+        return neighbour_vote(means, predictions, self.coord, n_classes, k=self.k, table=table)
+
+    def masks(self, masks: sparse.csr_matrix) -> sparse.csr_matrix:
+        """[P, M] masks over the places from [P, N] over the Gaussians: a point belongs to the masks of its nearest
+        Gaussian (Pointcept's transfer of instances, engines/hooks/evaluator.py).
+        """
+        if not self.points:
+            return masks
+        nearest = self._table[:, 0]
+        gather = sparse.csr_matrix(
+            (np.ones(len(nearest), bool), (nearest, np.arange(len(nearest)))), shape=(masks.shape[1], len(nearest))
+        )
+        carried = (masks @ gather).astype(bool).tocsr()
+        carried.sort_indices()
+        return carried
+
+    def in_file_order(self, values: NDArray[np.integer], missing: int = -1) -> NDArray[np.integer]:
+        """[M] values in the order of the file that the places came from (the cloud's, or the scene's source)."""
+        return values if self.points else self.scene.in_source_order(values, missing)
+
+
+def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: int = 25) -> Target:
+    """The places to score in `scene`.
+
+    Raises NoGroundTruthError where `kind` is "points" and no cloud lies beside the source, SceneError for a damaged
+    one or labels outside `label_space`.
+    """
+    gaussians = scene.gaussians
+    if kind == "gaussians":
+        return Target(scene, gaussians.means, gaussians.labels, gaussians.instances, False, k)
+    cloud = read_point_truth(scene.where.source, label_space, scene.name)
+    if cloud is None:
+        raise NoGroundTruthError("no ground truth: no pc_coord.npy beside the source")
+    return Target(scene, cloud.coord, cloud.labels, cloud.instances, True, k)
