@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from chorus_common.errors import run_cli
+from evaluation.commands.finetune import finetune_command
 from evaluation.commands.probe import probe_command
 from evaluation.commands.report import report_command
 from evaluation.commands.zero_shot import zero_shot_command
@@ -17,11 +18,12 @@ from evaluation.results import RecordingGroup
     "chorus-eval", cls=RecordingGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
 )
 def cli() -> None:
-    """Evaluation: zero-shot segmentation, linear probing, report."""
+    """Evaluation: one command per task, and the report."""
 
 
 cli.add_command(zero_shot_command)
 cli.add_command(probe_command)
+cli.add_command(finetune_command)
 cli.add_command(report_command)
 
 

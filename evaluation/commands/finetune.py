@@ -1,0 +1,115 @@
+"""chorus-eval finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from evaluation.commands.options import (
+    FILE,
+    device_option,
+    optional_store_option,
+    out_option,
+    space_option,
+    target_option,
+    workers_option,
+)
+from evaluation.results import command_line, result_document, text_table, write_result
+
+
+@click.command("finetune")
+@click.option("--manifest", type=FILE, required=True, help="Manifest that names the scenes of each split.")
+@optional_store_option
+@click.option(
+    "--train-split", "train_splits", multiple=True, default=["train"], help="Split to learn from; repeatable."
+)
+@click.option("--split", "splits", multiple=True, default=["val"], help="Split to score; repeatable.")
+@click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
+@click.option("--encoder", type=FILE, required=True, help="Student folder or published checkpoint.")
+@click.option("--random", is_flag=True, help="Add the row 'random': the same from random weights.")
+@click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
+@click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")
+@click.option("--published-freezing", is_flag=True, help="Frozen parts stay in train mode, as in published probes.")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/fine-tuning.md).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
+@space_option
+@target_option
+@click.option("-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points).")
+@workers_option
+@out_option
+@device_option
+def finetune_command(
+    manifest: Path,
+    stores: tuple[Path, ...],
+    train_splits: tuple[str, ...],
+    splits: tuple[str, ...],
+    hold_out: str,
+    encoder: Path,
+    random: bool,
+    task: str | None,
+    mode: str | None,
+    published_freezing: bool,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    label_space: str,
+    target: Any,
+    k: int,
+    workers: int,
+    out: Path,
+    device: str,
+) -> int:
+    """Learn segmentation from labels: linear probe, decoder probe or full fine-tuning."""
+    from chorus_common.config import load_config
+    from evaluation.finetuning.settings import FineTuneConfig
+    from evaluation.scene_scores import scores_path
+    from evaluation.splits import Splits, labelled_pair
+    from evaluation.tasks.finetune import FineTuneJob, finetune, with_random
+    from stage2_distill.encoder import load_encoder
+
+    named = {"task": task, "mode": mode, "freeze": "published" if published_freezing else None}
+    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    config = load_config(FineTuneConfig, config_path, [*settings, *given])
+    train, val = Splits(train_splits, splits, hold_out).select(stores, manifest)
+    class_names, space = labelled_pair(train, val, label_space)
+    encoders = with_random(load_encoder(encoder).to(device), config.seed, random=random)
+    job = FineTuneJob(config, space, class_names, encoders, run_folder(out), target, k, workers)
+    body, scores = finetune(job, train, val)
+    inputs = {
+        "manifest": str(manifest),
+        "stores": [str(s) for s in stores],
+        "train_splits": list(train_splits),
+        "splits": list(splits),
+        "hold_out": hold_out,
+        "encoder": str(encoder),
+        "label_space": space,
+        "target": target,
+        "k": k,
+        "config": config.model_dump(mode="json"),
+    }
+    scores.write(scores_path(out))
+    write_result(out, result_document("finetune", command_line(), inputs, body))
+    click.echo(table_of(body["rows"]))
+    for name, reason in body["excluded"].items():
+        click.echo(f"left out: {name}: {reason}", err=True)
+    click.echo(f"written: {out}")
+    return EXIT_SOME_FAILED if train.failed or val.failed else EXIT_DONE
+
+
+def run_folder(out: Path) -> Path:
+    """Where the state of the runs behind the result file `out` lies."""
+    return out.with_name(f"{out.stem}.run")
+
+
+def table_of(rows: dict[str, Any]) -> str:
+    """The rows of a result as a table for the terminal."""
+    header = ["", "mIoU", "f-mIoU", "mAcc", "accuracy"]
+    keys = ["miou", "f_miou", "macc", "overall_accuracy"]
+    cells = [[name, *(row[key] for key in keys)] for name, row in rows.items()]
+    if all("instances" in row for row in rows.values()):
+        header += ["AP", "AP50", "AP25"]
+        for line, row in zip(cells, rows.values()):
+            line += [row["instances"][key] for key in ("ap", "ap50", "ap25")]
+    return text_table(header, cells)

@@ -1,0 +1,79 @@
+"""FineTuneConfig: everything that decides what fine-tuning computes. The same config gives the same numbers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from chorus_common.config import Config
+from evaluation.data_efficiency import LimitConfig
+from evaluation.heads.grouping import GroupingConfig
+from stage2_distill.data.augment import AugmentConfig
+from stage2_distill.settings import OptimSettings
+
+
+class LossSettings(Config):
+    """Weights of the loss terms; balance: "plain" counts every voxel once, "balanced" weighs the cross entropy of a
+    class by the inverse of its share of the labels that may be seen.
+    """
+
+    cross_entropy: float = Field(default=1.0, ge=0)
+    lovasz: float = Field(default=1.0, ge=0)
+    offset: float = Field(default=1.0, ge=0)
+    balance: Literal["plain", "balanced"] = "plain"
+
+
+class DecoderSettings(Config):
+    """The light decoder of the decoder probe: as wide as the encoder's stages, `depth` blocks per stage, the finest
+    stage at least `min_channels` wide (Pointcept's probe of Sonata: two blocks, 64 channels).
+    """
+
+    depth: int = Field(default=2, ge=0)
+    min_channels: int = Field(default=64, ge=1)
+
+
+class FineTuneConfig(Config):
+    """One fine-tuning run.
+
+    Attributes:
+        task: "semantic" (a class per Gaussian) or "instance" (classes, offsets, grouping).
+        mode: "linear" = one linear layer on the frozen encoder; "decoder" = a fresh light decoder and a linear layer on
+            the frozen encoder; "full" = everything is trained.
+        features: what a linear layer sees: the encoder's "output", or all "levels" of its encoder side, concatenated
+            (Pointcept's linear probe of Sonata).
+        freeze: "strict" = frozen parts are in eval mode and stay as they are to the bit; "published" = only their
+            gradients are off, as in Pointcept: drop path stays on and running statistics drift towards the new data.
+        steps: optimiser steps; batch_size: crops per step. Fewer scenes do not mean fewer steps.
+        max_points: Gaussians per crop (0 = whole scenes).
+        memory_mb: how much of the scenes may be kept in memory. workers: threads that prepare crops.
+    """
+
+    task: Literal["semantic", "instance"] = "semantic"
+    mode: Literal["linear", "decoder", "full"] = "linear"
+    features: Literal["output", "levels"] = "output"
+    freeze: Literal["strict", "published"] = "strict"
+    seed: int = 0
+    steps: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    max_points: int = Field(default=102_400, ge=0)
+    loss: LossSettings = LossSettings()
+    limit: LimitConfig = LimitConfig()
+    decoder: DecoderSettings = DecoderSettings()
+    grouping: GroupingConfig = GroupingConfig()
+    min_region: int = Field(default=100, ge=1, description="smallest instance that the official AP counts")
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimSettings = OptimSettings(lr=2e-3, encoder_lr_scale=0.1, weight_decay=0.02, clip=3.0, ema=0.0)
+    amp: Literal["off", "bf16"] = "off"
+    max_bad_steps: int = Field(default=5, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
+    memory_mb: int = Field(default=4096, ge=0)
+    workers: int = Field(default=1, ge=0, le=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> FineTuneConfig:
+        if self.features == "levels" and self.mode != "linear":
+            raise ValueError('features = "levels" is what a linear probe may see; mode must be "linear"')
+        if self.loss.cross_entropy == 0 and self.loss.lovasz == 0:
+            raise ValueError("loss.cross_entropy and loss.lovasz are both 0: nothing teaches the classes")
+        return self

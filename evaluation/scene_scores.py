@@ -1,0 +1,142 @@
+"""What a metric needs from every scene, in one Parquet file beside a result: counts and matches, never scores.
+
+From them any mean over any set of scenes can be recomputed exactly: the union over the folds of a cross validation, a
+bootstrap over scenes, another definition. A scene of ScanNet200 takes a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chorus_common.atomic import atomic_path
+from chorus_common.errors import ConfigError
+from evaluation.metrics.instance import InstanceEvaluator, SceneMatches
+from evaluation.metrics.semantic import ConfusionMatrix
+
+_MATCHES = tuple(f.name for f in fields(SceneMatches))
+_SCHEMA = pa.schema(
+    [pa.field("row", pa.string()), pa.field("scene", pa.string()), pa.field("counts", pa.list_(pa.int64()))]
+    + [pa.field(name, pa.list_(pa.float64() if name == "pred_score" else pa.int64())) for name in _MATCHES]
+)
+_META = b"chorus_scene_scores"
+
+
+@dataclass
+class SceneScores:
+    """Counts of a result: row name -> scene name -> confusion matrix, and the same for instance matches.
+
+    class_names: of the matrices; thing_names: of the matches; groups: head, common, tail where the space has them;
+    min_region: of the matches, in vertices.
+    """
+
+    class_names: tuple[str, ...]
+    thing_names: tuple[str, ...] = ()
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    min_region: int = 100
+    semantic: dict[str, dict[str, ConfusionMatrix]] = field(default_factory=dict)
+    instances: dict[str, dict[str, SceneMatches]] = field(default_factory=dict)
+
+    def matrix(self, entries: Any = None) -> ConfusionMatrix:
+        """An empty matrix of these classes, or one with `entries` = (truth, predicted, count) triples, flat."""
+        matrix = ConfusionMatrix(self.class_names, groups=self.groups)
+        if entries is not None:
+            truth, predicted, count = np.asarray(entries, dtype=np.int64).reshape(-1, 3).T
+            matrix.counts[truth, predicted] = count
+        return matrix
+
+    def total(self, row: str, scenes: Iterable[str] | None = None) -> ConfusionMatrix:
+        """The union over `scenes` (None: all; a name may repeat) of the confusion matrices of `row`."""
+        matrix = self.matrix()
+        for name in self.semantic[row] if scenes is None else scenes:
+            matrix.counts += self.semantic[row][name].counts
+        return matrix
+
+    def evaluator(self, row: str, scenes: Iterable[str] | None = None) -> InstanceEvaluator:
+        """An evaluator that has counted `scenes` (None: all; a name may repeat) of `row`."""
+        evaluator = InstanceEvaluator(self.thing_names, min_region_size=self.min_region)
+        for name in self.instances[row] if scenes is None else scenes:
+            evaluator.include(self.instances[row][name])
+        return evaluator
+
+    def merge(self, other: SceneScores) -> None:
+        """Add the scenes of `other`. Raises ConfigError for another label space, or a scene that is in both."""
+        mine = (self.class_names, self.thing_names, self.min_region)
+        if (other.class_names, other.thing_names, other.min_region) != mine:
+            raise ConfigError("results of different label spaces or region sizes cannot be put together")
+        for kind in ("semantic", "instances"):
+            for row, scenes in getattr(other, kind).items():
+                held = getattr(self, kind).setdefault(row, {})
+                twice = sorted(held.keys() & scenes.keys())
+                if twice:
+                    raise ConfigError(f"scene {twice[0]} is in two results that must not overlap")
+                held.update(scenes)
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically; the same counts give the same bytes."""
+        records = []
+        for row in dict.fromkeys((*self.semantic, *self.instances)):
+            semantic, instances = self.semantic.get(row, {}), self.instances.get(row, {})
+            for scene in dict.fromkeys((*semantic, *instances)):
+                record: dict[str, Any] = {"row": row, "scene": scene}
+                if scene in semantic:
+                    record["counts"] = np.ravel(sparse_counts(semantic[scene])).tolist()
+                if scene in instances:
+                    record |= {name: getattr(instances[scene], name).tolist() for name in _MATCHES}
+                records.append(record)
+        meta = {name: getattr(self, name) for name in ("class_names", "thing_names", "groups", "min_region")}
+        table = pa.Table.from_pylist(records, schema=_SCHEMA.with_metadata({_META: json.dumps(meta).encode()}))
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @staticmethod
+    def read(path: Path) -> SceneScores:
+        """Inverse of `write`. Raises ConfigError, one line, where `path` is none of these files."""
+        try:
+            table = pq.read_table(path)
+            meta = json.loads((table.schema.metadata or {})[_META])
+            found = SceneScores(
+                tuple(meta["class_names"]),
+                tuple(meta["thing_names"]),
+                {k: tuple(v) for k, v in meta["groups"].items()},
+                int(meta["min_region"]),
+            )
+            for record in table.to_pylist():
+                row, scene = record["row"], record["scene"]
+                if record["counts"] is not None:
+                    found.semantic.setdefault(row, {})[scene] = found.matrix(record["counts"])
+                if record["gt_class"] is not None:
+                    found.instances.setdefault(row, {})[scene] = matches_of(record)
+        except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
+            raise ConfigError(f"{path}: no readable counts per scene ({' '.join(str(error).split())[:100]})") from None
+        return found
+
+
+def scores_path(result: Path) -> Path:
+    """Where the counts per scene of the result file `result` lie."""
+    return result.with_name(f"{result.stem}.scenes.parquet")
+
+
+def sparse_counts(matrix: ConfusionMatrix) -> list[list[int]]:
+    """(truth, predicted, count) of the entries of a matrix that are not 0."""
+    truth, predicted = np.nonzero(matrix.counts)
+    return np.stack([truth, predicted, matrix.counts[truth, predicted]], axis=1).tolist()
+
+
+def plain_matches(matches: SceneMatches) -> dict[str, list[Any]]:
+    """Matches of a scene as plain lists, which JSON can carry."""
+    return {name: getattr(matches, name).tolist() for name in _MATCHES}
+
+
+def matches_of(record: dict[str, Any]) -> SceneMatches:
+    """Inverse of `plain_matches`."""
+    return SceneMatches(
+        **{name: np.array(record[name], dtype=np.float64 if name == "pred_score" else np.int64) for name in _MATCHES}
+    )

@@ -1,0 +1,184 @@
+"""Fine-tuning: semantic and instance segmentation learned from labels on top of an encoder.
+
+Three modes share one loop: a linear layer on the frozen encoder, a light decoder on the frozen encoder, and full
+fine-tuning. The row `trained` starts from the given weights, the row `random` from seeded random weights of the same
+architecture: what the architecture, its inputs and the labels give away by themselves (with mode "full": training from
+scratch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.config import dump_config
+from evaluation.benchmarks import class_groups, thing_classes
+from evaluation.data_efficiency import Limit
+from evaluation.finetuning.data import LabelledDataset
+from evaluation.finetuning.model import Segmentor, build_segmentor
+from evaluation.finetuning.predict import ScenePrediction, predict
+from evaluation.finetuning.settings import FineTuneConfig
+from evaluation.finetuning.trainer import finetune_model, weights_digest
+from evaluation.heads.grouping import Instances
+from evaluation.metrics.instance import InstanceEvaluator
+from evaluation.metrics.semantic import ConfusionMatrix
+from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.scene_scores import SceneScores, matches_of, plain_matches, sparse_counts
+from evaluation.scenes import EvalScene, Selection
+from evaluation.targets import Target, TargetKind, open_target
+from evaluation.tasks.probe import random_twin
+from evaluation.tasks.zero_shot import score_row
+from stage2_distill.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class FineTuneJob:
+    """What is fine-tuned on what.
+
+    encoders: row name -> encoder to start from. folder: state of unfinished runs, one folder per row.
+    target, k: what is scored, see evaluation.targets. workers: processes that score.
+    """
+
+    config: FineTuneConfig
+    label_space: str
+    class_names: tuple[str, ...]
+    encoders: Mapping[str, Encoder]
+    folder: Path
+    target: TargetKind = "gaussians"
+    k: int = 25
+    workers: int = 1
+
+
+def with_random(encoder: Encoder, seed: int, *, random: bool) -> dict[str, Encoder]:
+    """The rows of a result: the encoder itself and, if asked for, its twin with random weights."""
+    return {"trained": encoder, **({"random": random_twin(encoder, seed)} if random else {})}
+
+
+def finetune(job: FineTuneJob, train: Selection, val: Selection) -> tuple[dict[str, Any], SceneScores]:
+    """Fine-tune every encoder on `train` and score it on `val`.
+
+    Returns {"rows": {row: scores}, "per_scene": {scene: {row: ...}}, "excluded": ..., "learned_from": ...} and the
+    counts per scene. Goes on where an earlier call with the same job stopped.
+    """
+    config = job.config
+    limit = Limit.of(config.limit)
+    things = np.zeros(len(job.class_names), dtype=bool)
+    things[list(thing_classes(job.label_space))] = True
+    scores = SceneScores(
+        job.class_names,
+        tuple(n for n, thing in zip(job.class_names, things) if thing) if config.task == "instance" else (),
+        class_groups(job.label_space),
+        config.min_region,
+    )
+    rows: dict[str, Any] = {}
+    learned_from: dict[str, Any] = {}
+    for row, encoder in job.encoders.items():
+        model = build_segmentor(encoder, len(job.class_names), config)
+        dataset = LabelledDataset(train.scenes, job.label_space, things, model.encoder.config, config, limit)
+        finetune_model(model, dataset, config, job.folder / row, f"{config.mode} {row}")
+        learned_from = {"scenes": [s.name for s in dataset.scenes], "points_per_scene": config.limit.points or None}
+        scoring = ScoreScene(model, config, job.label_space, things, scores, job.target, job.k)
+        pieces = Pieces(job.folder / row / "scored", scoring.key())
+        label = f"{config.mode} {row}: scoring"
+        for scene, piece in run_scenes(val, scoring, label=label, workers=job.workers, pieces=pieces).items():
+            scores.semantic.setdefault(row, {})[scene] = scores.matrix(piece["counts"])
+            if config.task == "instance":
+                scores.instances.setdefault(row, {})[scene] = matches_of(piece["matches"])
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        rows[row] = {**score_of(scores, row), "trained_parameters": trained}
+    body = {
+        "rows": rows,
+        "per_scene": scores_per_scene(scores),
+        "excluded": dict(sorted({**train.excluded, **val.excluded}.items())),
+        "learned_from": learned_from,
+    }
+    return body, scores
+
+
+@dataclass(frozen=True)
+class ScoreScene:
+    """A job of `run_scenes`: predict one scene and count. `things` [K]: classes that have instances."""
+
+    model: Segmentor
+    config: FineTuneConfig
+    label_space: str
+    things: NDArray[np.bool_]
+    scores: SceneScores
+    target: TargetKind
+    k: int
+
+    def key(self) -> str:
+        """Hash of everything but the scene that changes a count."""
+        words = [dump_config(self.config), weights_digest(self.model), self.label_space, self.target, str(self.k)]
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+    def __call__(self, where: EvalScene) -> Piece:
+        scene = where.load(self.label_space)
+        target = open_target(scene, self.target, self.label_space, k=self.k)
+        if not target.has_truth:
+            raise NoGroundTruthError("no ground truth")
+        assert target.labels is not None
+        instance = self.config.task == "instance"
+        if instance and target.instances is None:
+            raise NoGroundTruthError("no ground-truth instances")
+        prediction = predict(self.model, scene.gaussians)
+        classes = target.classes(prediction.classes(), len(self.scores.class_names))
+        matrix = ConfusionMatrix(self.scores.class_names).add(target.labels, classes, who=scene.name)
+        piece: Piece = {"counts": sparse_counts(matrix)}
+        if instance:
+            piece["matches"] = plain_matches(self._match(prediction, target, scene.name).scenes[0])
+        return piece
+
+    def _match(self, prediction: ScenePrediction, target: Target, who: str) -> InstanceEvaluator:
+        assert target.labels is not None
+        assert target.instances is not None
+        grid = self.model.encoder.config.inputs.grid_size
+        found: Instances = prediction.instances(grid, self.things, self.config.grouping)
+        number = np.where(self.things, np.cumsum(self.things) - 1, -1)  # class -> its place among the things
+        labels = np.where(target.labels >= 0, number[target.labels], -1)
+        evaluator = InstanceEvaluator(self.scores.thing_names, min_region_size=self.config.min_region)
+        masks = target.masks(found.masks)
+        return evaluator.add(masks, number[found.classes], found.scores, labels, target.instances, who=who)
+
+
+def score_of(scores: SceneScores, row: str) -> dict[str, Any]:
+    """All scores of one row, over all its scenes; instance scores under "instances"."""
+    result = score_row(scores.total(row))
+    if row in scores.instances:
+        result["instances"] = instance_scores(scores, row)
+    return result
+
+
+def instance_scores(scores: SceneScores, row: str, scenes: list[str] | None = None) -> dict[str, Any]:
+    """AP, AP50, AP25 per class and in the mean, with the means of the groups where the label space has them."""
+    found = scores.evaluator(row, scenes).average_precision()
+    table, result = found.per_class, found.as_dict()
+    result["groups"] = {}
+    for group, names in scores.groups.items():
+        rows = [i for i, name in enumerate(scores.thing_names) if name in names]
+        means = [table[rows, i][~np.isnan(table[rows, i])] for i in range(3)]
+        result["groups"][group] = {
+            key: float(values.mean()) if len(values) else None for key, values in zip(("ap", "ap50", "ap25"), means)
+        }
+    return result
+
+
+def scores_per_scene(scores: SceneScores) -> dict[str, dict[str, Any]]:
+    """scene -> row -> the means of that scene alone."""
+    found: dict[str, dict[str, Any]] = {}
+    for row, scenes in scores.semantic.items():
+        for scene, matrix in scenes.items():
+            values = matrix.scores().as_dict()
+            short = {key: values[key] for key in ("miou", "f_miou", "macc")}
+            if row in scores.instances:
+                alone = instance_scores(scores, row, [scene])
+                short |= {key: alone[key] for key in ("ap", "ap50", "ap25")}
+            found.setdefault(scene, {})[row] = short
+    return found
