@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import google_crc32c
@@ -16,11 +14,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from chorus_common.cache import schema
+from chorus_common.cache.files import SceneFiles, open_files
 from chorus_common.cache.schema import ArrayLayout, CacheAttributes
-from chorus_common.cache.store import CheckedStore, FileRecord, list_files, load_records, record_file, remedy
+from chorus_common.cache.store import CheckedStore, FileRecord, load_records, record_file, remedy
 from chorus_common.cameras import CameraSet
 from chorus_common.errors import CacheError, SceneError
 from chorus_common.lifting import LiftingIndex
+from chorus_common.places import Place, parse_place
 from chorus_common.quantise import Quantiser
 from chorus_common.scene import GaussianScene
 
@@ -34,23 +34,24 @@ _GAP_ENTRIES = 1 << 16
 class SceneCache:
     """One published scene. Open it with `SceneCache.open`; it may be used after fork and pickled to another process.
 
-    Rows of everything are in Morton order. `path`: the folder; `attributes`: see schema.CacheAttributes.
+    Rows of everything are in Morton order. `path`: the folder, or the place in a bucket; `attributes`: see
+    schema.CacheAttributes.
     """
 
     def __init__(
-        self, path: Path, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
+        self, files: SceneFiles, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
     ) -> None:
-        self.path = path
+        self.path = files.root
         self.attributes = attributes
         self._records = records
         self._metadata = metadata
-        self._store = CheckedStore(path, records=records)
+        self._store = CheckedStore(files, records)
         self._layouts = schema.layouts(attributes)
         self._arrays: dict[str, zarr.Array] = {}
         self._indptr: NDArray[np.int64] | None = None
 
     @staticmethod
-    def open(path: str | Path, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
+    def open(path: str | Place, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
         """Open the store at `path`. Raises CacheError for another schema, an incomplete or damaged store, missing or
         extra arrays.
 
@@ -58,17 +59,16 @@ class SceneCache:
         shapes, types and encodings with the attributes. Data is checked when it is read (each chunk has a checksum);
         "full" reads every byte now.
         """
-        root = Path(path)
-        if not root.is_dir():
-            raise CacheError(f"cache {root}: no such store; run stage 1 for this scene")
-        records = load_records(root)
-        metadata = _check_files(root, records)
+        files = open_files(parse_place(path))
+        root = files.root
+        records = load_records(files)
+        metadata = _check_files(files, records)
         attributes = _parse_attributes(root, metadata)
         _check_arrays(root, attributes, records, metadata)
-        cache = SceneCache(root, attributes, records, metadata)
+        cache = SceneCache(files, attributes, records, metadata)
         if check == "full":
             for name, record in records.items():
-                if record_file(root / name) != record:
+                if record_file(files, name) != record:
                     raise CacheError(f"cache {root}: {name} is damaged (checksum differs); {remedy(root)}")
             for name in cache.arrays:
                 cache.check_array(name)
@@ -277,30 +277,33 @@ def _runs(views: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in itertools.pairwise(edges) if b > a]
 
 
-def _check_files(root: Path, records: dict[str, FileRecord]) -> dict[str, Any]:
+def _check_files(files: SceneFiles, records: dict[str, FileRecord]) -> dict[str, Any]:
     """Lengths of all files, checksums of metadata, nothing extra. Returns the parsed zarr.json by path of its group or
     array.
     """
-    metadata = {}
+    root, sizes = files.root, files.sizes()
     for name, record in records.items():
-        try:
-            size = os.stat(root / name).st_size
-            text = (root / name).read_bytes() if name.endswith("zarr.json") else None
-        except OSError as error:
-            raise CacheError(f"cache {root}: {name} is missing ({error.strerror}); {remedy(root)}") from None
-        if size != record.size:
-            raise CacheError(f"cache {root}: {name} has {size} bytes instead of {record.size}; {remedy(root)}")
-        if text is not None:
-            if google_crc32c.value(text) != record.crc32c:
-                raise CacheError(f"cache {root}: {name} is damaged (checksum differs); {remedy(root)}")
-            metadata[name.removesuffix("zarr.json").rstrip("/")] = json.loads(text)
-    for name in list_files(root):
+        if name not in sizes:
+            raise CacheError(f"cache {root}: {name} is missing; {remedy(root)}")
+        if sizes[name] != record.size:
+            raise CacheError(f"cache {root}: {name} has {sizes[name]} bytes instead of {record.size}; {remedy(root)}")
+    for name in sorted(sizes):
         if name not in records and name != schema.FILES and not name.rpartition("/")[2].startswith("."):
             raise CacheError(f"cache {root}: {name} does not belong to the store; {remedy(root)}")
+    names = [name for name in records if name.endswith("zarr.json")]
+    try:
+        texts = files.read_many(names)
+    except OSError as error:
+        raise CacheError(f"cache {root}: {error.filename} cannot be read ({error.strerror}); {remedy(root)}") from None
+    metadata = {}
+    for name, text in zip(names, texts):
+        if google_crc32c.value(text) != records[name].crc32c:
+            raise CacheError(f"cache {root}: {name} is damaged (checksum differs); {remedy(root)}")
+        metadata[name.removesuffix("zarr.json").rstrip("/")] = json.loads(text)
     return metadata
 
 
-def _parse_attributes(root: Path, metadata: dict[str, Any]) -> CacheAttributes:
+def _parse_attributes(root: Place, metadata: dict[str, Any]) -> CacheAttributes:
     try:
         found = metadata[""]["attributes"]["chorus"]
         if found["schema_version"] != schema.SCHEMA_VERSION:
@@ -318,7 +321,7 @@ def _parse_attributes(root: Path, metadata: dict[str, Any]) -> CacheAttributes:
 
 
 def _check_arrays(
-    root: Path, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
+    root: Place, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
 ) -> None:
     """Every array that the attributes announce is there, encoded as the schema says, with all of its shards; and no
     other.

@@ -1,4 +1,4 @@
-"""The Zarr store behind a published scene: a folder whose files must be there, whole.
+"""The Zarr store behind a published scene: files that must be there, whole.
 
 Zarr turns a missing chunk file, and an empty shard, into fill values without a word. For an array of bytes there is no
 fill value that data could not hold, so the store itself compares each file with the list that was written before the
@@ -7,19 +7,22 @@ scene was published.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
-from zarr.storage import LocalStore
 
+from chorus_common.cache.files import FolderFiles, SceneFiles
 from chorus_common.cache.schema import FILES, SCHEMA_VERSION
 from chorus_common.errors import CacheError
+from chorus_common.places import Place
 
 # The delta filter of lifting/indices is numcodecs' own: zarr-python and anndata read it, and say so at every use.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in", category=ZarrUserWarning)
@@ -32,45 +35,94 @@ class FileRecord(NamedTuple):
     crc32c: int
 
 
-def remedy(path: Path) -> str:
+def remedy(path: Place) -> str:
     """What a user can do about a store that cannot be used."""
     return f"delete {path} and run stage 1 again for this scene"
 
 
-class CheckedStore(LocalStore):
-    """A read-only LocalStore that raises CacheError where a recorded file is missing or has another length."""
+class CheckedStore(Store):
+    """A read-only store that raises CacheError where a recorded file is missing or has another length."""
 
-    def __init__(self, root: Path | str, *, read_only: bool = True, records: Mapping[str, FileRecord]) -> None:
-        super().__init__(root, read_only=read_only)
-        self._records = records
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = False
+
+    def __init__(self, files: SceneFiles, records: Mapping[str, FileRecord]) -> None:
+        super().__init__(read_only=True)
+        self._files, self._records = files, records
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        data = await asyncio.to_thread(self._read, key, byte_range)
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+
+    def _read(self, key: str, byte_range: Any) -> bytes:
+        root = self._files.root
         record = self._records.get(key)
         if record is None:
-            raise CacheError(f"cache {self.root}: {key} is not part of the store; {remedy(self.root)}")
+            raise CacheError(f"cache {root}: {key} is not part of the store; {remedy(root)}")
         try:
-            size = os.stat(self.root / key).st_size
-        except OSError:
-            raise CacheError(f"cache {self.root}: {key} is missing; {remedy(self.root)}") from None
-        if size != record.size:
-            raise CacheError(f"cache {self.root}: {key} has {size} bytes instead of {record.size}; {remedy(self.root)}")
-        return await super().get(key, prototype, byte_range)
+            size = self._files.size(key) if self._files.cheap_sizes else record.size
+            if size != record.size:
+                raise CacheError(f"cache {root}: {key} has {size} bytes instead of {record.size}; {remedy(root)}")
+            start, end = _span(byte_range, size)
+            data = self._files.read(key, start, end)
+        except OSError as error:
+            raise CacheError(f"cache {root}: {key} is missing ({error.strerror}); {remedy(root)}") from None
+        if len(data) != end - start:
+            raise CacheError(f"cache {root}: {key} is shorter than its {record.size} bytes; {remedy(root)}")
+        return data
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        return key in self._records
+
+    async def set(self, key: str, value: Any) -> None:
+        raise NotImplementedError("published scenes are never changed")
+
+    async def delete(self, key: str) -> None:
+        raise NotImplementedError("published scenes are never changed")
+
+    def list(self) -> AsyncIterator[str]:
+        raise NotImplementedError("a scene's arrays are listed in its attributes")
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        raise NotImplementedError("a scene's arrays are listed in its attributes")
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        raise NotImplementedError("a scene's arrays are listed in its attributes")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CheckedStore) and other._files == self._files
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _span(byte_range: Any, size: int) -> tuple[int, int]:
+    """Begin and end of what is asked for of a file of `size` bytes."""
+    match byte_range:
+        case None:
+            return 0, size
+        case RangeByteRequest(start=start, end=end):
+            return start, min(end, size)
+        case OffsetByteRequest(offset=offset):
+            return min(offset, size), size
+        case SuffixByteRequest(suffix=suffix):
+            return max(0, size - suffix), size
+    raise TypeError(f"unexpected range {byte_range}")
 
 
 def list_files(root: Path) -> list[str]:
     """Paths of all files below `root`, relative, with "/", sorted."""
-    found = []
-    for folder, _, names in os.walk(root):
-        found += [Path(folder, name).relative_to(root).as_posix() for name in names]
-    return sorted(found)
+    return sorted(FolderFiles(root).sizes())
 
 
-def record_file(path: Path) -> FileRecord:
-    """Length and crc32c of the file at `path`."""
+def record_file(files: SceneFiles, name: str) -> FileRecord:
+    """Length and crc32c of one file. Raises FileNotFoundError."""
     checksum, size = 0, 0
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            checksum, size = google_crc32c.extend(checksum, block), size + len(block)
+    for block in files.blocks(name):
+        checksum, size = google_crc32c.extend(checksum, block), size + len(block)
     return FileRecord(size, checksum)
 
 
@@ -83,11 +135,11 @@ def dump_records(records: Mapping[str, FileRecord]) -> bytes:
     )
 
 
-def load_records(root: Path) -> dict[str, FileRecord]:
-    """The list of files of the store at `root`. Raises CacheError where it is missing, damaged or of another schema."""
-    path = root / FILES
+def load_records(files: SceneFiles) -> dict[str, FileRecord]:
+    """The list of a store's files. Raises CacheError where it is missing, damaged or of another schema."""
+    root = files.root
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read(FILES))
         version, rows, checksum = content["schema_version"], content["files"], content["crc32c"]
     except (FileNotFoundError, NotADirectoryError):
         raise CacheError(f"cache {root}: incomplete, {FILES} is missing; {remedy(root)}") from None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from chorus_common.cache.files import open_files
 from chorus_common.cache.reader import SceneCache
 from chorus_common.cache.store import load_records, record_file
 from chorus_common.errors import CacheError, one_line
+from chorus_common.places import Place, parse_place
 
 
 @dataclass(frozen=True)
@@ -18,23 +19,22 @@ class Problem:
     what: str
 
 
-def verify_store(path: str | Path) -> list[Problem]:
+def verify_store(path: str | Place) -> list[Problem]:
     """Problems of the store at `path`; empty when it is sound.
 
     Every file's length and crc32c against the list that was recorded before publishing; then everything
     `SceneCache.open` checks; then each chunk of each array decoded.
     """
-    root = Path(path)
-    if not root.is_dir():
-        return [Problem(str(root), "no such store")]
+    root = parse_place(path)
     problems = []
     try:
-        records = load_records(root)
+        files = open_files(root)
+        records = load_records(files)
     except CacheError as error:
         return [Problem(str(root), one_line(error))]
     for name, record in records.items():
         try:
-            found = record_file(root / name)
+            found = record_file(files, name)
         except OSError as error:
             problems.append(Problem(name, f"cannot be read: {error.strerror}"))
             continue

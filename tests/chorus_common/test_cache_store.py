@@ -16,6 +16,7 @@ import pytest
 import zarr
 
 from chorus_common.cache import SceneCache, SceneCacheWriter, SceneHeader, fingerprint, schema, verify_store
+from chorus_common.cache.files import FolderFiles
 from chorus_common.cache.slim import slim_index
 from chorus_common.cache.store import FILES, dump_records, load_records, record_file
 from chorus_common.cache.streams import DenseTeacherWriter, MaskTeacherWriter
@@ -218,7 +219,7 @@ def test_reading_in_child_processes(store: Path, method: str) -> None:
 def reseal(root: Path) -> None:
     """Record the files as they are now: what a foreign or faulty writer could have published."""
     names = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.name != FILES]
-    (root / FILES).write_bytes(dump_records({name: record_file(root / name) for name in names}))
+    (root / FILES).write_bytes(dump_records({name: record_file(FolderFiles(root), name) for name in names}))
 
 
 def own(metadata: dict[str, Any]) -> dict[str, Any]:
