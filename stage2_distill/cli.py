@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from chorus_common.errors import ConfigError, run_cli
+from stage2_distill.commands.gaussiancross import gaussiancross_command
 
 FILE = click.Path(path_type=Path)
 
@@ -188,6 +189,9 @@ def pick_device(name: str) -> Any:
 
 def warn(line: str) -> None:
     click.echo(line, err=True)
+
+
+cli.add_command(gaussiancross_command)
 
 
 def main() -> None:

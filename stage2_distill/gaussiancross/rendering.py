@@ -1,4 +1,4 @@
-"""Render Gaussians of a cuboid into a posed view: colour, depth, feature and alpha, differentiable in all attributes."""
+"""Render Gaussians into a posed view: colour, depth, feature and alpha, differentiable in all attributes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ MIN_WEIGHT = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Splats:
-    """N Gaussians with features: means [N, 3], quats [N, 4] (wxyz), scales [N, 3], opacities [N] in (0, 1), colors [N, 3],
-    features [N, F]. Lengths are in units of the space that the view matrices start from."""
+    """N Gaussians with features. Lengths are in units of the space that the view matrices start from.
+
+    means [N, 3], quats [N, 4] (wxyz), scales [N, 3], opacities [N] in (0, 1), colors [N, 3], features [N, F].
+    """
 
     means: Tensor
     quats: Tensor
@@ -41,8 +43,11 @@ class Splats:
 
 @dataclass(frozen=True, eq=False)
 class RenderedView:
-    """One view: color [H, W, 3] = sum w c (black behind), feature [H, W, F] = sum w f / sum w, depth [H, W] = sum w z / sum w
-    in metres, alpha [H, W] = sum w."""
+    """One view.
+
+    color [H, W, 3] = sum w c (black behind), feature [H, W, F] = sum w f / sum w, depth [H, W] = sum w z / sum w in
+    metres, alpha [H, W] = sum w.
+    """
 
     color: Tensor
     feature: Tensor

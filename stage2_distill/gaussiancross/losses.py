@@ -1,0 +1,81 @@
+"""Tri-attribute distillation: what a rendered view says against what the sensors and the teachers said.
+
+    appearance   mean |C - RGB|                     over pixels whose colour is known
+    geometry     mean |D - depth| + (1 - alpha)     over pixels whose depth was measured
+    semantics    match(projector(F), teacher)       over the teachers' cells, weighted by the rendered weight
+
+A view without a single measured pixel has no geometry term (it counts as absent, not as zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stage2_distill.gaussiancross.rendering import MIN_WEIGHT, RenderedView
+from stage2_distill.losses.match import MatchTerms, match_loss
+
+ATTRIBUTES = ("appearance", "geometry", "semantics", "contrast")
+
+
+def appearance_loss(rendered: RenderedView, color: Tensor, known: Tensor) -> Tensor | None:
+    """Mean absolute difference of colour [H, W, 3] over known [H, W] pixels; None where none is known."""
+    return (rendered.color - color).abs().mean(-1)[known].mean() if bool(known.any()) else None
+
+
+def geometry_loss(rendered: RenderedView, depth: Tensor) -> Tensor | None:
+    """Mean over pixels with depth [H, W] > 0 of |rendered - depth| in metres plus the weight that is missing there.
+
+    The second term makes a surface opaque where one was measured: expected depth alone, a ratio, is as good for a veil.
+    """
+    hit = depth > 0
+    if not bool(hit.any()):
+        return None
+    return ((rendered.depth - depth).abs() + (1 - rendered.alpha))[hit].mean()
+
+
+def cell_features(rendered: RenderedView, pixels: int) -> tuple[Tensor, Tensor]:
+    """Rendered feature [cells, F] = sum w f / sum w per cell of pixels x pixels pixels, and the mean weight [cells]."""
+    height, width = rendered.alpha.shape
+    rows, columns = height // pixels, width // pixels
+    shape = (rows, pixels, columns, pixels)
+    alpha = rendered.alpha.reshape(shape)
+    total = (rendered.feature * rendered.alpha[..., None]).reshape(*shape, -1).sum((1, 3))  # [rows, columns, F]
+    weight = alpha.sum((1, 3))
+    feature = total / weight.clamp(min=MIN_WEIGHT)[..., None]
+    return feature.flatten(0, 1), (weight / pixels**2).flatten()
+
+
+def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor) -> MatchTerms:
+    """How far projected features [cells, C] are from a teacher's [cells, C] (standardised), weighted by [cells]."""
+    seen = weight.detach() > 0.05
+    return match_loss(predicted[seen], target[seen], weight.detach()[seen], l1=1.0, l2=1.0)
+
+
+def contrast_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of projected features [M, C] against teacher features [M, C] of the same cells; other cells repel.
+
+    Our reading of "cross-modal consistency" in the abstract. Neighbouring cells of one wall are false negatives, which
+    is why it is off by default.
+    """
+    logits = F.normalize(predicted, dim=1) @ F.normalize(target, dim=1).T / temperature
+    own = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, own)
+
+
+def weighted_total(losses: Mapping[str, Tensor], weights: Mapping[str, float], adaptive: bool) -> Tensor:
+    """Sum of the losses under their weights.
+
+    adaptive: weights_k L_k / stopgrad(L_k). Uncertainty weighting (Kendall, Gal, Cipolla, CVPR 2018) minimises
+    exp(-s_k) L_k + s_k over s_k, too; its optimum s_k = log L_k leaves log L_k, whose gradient this is. Nothing has to
+    be learnt, so it also holds in the first steps of a short run.
+    """
+    parts = []
+    for name, loss in losses.items():
+        weight = weights[name]
+        if weight > 0:
+            parts.append(weight * loss / loss.detach().clamp(min=1e-6) if adaptive else weight * loss)
+    return torch.stack(parts).sum()

@@ -1,0 +1,56 @@
+"""From stores, a manifest and captures to what the pretrainer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from stage2_distill.data.targets import ByteBudget
+from stage2_distill.gaussiancross.data import CaptureScene
+from stage2_distill.gaussiancross.settings import GaussianCrossConfig
+from stage2_distill.gaussiancross.views import SceneViews, ViewStore
+from stage2_distill.sources import find_scenes, open_scenes, read_bases
+
+
+@dataclass(frozen=True)
+class CaptureData:
+    """Scenes with views, {teacher: channels}, and what identifies them for a resumed run."""
+
+    scenes: list[CaptureScene]
+    channels: dict[str, int]
+    identity: dict[str, Any]
+
+
+def open_capture_scenes(
+    stores: Sequence[Path],
+    manifest: Path | None,
+    split: str | None,
+    captures: Path | None,
+    depth_unit: float,
+    config: GaussianCrossConfig,
+    warn: Callable[[str], None],
+) -> CaptureData:
+    """Every scene of `split`, opened and checked; ChorusError names the first that cannot be used.
+
+    Without the semantic and the contrastive term no teacher is read at all.
+    """
+    entries = open_scenes(find_scenes(stores, manifest, split, warn))
+    semantic = config.loss.semantics + config.loss.contrast > 0
+    bases = read_bases(stores, entries, config.teachers) if semantic else {}
+    budget = ByteBudget(config.data.memory_mb * 2**20)
+    scenes = []
+    for entry in entries:
+        store = cast(ViewStore, entry.store)
+        views = SceneViews(
+            store, f"{entry.dataset}/{entry.scene_id}", tuple(bases), config.data.pixels_per_cell, captures, budget,
+            depth_unit=depth_unit,
+        )  # fmt: skip
+        scenes.append(CaptureScene(entry.dataset, store.scene(), views))
+    identity = {
+        "scenes": [[e.dataset, e.scene_id, e.fingerprint] for e in entries],
+        "teachers": {name: basis.fingerprint for name, basis in bases.items()},
+        "pictures": "cache" if captures is None else "captures",
+    }
+    return CaptureData(scenes, {name: basis.channels for name, basis in bases.items()}, identity)

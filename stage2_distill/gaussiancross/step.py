@@ -1,0 +1,96 @@
+"""The loss of one batch: render every view, compare three attributes, weigh them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage2_distill.gaussiancross.data import CaptureBatch, Look
+from stage2_distill.gaussiancross.losses import (
+    ATTRIBUTES,
+    appearance_loss,
+    cell_features,
+    contrast_loss,
+    geometry_loss,
+    semantics_terms,
+    weighted_total,
+)
+from stage2_distill.gaussiancross.model import GaussianCross
+from stage2_distill.gaussiancross.rendering import RenderedView, render
+from stage2_distill.gaussiancross.settings import GaussianCrossConfig
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """total: what is minimised; losses: mean per attribute; cosine: mean per teacher; gaussians: rendered per scene."""
+
+    total: Tensor
+    losses: dict[str, float]
+    cosine: dict[str, float]
+    gaussians: float
+
+
+def step_loss(model: GaussianCross, batch: CaptureBatch, config: GaussianCrossConfig, seed: int) -> StepLoss:
+    """Loss of `batch`; each view counts the same, each teacher as well. `seed`: of the cells drawn for the contrast."""
+    splats = model(batch.points, batch.cells)
+    weights = {name: float(getattr(config.loss, name)) for name in ATTRIBUTES}
+    found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES if weights[name] > 0}
+    cosine: dict[str, list[float]] = {}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for look in batch.looks:
+        height, width = look.depth.shape
+        view = render(splats[look.scene], look.viewmat, look.intrinsics, width, height, config.rasterizer)
+        if "appearance" in found:
+            _add(found["appearance"], appearance_loss(view, look.color, look.known))
+        if "geometry" in found:
+            _add(found["geometry"], geometry_loss(view, look.depth))
+        if "semantics" in found or "contrast" in found:
+            _semantics(model, view, look, config, found.get("semantics"), cosine, pairs)
+    if "contrast" in found:
+        for name in sorted(pairs):
+            predicted, target = (torch.cat(part) for part in zip(*pairs[name]))
+            rows = np.random.default_rng(seed).permutation(len(predicted))[: config.loss.contrast_cells]
+            drawn = torch.from_numpy(np.sort(rows)).to(predicted.device)
+            found["contrast"].append(contrast_loss(predicted[drawn], target[drawn], config.loss.temperature))
+    losses = {name: torch.stack(values).mean() for name, values in found.items() if values}
+    if not losses:  # no view of the batch measured anything that is asked for
+        losses = {"none": torch.stack([s.opacities.sum() for s in splats]).sum() * 0}
+    return StepLoss(
+        weighted_total(losses, weights | {"none": 1.0}, config.loss.adaptive),
+        {name: float(value.detach()) for name, value in losses.items()},
+        {name: float(np.mean(values)) for name, values in cosine.items()},
+        float(np.mean([len(s) for s in splats])),
+    )
+
+
+def _semantics(
+    model: GaussianCross,
+    view: RenderedView,
+    look: Look,
+    config: GaussianCrossConfig,
+    into: list[Tensor] | None,
+    cosine: dict[str, list[float]],
+    pairs: dict[str, list[tuple[Tensor, Tensor]]],
+) -> None:
+    """Match (into `into`) and cells for the contrast (into `pairs`) of one view with every teacher that it has."""
+    features, weight = cell_features(view, config.data.pixels_per_cell)
+    terms = []
+    for name, target in look.teachers.items():
+        predicted = model.project(name, features)
+        if into is not None:
+            term = semantics_terms(predicted, target, weight)
+            terms.append(term.loss)
+            cosine.setdefault(name, []).append(float(term.cosine))
+        if config.loss.contrast > 0:
+            seen = weight.detach() > 0.5
+            pairs.setdefault(name, []).append((predicted[seen], target[seen]))
+    if into is not None and terms:
+        into.append(torch.stack(terms).mean())
+
+
+def _add(values: list[Tensor], value: Tensor | None) -> None:
+    if value is not None:
+        values.append(value)

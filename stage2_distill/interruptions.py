@@ -1,0 +1,52 @@
+"""What may happen to a long run from outside: a signal that asks it to stop, a disk that fills up."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+
+from chorus_common.progress import Progress
+
+
+class StopRequest:
+    """Whether a signal has asked the run to end."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Ctrl-C and SIGTERM only make the request, so that the run can end after its current step with its state saved; a
+    second signal ends it at once. Outside the main thread, where signals cannot be caught, nothing changes.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if request.made:
+            raise KeyboardInterrupt
+        request.made = True
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def survive_full_disk(reporter: Progress, what: str) -> Iterator[None]:
+    """Turn a full disk into a warning: the previous file is still there, and the next attempt may find space."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reporter.say(f"warning: disk full, {what} not saved; the previous one is kept. Free some space")
