@@ -1,0 +1,71 @@
+"""FieldConfig: everything that decides what training a field computes.
+
+"Published" is what the code of GAGS (WHU-USI3DV/GAGS, train.py, arguments/__init__.py, models/networks.py) does; every
+other value is our choice, with the reason beside it and a figure in docs/gags.md.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from chorus_common.config import Config
+
+LEARNED, AVERAGE = "learned", "average"
+
+
+class FieldConfig(Config):
+    """A field and its training.
+
+    Attributes:
+        seed: of the decoders' weights and of the order of the views.
+        channels: numbers per Gaussian. Published: 16.
+        decoder_width, decoder_layers: of the MLP from there to the teacher's width. Published: 256 and 9.
+        granularity_widths: hidden layers of the MLP that weighs the levels. Published.
+        selection: "learned" (published); "average" weighs all levels alike, a level's name takes it alone. The last
+            two are what selection is compared with.
+        iterations: optimiser steps. Published: 30,000. Ours: a tenth of it at ten times the learning rates, because a
+            step sees exact cells of a view, and minutes on a CPU are the aim.
+        views_per_step: views whose cells make one step. Published: 1.
+        field_lr, decoder_lr: Adam's learning rates of the vectors and of both MLPs. Published: 1e-3 and 1e-4.
+        entropy, late_entropy: weight of the entropy term before and after `regulation_from`. Published: 0.001, 0.002.
+        variance: weight of the in-region variance from there on. Published: 0.1.
+        regulation_from: share of the iterations. Published: 15,001 of 30,000.
+        blur: side of the box, in cells, over which probabilities are averaged before a pixel's region is chosen; odd.
+            Published: 5 pixels, which is less than a cell: 1 leaves them as they are.
+        min_alpha: share of a cell that must be covered by Gaussians for it to count. Ours: rendered means are
+            normalised, so a nearly empty cell would count as much as a full one.
+        min_share: share of a cell's pixels that one mask must fill, or the cell has none at that level. Ours.
+        checkpoint_every: steps between saved states.
+        threads: of PyTorch (0 = its own choice).
+    """
+
+    seed: int = Field(default=0, ge=0)
+    channels: int = Field(default=16, ge=1)
+    decoder_width: int = Field(default=256, ge=1)
+    decoder_layers: int = Field(default=9, ge=2)
+    granularity_widths: tuple[int, ...] = (64, 128, 64, 32, 16)
+    selection: str = LEARNED
+    iterations: int = Field(default=3000, ge=1)
+    views_per_step: int = Field(default=1, ge=1)
+    field_lr: float = Field(default=1e-2, gt=0)
+    decoder_lr: float = Field(default=1e-3, gt=0)
+    entropy: float = Field(default=0.001, ge=0)
+    late_entropy: float = Field(default=0.002, ge=0)
+    variance: float = Field(default=0.1, ge=0)
+    regulation_from: float = Field(default=0.5, ge=0, le=1)
+    blur: int = Field(default=1, ge=1)
+    min_alpha: float = Field(default=0.5, ge=0, le=1)
+    min_share: float = Field(default=0.5, ge=0, le=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    threads: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _odd(self) -> FieldConfig:
+        if self.blur % 2 == 0:
+            raise ValueError("blur must be odd: the box lies around its cell")
+        return self
+
+    @property
+    def regulation_step(self) -> int:
+        """First step (from 0) with the late entropy weight and the variance term."""
+        return round(self.iterations * self.regulation_from)
