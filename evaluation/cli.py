@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from chorus_common.errors import run_cli
+from evaluation.commands.batch import batch_command
 from evaluation.commands.finetune import finetune_command
 from evaluation.commands.probe import probe_command
 from evaluation.commands.report import report_command
@@ -24,6 +25,7 @@ def cli() -> None:
 cli.add_command(zero_shot_command)
 cli.add_command(probe_command)
 cli.add_command(finetune_command)
+cli.add_command(batch_command)
 cli.add_command(report_command)
 
 

@@ -1,0 +1,154 @@
+"""The matrix of a batch: which tasks are asked of which encoders on which data sets, and the command of every cell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from chorus_common.config import Config
+
+Option = bool | int | float | str | list[str]
+
+
+class DatasetEntry(Config):
+    """A data set: its manifest, the stores of stage 1 (none: scenes come from their sources) and its splits.
+
+    folds: name -> pattern of scene ids that are held out in this fold, from all the splits together. Tasks that learn
+    run once per fold and get a row over the union of the folds.
+    """
+
+    manifest: str
+    stores: list[str] = Field(default_factory=list)
+    train_splits: list[str] = Field(default_factory=lambda: ["train"], min_length=1)
+    split: str = "val"
+    folds: dict[str, str] = Field(default_factory=dict)
+
+
+class TaskEntry(Config):
+    """A task: a command of chorus-eval and its options as a table.
+
+    options: {mode = "linear", random = true, set = ["steps=300"]} becomes --mode linear --random --set steps=300.
+    seeds: the cell is run once per seed. encoders, datasets: names; empty = all.
+    """
+
+    command: str
+    options: dict[str, Option] = Field(default_factory=dict)
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    encoders: list[str] = Field(default_factory=list)
+    datasets: list[str] = Field(default_factory=list)
+
+
+class BatchConfig(Config):
+    """encoders: name -> student folder or checkpoint. Names become file names: letters, digits, ".", "-" and "_"."""
+
+    encoders: dict[str, str] = Field(min_length=1)
+    datasets: dict[str, DatasetEntry] = Field(min_length=1)
+    tasks: dict[str, TaskEntry] = Field(min_length=1)
+
+    @field_validator("encoders", "datasets", "tasks")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(f"the name '{name}' may hold only letters, digits, '.', '-' and '_'")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> BatchConfig:
+        for name, task in self.tasks.items():
+            if task.command not in FORMS:
+                raise ValueError(f"task {name}: unknown command '{task.command}'; known: {', '.join(FORMS)}")
+            for kind, wanted in (("encoders", task.encoders), ("datasets", task.datasets)):
+                unknown = [w for w in wanted if w not in getattr(self, kind)]
+                if unknown:
+                    raise ValueError(f"task {name}: {kind} has no '{unknown[0]}'")
+        return self
+
+
+@dataclass(frozen=True)
+class CommandForm:
+    """How a command is asked: whether it learns (and takes splits to learn from), and how it is given a seed."""
+
+    learns: bool
+    seed: Callable[[int], list[str]]
+
+
+def _plain_seed(seed: int) -> list[str]:
+    return ["--seed", str(seed)]
+
+
+#: The commands that a batch can run.
+FORMS: dict[str, CommandForm] = {
+    "zero-shot": CommandForm(False, _plain_seed),
+    "instances": CommandForm(False, _plain_seed),
+    "retrieval": CommandForm(False, _plain_seed),
+    "probe": CommandForm(True, _plain_seed),
+    "finetune": CommandForm(True, lambda s: ["--set", f"seed={s}", "--set", f"limit.seed={s}"]),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one command. fold is "" where there are none; arguments are those of chorus-eval without --out."""
+
+    task: str
+    command: str
+    encoder: str
+    dataset: str
+    seed: int
+    fold: str
+    arguments: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A file name of its own."""
+        parts = [
+            self.task,
+            self.dataset,
+            self.encoder,
+            f"seed{self.seed}",
+            *([f"fold{self.fold}"] if self.fold else []),
+        ]
+        return "__".join(parts)
+
+    def result(self, out: Path) -> Path:
+        """Where the cell's result lies in the batch folder `out`."""
+        return out / "cells" / f"{self.name}.json"
+
+
+def cells(config: BatchConfig) -> Iterator[Cell]:
+    """All cells, in the order of the file: task, data set, encoder, seed, fold."""
+    for task_name, task in config.tasks.items():
+        form = FORMS[task.command]
+        for dataset_name in task.datasets or config.datasets:
+            dataset = config.datasets[dataset_name]
+            folds = dataset.folds if form.learns and dataset.folds else {"": ""}
+            for encoder in task.encoders or config.encoders:
+                for seed in task.seeds:
+                    for fold, pattern in folds.items():
+                        arguments = [task.command, "--manifest", dataset.manifest]
+                        arguments += [word for store in dataset.stores for word in ("--store", store)]
+                        if form.learns:
+                            arguments += [word for split in dataset.train_splits for word in ("--train-split", split)]
+                        arguments += ["--split", dataset.split]
+                        arguments += ["--hold-out", pattern] if pattern else []
+                        arguments += ["--encoder", config.encoders[encoder], *form.seed(seed), *words(task.options)]
+                        yield Cell(task_name, task.command, encoder, dataset_name, seed, fold, tuple(arguments))
+
+
+def words(options: dict[str, Option]) -> list[str]:
+    """Options as the words of a command line; true = a flag, false = left out, a list = repeated."""
+    found: list[str] = []
+    for key, value in options.items():
+        flag = f"-{key}" if len(key) == 1 else f"--{key.replace('_', '-')}"
+        if isinstance(value, bool):
+            found += [flag] if value else []
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                found += [flag, str(item)]
+    return found

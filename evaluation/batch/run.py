@@ -1,0 +1,140 @@
+"""Run the cells of a batch, each in a process of its own, on dask's local cluster or one after the other.
+
+A cell is exactly the command that the table shows: a cell that crashes or eats all memory takes nobody with it, and a
+row can be made again by pasting its command. A finished cell is kept with a key over its command, the encoder's weights
+and the manifest; a second start runs what is missing or has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_common.atomic import write_text_atomically
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError
+from chorus_common.progress import progress
+from evaluation.batch.matrix import BatchConfig, Cell
+
+#: Exit code of a program that Ctrl-C ended (chorus_common.errors.run_cli).
+_INTERRUPTED = 130
+
+_PROGRAM = "import sys; sys.argv[0] = 'chorus-eval'; from evaluation.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """How a cell ended: "" for well, else the reason in one line."""
+
+    cell: Cell
+    problem: str
+
+
+def run_cells(
+    config: BatchConfig, cells: Sequence[Cell], out: Path, *, workers: int, threads: int
+) -> list[CellOutcome]:
+    """Run what is not done yet; outcomes in the order of `cells`.
+
+    threads: of each cell. It is a setting and not the cores' number divided by the workers: sums of floats may depend
+    on the number of threads, and the number of workers must change no figure.
+    """
+    keys = {cell: cell_key(config, cell) for cell in cells}
+    found: dict[Cell, CellOutcome] = {}
+    waiting = []
+    for cell in cells:
+        if _is_done(cell, out, keys[cell]):
+            found[cell] = CellOutcome(cell, "")
+        else:
+            waiting.append(cell)
+    with progress(len(cells), "batch", done=len(found)) as report:
+        for outcome in _outcomes(waiting, out, workers, threads):
+            if not outcome.problem:
+                write_text_atomically(_key_path(outcome.cell, out), keys[outcome.cell] + "\n")
+            else:
+                report.say(f"failed: {outcome.cell.name}: {outcome.problem}")
+            found[outcome.cell] = outcome
+            report.advance(1, outcome.cell.name)
+    return [found[cell] for cell in cells]
+
+
+def cell_key(config: BatchConfig, cell: Cell) -> str:
+    """SHA-256 over the command, the encoder's files and the manifest. Raises ConfigError where one is missing."""
+    digest = hashlib.sha256(json.dumps(cell.arguments).encode())
+    encoder, manifest = Path(config.encoders[cell.encoder]), Path(config.datasets[cell.dataset].manifest)
+    files = [encoder] if encoder.is_file() else [encoder / "config.json", encoder / "model.safetensors"]
+    for path in (*files, manifest):
+        if not path.is_file():
+            what = f"encoder {cell.encoder}" if path != manifest else f"data set {cell.dataset}"
+            raise ConfigError(f"{what}: {path} does not exist (paths are relative to where the command runs)")
+        with path.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def run_cell(cell: Cell, out: Path, threads: int) -> CellOutcome:
+    """Run one cell in a process of its own; its output goes to cells/<name>.log."""
+    result = cell.result(out)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, str(threads))
+    command = [sys.executable, "-c", _PROGRAM, *cell.arguments, "--out", str(result)]
+    log = result.with_suffix(".log")
+    with log.open("w", encoding="utf-8") as handle:
+        code = subprocess.run(command, stdout=handle, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if code in (EXIT_DONE, EXIT_SOME_FAILED) and result.is_file():
+        return CellOutcome(cell, "")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return CellOutcome(cell, f"{lines[-1] if lines else 'no output'} (exit code {code}; {log})")
+
+
+def _outcomes(cells: Sequence[Cell], out: Path, workers: int, threads: int) -> Iterator[CellOutcome]:
+    """Outcomes as they come."""
+    if workers <= 1 or len(cells) <= 1:
+        for cell in cells:
+            yield run_cell(cell, out, threads)
+        return
+    with _local_cluster(min(workers, len(cells))) as client:
+        from distributed import as_completed
+
+        # Not pure: dask would take two calls with equal arguments for one and keep results beyond this run.
+        futures = [client.submit(run_cell, cell, out, threads, pure=False) for cell in cells]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+@contextlib.contextmanager
+def _local_cluster(workers: int):  # type: ignore[no-untyped-def]  # distributed has no types
+    """A client of a cluster in this process: the work is in the cells' own processes, workers only wait for it."""
+    import logging
+
+    from distributed import Client, LocalCluster
+
+    try:
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+    except OSError as error:
+        raise ChorusError(f"no local dask cluster could be started ({error}); use --workers 1") from None
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+def _key_path(cell: Cell, out: Path) -> Path:
+    return cell.result(out).with_suffix(".key")
+
+
+def _is_done(cell: Cell, out: Path, key: str) -> bool:
+    path = _key_path(cell, out)
+    return cell.result(out).is_file() and path.is_file() and path.read_text(encoding="utf-8").strip() == key

@@ -1,0 +1,50 @@
+"""chorus-eval batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from evaluation.commands.options import FILE
+from evaluation.results import command_line
+
+
+@click.command("batch")
+@click.option("--config", "config_path", type=FILE, required=True, help="The matrix as TOML (docs/batch.md).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
+@click.option("--out", type=FILE, required=True, help="Folder of the results; same command again: goes on.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time, on dask's local cluster.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each cell.")
+@click.option("--dry-run", is_flag=True, help="Print the commands of all cells and stop.")
+def batch_command(
+    config_path: Path, settings: tuple[str, ...], out: Path, workers: int, threads: int, dry_run: bool
+) -> int:
+    """Run a matrix of encoders, data sets and tasks into one table."""
+    import shlex
+
+    from chorus_common.atomic import write_text_atomically
+    from chorus_common.config import dump_config, load_config
+    from evaluation.batch.matrix import BatchConfig, cells
+    from evaluation.batch.run import run_cells
+    from evaluation.batch.table import markdown, table_lines, write_parquet
+
+    config = load_config(BatchConfig, config_path, settings)
+    matrix = list(cells(config))
+    if dry_run:
+        for cell in matrix:
+            click.echo(shlex.join(["chorus-eval", *cell.arguments, "--out", str(cell.result(out))]))
+        return EXIT_DONE
+    write_text_atomically(out / "batch.json", dump_config(config))
+    outcomes = run_cells(config, matrix, out, workers=workers, threads=threads)
+    lines = table_lines(outcomes, out)
+    write_parquet(lines, out / "results.parquet")
+    text = markdown(lines, command_line())
+    write_text_atomically(out / "results.md", text)
+    click.echo(text.split("## Commands")[0].strip())
+    click.echo(f"written: {out / 'results.parquet'}, {out / 'results.md'}")
+    failed = sum(bool(o.problem) for o in outcomes)
+    if failed:
+        click.echo(f"{failed} of {len(outcomes)} cells failed; run the same command again to try them", err=True)
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
