@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from stage2_distill.settings import OptimSettings, TeacherSettings
+from stage2_distill.settings import OptimSettings, Stage, TeacherSettings
 
 
 def learning_rate(step: int, total: int, optim: OptimSettings) -> float:
@@ -31,14 +32,33 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
-def teacher_weight(epoch: float, teacher: TeacherSettings) -> float:
-    """lambda_t at a point of the run: 0 outside [start, end), a linear rise over `warm_in` epochs, then `weight`.
+def stage_weight(epoch: float, stage: Stage) -> float:
+    """Weight of a term at a point of the run: 0 outside [start, end), a linear rise over `warm_in` epochs, then
+    `weight`.
 
     The staged schedule A(e) of Chorus: language first, others join later (arXiv 2512.17817; the stages' lengths are not
     published).
     """
-    if epoch < teacher.start or (teacher.end is not None and epoch >= teacher.end):
+    if epoch < stage.start or (stage.end is not None and epoch >= stage.end):
         return 0.0
-    if teacher.warm_in <= 0:
-        return teacher.weight
-    return teacher.weight * min(1.0, (epoch - teacher.start) / teacher.warm_in)
+    if stage.warm_in <= 0:
+        return stage.weight
+    return stage.weight * min(1.0, (epoch - stage.start) / stage.warm_in)
+
+
+@dataclass(frozen=True)
+class TermWeights:
+    """Weights of one teacher's terms at a point of the run: teacher = lambda_t of all of them, masks and labels = eta_t
+    of its contrastive ones.
+    """
+
+    teacher: float
+    masks: float = 0.0
+    labels: float = 0.0
+
+
+def term_weights(epoch: float, teacher: TeacherSettings) -> TermWeights:
+    """All weights of a teacher at `epoch`."""
+    return TermWeights(
+        stage_weight(epoch, teacher), stage_weight(epoch, teacher.masks), stage_weight(epoch, teacher.labels)
+    )

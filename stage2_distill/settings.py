@@ -26,30 +26,87 @@ class EncoderSettings(Config):
     weights: str = ""
 
 
-class TeacherSettings(Config):
-    """How one teacher is matched, and when.
+class Stage(Config):
+    """When a term of the loss is active, and how much it weighs then.
 
     Attributes:
-        weight: lambda_t of the total loss.
+        weight: factor of the term; 0 = the term does not exist and costs nothing.
+        start, warm_in, end: active from epoch `start`, weight rising linearly over `warm_in` epochs, gone from epoch
+            `end` (None: stays). Epochs are counted from 0 and may be fractions.
+    """
+
+    weight: float = Field(default=1.0, ge=0)
+    start: float = Field(default=0.0, ge=0)
+    warm_in: float = Field(default=0.0, ge=0)
+    end: float | None = None
+
+    @model_validator(mode="after")
+    def _ends_after_start(self) -> Stage:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"ends at epoch {self.end:g}, before it starts at {self.start:g}")
+        return self
+
+
+class MaskContrastSettings(Stage):
+    """Label-free contrast from a mask teacher's masks (losses/mask_contrast.py); weight is eta_t, times lambda_t.
+
+    Attributes:
+        teacher: mask teacher of the stores; "" = the only one.
+        levels: granularities to draw from, one per view; none named: the coarsest that the stores have, since nested
+            levels contradict each other within one head.
+        views: views drawn per sample. pixels: cells drawn per view. per_mask: cells drawn per mask at most, so that a
+            wall's mask does not own its view.
+        purity: share of a cell's pixels that must belong to one mask. cover: share of a cell's blending weight that the
+            sample's Gaussians must hold: what a crop has cut away is not to be judged by what is left.
+        temperature: of the softmax.
+    """
+
+    weight: float = Field(default=0.0, ge=0)
+    teacher: str = ""
+    levels: tuple[str, ...] = ()
+    views: int = Field(default=4, ge=1)
+    pixels: int = Field(default=256, ge=4)
+    per_mask: int = Field(default=16, ge=2)
+    purity: float = Field(default=0.8, gt=0.5, le=1)
+    cover: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=0.1, gt=0)
+
+
+class LabelContrastSettings(Stage):
+    """Contrast of ground-truth groups, as the papers have it (losses/label_contrast.py). It sees labels: results of
+    such a run are not label-free. Scenes without labels are left out of it.
+
+    Attributes:
+        groups: "classes" (SceneSplat; pooled over the whole batch) or "instances" (of each scene).
+        min_rows: voxels that a group needs. temperature: of the softmax. Both as in SceneSplat.
+    """
+
+    weight: float = Field(default=0.0, ge=0)
+    groups: Literal["classes", "instances"] = "classes"
+    min_rows: int = Field(default=100, ge=2)
+    temperature: float = Field(default=0.2, gt=0)
+
+
+class TeacherSettings(Stage):
+    """How one teacher is matched, and when (`weight` is lambda_t of the total loss).
+
+    Attributes:
         l1, l2: weights of 1 - cosine and of SmoothL1.
         beta: where SmoothL1 turns linear, in standard deviations of a channel.
         cosine_space: "standardised" measures directions around the teacher's mean; "teacher" as the teacher's users do,
             with the mean put back.
-        start, warm_in, end: active from epoch `start`, weight rising linearly over `warm_in` epochs, gone from epoch
-            `end` (None: stays). Epochs are counted from 0 and may be fractions.
         evidence_half: Gaussians weigh e / (e + evidence_half) by their evidence e (sum of blending weights); 0 weighs
             all alike.
+        masks, labels: contrastive terms on this teacher's head. Their stages count within the teacher's own.
     """
 
-    weight: float = Field(default=1.0, ge=0)
     l1: float = Field(default=1.0, ge=0)
     l2: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, gt=0)
     cosine_space: Literal["standardised", "teacher"] = "standardised"
-    start: float = Field(default=0.0, ge=0)
-    warm_in: float = Field(default=0.0, ge=0)
-    end: float | None = None
     evidence_half: float = Field(default=0.0, ge=0)
+    masks: MaskContrastSettings = MaskContrastSettings()
+    labels: LabelContrastSettings = LabelContrastSettings()
 
 
 class DataSettings(Config):
@@ -142,8 +199,6 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         for name, teacher in self.teachers.items():
-            if teacher.end is not None and teacher.end <= teacher.start:
-                raise ValueError(f"teacher {name} ends at epoch {teacher.end:g}, before it starts at {teacher.start:g}")
             if teacher.l1 == 0 and teacher.l2 == 0:
                 raise ValueError(f"teacher {name} has l1 = l2 = 0: nothing to match")
         if self.teachers and not any(t.start == 0 and t.weight > 0 for t in self.teachers.values()):

@@ -23,7 +23,8 @@ from chorus_common.progress import Progress as Reporter
 from chorus_common.progress import progress as report_progress
 from chorus_common.standardise import TeacherBasis
 from stage2_distill.checkpointing import Progress, load_state, save_state
-from stage2_distill.data.dataset import Batch, CacheDataset, SceneEntry
+from stage2_distill.data.batch import Batch
+from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.distributed import Ranks, joined
@@ -31,7 +32,7 @@ from stage2_distill.encoder import Encoder, build_encoder, load_encoder
 from stage2_distill.losses.distill import distill_loss, teacher_terms
 from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog, run_identity
-from stage2_distill.schedule import learning_rate, teacher_weight
+from stage2_distill.schedule import TermWeights, learning_rate, term_weights
 from stage2_distill.settings import TeacherSettings, TrainConfig
 from stage2_distill.student import Student, StudentTeacher, save_student
 
@@ -83,7 +84,7 @@ class Trainer:
         encoder = make_encoder(config)
         folder.claim(self._identity(data, encoder), write=ranks.rank == 0)
         channels = {name: basis.channels for name, basis in data.bases.items()}
-        make = _dataset_maker(config, channels, encoder)
+        make = _dataset_maker(config, channels, self.teachers, encoder)
         self.dataset = make(data.scenes)
         self.validation = make(data.validation) if data.validation else None
         self.student = Student(encoder, _student_teachers(data, config)).to(device)
@@ -146,7 +147,7 @@ class Trainer:
         student.train()
         lr = learning_rate(step, self.total, config.optim)
         set_learning_rate(self.optimizer, lr)
-        weights = self._teacher_weights(step)
+        weights = self._term_weights(step)
         statistics = [b.clone() for b in student.encoder.buffers()]
         samples = sum(len(b.scenes) for b in batches)
         loss, sums = 0.0, _Sums()
@@ -160,7 +161,7 @@ class Trainer:
             (terms.total * share).backward()
             loss += float(terms.total.detach()) * share
             for name, term in terms.terms.items():
-                sums.add(name, {"match": term.loss, "cosine": term.cosine, "smooth_l1": term.smooth_l1}, share)
+                sums.add(name, term.values(), share * term.seen)
         self.ranks.average_gradients(student)
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip or math.inf)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
@@ -185,12 +186,12 @@ class Trainer:
             "loss": loss,
             "lr": lr,
             "grad_norm": float(norm),
-            "teachers": {n: {"weight": weights[n], **values} for n, values in sums.means().items()},
+            "teachers": {n: {"weight": weights[n].teacher, **values} for n, values in sums.means().items()},
         }
 
-    def _teacher_weights(self, step: int) -> dict[str, float]:
+    def _term_weights(self, step: int) -> dict[str, TermWeights]:
         epoch = step / self.dataset.steps_per_epoch
-        return {name: teacher_weight(epoch, settings) for name, settings in self.teachers.items()}
+        return {name: term_weights(epoch, settings) for name, settings in self.teachers.items()}
 
     def _skip(self, step: int, batches: Sequence[Batch], reporter: Reporter | None) -> None:
         """Count a non-finite step; give up after several in a row. Weights and moments stay as they were."""
@@ -298,8 +299,8 @@ def validate(
         batch = dataset.whole(number).to(device)
         latent = student.encoder(batch.points)
         for name in batch.targets:
-            term = teacher_terms(student, name, latent, batch, teachers[name])
-            sums.add(name, {"match": term.loss, "cosine": term.cosine, "smooth_l1": term.smooth_l1}, 1.0)
+            term = teacher_terms(student, name, latent, batch, teachers[name], TermWeights(1.0))
+            sums.add(name, term.values(), 1.0)
     return sums.means()
 
 
@@ -314,11 +315,18 @@ def make_encoder(config: TrainConfig) -> Encoder:
 
 
 def _dataset_maker(
-    config: TrainConfig, channels: Mapping[str, int], encoder: Encoder
+    config: TrainConfig, channels: Mapping[str, int], teachers: Mapping[str, TeacherSettings], encoder: Encoder
 ) -> Callable[[Sequence[SceneEntry]], CacheDataset]:
     """Datasets of one run share everything but their scenes."""
     return lambda scenes: CacheDataset(
-        scenes, channels, encoder.config, config.data, config.augment, seed=config.seed, batch_size=config.batch_size
+        scenes,
+        channels,
+        teachers,
+        encoder.config,
+        config.data,
+        config.augment,
+        seed=config.seed,
+        batch_size=config.batch_size,
     )
 
 

@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import Tensor
 
 from chorus_common.errors import CacheError, ConfigError
+from chorus_common.scene import GaussianScene
 from stage2_distill.data.augment import AugmentConfig, augment
+from stage2_distill.data.batch import Batch, LabelGroups, MaskGroups, Target, collate
 from stage2_distill.data.crops import crop_rows
+from stage2_distill.data.groups import label_groups, mask_groups
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
 from stage2_distill.data.targets import ByteBudget, LiftedRows, SceneStore, SceneTargets
-from stage2_distill.encoder import EncoderConfig, PointBatch
+from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.inputs import scene_inputs
-from stage2_distill.settings import DataSettings
+from stage2_distill.settings import DataSettings, TeacherSettings
 
 #: How often a sample without a single target is drawn anew before its scene is blamed.
 REDRAWS = 10
@@ -39,40 +41,13 @@ class SceneEntry:
     store: SceneStore
 
 
-@dataclass(frozen=True, eq=False)
-class Target:
-    """What one teacher says about some voxels of a batch: rows [M] i64 into the batch, values [M, C] f32 standardised,
-    weight [M] f32 > 0.
-    """
-
-    rows: Tensor
-    values: Tensor
-    weight: Tensor
-
-    def to(self, device: torch.device) -> Target:
-        return Target(self.rows.to(device), self.values.to(device), self.weight.to(device))
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some clouds, what the teachers say about them, and the scenes they come from (for messages)."""
-
-    points: PointBatch
-    targets: Mapping[str, Target]
-    scenes: tuple[str, ...]
-
-    def to(self, device: torch.device) -> Batch:
-        if device.type == "cpu":
-            return self
-        return Batch(self.points.to(device), {k: t.to(device) for k, t in self.targets.items()}, self.scenes)
-
-
 class CacheDataset:
     """Samples drawn from scene stores.
 
     Args:
         scenes: sorted by the caller; the order is part of what (seed, epoch, index) means.
-        teachers: {name: channels} of the teachers to train on.
+        teachers: {name: channels} of the teachers to train on. settings: of these teachers (their contrastive terms
+            need groups).
         batch_size: samples per optimiser step over all processes.
     """
 
@@ -80,6 +55,7 @@ class CacheDataset:
         self,
         scenes: Sequence[SceneEntry],
         teachers: Mapping[str, int],
+        settings: Mapping[str, TeacherSettings],
         encoder: EncoderConfig,
         data: DataSettings,
         augmentation: AugmentConfig,
@@ -90,6 +66,9 @@ class CacheDataset:
         if not scenes:
             raise ConfigError("no scenes to train on; check --manifest, --split and --store")
         self.encoder, self.data, self.augmentation, self.seed = encoder, data, augmentation, seed
+        self.contrasts = {
+            name: s for name, s in settings.items() if name in teachers and (s.masks.weight > 0 or s.labels.weight > 0)
+        }
         sizes: dict[str, list[SceneEntry]] = {}
         for entry in scenes:
             sizes.setdefault(entry.dataset, []).append(entry)
@@ -149,7 +128,54 @@ class CacheDataset:
         points, inverse = scene_inputs(augmented, self.encoder, training=True, seed=int(rng.integers(2**31)))
         lifted = scene.targets(rows, geometry, views)
         targets = voxel_targets(lifted, augmented.source_ids, inverse, len(points))
-        return Batch(points, targets, (scene.name,)) if targets else None
+        if not targets:
+            return None
+        masks, labels = {}, {}
+        for name, settings in self.contrasts.items():
+            if name not in targets:
+                continue
+            drawn = self._masks(scene, settings, rows[augmented.source_ids], inverse, len(points), rng)
+            if drawn is not None:
+                masks[name] = drawn
+            halves = self._labels(augmented, settings, inverse, len(points), rng)
+            if halves is not None:
+                labels[name] = halves
+        return Batch(points, targets, (scene.name,), masks=masks, labels=labels)
+
+    def _masks(
+        self,
+        scene: SceneTargets,
+        settings: TeacherSettings,
+        rows: NDArray[np.int64],
+        inverse: NDArray[np.int64],
+        n_voxels: int,
+        rng: np.random.Generator,
+    ) -> MaskGroups | None:
+        """Masks of a few drawn views as the Gaussians at matrix rows `rows` show them."""
+        chosen = settings.masks
+        if chosen.weight == 0:
+            return None
+        index = scene.index(rows)
+        seeing = np.unique(index.columns // index.grid.cells)
+        views = np.sort(rng.permutation(seeing)[: chosen.views])
+        masks = scene.cell_masks(chosen, views, rng)
+        if masks is None:
+            return None
+        return mask_groups(index.select_views(views), masks, inverse, n_voxels, chosen, rng)
+
+    def _labels(
+        self,
+        scene: GaussianScene,
+        settings: TeacherSettings,
+        inverse: NDArray[np.int64],
+        n_voxels: int,
+        rng: np.random.Generator,
+    ) -> LabelGroups | None:
+        chosen = settings.labels
+        labels = scene.labels if chosen.groups == "classes" else scene.instances
+        if chosen.weight == 0 or labels is None:
+            return None
+        return label_groups(labels, inverse, n_voxels, chosen.min_rows, rng)
 
     def whole(self, number: int) -> Batch:
         """A scene as it is at inference: no crop, no augmentation, fixed members."""
@@ -183,23 +209,7 @@ def voxel_targets(
             torch.from_numpy(rows),
             torch.from_numpy((matrix @ values[kept].astype(np.float32)) * scale),
             torch.from_numpy(total[rows].astype(np.float32)),
+            torch.zeros(len(rows), dtype=torch.int64),
         )
         for name, values in lifted.values.items()
     }
-
-
-def collate(samples: Sequence[Batch]) -> Batch:
-    """One batch of several; rows of targets are shifted to their cloud's place."""
-    starts = np.cumsum([0] + [len(s.points) for s in samples])
-    names = dict.fromkeys(name for s in samples for name in s.targets)
-    targets = {}
-    for name in names:
-        parts = [(s.targets[name], int(start)) for s, start in zip(samples, starts) if name in s.targets]
-        targets[name] = Target(
-            torch.cat([t.rows + start for t, start in parts]),
-            torch.cat([t.values for t, _ in parts]),
-            torch.cat([t.weight for t, _ in parts]),
-        )
-    return Batch(
-        PointBatch.concatenate([s.points for s in samples]), targets, tuple(n for s in samples for n in s.scenes)
-    )

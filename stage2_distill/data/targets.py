@@ -16,12 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import CacheError
+from chorus_common.errors import CacheError, ConfigError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
+from stage2_distill.data.groups import cell_masks
+from stage2_distill.settings import MaskContrastSettings
 
 F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
@@ -31,10 +34,13 @@ class SceneStore(Protocol):
 
     @property
     def dense_teachers(self) -> Any: ...
+    @property
+    def mask_teachers(self) -> Any: ...
     def scene(self) -> GaussianScene: ...
     def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex: ...
     def features(self, name: str, views: Any = None) -> F32: ...
-    def evidence(self) -> tuple[F32, NDArray[np.int32]]: ...
+    def masks(self, name: str, level: str, views: Any = None) -> I32: ...
+    def evidence(self) -> tuple[F32, I32]: ...
 
 
 class ByteBudget:
@@ -99,6 +105,9 @@ class SceneTargets:
         self._lock = threading.Lock()
         self._geometry: Geometry | None = None
         self._lifted: LiftedRows | None = None
+        self._index: LiftingIndex | None = None
+        self._index_too_large = False
+        self._cell_masks: dict[tuple[str, str, float], I32] = {}
 
     def geometry(self) -> Geometry:
         """Read, or remembered. Raises CacheError where no Gaussian has evidence enough to be a target."""
@@ -126,6 +135,48 @@ class SceneTargets:
                 return LiftedRows({t: v[rows] for t, v in whole.values.items()}, whole.weight[rows])
         return self._lift(rows, geometry, views)
 
+    def index(self, rows: I64) -> LiftingIndex:
+        """Lifting index of the matrix rows `rows` (ascending); the whole one is remembered as long as there is room."""
+        with self._lock:
+            if self._index is None and not self._index_too_large:
+                whole = self._store.lifting()
+                self._index_too_large = not self._budget.take(8 * len(whole.columns) + 16 * len(whole))
+                if not self._index_too_large:
+                    self._index = whole
+        return self._store.lifting(rows) if self._index is None else gather_rows(self._index, rows)
+
+    def cell_masks(self, settings: MaskContrastSettings, views: I64, rng: np.random.Generator) -> I32 | None:
+        """Masks [V, cells] of the ascending `views`, each view at a level drawn from the settings'; None without masks.
+
+        Raises ConfigError for a mask teacher or a level that the scene should have and lacks.
+        """
+        found = self._store.mask_teachers
+        if not found:
+            return None
+        teacher = settings.teacher or next(iter(found))
+        if teacher not in found or (not settings.teacher and len(found) > 1):
+            raise ConfigError(
+                f"scene {self.name}: masks.teacher is '{settings.teacher}', its mask teachers are {', '.join(found)}"
+            )
+        known = found[teacher].levels
+        levels = settings.levels or known[:1]
+        for level in levels:
+            if level not in known:
+                raise ConfigError(
+                    f"scene {self.name}: masks.levels names '{level}', teacher {teacher} has {', '.join(known)}"
+                )
+        drawn = rng.integers(len(levels), size=len(views))
+        return np.stack([self._level(teacher, levels[k], settings.purity)[v] for k, v in zip(drawn, views)])
+
+    def _level(self, teacher: str, level: str, purity: float) -> I32:
+        """Masks of all cells of all views [V, cells]; always remembered: 5 bytes per thousand pixels."""
+        with self._lock:
+            key = (teacher, level, purity)
+            if key not in self._cell_masks:
+                grid = self._store.lifting(slice(0, 0)).grid
+                self._cell_masks[key] = cell_masks(self._store.masks(teacher, level), grid, purity)
+            return self._cell_masks[key]
+
     @property
     def n_views(self) -> int:
         return self._store.lifting(slice(0, 0)).n_views
@@ -138,7 +189,7 @@ class SceneTargets:
             return self._lifted
 
     def _lift(self, rows: I64, geometry: Geometry, views: Sequence[int] | None) -> LiftedRows:
-        index = self._store.lifting(rows)
+        index = self._store.lifting(rows) if self._index is None else gather_rows(self._index, rows)
         seen = np.zeros(index.n_views, dtype=bool)
         seen[np.unique(index.columns // index.grid.cells)] = True
         if views is not None:
@@ -169,3 +220,15 @@ class SceneTargets:
                 f"scene {self.name}: lifted features of teacher {teacher} are not finite; run chorus-stage1 verify"
             )
         return values
+
+
+def gather_rows(index: LiftingIndex, rows: I64) -> LiftingIndex:
+    """The index of the given rows alone, in the order given."""
+    if len(rows) == len(index) and (np.diff(rows) == 1).all():
+        return index
+    lengths = np.diff(index.indptr)[rows]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    entries = np.repeat(index.indptr[rows] - indptr[:-1], lengths) + np.arange(indptr[-1])
+    return LiftingIndex(
+        index.order[rows], indptr, index.columns[entries], index.weights[entries], index.grid, index.n_views
+    )

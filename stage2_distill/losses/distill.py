@@ -1,79 +1,107 @@
-"""The distillation loss of one batch: every active teacher's matching loss, weighted and added."""
+"""The distillation loss of one batch: every active teacher's matching and contrastive terms, weighted and added.
+
+Every term is a mean over the clouds of a batch, a cloud that has nothing to say counting as zero. So a batch's loss is
+the mean of its clouds' losses, however they are spread over forward passes and processes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from stage2_distill.data.dataset import Batch
-from stage2_distill.losses.match import MatchTerms, evidence_weight, match_loss
+from stage2_distill.data.batch import Batch
+from stage2_distill.losses.label_contrast import label_contrast
+from stage2_distill.losses.mask_contrast import mask_contrast
+from stage2_distill.losses.match import MatchTerms, cloud_shares, evidence_weight, match_loss
+from stage2_distill.losses.rows import take_rows
+from stage2_distill.schedule import TermWeights
 from stage2_distill.settings import TeacherSettings
 from stage2_distill.student import Student
 
 
 @dataclass(frozen=True)
+class TeacherTerms:
+    """One teacher's terms.
+
+    Attributes:
+        loss: match + eta contrast, mean over all clouds of the batch.
+        match: means over the clouds that the teacher saw; `seen` is their share of the batch.
+        contrast: unweighted contrastive terms by name.
+    """
+
+    loss: Tensor
+    match: MatchTerms
+    seen: float
+    contrast: Mapping[str, Tensor]
+
+    def values(self) -> dict[str, Tensor]:
+        """For the log."""
+        match = {"match": self.match.loss, "cosine": self.match.cosine, "smooth_l1": self.match.smooth_l1}
+        return match | dict(self.contrast)
+
+
+@dataclass(frozen=True)
 class DistillTerms:
-    """total = sum over teachers of lambda_t * match_t, or None where no active teacher saw the batch; terms per teacher
-    for the log.
+    """total = sum over teachers of lambda_t * (match_t + eta_t con_t), or None where no active teacher saw the batch;
+    terms per teacher for the log.
     """
 
     total: Tensor | None
-    terms: Mapping[str, MatchTerms]
+    terms: Mapping[str, TeacherTerms]
 
 
 def distill_loss(
-    student: Student, batch: Batch, teachers: Mapping[str, TeacherSettings], weights: Mapping[str, float]
+    student: Student, batch: Batch, teachers: Mapping[str, TeacherSettings], weights: Mapping[str, TermWeights]
 ) -> DistillTerms:
-    """total(e) = sum over active teachers t in A(e) of lambda_t match_t   (Chorus, arXiv 2512.17817).
+    """total(e) = sum over active teachers t in A(e) of lambda_t (match_t + eta_t con_t)   (Chorus, arXiv 2512.17817).
 
     Args:
-        weights: lambda_t at this point of the schedule; teachers of weight 0 cost nothing.
+        weights: lambda_t and eta_t at this point of the schedule; teachers of weight 0 cost nothing.
     """
-    active = [name for name, weight in weights.items() if weight > 0 and name in batch.targets]
+    active = [name for name, weight in weights.items() if weight.teacher > 0 and name in batch.targets]
     if not active:
         return DistillTerms(None, {})
     latent = student.encoder(batch.points)
-    terms = {name: teacher_terms(student, name, latent, batch, teachers[name]) for name in active}
-    total = torch.stack([weights[name] * term.loss for name, term in terms.items()]).sum()
+    terms = {name: teacher_terms(student, name, latent, batch, teachers[name], weights[name]) for name in active}
+    total = torch.stack([weights[name].teacher * term.loss for name, term in terms.items()]).sum()
     return DistillTerms(total, terms)
 
 
-def teacher_terms(student: Student, name: str, latent: Tensor, batch: Batch, settings: TeacherSettings) -> MatchTerms:
-    """Matching terms of one teacher; only rows with a target go through its projector."""
+def teacher_terms(
+    student: Student,
+    name: str,
+    latent: Tensor,
+    batch: Batch,
+    settings: TeacherSettings,
+    weights: TermWeights,
+) -> TeacherTerms:
+    """Terms of one teacher. Where only its match is asked for, only rows with a target go through its projector."""
     target = batch.targets[name]
-    predicted = student.project(name, take_rows(latent, target.rows))
-    return match_loss(
+    masks = batch.masks.get(name) if weights.masks > 0 else None
+    labels = batch.labels.get(name) if weights.labels > 0 else None
+    if masks is None and labels is None and batch.pixels is None:
+        predicted = student.project(name, take_rows(latent, target.rows))
+    else:
+        everywhere = student.project(name, latent)
+        predicted = take_rows(everywhere if batch.pixels is None else batch.pixels @ everywhere, target.rows)
+    shares, seen = cloud_shares(evidence_weight(target.weight, settings.evidence_half), target.cloud, len(batch))
+    match = match_loss(
         predicted,
         target.values,
-        evidence_weight(target.weight, settings.evidence_half),
+        shares,
         l1=settings.l1,
         l2=settings.l2,
         beta=settings.beta,
         offset=student.basis(name).offset() if settings.cosine_space == "teacher" else None,
     )
-
-
-def take_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """values[rows] for distinct rows, with a backward pass that copies.
-
-    Indexing's own backward pass adds, on several threads in no fixed order; for distinct rows a copy is the same sum,
-    and reproducible.
-    """
-    return values if len(rows) == len(values) else _TakeRows.apply(values, rows)
-
-
-class _TakeRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.size = len(values)
-        return values.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, rows, grad), None
+    loss, contrast = match.loss * seen, {}
+    if masks is not None:
+        contrast["masks"] = mask_contrast(everywhere, masks, len(batch), settings.masks.temperature)
+        loss = loss + weights.masks * contrast["masks"]
+    if labels is not None:
+        contrast["labels"] = label_contrast(everywhere, labels, len(batch), settings.labels.temperature)
+        loss = loss + weights.labels * contrast["labels"]
+    return TeacherTerms(loss, match, seen, contrast)

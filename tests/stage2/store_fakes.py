@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,20 @@ class MemoryStore:
     index: LiftingIndex
     cells: dict[str, NDArray[np.float32]]
     reads: list[str] = field(default_factory=list)
+    mask_ids: dict[str, dict[str, NDArray[np.int32]]] = field(default_factory=dict)
     fingerprint: str = "made-up"
 
     @property
     def dense_teachers(self) -> tuple[str, ...]:
         return tuple(self.cells)
+
+    @property
+    def mask_teachers(self) -> dict[str, SimpleNamespace]:
+        return {name: SimpleNamespace(levels=tuple(levels)) for name, levels in self.mask_ids.items()}
+
+    def masks(self, name: str, level: str, views: Any = None) -> NDArray[np.int32]:
+        ids = self.mask_ids[name][level]
+        return ids if views is None else ids[np.asarray(views)]
 
     def scene(self) -> GaussianScene:
         return self.gaussians
@@ -97,6 +107,21 @@ def make_store(
         flat = flat + 0.01 * rng.standard_normal(flat.shape)
         cells[teacher] = flat.astype(np.float32).reshape(views, GRID.rows, GRID.cols, channels)
     return MemoryStore(ordered, index, cells)
+
+
+def add_masks(entries: list[SceneEntry], levels: tuple[str, ...] = ("whole", "part")) -> list[SceneEntry]:
+    """Give every store a mask teacher "sam": mask = the brightest of so many bands of what the view shows."""
+    for entry in entries:
+        store = entry.store
+        assert isinstance(store, MemoryStore)
+        seen = store.index.render(store.gaussians.colors)[0].mean(1)
+        shape = (store.index.n_views, GRID.rows, GRID.cols)
+        for place, level in enumerate(levels):
+            band = np.clip((seen * (3 + 3 * place)).astype(np.int32), 0, None).reshape(shape)
+            ids = band.repeat(GRID.cell, axis=1).repeat(GRID.cell, axis=2)
+            ids[:, ::7, ::5] = -1
+            store.mask_ids.setdefault("sam", {})[level] = ids
+    return entries
 
 
 def make_bases(entries: list[SceneEntry]) -> dict[str, TeacherBasis]:

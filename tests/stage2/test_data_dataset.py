@@ -8,7 +8,8 @@ import torch
 
 from chorus_common.errors import CacheError, ConfigError
 from stage2_distill.data.augment import AugmentConfig
-from stage2_distill.data.dataset import Batch, CacheDataset, SceneEntry, collate
+from stage2_distill.data.batch import Batch, collate
+from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.encoder import preset_config
 from stage2_distill.encoder.inputs import scene_inputs
@@ -21,7 +22,9 @@ TEACHERS = {"text": 8, "dense": 12}
 
 def make_dataset(entries: list[SceneEntry] | None = None, **data: object) -> CacheDataset:
     settings = DataSettings(**({"max_points": 150} | data))
-    return CacheDataset(entries or make_entries(), TEACHERS, ENCODER, settings, AugmentConfig(), seed=3, batch_size=2)
+    return CacheDataset(
+        entries or make_entries(), TEACHERS, {}, ENCODER, settings, AugmentConfig(), seed=3, batch_size=2
+    )
 
 
 def assert_equal(a: Batch, b: Batch) -> None:
@@ -64,7 +67,7 @@ def test_targets_belong_to_their_voxels() -> None:
     """Without augmentation a whole scene's targets are the dense lift, averaged over the members of each voxel."""
     entries = make_entries(scenes=1)
     dataset = CacheDataset(
-        entries, TEACHERS, ENCODER, DataSettings(min_weight=0), AugmentConfig(enabled=False), seed=0, batch_size=1
+        entries, TEACHERS, {}, ENCODER, DataSettings(min_weight=0), AugmentConfig(enabled=False), seed=0, batch_size=1
     )
     batch = dataset.whole(0)
     store = entries[0].store
@@ -110,13 +113,13 @@ def test_crop_whose_targets_are_lost_is_redrawn() -> None:
     store.evidence = lambda: (only, n_views)  # type: ignore[method-assign]
     entries = [SceneEntry("a", "lone", "1", store)]
     augmentation = AugmentConfig(dropout_p=1, dropout_ratio=0.7)
-    dataset = CacheDataset(entries, TEACHERS, ENCODER, DataSettings(), augmentation, seed=0, batch_size=1)
+    dataset = CacheDataset(entries, TEACHERS, {}, ENCODER, DataSettings(), augmentation, seed=0, batch_size=1)
     for index in range(12):
         sample = dataset.sample(0, index, 0)
         assert len(sample.targets["text"].rows) == 1
         assert_equal(sample, dataset.sample(0, index, 0))
     every = AugmentConfig(dropout_p=1, dropout_ratio=0.99)
-    hopeless = CacheDataset(entries, TEACHERS, ENCODER, DataSettings(), every, seed=0, batch_size=1)
+    hopeless = CacheDataset(entries, TEACHERS, {}, ENCODER, DataSettings(), every, seed=0, batch_size=1)
     with pytest.raises(CacheError, match="scene lone: 10 crops in a row"):
         for index in range(40):
             hopeless.sample(0, index, 0)
@@ -136,4 +139,4 @@ def test_several_data_sets_are_mixed_by_weight() -> None:
 
 def test_no_scenes_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no scenes to train on"):
-        CacheDataset([], TEACHERS, ENCODER, DataSettings(), AugmentConfig(), seed=0, batch_size=1)
+        CacheDataset([], TEACHERS, {}, ENCODER, DataSettings(), AugmentConfig(), seed=0, batch_size=1)

@@ -14,7 +14,7 @@ from stage2_distill.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from stage2_distill.schedule import learning_rate, teacher_weight
+from stage2_distill.schedule import learning_rate, stage_weight
 from stage2_distill.settings import OptimSettings, TeacherSettings
 
 
@@ -74,10 +74,10 @@ def test_encoder_takes_its_share_of_the_rate() -> None:
 
 def test_teacher_weights_follow_their_stages() -> None:
     late = TeacherSettings(weight=2.0, start=3, warm_in=4, end=9)
-    given = [teacher_weight(e, late) for e in (0, 2.99, 3, 4, 5, 7, 8.9, 9, 100)]
+    given = [stage_weight(e, late) for e in (0, 2.99, 3, 4, 5, 7, 8.9, 9, 100)]
     assert given == pytest.approx([0, 0, 0, 0.5, 1, 2, 2, 0, 0])
-    assert teacher_weight(0, TeacherSettings()) == 1
-    assert teacher_weight(3, TeacherSettings(start=3)) == 1
+    assert stage_weight(0, TeacherSettings()) == 1
+    assert stage_weight(3, TeacherSettings(start=3)) == 1
 
 
 def test_optimizer_state_goes_through_named_tensors() -> None:

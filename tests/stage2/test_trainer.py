@@ -17,6 +17,7 @@ from stage2_distill import trainer as trainer_module
 from stage2_distill.distributed import Ranks
 from stage2_distill.losses.distill import DistillTerms
 from stage2_distill.run_folder import RunFolder, first_difference
+from stage2_distill.schedule import TermWeights
 from stage2_distill.student import load_student
 from stage2_distill.trainer import Trainer, train, validate
 from tests.stage2.train_child import run_tiny, tiny_config, tiny_data
@@ -89,7 +90,7 @@ def test_accumulated_loss_is_the_mean_over_scenes(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "plain", *settings)
     singles = [trainer.dataset.batch(0, i, i + 1) for i in range(2)]
     trainer.student.train()
-    weights = dict.fromkeys(trainer.teachers, 1.0)
+    weights = dict.fromkeys(trainer.teachers, TermWeights(1.0))
     losses = [trainer_module.distill_loss(trainer.student, b, trainer.teachers, weights).total for b in singles]
     expected = np.mean([loss.item() for loss in losses if loss is not None])
     assert records(tmp_path / "micro")[0]["loss"] == pytest.approx(expected, rel=1e-6)
