@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from safetensors.numpy import save
 from chorus_common.atomic import write_bytes_atomically
 from chorus_common.errors import CacheError
 from chorus_common.hadamard import Rotation, hadamard
+from chorus_common.places import Place, local_copy, parse_place
 
 __all__ = ["Moments", "Rotation", "TeacherBasis", "hadamard", "phi_s"]
 
@@ -131,8 +131,12 @@ class TeacherBasis:
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, atomically; the same basis gives the same bytes."""
+    def save(self, path: str | Place) -> None:
+        """Write a safetensors file, atomically."""
+        write_bytes_atomically(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file; the same basis gives the same bytes."""
         tensors = {
             "mean": np.ascontiguousarray(self.mean),
             "rotation": np.ascontiguousarray(self.rotation),
@@ -144,14 +148,14 @@ class TeacherBasis:
         metadata = {
             "chorus": json.dumps({"format": _FORMAT, "fingerprint": self.fingerprint, **header}, sort_keys=True)
         }
-        write_bytes_atomically(path, save(tensors, metadata=metadata))
+        return save(tensors, metadata=metadata)
 
     @staticmethod
-    def load(path: str | Path) -> TeacherBasis:
+    def load(path: str | Place) -> TeacherBasis:
         """Read a file written by `save`. Raises CacheError when it is missing, damaged or of another format."""
         again = "make it again with `chorus-stage1 calibrate`"
         try:
-            with safe_open(path, framework="numpy") as handle:
+            with local_copy(parse_place(path)) as file, safe_open(file, framework="numpy") as handle:
                 header = json.loads((handle.metadata() or {}).get("chorus", "{}"))
                 if header.get("format") != _FORMAT:
                     raise CacheError(f"{path}: not a teacher basis of format {_FORMAT}; {again}")

@@ -6,17 +6,16 @@ basis does not depend on workers, on shards, or on which scene was finished firs
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from chorus_common.atomic import create_bytes_atomically
 from chorus_common.errors import CacheError, one_line
 from chorus_common.manifest import ManifestRow
+from chorus_common.places import Place
 from chorus_common.progress import Progress
 from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from stage1_render_teachers.cluster import Pool, WorkerLost
@@ -49,15 +48,15 @@ def dense_specs(config: Stage1Config, device: str) -> tuple[str, ...]:
     return tuple(spec for spec in config.teachers if isinstance(shared_teacher(spec, device), DenseTeacher))
 
 
-def missing_bases(store: Path, config: Stage1Config, device: str) -> tuple[str, ...]:
+def missing_bases(store: Place, config: Stage1Config, device: str) -> tuple[str, ...]:
     """Specs of the dense teachers that have no basis in `store` yet."""
     return tuple(spec for spec in dense_specs(config, device) if not basis_path(store, spec).exists())
 
 
 def calibrate(
-    rows: Sequence[ManifestRow], store: Path, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
+    rows: Sequence[ManifestRow], store: Place, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
     report: Progress, *, overwrite: bool = False,
-) -> list[Path]:  # fmt: skip
+) -> list[Place]:  # fmt: skip
     """Fit and save the bases of the dense teachers `specs` on a sample of `rows`; returns their paths.
 
     A scene that fails is replaced by the next one of the draw. Raises CacheError when none can be used.
@@ -87,7 +86,7 @@ def calibrate(
                 merged[spec] = merged[spec].merge(moments) if spec in merged else moments
     if used == 0:
         raise CacheError(f"calibration: none of {len(draw)} scenes can be used; the first: {first_error}")
-    paths = []
+    paths: list[Place] = []
     for spec in specs:
         teacher = shared_teacher(spec, device)
         basis = phi_s(merged[spec], spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
@@ -125,7 +124,7 @@ def scene_moments(job: CalibrationJob) -> SceneMoments:
         return SceneMoments(error=f"scene {job.row.scene_id}: {one_line(error)}")
 
 
-def save_basis(basis: TeacherBasis, path: Path, *, overwrite: bool) -> Path:
+def save_basis(basis: TeacherBasis, path: Place, *, overwrite: bool) -> Place:
     """Write a basis that is not there yet; whoever comes second keeps the first one's, unless told to overwrite.
 
     Shards that start at the same moment all calibrate. On unlike machines their bases may differ in the last bit, and a
@@ -134,14 +133,7 @@ def save_basis(basis: TeacherBasis, path: Path, *, overwrite: bool) -> Path:
     if overwrite:
         basis.save(path)
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        basis.save(own)
-        with contextlib.suppress(FileExistsError):
-            os.link(own, path)
-    finally:
-        own.unlink(missing_ok=True)
+    create_bytes_atomically(path, basis.to_bytes())
     return path
 
 

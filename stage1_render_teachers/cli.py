@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from chorus_common.cache import verify_store
+from chorus_common.cache import published_scenes, verify_store
 from chorus_common.config import load_config
 from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from chorus_common.manifest import Manifest
+from chorus_common.places import Place, PlaceType
 from chorus_common.progress import duration, progress
 from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
@@ -36,7 +37,7 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 _scenes = _options(
     click.option("--manifest", required=True, type=click.Path(path_type=Path), help="scenes, from chorus-data index"),
-    click.option("--store", required=True, type=click.Path(path_type=Path), help="folder of the teacher caches"),
+    click.option("--store", required=True, type=PlaceType(), help="folder of the teacher caches, or s3://BUCKET/PATH"),
     click.option("--split", default=None, help="only scenes of this split"),
     click.option("--dataset", default=None, help="only scenes of this data set"),
     click.option("--json", "as_json", is_flag=True, help="print one JSON object"),
@@ -83,7 +84,7 @@ def command() -> None:
     help="stop after this many failed scenes; 0 = never",
 )
 def run(
-    manifest: Path, store: Path, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config: Path | None, settings: tuple[str, ...], shard: str, max_failures: int, **how: Any,
 ) -> int:  # fmt: skip
     """Publish the cache of every scene; go on where an earlier run stopped."""
@@ -107,7 +108,7 @@ def run(
 @_scenes
 @_settings
 def calibrate(
-    manifest: Path, store: Path, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config: Path | None, settings: tuple[str, ...], overwrite: bool, **how: Any,
 ) -> int:  # fmt: skip
     """Fit the teacher bases that the store lacks (run does so by itself)."""
@@ -116,7 +117,7 @@ def calibrate(
     prepare_store(store)
     device = how["device"]
     wanted = dense_specs(resolved, device) if overwrite else missing_bases(store, resolved, device)
-    paths: list[Path] = []
+    paths: list[Place] = []
     if wanted:
         with (
             open_pool(RunConfig(**how)) as pool,
@@ -134,7 +135,7 @@ def calibrate(
 
 @command.command()
 @_scenes
-def status(manifest: Path, store: Path, split: str | None, dataset: str | None, as_json: bool) -> int:
+def status(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Done, failed with reasons, pending; speed, time left, size, coverage."""
     state = store_status(select_rows(Manifest.read(manifest), split, dataset), store)
     click.echo(json.dumps(state.as_dict()) if as_json else describe(state))
@@ -143,10 +144,11 @@ def status(manifest: Path, store: Path, split: str | None, dataset: str | None, 
 
 @command.command()
 @_scenes
-def verify(manifest: Path, store: Path, split: str | None, dataset: str | None, as_json: bool) -> int:
+def verify(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Check every byte of every published scene."""
     rows = select_rows(Manifest.read(manifest), split, dataset)
-    published = [row for row in rows if scene_path(store, row).exists()]
+    there = set(published_scenes(store))
+    published = [row for row in rows if scene_path(store, row) in there]
     problems: dict[str, list[str]] = {}
     with progress(len(published), "verify") as report:
         for row in published:

@@ -6,21 +6,22 @@ long each step took and how large the result is.
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chorus_common.atomic import atomic_path
+from chorus_common.atomic import write_bytes_atomically
 from chorus_common.errors import CacheError
+from chorus_common.places import Place
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -79,9 +80,9 @@ class OutcomeLog:
     outcomes are lost when the process is killed; the scenes themselves are not.
     """
 
-    def __init__(self, store: Path, *, every: float = 2.0) -> None:
+    def __init__(self, store: Place, *, every: float = 2.0) -> None:
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self._stem = store / "outcomes" / f"{started}-{socket.gethostname()}-{os.getpid()}"
+        self._folder, self._stem = store / "outcomes", f"{started}-{socket.gethostname()}-{os.getpid()}"
         self._every, self._last = every, time.monotonic()
         self._part, self._rows, self._written = 0, list[SceneOutcome](), 0
 
@@ -95,8 +96,9 @@ class OutcomeLog:
         if self._written == len(self._rows):
             return
         self._last = time.monotonic()
-        with atomic_path(self._stem.with_name(f"{self._stem.name}-{self._part:04d}.parquet")) as temporary:
-            pq.write_table(to_table(self._rows), temporary)
+        content = io.BytesIO()
+        pq.write_table(to_table(self._rows), content)
+        write_bytes_atomically(self._folder / f"{self._stem}-{self._part:04d}.parquet", content.getvalue())
         self._written = len(self._rows)
         if len(self._rows) >= ROWS_PER_FILE:
             self._part, self._rows, self._written = self._part + 1, [], 0
@@ -114,16 +116,17 @@ def to_table(outcomes: Iterable[SceneOutcome]) -> pa.Table:
     return pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=SCHEMA)
 
 
-def read_outcomes(store: Path) -> dict[str, SceneOutcome]:
+def read_outcomes(store: Place) -> dict[str, SceneOutcome]:
     """The last outcome of every scene that any run on `store` has met, by "dataset/scene_id".
 
     A skipped scene says nothing new, so its earlier outcome stands where there is one. Raises CacheError for a file
     that cannot be read.
     """
     rows: list[SceneOutcome] = []
-    for path in sorted((store / "outcomes").glob("[!.]*.parquet")):
+    files: list[Place] = list((store / "outcomes").glob("[!.]*.parquet"))
+    for path in sorted(files, key=str):
         try:
-            table = pq.read_table(path, schema=SCHEMA)
+            table = pq.read_table(io.BytesIO(path.read_bytes()), schema=SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise CacheError(
                 f"{path}: not a readable outcome file ({error}); delete it, the scenes are unaffected"

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from chorus_common.errors import CacheError, ConfigError
+from chorus_common.places import Place
 from chorus_common.standardise import TeacherBasis
 from stage1_render_teachers.mask_embeddings import mask_embedder
 from stage1_render_teachers.render_views import config_grid
@@ -35,7 +35,7 @@ class TeacherPlan:
     basis: str = ""
 
 
-def basis_path(store: Path, spec: str) -> Path:
+def basis_path(store: Place, spec: str) -> Place:
     """Where the basis of a dense teacher lies."""
     return store / "bases" / f"{teacher_name(spec)}.safetensors"
 
@@ -47,14 +47,14 @@ def shared_teacher(spec: str, device: str) -> Teacher:
 
 
 @lru_cache(maxsize=16)
-def _load_basis(path: Path, fingerprint: str) -> TeacherBasis:
+def _load_basis(path: Place, fingerprint: str) -> TeacherBasis:
     basis = TeacherBasis.load(path)
     if basis.fingerprint != fingerprint:
         raise CacheError(f"{path}: the basis was replaced while this run was going on; run the same command again")
     return basis
 
 
-def load_basis(store: Path, plan: TeacherPlan) -> TeacherBasis:
+def load_basis(store: Place, plan: TeacherPlan) -> TeacherBasis:
     """The basis that `plan` was made with, read once per process."""
     return _load_basis(basis_path(store, plan.spec), plan.basis)
 
@@ -64,7 +64,7 @@ def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
     return next((teacher for teacher in teachers if isinstance(teacher, DenseTeacher) and teacher.text_aligned), None)
 
 
-def plan_teachers(store: Path, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
+def plan_teachers(store: Place, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
     """The teachers of `config`, built once to prove that they can be, and their bases under `store`.
 
     Raises ConfigError for an unknown teacher, one that differs from what its basis was fitted on, or one that cannot

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from chorus_common.bucket import BucketPath
 from chorus_common.cache import sweep_orphans
 from chorus_common.errors import CacheError, ManifestError
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.places import Place
 from chorus_common.progress import Progress, progress
 from stage1_render_teachers.calibrate import calibrate, missing_bases
 from stage1_render_teachers.cluster import Pool, WorkerLost, open_pool
@@ -42,7 +44,7 @@ class RunSummary:
 
 
 def run_stage1(
-    rows: Sequence[ManifestRow], store: Path, config: Stage1Config, run: RunConfig,
+    rows: Sequence[ManifestRow], store: Place, config: Stage1Config, run: RunConfig,
     *, calibration_rows: Sequence[ManifestRow] | None = None,
 ) -> RunSummary:  # fmt: skip
     """Publish the cache of every scene in `rows` under `store`.
@@ -97,8 +99,8 @@ def run_jobs(
 
 
 def ensure_bases(
-    rows: Sequence[ManifestRow], store: Path, config: Stage1Config, run: RunConfig, pool: Pool
-) -> list[Path]:
+    rows: Sequence[ManifestRow], store: Place, config: Stage1Config, run: RunConfig, pool: Pool
+) -> list[Place]:
     """Fit the bases that `store` lacks; the paths of those that were fitted now."""
     missing = missing_bases(store, config, run.device)
     if not missing:
@@ -125,8 +127,11 @@ def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> l
     return rows
 
 
-def prepare_store(store: Path) -> None:
-    """Make the store's folder. Raises CacheError when that cannot be."""
+def prepare_store(store: Place) -> None:
+    """Make the store's folder, or see that the bucket can be used. Raises CacheError when that cannot be."""
+    if isinstance(store, BucketPath):
+        check_bucket(store)
+        return
     if store.exists() and not store.is_dir():
         raise CacheError(f"--store {store}: is a file; give a folder")
     try:
@@ -135,3 +140,16 @@ def prepare_store(store: Path) -> None:
         raise CacheError(f"--store {store}: cannot be made ({error.strerror})") from None
     if not os.access(store, os.W_OK | os.X_OK):
         raise CacheError(f"--store {store}: cannot be written to")
+
+
+def check_bucket(store: BucketPath) -> None:
+    """See that `store` can be written to and that its server creates an object once only, on which publishing rests.
+
+    Raises CacheError.
+    """
+    probe = store / f".probe-{uuid.uuid4().hex}"
+    try:
+        if not probe.create_bytes(b"first") or probe.create_bytes(b"second"):
+            raise CacheError(f"--store {store}: this server ignores If-None-Match, so that two writers would clash")
+    finally:
+        probe.unlink()

@@ -10,11 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shutil
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +21,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader, fingerprint
+from chorus_common.cache import (
+    GridAttributes,
+    SceneCache,
+    SceneCacheWriter,
+    SceneHeader,
+    fingerprint,
+    is_published,
+    published_bytes,
+    unpublish,
+)
 from chorus_common.errors import CacheError, ChorusError, SceneError, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow, path_digest
+from chorus_common.places import Place
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
@@ -42,14 +50,14 @@ class SceneJob:
     """All that a worker needs to know to do one scene."""
 
     row: ManifestRow
-    store: Path
+    store: Place
     config: Stage1Config
     teachers: tuple[TeacherPlan, ...]
     device: str = "cpu"
     overwrite: bool = False
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         return self.store / self.row.dataset / f"{self.row.scene_id}.zarr"
 
 
@@ -151,7 +159,7 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
         job.row.dataset,
         job.row.scene_id,
         "done" if published else "skipped",  # another process was first; what it published is the same
-        bytes=folder_bytes(job.path),
+        bytes=published_bytes(job.path),
         n_gaussians=len(scene),
         n_views=len(cameras),
         coverage=coverage,
@@ -186,18 +194,13 @@ def scene_fingerprint(job: SceneJob) -> str:
     )
 
 
-def folder_bytes(path: Path) -> int:
-    """Sum of the sizes of all files under `path`."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
 def already_published(job: SceneJob) -> bool:
     """Whether the scene's cache is there with the fingerprint this job would give it.
 
     A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError
     otherwise: mixing settings in one store, or trusting a broken cache, must be somebody's decision.
     """
-    if not job.path.exists():
+    if not is_published(job.path):
         return False
     try:
         found = SceneCache.open(job.path).fingerprint
@@ -210,15 +213,6 @@ def already_published(job: SceneJob) -> bool:
         raise CacheError(f"scene {job.row.scene_id}: {problem}; give --overwrite to redo it, or use another --store")
     unpublish(job.path)
     return False
-
-
-def unpublish(path: Path) -> None:
-    """Take a published cache away: one rename, then removal at leisure (a kill in between leaves only a `.tmp-`
-    folder).
-    """
-    condemned = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    os.rename(path, condemned)
-    shutil.rmtree(condemned)
 
 
 def failure_line(job: SceneJob, error: Exception) -> str:

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from chorus_common.cache import SceneCache
+from chorus_common.cache import SceneCache, published_bytes, published_scenes
 from chorus_common.errors import CacheError, one_line
 from chorus_common.manifest import ManifestRow
+from chorus_common.places import Place
 from chorus_common.progress import duration
 from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
-from stage1_render_teachers.scene_task import folder_bytes
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,26 @@ class StoreStatus:
         return asdict(self)
 
 
-def scene_path(store: Path, row: ManifestRow) -> Path:
+def scene_path(store: Place, row: ManifestRow) -> Place:
     """Where the cache of a scene is published."""
     return store / row.dataset / f"{row.scene_id}.zarr"
 
 
-def store_status(rows: Sequence[ManifestRow], store: Path) -> StoreStatus:
+def store_status(rows: Sequence[ManifestRow], store: Place) -> StoreStatus:
     """The state of `store` for the scenes `rows`. Raises CacheError when there is no such store."""
     if not store.is_dir():
         raise CacheError(f"--store {store}: no such folder; chorus-stage1 run makes it")
     outcomes = read_outcomes(store)
+    published = set(
+        published_scenes(store)
+    )  # one listing: asking for every scene would cost a request each in a bucket
     done: dict[str, SceneOutcome] = {}
     failed: dict[str, str] = {}
     for row in rows:
         key = f"{row.dataset}/{row.scene_id}"
         outcome = outcomes.get(key)
         path = scene_path(store, row)
-        if path.exists():
+        if path in published:
             done[key] = outcome if outcome and outcome.status == "done" else _from_cache(row, path)
         elif outcome is not None and outcome.status == "failed":
             failed[key] = outcome.error
@@ -102,15 +104,16 @@ def scenes_per_hour(done: Sequence[SceneOutcome]) -> float:
     return 3600 * len(stretch) / max(stretch[0].finished - start, 1e-3)
 
 
-def _from_cache(row: ManifestRow, path: Path) -> SceneOutcome:
+def _from_cache(row: ManifestRow, path: Place) -> SceneOutcome:
     """The outcome of a scene whose record was lost with a killed run (or whose store is damaged: then a bare one)."""
-    blank = SceneOutcome(row.dataset, row.scene_id, "done", bytes=folder_bytes(path))
+    size = 0
     try:
+        size = published_bytes(path)
         attributes = SceneCache.open(path).attributes
     except CacheError as error:
-        return SceneOutcome(row.dataset, row.scene_id, "done", error=one_line(error), bytes=blank.bytes)
+        return SceneOutcome(row.dataset, row.scene_id, "done", error=one_line(error), bytes=size)
     return SceneOutcome(
-        row.dataset, row.scene_id, "done", bytes=blank.bytes, n_gaussians=attributes.n_gaussians,
+        row.dataset, row.scene_id, "done", bytes=size, n_gaussians=attributes.n_gaussians,
         n_views=attributes.n_views,
         coverage=next((v for k, v in attributes.measures.items() if k.startswith("covered_by_")), attributes.coverage),
     )  # fmt: skip

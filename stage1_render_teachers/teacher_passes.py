@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from chorus_common.cache import EmbeddingSource, SceneCacheWriter
 from chorus_common.errors import CacheError, SceneError
+from chorus_common.places import Place
 from chorus_common.quantise import Quantiser
 from stage1_render_teachers.fidelity import Fidelity
 from stage1_render_teachers.mask_embeddings import mask_embedder
@@ -43,7 +43,7 @@ class TeacherPass(Protocol):
 
 
 def open_passes(
-    writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: Path, config: Stage1Config, device: str,
+    writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: Place, config: Stage1Config, device: str,
     n_gaussians: int,
 ) -> list[TeacherPass]:  # fmt: skip
     """A pass per teacher, dense ones first: masks are given embeddings by the first text-aligned one."""
@@ -71,7 +71,7 @@ class DensePass:
     """Features -> standardised -> codes; measures what storing them costs after lifting."""
 
     def __init__(
-        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: Path, config: Stage1Config,
+        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: Place, config: Stage1Config,
         n_gaussians: int,
     ) -> None:  # fmt: skip
         self.name = plan.name

@@ -2,6 +2,7 @@
 docs/cache.md.
 """
 
+from chorus_common.cache.files import is_published, published_bytes, published_scenes, unpublish
 from chorus_common.cache.fingerprint import fingerprint
 from chorus_common.cache.orphans import sweep_orphans
 from chorus_common.cache.reader import SceneCache
@@ -19,6 +20,10 @@ __all__ = [
     "SceneCacheWriter",
     "SceneHeader",
     "fingerprint",
+    "is_published",
+    "published_bytes",
+    "published_scenes",
     "sweep_orphans",
+    "unpublish",
     "verify_store",
 ]

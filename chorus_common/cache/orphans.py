@@ -1,4 +1,4 @@
-"""Temporary folders that a killed writer left behind."""
+"""What a killed writer left behind: temporary folders, and objects in a bucket that no published scene refers to."""
 
 from __future__ import annotations
 
@@ -8,18 +8,36 @@ import os
 import shutil
 from pathlib import Path
 
+from chorus_common.bucket import BucketPath
+from chorus_common.cache.files import uploads
 from chorus_common.cache.schema import TEMPORARY_PREFIX
+from chorus_common.cache.writer import scratch_folder
+from chorus_common.places import Place, parse_place
+
+#: Seconds for which an upload that nobody refers to may still be going on; far longer than a scene takes, because a
+#: bucket has no locks and its clock is not ours.
+UPLOAD_PATIENCE = 24 * 3600.0
 
 
-def sweep_orphans(folder: str | Path, *, older_than: float) -> list[Path]:
+def sweep_orphans(folder: str | Place, *, older_than: float, upload_patience: float = UPLOAD_PATIENCE) -> list[Place]:
     """Remove temporary folders in `folder` that nothing was written to since `older_than` (seconds since the epoch) and
-    nobody holds open.
+    nobody holds open; in a bucket also the objects of uploads that ended `upload_patience` seconds before that and
+    were never published.
 
     Pass the start of the job, so that writers of this job are safe even where the file system has no locks. Returns
     what was removed.
     """
+    folder = parse_place(folder)
+    scratch = scratch_folder(folder / "any.zarr")
+    removed: list[Place] = list(_sweep_folders(scratch, older_than))
+    if isinstance(folder, BucketPath):
+        removed += _sweep_uploads(folder, older_than - upload_patience)
+    return removed
+
+
+def _sweep_folders(folder: Path, older_than: float) -> list[Path]:
     removed = []
-    for path in sorted(Path(folder).glob(f"{TEMPORARY_PREFIX}*")):
+    for path in sorted(folder.glob(f"{TEMPORARY_PREFIX}*")):
         if not path.is_dir() or path.is_symlink() or _newest(path) >= older_than:
             continue
         try:
@@ -34,6 +52,18 @@ def sweep_orphans(folder: str | Path, *, older_than: float) -> list[Path]:
             pass
         finally:
             os.close(lock)
+    return removed
+
+
+def _sweep_uploads(folder: BucketPath, older_than: float) -> list[BucketPath]:
+    removed = []
+    for objects, needed in uploads(folder).items():
+        if needed:
+            continue
+        times = [time for _, time in objects.files().values()]
+        if times and max(times) < older_than:
+            objects.remove_tree()
+            removed.append(objects)
     return removed
 
 

@@ -285,9 +285,9 @@ def test_missing_store_and_missing_list(tmp_path: Path) -> None:
 
 
 def test_records_round_trip(store: Path) -> None:
-    records = load_records(store)
+    records = load_records(FolderFiles(store))
     assert set(records) == {p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()} - {FILES}
-    assert all(record_file(store / name) == record for name, record in records.items())
+    assert all(record_file(FolderFiles(store), name) == record for name, record in records.items())
 
 
 def dense(writer: SceneCacheWriter) -> DenseTeacherWriter:
