@@ -8,6 +8,7 @@ amount and not the draw.
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 import zlib
@@ -155,7 +156,7 @@ def _read_json(path: Path) -> Any:
 
 def _read_torch(path: Path) -> Any:
     # ScanNet's files hold numpy arrays; these constructors make arrays and nothing else.
-    core = np._core.multiarray
+    core = importlib.import_module("numpy._core.multiarray")
     kinds = {type(np.dtype(kind)) for kind in ("i4", "i8", "u4", "u8")}
     with torch.serialization.safe_globals([core._reconstruct, core.scalar, np.ndarray, np.dtype, *kinds]):
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -7,7 +7,7 @@ bootstrap over scenes, another definition. A scene of ScanNet200 takes a few kil
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,8 @@ class SceneScores:
 
     def evaluator(self, row: str, scenes: Iterable[str] | None = None) -> InstanceEvaluator:
         """An evaluator that has counted `scenes` (None: all; a name may repeat) of `row`."""
-        evaluator = InstanceEvaluator(self.thing_names, min_region_size=self.min_region)
-        for name in self.instances[row] if scenes is None else scenes:
-            evaluator.include(self.instances[row][name])
+        evaluator = InstanceEvaluator(self.thing_names, min_region_size=self.min_region, groups=self.groups)
+        evaluator.scenes += [self.instances[row][name] for name in (self.instances[row] if scenes is None else scenes)]
         return evaluator
 
     def merge(self, other: SceneScores) -> None:
@@ -130,13 +129,6 @@ def sparse_counts(matrix: ConfusionMatrix) -> list[list[int]]:
     return np.stack([truth, predicted, matrix.counts[truth, predicted]], axis=1).tolist()
 
 
-def plain_matches(matches: SceneMatches) -> dict[str, list[Any]]:
-    """Matches of a scene as plain lists, which JSON can carry."""
-    return {name: getattr(matches, name).tolist() for name in _MATCHES}
-
-
-def matches_of(record: dict[str, Any]) -> SceneMatches:
-    """Inverse of `plain_matches`."""
-    return SceneMatches(
-        **{name: np.array(record[name], dtype=np.float64 if name == "pred_score" else np.int64) for name in _MATCHES}
-    )
+def matches_of(state: Mapping[str, Any]) -> SceneMatches:
+    """The matches of a scene from one entry of `InstanceEvaluator.state`."""
+    return InstanceEvaluator(()).merge([state]).scenes[0]

@@ -90,10 +90,10 @@ def markdown(lines: Sequence[Line], command: str) -> str:
         parts.append("")
     failed = [line for line in ours if line["problem"]]
     if failed:
-        rows = [(_where(line), line["problem"]) for line in failed]
-        parts += ["## Failed", "", markdown_table(("cell", "reason"), rows), ""]
-    rows = [(_where(line), f"`{line['command']}`") for line in ours if line["command"]]
-    return "\n".join([*parts, "## Commands", "", markdown_table(("line", "command"), rows), ""])
+        reasons = [(_where(line), str(line["problem"])) for line in failed]
+        parts += ["## Failed", "", markdown_table(("cell", "reason"), reasons), ""]
+    commands = [(_where(line), f"`{line['command']}`") for line in ours if line["command"]]
+    return "\n".join([*parts, "## Commands", "", markdown_table(("line", "command"), commands), ""])
 
 
 def _summary(group: Sequence[Line]) -> str:

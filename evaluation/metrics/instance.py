@@ -18,8 +18,8 @@ and left out of means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -65,18 +65,26 @@ class InstanceEvaluator:
             (void).
         overlaps: IoU thresholds, official by default.
         min_region_size: vertices; smaller predictions are dropped, smaller ground truths are ignored.
+        groups: name -> class names, e.g. head, common, tail of ScanNet200; each gets its own means.
     """
 
-    def __init__(self, class_names: Sequence[str], *, overlaps: F64 = OVERLAPS, min_region_size: int = 100) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        overlaps: F64 = OVERLAPS,
+        min_region_size: int = 100,
+        groups: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.class_names = tuple(class_names)
+        index = {name: i for i, name in enumerate(self.class_names)}
+        self.groups = {
+            group: np.array([index[name] for name in names if name in index], dtype=np.int64)
+            for group, names in (groups or {}).items()
+        }
         self.overlaps = np.asarray(overlaps, dtype=np.float64)
         self.min_region_size = int(min_region_size)
         self.scenes: list[SceneMatches] = []
-
-    def include(self, scene: SceneMatches) -> InstanceEvaluator:
-        """Count a scene that another evaluator (of the same classes and regions) has matched: any process may do it."""
-        self.scenes.append(scene)
-        return self
 
     def add(
         self,
@@ -137,6 +145,20 @@ class InstanceEvaluator:
         )
         return self
 
+    def state(self) -> list[dict[str, list[float]]]:
+        """What was counted so far, scene by scene, as plain JSON; `merge` takes it back exactly."""
+        return [{f.name: getattr(scene, f.name).tolist() for f in fields(scene)} for scene in self.scenes]
+
+    def merge(self, state: Sequence[Mapping[str, Sequence[float]]]) -> InstanceEvaluator:
+        """Add the scenes of another evaluator's `state`; it must have had the same classes and minimum size."""
+        for scene in state:
+            arrays: dict[str, Any] = {
+                f.name: np.array(scene[f.name], dtype=np.float64 if f.name == "pred_score" else np.int64)
+                for f in fields(SceneMatches)
+            }
+            self.scenes.append(SceneMatches(**arrays))
+        return self
+
     def average_precision(self) -> InstanceScores:
         """AP of every class at every overlap: `InstanceScores.ap` [K, O]."""
         k, o = len(self.class_names), len(self.overlaps)
@@ -165,7 +187,7 @@ class InstanceEvaluator:
             order = np.lexsort((scores, classes))
             bounds = np.searchsorted(classes[order], np.arange(k + 1))
             ap[:, oi] = step_areas(bounds, scores[order], order < n_hits, n_gt, n_pred)
-        return InstanceScores(self.class_names, self.overlaps, ap, n_gt, n_pred)
+        return InstanceScores(self.class_names, self.overlaps, ap, n_gt, n_pred, self.groups)
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,7 @@ class InstanceScores:
     ap: F64
     n_gt: I64
     n_pred: I64
+    groups: Mapping[str, I64] = field(default_factory=dict)
 
     @property
     def per_class(self) -> F64:
@@ -193,7 +216,8 @@ class InstanceScores:
         table = self.per_class
         return {
             "definition": "scannet official AP",
-            **{name: _plain(_mean(table[:, i])) for i, name in enumerate(("ap", "ap50", "ap25"))},
+            **_means(table),
+            "groups": {name: _means(table[rows]) for name, rows in self.groups.items()},
             "per_class": {
                 name: {
                     **{key: _plain(float(v)) for key, v in zip(("ap", "ap50", "ap25"), row)},
@@ -203,6 +227,11 @@ class InstanceScores:
                 for name, row, g, p in zip(self.class_names, table, self.n_gt, self.n_pred)
             },
         }
+
+
+def _means(table: F64) -> dict[str, float | None]:
+    """AP, AP50 and AP25 as means over the classes of `table` [K, 3] that have ground truth."""
+    return {name: _plain(_mean(table[:, i])) for i, name in enumerate(("ap", "ap50", "ap25"))}
 
 
 @njit(cache=True, nogil=True)

@@ -30,7 +30,7 @@ from evaluation.heads.grouping import Instances
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.metrics.semantic import ConfusionMatrix
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
-from evaluation.scene_scores import SceneScores, matches_of, plain_matches, sparse_counts
+from evaluation.scene_scores import SceneScores, matches_of, sparse_counts
 from evaluation.scenes import EvalScene, Selection
 from evaluation.targets import Target, TargetKind, open_target
 from evaluation.tasks.probe import random_twin
@@ -133,7 +133,7 @@ class ScoreScene:
         matrix = ConfusionMatrix(self.scores.class_names).add(target.labels, classes, who=scene.name)
         piece: Piece = {"counts": sparse_counts(matrix)}
         if instance:
-            piece["matches"] = plain_matches(self._match(prediction, target, scene.name).scenes[0])
+            piece["matches"] = self._match(prediction, target, scene.name).state()[0]
         return piece
 
     def _match(self, prediction: ScenePrediction, target: Target, who: str) -> InstanceEvaluator:
@@ -152,21 +152,7 @@ def score_of(scores: SceneScores, row: str) -> dict[str, Any]:
     """All scores of one row, over all its scenes; instance scores under "instances"."""
     result = score_row(scores.total(row))
     if row in scores.instances:
-        result["instances"] = instance_scores(scores, row)
-    return result
-
-
-def instance_scores(scores: SceneScores, row: str, scenes: list[str] | None = None) -> dict[str, Any]:
-    """AP, AP50, AP25 per class and in the mean, with the means of the groups where the label space has them."""
-    found = scores.evaluator(row, scenes).average_precision()
-    table, result = found.per_class, found.as_dict()
-    result["groups"] = {}
-    for group, names in scores.groups.items():
-        rows = [i for i, name in enumerate(scores.thing_names) if name in names]
-        means = [table[rows, i][~np.isnan(table[rows, i])] for i in range(3)]
-        result["groups"][group] = {
-            key: float(values.mean()) if len(values) else None for key, values in zip(("ap", "ap50", "ap25"), means)
-        }
+        result["instances"] = scores.evaluator(row).average_precision().as_dict()
     return result
 
 
@@ -176,9 +162,9 @@ def scores_per_scene(scores: SceneScores) -> dict[str, dict[str, Any]]:
     for row, scenes in scores.semantic.items():
         for scene, matrix in scenes.items():
             values = matrix.scores().as_dict()
-            short = {key: values[key] for key in ("miou", "f_miou", "macc")}
+            short: dict[str, Any] = {key: values[key] for key in ("miou", "f_miou", "macc")}
             if row in scores.instances:
-                alone = instance_scores(scores, row, [scene])
+                alone = scores.evaluator(row, [scene]).average_precision().as_dict()
                 short |= {key: alone[key] for key in ("ap", "ap50", "ap25")}
             found.setdefault(scene, {})[row] = short
     return found
