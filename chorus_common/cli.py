@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from chorus_common.commands.prepare import prepare_command
 from chorus_common.dataset_index import build_manifest
 from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from chorus_common.inspection import inspect_path, summary_lines
@@ -61,6 +62,9 @@ def inspect(path: Path, as_json: bool, max_gaussians: int) -> int:
     report = inspect_path(path, max_gaussians=max_gaussians)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(summary_lines(report)))
     return EXIT_DONE
+
+
+cli.add_command(prepare_command)
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def build_manifest(source: str | Path, root: str | Path | None = None, *, skippe
     for split, patterns in description.scenes.items():
         listed, found = lists.get(split), set()
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            for path, scene_id in _matches(source, root, pattern):
+            for path, scene_id in matching_paths(source, root, pattern):
                 if listed is not None and scene_id not in listed:
                     continue
                 found.add(scene_id)
@@ -120,7 +120,7 @@ def _row(root: Path, description: DatasetDescription, split: str, path: Path, sc
     )  # fmt: skip
 
 
-def _matches(source: Path, root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
+def matching_paths(source: Path | str, root: Path, pattern: str) -> Iterator[tuple[Path, str]]:
     """Paths under `root` that match, sorted, with their scene ids. Hidden names never match."""
     parts = PurePosixPath(pattern).parts
     if not parts or pattern.startswith("/") or ".." in parts or "**" in pattern or pattern.count("{scene_id}") > 1:

@@ -1,0 +1,1 @@
+"""Commands of chorus-data, one file each."""
