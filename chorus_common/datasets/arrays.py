@@ -22,7 +22,7 @@ def load_array(path: Path) -> NDArray[Any]:
 
 
 def ids_1d(path: Path, n: int) -> NDArray[np.int64]:
-    """The integers at `path` as [n]: one per point, or the first of several columns (S3DIS [N, 1], ScanNet++ [N, k])."""
+    """The integers at `path` as [n]: one per point, or the first of several columns (S3DIS has one, ScanNet++ more)."""
     array = load_array(path)
     if array.ndim == 2 and array.shape[1] >= 1:
         array = array[:, 0]

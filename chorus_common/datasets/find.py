@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chorus_common.dataset_index import matching_paths
 from chorus_common.datasets.raw_scene import SceneSource
-from chorus_common.datasets.settings import SplitLists
+from chorus_common.datasets.settings import SceneIds, SplitLists
 from chorus_common.errors import ManifestError
 from chorus_common.manifest import check_name
 
@@ -50,17 +50,25 @@ def _list(name: str, root: Path) -> tuple[str, ...]:
     return ids
 
 
-def find_by_pattern(scenes: dict[str, str], lists: SplitLists, root: Path, wanted: list[str], what: str) -> Found:
+def find_by_pattern(
+    scenes: dict[str, str], lists: SplitLists, root: Path, wanted: list[str], ids: SceneIds = "name"
+) -> Found:
     """Scenes whose paths match the pattern of their split; with a list, only those on it, in the paths' order.
 
-    what: name of the files' description, for errors. `files` of the sources are the paths themselves.
+    ids: a scene is called by its own name, or by its whole path below the root ("Area_1/office_1" -> Area_1_office_1).
+    `files` of the sources are the paths themselves. Raises ManifestError for a bad pattern, name or list.
     """
     listed, found = read_split_lists(lists, root), Found()
     for split, pattern in scenes.items():
         if wanted and split not in wanted:
             continue
-        check_name(split, f"{what}: split")
-        there = {scene_id: path for path, scene_id in matching_paths(what, root, pattern)}
+        check_name(split, "release.scenes: split")
+        there: dict[str, Path] = {}
+        for path, name in matching_paths("release.scenes", root, pattern):
+            scene_id = name if ids == "name" else "_".join(path.relative_to(root).parts)
+            if scene_id in there:
+                raise ManifestError(f"{path}: scene id {scene_id} is already taken by {there[scene_id]}")
+            there[scene_id] = path
         take = [scene_id for scene_id in there if split not in listed or scene_id in set(listed[split])]
         if split in listed:
             note_missing(found, split, [scene_id for scene_id in listed[split] if scene_id not in there])

@@ -55,6 +55,7 @@ def trained_path(config: PrepareConfig, root: Path, source: SceneSource) -> tupl
 def from_points(points: LabelledPoints, grid: float, options: PointCloudOptions, name: str) -> LabelledGaussians:
     """One Gaussian per point, or per occupied cell of side `grid` metres: that of the cell's first point."""
     rows = first_per_cell(points.coord, grid) if grid > 0 else np.arange(len(points))
+    assert points.color is not None, "points that become Gaussians have colours"
     normals = None if points.normal is None else points.normal[rows]
     scene = points_to_gaussians(points.coord[rows], points.color[rows], normals, options, name=name)
     kept_all = len(rows) == len(points)

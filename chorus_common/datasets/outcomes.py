@@ -17,7 +17,7 @@ from chorus_common.atomic import atomic_path
 
 @dataclass(frozen=True)
 class Outcome:
-    """One scene: its summary (scene.json with the digest; empty where it failed), the error, whether this run made it."""
+    """One scene: its summary (scene.json and digest; empty where it failed), the error, whether this run made it."""
 
     scene_id: str
     split: str

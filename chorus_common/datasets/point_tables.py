@@ -26,7 +26,7 @@ _ID_SPACE = {"nyu40id": "scannet20", "scannet-id": "scannet200"}
 
 def find_point_tables(release: PointTables, root: Path, wanted: list[str]) -> Found:
     """The scenes of `release` under `root`."""
-    found = find_by_pattern(release.scenes, release.split_lists, root, wanted, "release.scenes")
+    found = find_by_pattern(release.scenes, release.split_lists, root, wanted)
     found.scenes = [
         replace(source, files=(source.path, *_beside(source, release.labels), *_beside(source, release.instances)))
         for source in found.scenes
@@ -34,7 +34,7 @@ def find_point_tables(release: PointTables, root: Path, wanted: list[str]) -> Fo
     return found
 
 
-def read_point_table(source: SceneSource, release: PointTables, label_spaces: list[str]) -> RawScene:
+def read_point_table(source: SceneSource, root: Path, release: PointTables, label_spaces: list[str]) -> RawScene:
     """One scene.
 
     Raises SceneError: a file is missing, damaged, of another length, or holds labels outside the label space.

@@ -20,7 +20,11 @@ from chorus_common.datasets.find import Found
 from chorus_common.datasets.gaussians import gaussians_of, trained_path
 from chorus_common.datasets.outcomes import Outcome, write_outcomes
 from chorus_common.datasets.point_tables import find_point_tables, read_point_table
+from chorus_common.datasets.pointcept import find_pointcept, read_pointcept
 from chorus_common.datasets.raw_scene import RawScene, SceneSource
+from chorus_common.datasets.s3dis import find_s3dis, read_s3dis
+from chorus_common.datasets.scannet import find_scannet, read_scannet_scan
+from chorus_common.datasets.scenesplat import find_scenesplat, read_scenesplat
 from chorus_common.datasets.settings import PrepareConfig
 from chorus_common.datasets.store import CAMERAS, publish, published
 from chorus_common.errors import ChorusError, ManifestError, one_line
@@ -34,13 +38,19 @@ MANIFEST = "manifest.parquet"
 
 
 class Layout(NamedTuple):
-    """How one kind of release is read: `find(release, root, wanted splits)`, `read(source, release, label spaces)`."""
+    """How one kind of release is read: `find(release, root, wanted splits)`, `read(source, root, release, label
+    spaces)`.
+    """
 
     find: Callable[[Any, Path, list[str]], Found]
-    read: Callable[[SceneSource, Any, list[str]], RawScene]
+    read: Callable[[SceneSource, Path, Any, list[str]], RawScene]
 
 
 LAYOUTS: dict[str, Layout] = {
+    "scannet": Layout(find_scannet, read_scannet_scan),
+    "s3dis": Layout(find_s3dis, read_s3dis),
+    "scenesplat": Layout(find_scenesplat, read_scenesplat),
+    "pointcept": Layout(find_pointcept, read_pointcept),
     "point-tables": Layout(find_point_tables, read_point_table),
 }
 
@@ -134,7 +144,7 @@ def prepare_scene(job: SceneJob) -> Outcome:
     source, config = job.source, job.config
     try:
         fingerprint = job.fingerprint()
-        raw = LAYOUTS[config.release.layout].read(source, config.release, config.label_spaces)
+        raw = LAYOUTS[config.release.layout].read(source, job.root, config.release, config.label_spaces)
         if raw.points is not None:
             raw.points.truth.check(str(source.path), len(raw.points))
         gaussians = gaussians_of(raw, source, job.root, config)

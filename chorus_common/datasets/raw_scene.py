@@ -68,11 +68,12 @@ class Annotations:
 class LabelledPoints:
     """The points that a benchmark scores, in the release's own order and frame.
 
-    coord [M, 3] f32 metres; color [M, 3] u8; normal [M, 3] f32 unit vectors or None.
+    coord [M, 3] f32 metres; color [M, 3] u8, None where the release has Gaussians and points without colours; normal
+    [M, 3] f32 unit vectors or None.
     """
 
     coord: NDArray[np.float32]
-    color: NDArray[np.uint8]
+    color: NDArray[np.uint8] | None
     normal: NDArray[np.float32] | None
     truth: Annotations
 

@@ -15,18 +15,19 @@ from chorus_common.scene_io import PointCloudOptions
 #: split -> file of scene ids (looked for in the release, then in data_manifests/splits), or the ids themselves.
 SplitLists = dict[str, str | list[str]]
 
+#: A scene is called by its file's or folder's own name, or by its whole path below the root.
+SceneIds = Literal["name", "path"]
+
 
 class ScannetRelease(Config):
     """ScanNet as its owners hand it out: scans/<id>/ with mesh, segments and objects, scans_test/<id>/ without."""
 
     layout: Literal["scannet"]
     #: split -> folder with the scans of that split.
-    folders: dict[str, str] = {"train": "scans", "val": "scans", "test": "scans_test"}
-    split_lists: SplitLists = {
-        "train": "scannetv2_train.txt", "val": "scannetv2_val.txt", "test": "scannetv2_test.txt",
-    }  # fmt: skip
+    folders: dict[str, str] = Field(default={"train": "scans", "val": "scans", "test": "scans_test"})
+    split_lists: SplitLists = Field(default={split: f"scannetv2_{split}.txt" for split in ("train", "val", "test")})
     #: Splits that come without annotations.
-    unlabelled: list[str] = ["test"]
+    unlabelled: list[str] = Field(default=["test"])
     #: From raw category to NYU40 and ScanNet200 ids.
     label_table: str = "scannetv2-labels.combined.tsv"
     #: Objects whose raw category is not in the table: the scene fails, or they count as unlabelled.
@@ -50,16 +51,17 @@ class SceneSplatFolders(Config):
 
     layout: Literal["scenesplat"]
     #: split -> pattern of the scenes' folders ({scene_id} marks the id).
-    scenes: dict[str, str] = {"train": "train/*", "val": "val/*", "test": "test/*"}
-    split_lists: SplitLists = {}
+    scenes: dict[str, str] = Field(default={split: f"{split}/*" for split in ("train", "val", "test")})
+    split_lists: SplitLists = Field(default={})
 
 
 class PointceptFolders(Config):
     """Pointcept's preprocessed points: <split>/<scene>/{coord,color,normal,segment*,instance}.npy."""
 
     layout: Literal["pointcept"]
-    scenes: dict[str, str] = {"train": "train/*", "val": "val/*", "test": "test/*"}
-    split_lists: SplitLists = {}
+    scenes: dict[str, str] = Field(default={split: f"{split}/*" for split in ("train", "val", "test")})
+    split_lists: SplitLists = Field(default={})
+    scene_ids: SceneIds = "name"
 
 
 class PointTables(Config):
@@ -68,7 +70,7 @@ class PointTables(Config):
     layout: Literal["point-tables"]
     #: split -> pattern of the table [M, >= 6] (x, y, z, r, g, b), with {scene_id} once.
     scenes: dict[str, str]
-    split_lists: SplitLists = {}
+    split_lists: SplitLists = Field(default={})
     #: File of the labels beside the table, with {scene_id}; "" = none.
     labels: str = ""
     #: What the labels are: class indices of the label space, or ids of the release ("nyu40id", "scannet-id").
@@ -87,7 +89,7 @@ Release = Annotated[
 class TrainedGaussians(Config):
     """Gaussians trained elsewhere, which take the place of those made from the points."""
 
-    #: Path of a scene's Gaussians with {scene_id} (and {split}), absolute or below the root; "" = make them from points.
+    #: Path of a scene's Gaussians with {scene_id} (and {split}), absolute or below the root; "" = none were trained.
     path: str = ""
     #: Gaussians further than this outside the points' bounding box are dropped, in metres.
     margin: float = Field(default=0.25, ge=0)
@@ -110,7 +112,7 @@ class PrepareConfig(Config):
     #: How points become Gaussians.
     points: PointCloudOptions = PointCloudOptions()
     #: Splits to prepare; empty = all.
-    splits: list[str] = []
+    splits: list[str] = Field(default=[])
 
     @model_validator(mode="after")
     def _known_spaces(self) -> PrepareConfig:

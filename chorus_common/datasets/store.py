@@ -1,7 +1,7 @@
 """One prepared scene on disk: a folder that `read_scene` and the evaluation read as it is.
 
     <out>/<data set>/<scene id>/coord, color, opacity, scale, quat, normal .npy    Gaussians [N] (scene_io.npy_folder)
-                                segment20, segment200, segment, ... .npy           their labels, one file per label space
+                                segment20, segment200, segment, ... .npy           their labels, per label space
                                 instance.npy                                       their instances
                                 pc_coord.npy [M, 3], pc_<segment file>.npy, pc_instance.npy    the points to score, all
                                 transforms.json                                    cameras, where the release has them
@@ -83,7 +83,8 @@ def _write(folder: Path, raw: RawScene, gaussians: LabelledGaussians, label_spac
         "gaussian_labels": _counts(gaussians.labels, label_spaces, len(plain)),
     }  # fmt: skip
     if raw.points is not None:
-        truth = {"coord": raw.points.coord} | _labels_to_write(raw.points.truth, label_spaces)
+        truth: dict[str, NDArray[Any]] = {"coord": raw.points.coord}
+        truth |= _labels_to_write(raw.points.truth, label_spaces)
         for stem, values in truth.items():
             if gaussians.all_points:
                 _link(folder / f"{stem}.npy", folder / f"pc_{stem}.npy")
