@@ -24,6 +24,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from stage2_distill.gaussiancross.raster.projection import (
+    COLUMN,
     CUT,
     DEPTH,
     GRAD_DEPTH,
@@ -38,10 +39,12 @@ from stage2_distill.gaussiancross.raster.projection import (
     MEAN_Y,
     MIN_ALPHA,
     OPACITY,
+    ROW,
+    SLOPE,
     XX,
     XY,
     YY,
-)  # fmt: skip
+)
 from stage2_distill.gaussiancross.raster.tiles import TILE
 
 Floats = NDArray[np.floating]
@@ -51,15 +54,7 @@ MAX_ALPHA = 0.999
 MIN_TRANSMITTANCE = 1e-4
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _sigma(splat: Floats, dx: float, dy: float) -> float:
-    """Exponent at an offset from the mean, as a sum of two squares: the plain form cancels for thin splats."""
-    xx, xy = float(splat[XX]), float(splat[XY])
-    along = dx + xy / xx * dy
-    return 0.5 * (xx * along * along + (float(splat[YY]) - xy * xy / xx) * dy * dy)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def blend_row(
     tile_row: int, splats: Floats, values: Floats, start: Ints, ranks: Ints,
     picture: Floats, depth: Floats, rest: NDArray[np.float64], last: Ints,
@@ -67,7 +62,7 @@ def blend_row(
     """Blend one row of tiles.
 
     Args:
-        splats [M, 10] and values [M, C], sorted by depth; start, ranks: from `tile_lists`.
+        splats [M, 13] and values [M, C], sorted by depth; start, ranks: from `tile_lists`.
         picture [H, W, C], depth [H, W] (sum of w z), rest [H, W] (transmittance that is left), last [H, W] (one past
             the pixel's last contributor in `ranks`): outputs.
     """
@@ -83,28 +78,32 @@ def blend_row(
                 for c in range(channels):
                     total[c] = 0
                 for k in range(start[tile], start[tile + 1]):
-                    splat = splats[ranks[k]]
-                    sigma = _sigma(splat, x + 0.5 - splat[MEAN_X], y + 0.5 - splat[MEAN_Y])
-                    if not (sigma >= 0.0 and sigma <= splat[CUT] + 1e-3):  # cheap bound; the rule itself decides below
+                    i = ranks[k]
+                    dy = y + 0.5 - splats[i, MEAN_Y]
+                    sigma = splats[i, COLUMN] * dy * dy
+                    if sigma > splats[i, CUT]:
                         continue
-                    alpha = min(MAX_ALPHA, splat[OPACITY] * math.exp(-sigma))
+                    along = x + 0.5 - splats[i, MEAN_X] + splats[i, SLOPE] * dy
+                    sigma += splats[i, ROW] * along * along
+                    if not sigma <= splats[i, CUT]:  # written so that NaN is skipped
+                        continue
+                    alpha = min(MAX_ALPHA, splats[i, OPACITY] * math.exp(-sigma))
                     if alpha < MIN_ALPHA:
                         continue
                     after = t * (1 - alpha)
                     if after <= MIN_TRANSMITTANCE:
                         break
                     weight = values.dtype.type(alpha * t)
-                    row = values[ranks[k]]
                     for c in range(channels):
-                        total[c] += weight * row[c]
-                    z += alpha * t * splat[DEPTH]
+                        total[c] += weight * values[i, c]
+                    z += alpha * t * splats[i, DEPTH]
                     t, end = after, k + 1
                 for c in range(channels):
                     picture[y, x, c] = total[c]
                 depth[y, x], rest[y, x], last[y, x] = z, t, end
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def blend_row_backward(
     tile_row: int, splats: Floats, values: Floats, start: Ints, ranks: Ints, rest: NDArray[np.float64], last: Ints,
     grad_picture: Floats, grad_depth: Floats, grad_alpha: Floats, pairs: Floats,
@@ -119,45 +118,47 @@ def blend_row_backward(
         for y in range(tile_row * TILE, min((tile_row + 1) * TILE, height)):
             for x in range(column * TILE, min((column + 1) * TILE, width)):
                 t = rest[y, x]
-                incoming = grad_picture[y, x]
                 g_depth = float(grad_depth[y, x])
                 behind = -t * float(grad_alpha[y, x])
                 for k in range(last[y, x] - 1, start[tile] - 1, -1):
-                    splat = splats[ranks[k]]
-                    dx, dy = x + 0.5 - splat[MEAN_X], y + 0.5 - splat[MEAN_Y]
-                    sigma = _sigma(splat, dx, dy)
-                    if not (sigma >= 0.0 and sigma <= splat[CUT] + 1e-3):
+                    i = ranks[k]
+                    dy = y + 0.5 - splats[i, MEAN_Y]
+                    sigma = splats[i, COLUMN] * dy * dy
+                    if sigma > splats[i, CUT]:
+                        continue
+                    dx = x + 0.5 - splats[i, MEAN_X]
+                    along = dx + splats[i, SLOPE] * dy
+                    sigma += splats[i, ROW] * along * along
+                    if not sigma <= splats[i, CUT]:
                         continue
                     fall = math.exp(-sigma)
-                    alpha = min(MAX_ALPHA, splat[OPACITY] * fall)
+                    alpha = min(MAX_ALPHA, splats[i, OPACITY] * fall)
                     if alpha < MIN_ALPHA:
                         continue
                     t = t / (1 - alpha)
                     weight = alpha * t
-                    row, pair = values[ranks[k]], pairs[k]
                     small = values.dtype.type(weight)
                     dot = values.dtype.type(0)
                     for c in range(channels):
-                        dot += row[c] * incoming[c]
-                        pair[GRAD_WIDTH + c] += small * incoming[c]
-                    inner = float(dot) + splat[DEPTH] * g_depth
+                        dot += values[i, c] * grad_picture[y, x, c]
+                        pairs[k, GRAD_WIDTH + c] += small * grad_picture[y, x, c]
+                    inner = float(dot) + splats[i, DEPTH] * g_depth
                     g_a = t * inner - behind / (1 - alpha)
                     behind += weight * inner
-                    pair[GRAD_DEPTH] += weight * g_depth
+                    pairs[k, GRAD_DEPTH] += weight * g_depth
                     if alpha < MAX_ALPHA:
-                        pair[GRAD_OPACITY] += fall * g_a
+                        pairs[k, GRAD_OPACITY] += fall * g_a
                         g_s = -alpha * g_a
-                        pair[GRAD_XX] += 0.5 * dx * dx * g_s
-                        pair[GRAD_XY] += dx * dy * g_s
-                        pair[GRAD_YY] += 0.5 * dy * dy * g_s
-                        pair[GRAD_MEAN_X] -= (splat[XX] * dx + splat[XY] * dy) * g_s
-                        pair[GRAD_MEAN_Y] -= (splat[XY] * dx + splat[YY] * dy) * g_s
+                        pairs[k, GRAD_XX] += 0.5 * dx * dx * g_s
+                        pairs[k, GRAD_XY] += dx * dy * g_s
+                        pairs[k, GRAD_YY] += 0.5 * dy * dy * g_s
+                        pairs[k, GRAD_MEAN_X] -= (splats[i, XX] * dx + splats[i, XY] * dy) * g_s
+                        pairs[k, GRAD_MEAN_Y] -= (splats[i, XY] * dx + splats[i, YY] * dy) * g_s
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def sum_pairs(pairs: Floats, ranks: Ints, out: Floats) -> None:
     """Add the pairs of every splat to out [M, 7 + C], in the order of the tiles."""
     for k in range(len(ranks)):
-        into, part = out[ranks[k]], pairs[k]
         for c in range(pairs.shape[1]):
-            into[c] += part[c]
+            out[ranks[k], c] += pairs[k, c]

@@ -27,8 +27,9 @@ MIN_ALPHA = 1.0 / 255.0
 MAX_EXTENT = 3.33
 
 #: Columns of a splat. conic = (XX, XY, YY) of the inverse covariance; CUT is the sigma at which alpha falls to 1/255.
-MEAN_X, MEAN_Y, XX, XY, YY, OPACITY, DEPTH, CUT, EXTENT_X, EXTENT_Y = range(10)
-SPLAT_WIDTH = 10
+#: The exponent is ROW (dx + SLOPE dy)^2 + COLUMN dy^2, a sum of squares: the plain form cancels for thin splats.
+MEAN_X, MEAN_Y, COLUMN, CUT, SLOPE, ROW, OPACITY, DEPTH, XX, XY, YY, EXTENT_X, EXTENT_Y = range(13)
+SPLAT_WIDTH = 13
 #: Columns of a splat's gradient; further columns belong to its values.
 GRAD_MEAN_X, GRAD_MEAN_Y, GRAD_XX, GRAD_XY, GRAD_YY, GRAD_OPACITY, GRAD_DEPTH = range(7)
 GRAD_WIDTH = 7
@@ -79,7 +80,7 @@ def project(
     means: Floats, quats: Floats, scales: Floats, opacities: Floats, viewmat: Floats, intrinsics: Floats,
     width: int, height: int, splats: Floats, ids: NDArray[np.int64],
 ) -> int:  # fmt: skip
-    """Write the visible Gaussians, in index order, to splats [N, 10] and ids [N]; returns how many they are.
+    """Write the visible Gaussians, in index order, to splats [N, 13] and ids [N]; returns how many they are.
 
     Args:
         means, scales [N, 3]; quats [N, 4] wxyz of any length; opacities [N]; viewmat [4, 4] f64, intrinsics [3, 3] f64.
@@ -125,7 +126,8 @@ def project(
         row = splats[count]
         row[MEAN_X], row[MEAN_Y] = mean_x, mean_y
         row[XX], row[XY], row[YY] = var_y / det, -cov / det, var_x / det
-        row[OPACITY], row[DEPTH], row[CUT] = opacity, z, cut
+        row[ROW], row[SLOPE], row[COLUMN] = 0.5 * var_y / det, -cov / var_y, 0.5 / var_y
+        row[OPACITY], row[DEPTH], row[CUT] = opacity, z, cut + 1e-3  # a bound; the blending rule itself decides
         row[EXTENT_X], row[EXTENT_Y] = extent_x, extent_y
         ids[count] = i
         count += 1
@@ -141,7 +143,7 @@ def project_backward(
     """Gradients of the Gaussians from those of their splats; rows that are not visible stay as they are (zero).
 
     Args:
-        splats [M, 10], ids [M]: from `project`; grads [M, 7 + ...]: columns GRAD_*.
+        splats [M, 13], ids [M]: from `project`; grads [M, 7 + ...]: columns GRAD_*.
         grad_means, grad_scales [N, 3], grad_quats [N, 4], grad_opacities [N]: outputs.
     """
     fx, fy = intrinsics[0, 0], intrinsics[1, 1]

@@ -14,7 +14,7 @@ TILE = 8
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def tile_lists(splats: NDArray[np.floating], width: int, height: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lists per tile for depth-sorted splats [M, 10].
+    """Lists per tile for depth-sorted splats [M, 13].
 
     Returns (start [tiles + 1], ranks [pairs]): tile t (row-major) holds splats ranks[start[t]:start[t + 1]]. A counting
     sort by tile leaves every list in depth order.
