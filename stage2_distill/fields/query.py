@@ -34,10 +34,8 @@ class FieldView:
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
-        """[N] Gaussians with evidence in a view that the field was trained on; nothing is known of the others."""
-        names = self.cache.cameras().names
-        trained = [v for v, name in enumerate(names) if name in set(self.field.card.views)]
-        return self.cache.lifting().select_views(trained).evidence()[1] > 0
+        """[N] Gaussians that training has moved: those that some supervised cell shows. Nothing is known of others."""
+        return (self.field.model.vectors.detach() != 0).any(dim=1).cpu().numpy()
 
     def gaussian_features(self) -> F32:
         """Unit features [N, E] of every Gaussian in the cache's row order; rows of zeros where it was never seen."""

@@ -1,0 +1,176 @@
+"""chorus-stage2 field: train a granularity-aware language field of one scene, ask it, hand it on as a teacher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus_common.errors import ConfigError
+
+FILE = click.Path(path_type=Path)
+
+scene_option = click.option(
+    "--scene", type=FILE, required=True, help="The scene's teacher cache, <store>/<data set>/<id>.zarr."
+)
+device_option = click.option("--device", default="cpu", help="Torch device: cpu, cuda or cuda:N.")
+
+
+@click.group("field")
+def field_command() -> None:
+    """A granularity-aware language field (GAGS) of one scene."""
+
+
+@field_command.command()
+@scene_option
+@click.option("--masks", help="Mask teacher of the cache.  [default: the only one]")
+@click.option("--hold-out", multiple=True, metavar="VIEW", help="A view to leave out, by name; repeat as needed.")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/gags.md).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's.")
+@click.option("--out", type=FILE, required=True, help="Folder of the field. Same command again: goes on.")
+@device_option
+def train(
+    scene: Path,
+    masks: str | None,
+    hold_out: tuple[str, ...],
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    out: Path,
+    device: str,
+) -> None:
+    """Train the field of SCENE, or go on with the one in OUT."""
+    from chorus_common.cache import SceneCache
+    from chorus_common.config import load_config
+    from stage2_distill.devices import pick_device
+    from stage2_distill.fields import FieldConfig, FieldRun, train_field
+
+    config = load_config(FieldConfig, config_path, settings)
+    cache = SceneCache.open(scene)
+    field = train_field(config, FieldRun(cache, only_mask_teacher(cache, masks), hold_out), out, pick_device(device))
+    card = field.card
+    click.echo(
+        f"{out}: {card.n_gaussians} Gaussians, {len(card.views)} views, {card.steps} steps, "
+        f"levels {', '.join(card.levels)}", err=True,
+    )  # fmt: skip
+
+
+@field_command.command()
+@click.argument("field", type=FILE)
+@click.argument("texts", nargs=-1, required=True)
+@scene_option
+@click.option("--view", "views", multiple=True, metavar="NAME", help="A view of the cache: adds a picture. Repeatable.")
+@click.option("--cameras", type=FILE, help="Cameras of your own (transforms.json, COLMAP): adds a picture of each.")
+@click.option("--out", type=FILE, required=True, help="Folder for scores and pictures.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@device_option
+def query(
+    field: Path,
+    texts: tuple[str, ...],
+    scene: Path,
+    views: tuple[str, ...],
+    cameras: Path | None,
+    out: Path,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Ask FIELD about TEXTS: scores of every Gaussian (scores.npz, <text>.ply), and pictures from views or cameras."""
+    from chorus_common.cache import SceneCache
+    from chorus_common.relevancy import encode_queries
+    from chorus_common.text import load_text_encoder
+    from stage2_distill.devices import pick_device
+    from stage2_distill.fields import FieldView, load_field
+    from stage2_distill.fields.pictures import file_names, write_picture
+    from stage2_distill.fields.scores import write_scores
+
+    view = FieldView(load_field(field, pick_device(device)), SceneCache.open(scene))
+    wanted = chosen_cameras(view, views, cameras)
+    source = view.field.card.source
+    encoder = load_text_encoder(source.spec)
+    if not source.fingerprint.startswith(encoder.pair):
+        raise ConfigError(
+            f"{field}: was trained in the space of {source.spec} {source.fingerprint}, the text encoder belongs to "
+            f"{encoder.pair}; run stage 1 and field train again"
+        )
+    questions, phrases = encode_queries(encoder, list(texts))
+    scores = view.gaussian_relevancy(questions, phrases)
+    names = file_names(texts)
+    write_scores(view.cache.scene(), scores, texts, names, out)
+    pictures = []
+    for camera_name, viewmat, intrinsics in zip(wanted.names, wanted.viewmats, wanted.intrinsics):
+        maps = view.pixel_relevancy(viewmat, intrinsics, wanted.width, wanted.height, questions, phrases)
+        for i, name in enumerate(names):
+            path = out / f"{Path(camera_name).stem}.{name}.png"
+            write_picture(view, maps[..., i], viewmat, intrinsics, path)
+            pictures.append(str(path))
+    best = {text: float(scores[:, i].max(initial=0)) for i, text in enumerate(texts)}
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "best": best, "pictures": pictures}, sort_keys=True))
+    else:
+        for text, value in best.items():
+            click.echo(f"{text:24} highest relevancy {value:.3f}")
+        click.echo(f"{out}: scores.npz, {len(texts)} PLY, {len(pictures)} pictures", err=True)
+
+
+@field_command.command()
+@click.argument("field", type=FILE)
+@scene_option
+@click.option("--format", "kind", type=click.Choice(["teacher", "npy"]), default="teacher", help="See above.")
+@click.option("--out", type=FILE, required=True, help="Folder; files are named by the scene.")
+@device_option
+def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
+    """Write FIELD's features of every Gaussian.
+
+    teacher: OUT/<data set>/<id>.safetensors, which chorus-stage2 train --gaussian-features TEACHER=OUT takes in place
+    of lifted features. npy: OUT/<data set>/<id>.npy, rows as in the source file, which chorus-eval zero-shot
+    --features takes.
+    """
+    import numpy as np
+
+    from chorus_common.atomic import atomic_path
+    from chorus_common.cache import SceneCache
+    from stage2_distill.data.gaussian_teacher import features_path, write_gaussian_features
+    from stage2_distill.devices import pick_device
+    from stage2_distill.fields import FieldView, load_field
+    from stage2_distill.fields.export import in_source_order, matching_teacher, read_basis, standardised_features
+
+    cache = SceneCache.open(scene)
+    view = FieldView(load_field(field, pick_device(device)), cache)
+    card = view.field.card
+    path = features_path(out, card.dataset, card.scene_id)
+    if kind == "npy":
+        path = path.with_suffix(".npy")
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            np.save(handle, in_source_order(cache, view.gaussian_features()))
+        click.echo(f"{path}: {card.n_gaussians} Gaussians x {card.width} channels", err=True)
+        return
+    teacher = matching_teacher(view)
+    basis = read_basis(scene.parent.parent, view, teacher)
+    values = standardised_features(view, teacher, basis)
+    write_gaussian_features(path, values, cache=cache.fingerprint, basis=basis.fingerprint)
+    click.echo(f"{path}: train with --gaussian-features {teacher}={out}", err=True)
+
+
+def only_mask_teacher(cache: Any, wanted: str | None) -> str:
+    """`wanted`, or the cache's mask teacher where there is one. Raises ConfigError."""
+    known = sorted(cache.mask_teachers)
+    if wanted is None and len(known) != 1:
+        raise ConfigError(
+            f"{cache.path}: has {'mask teachers ' + ', '.join(known) if known else 'no mask teacher'}; "
+            + ("name one with --masks" if known else "run stage 1 with one, such as embedded:masks")
+        )
+    return wanted if wanted is not None else known[0]
+
+
+def chosen_cameras(view: Any, names: tuple[str, ...], path: Path | None) -> Any:
+    """The CameraSet to draw from: views of the cache by name, or the cameras of a file. Raises ConfigError."""
+    from chorus_common.camera_io import read_cameras
+    from stage2_distill.fields.regions import held_out_rows
+
+    if names and path is not None:
+        raise ConfigError("--view names views of the cache, --cameras other ones; give one of them")
+    if path is not None:
+        return read_cameras(path)
+    cameras = view.cache.cameras()
+    return cameras.select(held_out_rows(cameras.names, names, view.field.card.scene_id))
