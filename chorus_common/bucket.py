@@ -26,9 +26,13 @@ SCHEME = "s3://"
 PARALLEL = 16
 
 
+class BucketError(CacheError):
+    """The server of a bucket refuses or does not answer; trying again later may help."""
+
+
 @dataclass(frozen=True, order=True)
 class BucketPath:
-    """An object, or all objects whose keys begin with `key` and a slash. Every method may raise CacheError: one line.
+    """An object, or all objects whose keys begin with `key` and a slash. Every method may raise BucketError: one line.
 
     `bucket` and `key` as in s3://bucket/key.
     """
@@ -168,7 +172,7 @@ class BucketPath:
             raise FileNotFoundError(2, "no such object", str(self)) from None
         except (obstore.exceptions.BaseError, PermissionError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise CacheError(
+            raise BucketError(
                 f"{self}: the bucket does not answer as it should ({reason}); check the network, AWS_ENDPOINT_URL, "
                 "AWS_REGION and the keys, then run the same command again"
             ) from None

@@ -21,9 +21,17 @@ from stage1_render_teachers.cluster import open_pool
 from stage1_render_teachers.commands.capture import capture_command
 from stage1_render_teachers.run import prepare_store, run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, Stage1Config, parse_shard
+from stage1_render_teachers.slurm_jobs import SlurmConfig
 from stage1_render_teachers.status import describe, scene_path, store_status
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class SlurmFile(click.Path):
+    """A TOML file with the keys of SlurmConfig."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        return value if isinstance(value, SlurmConfig) else load_config(SlurmConfig, Path(value))
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -53,7 +61,14 @@ _settings = _options(
         show_default=True,
         help="processes on this machine; 0 = in this process",
     ),
-    click.option("--scheduler", default="local", show_default=True, help="local, or a dask scheduler file"),
+    click.option("--scheduler", default="local", show_default=True, help="local, slurm, or a dask scheduler file"),
+    click.option(
+        "--slurm",
+        type=SlurmFile(),
+        default=SlurmConfig(),
+        metavar="FILE.toml",
+        help="what each Slurm job asks for; keys as in docs/cluster.md",
+    ),
     click.option("--device", default="cpu", show_default=True, help="where neural teachers run"),
     click.option("--worker-memory", default="auto", show_default=True, help="limit per local worker, e.g. 8GiB"),
     click.option(

@@ -1,4 +1,4 @@
-"""Run many independent jobs: in this process, on worker processes of this machine, or on a dask cluster.
+"""Run many independent jobs: in this process, on worker processes of this machine, as Slurm jobs, or on a dask cluster.
 
 The three rules that keep a long run healthy (all measured on dask.distributed):
 - Only as many jobs are submitted as there are workers. The scheduler blames every job that merely waits on a dying
@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from chorus_common.errors import ChorusError, ConfigError, one_line
 from stage1_render_teachers.settings import RunConfig
+from stage1_render_teachers.slurm_jobs import slurm_cluster
 
 #: Seconds to wait for a scheduler to answer.
 CONNECT_SECONDS = 20.0
@@ -133,8 +134,13 @@ def _exception(result: Any) -> BaseException | None:
 
 @contextlib.contextmanager
 def open_pool(config: RunConfig) -> Iterator[Pool]:
-    """The pool that `config` asks for: `workers = 0` here, otherwise local processes, or a scheduler file's cluster."""
-    if config.scheduler != "local":
+    """The pool that `config` asks for: `workers = 0` here, otherwise local processes, Slurm jobs, or a scheduler
+    file's cluster.
+    """
+    if config.scheduler == "slurm":
+        with _slurm_client(config) as client:
+            yield DaskPool(client)
+    elif config.scheduler != "local":
         with _remote_client(config.scheduler) as client:
             yield DaskPool(client)
     elif config.workers == 0:
@@ -150,7 +156,7 @@ def _remote_client(scheduler_file: str) -> Iterator[Any]:
 
     if not Path(scheduler_file).is_file():
         raise ConfigError(
-            f"--scheduler {scheduler_file}: no such file; give 'local', or start one with: "
+            f"--scheduler {scheduler_file}: no such file; give 'local', 'slurm', or start one with: "
             f"dask scheduler --scheduler-file {scheduler_file}"
         )
     try:
@@ -170,16 +176,7 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # deaths of workers are reported by us, with the scene
-    settings = {
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.scheduler.worker-ttl": f"{config.worker_patience:.0f}s",
-        # Results are a few numbers: spilling and pausing would only hide a scene that is too large for its worker.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-    }
-    with dask.config.set(settings):
+    with dask.config.set(_dask_settings(config)):
         workers = {
             i: {
                 "cls": Nanny,
@@ -202,6 +199,32 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
             ) from error
         with cluster, Client(cluster) as client:
             yield client
+
+
+@contextlib.contextmanager
+def _slurm_client(config: RunConfig) -> Iterator[Any]:
+    """`config.workers` jobs (at least 1), submitted again when they end before the work does."""
+    import dask
+    from distributed import Client
+
+    jobs = max(1, config.workers)
+    with dask.config.set(_dask_settings(config)), slurm_cluster(config.slurm, {}) as cluster:
+        cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
+        with Client(cluster) as client:
+            yield client
+
+
+def _dask_settings(config: RunConfig) -> dict[str, Any]:
+    """How dask behaves for tasks that take minutes to hours."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # deaths of workers are reported by us, with the scene
+    return {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.scheduler.worker-ttl": f"{config.worker_patience:.0f}s",
+        # Results are a few numbers: spilling and pausing would only hide a scene that is too large for its worker.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+    }
 
 
 def _memory_limit(config: RunConfig) -> int:

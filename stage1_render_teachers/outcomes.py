@@ -38,6 +38,7 @@ class SceneOutcome:
         coverage: share of Gaussians that enough views see.
         peak_memory: bytes, the largest resident size of the worker up to the end of this scene.
         errors: teacher -> {"token_cosine": ..., "lifted_cosine": ..., "lifted_cosine_p01": ...}.
+        transient: a failure that trying again may cure.
         finished: seconds since 1970.
     """
 
@@ -52,6 +53,7 @@ class SceneOutcome:
     coverage: float = 0.0
     peak_memory: int = 0
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    transient: bool = False
     finished: float = 0.0
 
     @property
@@ -65,7 +67,7 @@ SCHEMA = pa.schema(
         ("dataset", pa.string()), ("scene_id", pa.string()), ("status", pa.string()), ("error", pa.string()),
         ("seconds", _NUMBERS), ("bytes", pa.int64()), ("n_gaussians", pa.int64()), ("n_views", pa.int64()),
         ("coverage", pa.float64()), ("peak_memory", pa.int64()), ("errors", pa.map_(pa.string(), _NUMBERS)),
-        ("finished", pa.float64()),
+        ("transient", pa.bool_()), ("finished", pa.float64()),
     ]
 )  # fmt: skip
 
@@ -142,4 +144,5 @@ def read_outcomes(store: Place) -> dict[str, SceneOutcome]:
 def _from_row(row: dict[str, Any]) -> dict[str, Any]:
     seconds = dict(row.pop("seconds") or ())
     errors = {name: dict(values or ()) for name, values in row.pop("errors") or ()}
-    return {**row, "seconds": seconds, "errors": errors}
+    # files of runs that knew no such column read as null
+    return {**row, "seconds": seconds, "errors": errors, "transient": bool(row["transient"])}

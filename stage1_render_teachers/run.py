@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.places import Place
 from chorus_common.progress import Progress, progress
 from stage1_render_teachers.calibrate import calibrate, missing_bases
-from stage1_render_teachers.cluster import Pool, WorkerLost, open_pool
+from stage1_render_teachers.cluster import Finished, Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import plan_teachers
 from stage1_render_teachers.rasterize import get_backend
@@ -62,20 +62,23 @@ def run_stage1(
         plans = plan_teachers(store, config, run.device)
         jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite) for row in rows]
         with progress(len(jobs), "stage 1") as report, OutcomeLog(store) as log:
-            return run_jobs(jobs, pool, run_scene, log, report, run.max_failures)
+            return run_jobs(jobs, pool, run_scene, log, report, run.max_failures, run.retries)
 
 
 def run_jobs(
     jobs: Iterable[SceneJob], pool: Pool, task: Callable[[SceneJob], SceneOutcome], log: OutcomeLog, report: Progress,
-    max_failures: int = 0,
+    max_failures: int = 0, retries: int = 0,
 ) -> RunSummary:  # fmt: skip
-    """Put `jobs` through `pool`, record every outcome, and stop early after `max_failures` (0 = never)."""
+    """Put `jobs` through `pool`, record every outcome, and stop early after `max_failures` (0 = never).
+
+    What failed for a reason that may pass is tried again after all others, up to `retries` times.
+    """
     started = time.monotonic()
     counts: Counter[str] = Counter()
     failures: dict[str, str] = {}
     size = 0
     stopped = False
-    finished = pool.map(task, jobs)
+    finished = _with_retries(jobs, pool, task, retries, report)
     for done in finished:
         row = done.job.row
         outcome = done.result
@@ -92,10 +95,24 @@ def run_jobs(
         if max_failures and counts["failed"] >= max_failures:
             stopped = True
             break
-    close = getattr(finished, "close", None)
-    if close is not None:
-        close()
+    finished.close()
     return RunSummary(dict(counts), failures, time.monotonic() - started, size, stopped)
+
+
+def _with_retries(
+    jobs: Iterable[SceneJob], pool: Pool, task: Callable[[SceneJob], SceneOutcome], retries: int, report: Progress
+) -> Generator[Finished[SceneJob, SceneOutcome], None, None]:
+    """Every job once, with its last outcome."""
+    for tries_left in range(retries, -1, -1):
+        again: list[SceneJob] = []
+        for done in pool.map(task, jobs):
+            outcome = done.result
+            if tries_left and not isinstance(outcome, WorkerLost) and outcome.transient:
+                report.say(f"to be tried again: {outcome.key}: {outcome.error}")
+                again.append(done.job)
+            else:
+                yield done
+        jobs = again
 
 
 def ensure_bases(

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.bucket import BucketError
 from chorus_common.cache import (
     GridAttributes,
     SceneCache,
@@ -96,7 +97,7 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     except Exception as error:  # poisonous scenes must not stop the others; nothing is swallowed, the line is recorded
         if "CUDA error" in str(error) and in_worker():
             os._exit(70)
-        outcome = replace(blank, error=failure_line(job, error))
+        outcome = replace(blank, error=failure_line(job, error), transient=is_transient(error))
     return replace(
         outcome,
         seconds=watch.seconds(),
@@ -213,6 +214,12 @@ def already_published(job: SceneJob) -> bool:
         raise CacheError(f"scene {job.row.scene_id}: {problem}; give --overwrite to redo it, or use another --store")
     unpublish(job.path)
     return False
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether trying again may help: a server that did not answer, a network file system that lost its thread."""
+    passing = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EBUSY)
+    return isinstance(error, BucketError) or (isinstance(error, OSError) and error.errno in passing)
 
 
 def failure_line(job: SceneJob, error: Exception) -> str:

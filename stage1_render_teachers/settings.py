@@ -10,6 +10,7 @@ from chorus_common.cache.schema import MaskForm
 from chorus_common.config import Config
 from chorus_common.errors import ConfigError
 from chorus_common.quantise import Bits
+from stage1_render_teachers.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
 
@@ -72,9 +73,11 @@ class RunConfig(Config):
     """How the work is spread and how patient we are; never changes a byte of the cache."""
 
     workers: int = Field(default=0, ge=0, description="processes on this machine; 0 = in this process")
-    scheduler: str = Field(default="local", description='"local", or the scheduler file of a running dask cluster')
+    scheduler: str = Field(default="local", description='"local", "slurm", or the scheduler file of a dask cluster')
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what each job asks for, with slurm")
     device: str = Field(default="cpu", description='where neural teachers run: "cpu", "cuda"')
     overwrite: bool = Field(default=False, description="redo scenes that were published with other settings")
+    retries: int = Field(default=1, ge=0, description="more tries for what may pass: a file system or bucket hiccup")
     max_failures: int = Field(default=0, ge=0, description="stop after this many failed scenes; 0 = never")
     worker_patience: float = Field(default=7200.0, gt=0, description="seconds of silence until a worker is replaced")
     worker_memory: str = Field(default="auto", description='limit per local worker, e.g. "8GiB"; "0" = none')

@@ -1,0 +1,79 @@
+"""Slurm jobs as workers, against programs that stand in for sbatch and scancel."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from chorus_common.errors import ConfigError
+from stage1_render_teachers.cluster import open_pool
+from stage1_render_teachers.settings import RunConfig
+from stage1_render_teachers.slurm_jobs import SlurmConfig, slurm_cluster
+from tests.stage1 import jobs_for_workers as jobs
+
+#: Runs the job here; its number is that of a process group, which scancel ends.
+SBATCH = """#!/bin/sh
+cp "$1" "$FAKE_SLURM/$$.sh"
+setsid sh "$FAKE_SLURM/$$.sh" > "$FAKE_SLURM/$$.log" 2>&1 < /dev/null &
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+for job in "$@"; do kill -TERM -- "-$job" 2> /dev/null; done
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the stand-ins on the PATH; the scripts of submitted jobs are kept in it."""
+    pytest.importorskip("dask_jobqueue")
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        program = tmp_path / name
+        program.write_text(text)
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    return tmp_path
+
+
+def test_the_job_asks_for_what_the_config_says(slurm: Path) -> None:
+    config = SlurmConfig(
+        partition="gpu", account="lab", walltime="1-02:00:00", cpus=6, memory="48GB", gpus=1,
+        directives=("--constraint=a100",), prologue=("module load cuda",), log_directory=str(slurm / "logs"),
+    )  # fmt: skip
+    with slurm_cluster(config, {"host": "127.0.0.1"}) as cluster:
+        script = cluster.job_script()
+    for line in (
+        "#SBATCH -p gpu", "#SBATCH -A lab", "#SBATCH -t 1-02:00:00", "#SBATCH --cpus-per-task=6", "#SBATCH --mem=45G",
+        "#SBATCH --gres=gpu:1", "#SBATCH --constraint=a100", "module load cuda", "export OMP_NUM_THREADS=1",
+        "export NUMBA_NUM_THREADS=6",
+    ):  # fmt: skip
+        assert line in script.splitlines()
+    assert "--nthreads 1" in script
+    assert f"--lifetime {26 * 3600 - 600}s" in script
+    assert config.walltime_seconds == 26 * 3600
+
+
+def test_without_slurm_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match="no sbatch on this machine"), open_pool(RunConfig(scheduler="slurm")):
+        pass
+
+
+@pytest.mark.slow
+def test_jobs_run_on_slurm_workers_and_are_cancelled_afterwards(slurm: Path) -> None:
+    config = RunConfig(
+        scheduler="slurm", workers=2,
+        slurm=SlurmConfig(memory="2GB", cpus=1, interface="lo", log_directory=str(slurm / "logs")),
+    )  # fmt: skip
+    with open_pool(config) as pool:
+        assert sorted(done.result for done in pool.map(jobs.double, range(20))) == [2 * i for i in range(20)]
+        marks = slurm / "marks"
+        marks.mkdir()
+        # a job whose worker dies is done on the worker that Slurm starts in its place, or on the other one
+        results = [done.result for done in pool.map(jobs.die_once, [(i, str(marks)) for i in range(6)])]
+        assert sorted(map(int, results)) == list(range(6))
+    assert 2 <= len(list(slurm.glob("*.sh"))) <= 4
