@@ -9,6 +9,8 @@ import click
 from chorus_common.errors import run_cli
 from evaluation.commands.batch import batch_command
 from evaluation.commands.finetune import finetune_command
+from evaluation.commands.instances import instances_command
+from evaluation.commands.lerf import lerf_command
 from evaluation.commands.probe import probe_command
 from evaluation.commands.report import report_command
 from evaluation.commands.zero_shot import zero_shot_command
@@ -23,8 +25,10 @@ def cli() -> None:
 
 
 cli.add_command(zero_shot_command)
+cli.add_command(instances_command)
 cli.add_command(probe_command)
 cli.add_command(finetune_command)
+cli.add_command(lerf_command)
 cli.add_command(batch_command)
 cli.add_command(report_command)
 

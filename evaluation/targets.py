@@ -25,7 +25,7 @@ TargetKind = Literal["gaussians", "points"]
 class Target:
     """M places with ground truth, and how predictions for the scene's N Gaussians get there.
 
-    coord [M, 3] f32 metres; labels, instances [M] i32 (-1 = none) or None; colors [M, 3] or None.
+    coord [M, 3] f32 metres; labels, instances [M] i32 (-1 = none) or None.
     points: whether the places are points of their own (k nearest Gaussians vote) or the Gaussians themselves.
     """
 
@@ -62,17 +62,40 @@ class Target:
         """
         if not self.points:
             return masks
-        nearest = self._table[:, 0]
-        gather = sparse.csr_matrix(
-            (np.ones(len(nearest), bool), (nearest, np.arange(len(nearest)))), shape=(masks.shape[1], len(nearest))
-        )
-        carried = (masks @ gather).astype(bool).tocsr()
-        carried.sort_indices()
-        return carried
+        return _columns(masks, self._table[:, 0])
+
+    def to_gaussians(self, masks: sparse.csr_matrix) -> sparse.csr_matrix:
+        """[P, N] masks over the scene's Gaussians from [P, M] over the places: a Gaussian belongs to the masks of its
+        nearest point.
+        """
+        if not self.points:
+            return masks
+        nearest = nearest_gaussians(self.coord, self.scene.gaussians.means, 1)[:, 0]
+        return _columns(masks, nearest)
+
+    @property
+    def n_file_rows(self) -> int:
+        """Rows of the file that the places came from."""
+        return len(self.coord) if self.points else int(self.scene.gaussians.source_ids.max(initial=-1)) + 1
+
+    @property
+    def file_rows(self) -> NDArray[np.int64]:
+        """[M] row of each place in that file."""
+        return np.arange(len(self.coord)) if self.points else self.scene.gaussians.source_ids
 
     def in_file_order(self, values: NDArray[np.integer], missing: int = -1) -> NDArray[np.integer]:
         """[M] values in the order of the file that the places came from (the cloud's, or the scene's source)."""
         return values if self.points else self.scene.in_source_order(values, missing)
+
+
+def _columns(masks: sparse.csr_matrix, nearest: I32) -> sparse.csr_matrix:
+    """[P, len(nearest)]: column j is column nearest[j] of `masks`."""
+    gather = sparse.csr_matrix(
+        (np.ones(len(nearest), np.int32), (nearest, np.arange(len(nearest)))), shape=(masks.shape[1], len(nearest))
+    )
+    carried = (masks.astype(np.int32) @ gather).astype(bool).tocsr()
+    carried.sort_indices()
+    return carried
 
 
 def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: int = 25) -> Target:

@@ -69,10 +69,15 @@ def finish(rows: dict[str, Any], excluded: dict[str, str], failed: bool, out: Pa
     keys = ("miou", "f_miou", "macc", "f_macc", "overall_accuracy")
     header = ("", "mIoU", "f-mIoU", "mAcc", "f-mAcc", "accuracy")
     click.echo(text_table(header, [(name, *(row[key] for key in keys)) for name, row in rows.items()]))
+    left_out(excluded, out)
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def left_out(excluded: dict[str, str], out: Path) -> None:
+    """The end of every table: the scenes that are not in it, and where the result lies."""
     for name, reason in excluded.items():
         click.echo(f"left out: {name}: {reason}", err=True)
     click.echo(f"written: {out}")
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 
 def optional_text(path: Path | None) -> str | None:

@@ -116,16 +116,10 @@ def zero_shot_command(
 
 
 def _definitions(rows: dict[str, Any]) -> str:
-    """mIoU and mAcc of every row under every definition, ours first."""
-    names = next(iter(rows.values()))["published_definitions"] if rows else {}
+    """mIoU / f-mIoU of every row under every published definition."""
+    names = list(next(iter(rows.values()))["published_definitions"]) if rows else []
     table = []
     for row, scores in rows.items():
         variants = [scores["published_definitions"][name] for name in names]
-        table.append((row, scores["miou"], *(v["miou"] for v in variants), *(v["f_miou"] for v in variants)))
-    header = (
-        "the same predictions, by definition",
-        "mIoU chorus",
-        *(f"mIoU {n}" for n in names),
-        *(f"f-mIoU {n}" for n in names),
-    )
-    return text_table(header, table)
+        table.append((row, *(f"{100 * v['miou']:.1f} / {100 * v['f_miou']:.1f}" for v in variants)))
+    return text_table(("mIoU / f-mIoU by published definitions:", *names), table)

@@ -19,6 +19,7 @@ from evaluation.predictions.ids import benchmark_ids
 from evaluation.predictions.instance_masks import write_instances
 from evaluation.predictions.semantic_text import write_semantic_text
 from evaluation.report.colours import class_palette
+from evaluation.scenes import EvalScene
 from evaluation.targets import Target
 
 
@@ -30,10 +31,13 @@ class PredictionFolder:
     label_space: str
     class_names: tuple[str, ...]
 
+    def _folder(self, row: str, where: EvalScene) -> Path:
+        return self.root / row.replace(" + ", "+").replace(" ", "-") / where.dataset
+
     def semantic(self, row: str, target: Target, classes: NDArray[np.int32]) -> None:
         """Classes [M] of the target's places (-1 = none): the official text and a coloured .ply."""
         where = target.scene.where
-        folder = self.root / row / where.dataset
+        folder = self._folder(row, where)
         in_file = target.in_file_order(classes)
         write_semantic_text(folder / "semantic" / f"{where.scene_id}.txt", in_file, self.label_space)
         write_coloured_ply(
@@ -56,7 +60,7 @@ class PredictionFolder:
         each place has the colour of its best mask.
         """
         where = target.scene.where
-        folder = self.root / row / where.dataset
+        folder = self._folder(row, where)
         write_instances(
             folder / "instances", where.scene_id, _file_columns(masks, target), benchmark_ids(self.label_space)[labels],
             scores,
@@ -77,11 +81,8 @@ class PredictionFolder:
 
 def _file_columns(masks: sparse.csr_matrix, target: Target) -> sparse.csr_matrix:
     """The masks with their columns in the order of the file that the places came from."""
-    if target.points:
-        return masks
-    source = target.scene.gaussians.source_ids
     ordered = sparse.csr_matrix(
-        (masks.data, source[masks.indices], masks.indptr), shape=(masks.shape[0], int(source.max(initial=-1)) + 1)
+        (masks.data, target.file_rows[masks.indices], masks.indptr), shape=(masks.shape[0], target.n_file_rows)
     )
     ordered.sort_indices()
     return ordered

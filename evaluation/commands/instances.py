@@ -1,0 +1,136 @@
+"""chorus-eval instances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from evaluation.commands.options import (
+    FILE,
+    left_out,
+    manifest_option,
+    optional_store_option,
+    optional_text,
+    out_option,
+    prompts_option,
+    source_options,
+    space_option,
+    split_option,
+    synonyms_option,
+    target_option,
+    workers_option,
+)
+from evaluation.results import command_line, result_document, text_table, write_result
+
+
+@click.command("instances")
+@optional_store_option
+@manifest_option
+@split_option
+@space_option
+@source_options
+@click.option("--lifted", is_flag=True, help="Add the teacher's own features, lifted from the cache.")
+@click.option(
+    "--proposals",
+    multiple=True,
+    default=("masks",),
+    help="Where masks come from: masks (2D masks of the cache, merged over views), truth (oracle), or a folder in "
+    "ScanNet's instance format; repeatable.",
+)
+@click.option("--set", "settings", multiple=True, help="Setting of the merging of masks, key=value; repeatable.")
+@prompts_option
+@synonyms_option
+@target_option
+@click.option("--min-region", type=click.IntRange(min=1), default=100, help="Smaller masks and instances are ignored.")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0, min_open=True), default=0.1, help="Of the class probabilities."
+)
+@click.option("--predictions", type=FILE, help="Folder for predictions in the benchmark's format, and coloured .ply.")
+@workers_option
+@out_option
+def instances_command(
+    stores: tuple[Path, ...],
+    manifest: Path | None,
+    split: str,
+    label_space: str,
+    encoder: Path | None,
+    random: bool,
+    features: Path | None,
+    teacher: str | None,
+    text: str | None,
+    seed: int,
+    device: str,
+    lifted: bool,
+    proposals: tuple[str, ...],
+    settings: tuple[str, ...],
+    prompts: str,
+    synonyms: bool,
+    target: Any,
+    min_region: int,
+    temperature: float,
+    predictions: Path | None,
+    workers: int,
+    out: Path,
+) -> int:
+    """Find and name objects: class-agnostic masks, classified by their pooled features; AP, AP50, AP25."""
+    from chorus_common.config import load_config
+    from evaluation.predictions.folder import PredictionFolder
+    from evaluation.prompts import class_embeddings
+    from evaluation.proposals.choose import proposal_sources
+    from evaluation.proposals.merged_masks import MergeConfig
+    from evaluation.run_scenes import Pieces
+    from evaluation.scenes import labelled_scenes, select_scenes
+    from evaluation.sources import SourceOptions, text_sources
+    from evaluation.tasks.instances import InstancesConfig, instances
+
+    selection = select_scenes(stores, manifest, split)
+    class_names, space = labelled_scenes(selection, label_space, keep_unlabelled=predictions is not None)
+    config = InstancesConfig(
+        prompts=prompts,
+        synonyms=synonyms,
+        target=target,
+        min_region=min_region,
+        temperature=temperature,
+        label_space=space,
+    )
+    merge = load_config(MergeConfig, None, settings)
+    found = text_sources(SourceOptions(encoder, random, features, lifted, teacher, text, device, seed), selection)
+    inputs = {
+        "stores": [str(s) for s in stores],
+        "manifest": optional_text(manifest),
+        "split": split,
+        "encoder": optional_text(encoder),
+        "features": optional_text(features),
+        "teacher": found.teacher,
+        "text_encoder": found.text_encoder.spec,
+        "proposals": list(proposals),
+        "merging": merge.model_dump(),
+        "seed": seed,
+        **config.model_dump(),
+    }
+    pieces = Pieces.beside(
+        out, {**inputs, "rows": list(found.sources), "predictions": optional_text(predictions)}, encoder, features
+    )
+    body = instances(
+        selection,
+        class_names,
+        class_embeddings(found.text_encoder, class_names, templates=prompts, synonyms=synonyms),
+        found.sources,
+        proposal_sources(proposals, merge),
+        config,
+        workers=workers,
+        pieces=pieces,
+        predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
+    )
+    write_result(out, result_document("instances", command_line(), inputs, body))
+    pieces.clear()
+    rows = body["rows"]
+    groups = list(next(iter(rows.values()))["groups"]) if rows else []
+    header = ("", "AP", "AP50", "AP25", *(f"AP {group}" for group in groups))
+    table = [(n, r["ap"], r["ap50"], r["ap25"], *(r["groups"][g]["ap"] for g in groups)) for n, r in rows.items()]
+    click.echo(text_table(header, table))
+    left_out(selection.excluded, out)
+    return EXIT_SOME_FAILED if selection.failed else EXIT_DONE
