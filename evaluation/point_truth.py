@@ -7,7 +7,6 @@ Layout: SceneSplat's folders (SceneSplat datasets/preprocessing), in the Gaussia
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.errors import SceneError
-from chorus_common.labels import LABEL_SPACES
+from chorus_common.labels import SPACES
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +39,10 @@ def read_point_truth(folder: Path | None, label_space: str, who: str) -> PointTr
         raise SceneError(f"{who}: pc_coord.npy has shape {coord.shape}, expected (M, 3)")
     if coord.dtype.kind != "f" or not np.isfinite(coord).all():
         raise SceneError(f"{who}: pc_coord.npy must hold finite floats")
-    digits = re.sub(r"\D", "", label_space)
-    segments = [p for p in (folder / f"pc_segment{digits}.npy", folder / "pc_segment.npy") if p.is_file()]
+    names = dict.fromkeys((f"pc_{SPACES[label_space].file}.npy", "pc_segment.npy"))
+    segments = [folder / name for name in names if (folder / name).is_file()]
     labels = _ids(segments[0], len(coord), who) if segments else None
-    k = len(LABEL_SPACES[label_space])
+    k = len(SPACES[label_space].names)
     if labels is not None and len(labels) and (labels.min() < -1 or labels.max() >= k):
         wrong = int(labels.min()) if labels.min() < -1 else int(labels.max())
         raise SceneError(f"{who}: {segments[0].name} holds label {wrong}, outside {label_space} with {k} classes")

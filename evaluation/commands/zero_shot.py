@@ -121,5 +121,9 @@ def _definitions(rows: dict[str, Any]) -> str:
     table = []
     for row, scores in rows.items():
         variants = [scores["published_definitions"][name] for name in names]
-        table.append((row, *(f"{100 * v['miou']:.1f} / {100 * v['f_miou']:.1f}" for v in variants)))
+        table.append((row, *(f"{_percent(v['miou'])} / {_percent(v['f_miou'])}" for v in variants)))
     return text_table(("mIoU / f-mIoU by published definitions:", *names), table)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

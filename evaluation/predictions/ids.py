@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.labels import LABEL_SPACES, SCANNET20_NYU40_IDS
+from chorus_common.labels import SPACES
 
 
 def benchmark_ids(label_space: str) -> NDArray[np.int64]:
-    """[K] ids: the benchmark's where it has some, otherwise class index + 1, so that 0 stays free for "none"."""
-    if label_space == "scannet20":
-        return np.array(SCANNET20_NYU40_IDS, dtype=np.int64)
-    return np.arange(1, len(LABEL_SPACES[label_space]) + 1, dtype=np.int64)
+    """[K + 1] ids of the release; the last stands for no prediction: 0, or -1 where 0 is a class."""
+    ids = SPACES[label_space].ids
+    return np.array([*ids, -1 if 0 in ids else 0], dtype=np.int64)
