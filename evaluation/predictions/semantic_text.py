@@ -1,8 +1,8 @@
 """ScanNet's submission format of semantic segmentation: `<scene id>.txt`, one label id per line and vertex.
 
 Source: kaldir.vc.in.tum.de/scannet_benchmark/documentation and ScanNet BenchmarkScripts/util_3d.py (load_ids). Ids are
-the benchmark's own (NYU40 ids for ScanNet20, raw ids for ScanNet200), 0 = no prediction (-1 where 0 is a class: S3DIS has no such format,
-and uses its class indices here).
+the benchmark's own (NYU40 ids for ScanNet20, raw ids for ScanNet200), 0 = no prediction. S3DIS has no such
+format: its class indices are written, and -1.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy import sparse
 
 from chorus_common.config import Config
-from chorus_common.labels import SPACES
+from evaluation.benchmarks import class_groups, thing_classes
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.predictions.folder import PredictionFolder
@@ -30,7 +30,6 @@ from evaluation.proposals.proposals import ProposalSource
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
 from evaluation.scenes import EvalScene, Selection
 from evaluation.targets import Target, TargetKind, open_target
-from evaluation.tasks.zero_shot import class_groups
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -100,7 +99,7 @@ class InstancesJob:
         labels, instances = _truth(target, self.config.label_space)
         if labels is None and self.predictions is None:
             raise NoGroundTruthError("no ground-truth instances")
-        things = np.array(SPACES[self.config.label_space].things)
+        things = np.array(thing_classes(self.config.label_space))
         opened = {name: source.open(scene) for name, source in self.sources.items()}
         states: dict[str, Any] = {}
         counts: dict[str, int] = {}
@@ -128,7 +127,7 @@ class InstancesJob:
         return InstanceEvaluator(
             self.class_names,
             min_region_size=self.config.min_region,
-            groups=class_groups(self.class_names, self.config.label_space),
+            groups=class_groups(self.config.label_space),
         )
 
 
@@ -179,7 +178,7 @@ def _truth(target: Target, label_space: str) -> tuple[I32 | None, I32 | None]:
     """(labels, instances) [M] with -1 for classes that the benchmark does not ask for; None where there is no truth."""
     if target.labels is None or target.instances is None:
         return None, None
-    labels = np.where(np.isin(target.labels, SPACES[label_space].things), target.labels, -1).astype(np.int32)
+    labels = np.where(np.isin(target.labels, thing_classes(label_space)), target.labels, -1).astype(np.int32)
     if not ((labels >= 0) & (target.instances >= 0)).any():
         return None, None
     return labels, target.instances

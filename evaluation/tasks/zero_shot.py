@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.config import Config
-from chorus_common.labels import SPACES
+from evaluation.benchmarks import class_groups
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix
 from evaluation.neighbours import nearest_fill
@@ -172,7 +172,7 @@ def zero_shot(
     """
     job = ZeroShotJob(class_names, text, contenders, config, predictions)
     found = run_scenes(selection, job, label="zero-shot", workers=workers, pieces=pieces)
-    groups = class_groups(class_names, config.label_space)
+    groups = class_groups(config.label_space)
     total: dict[str, ConfusionMatrix] = {}
     per_scene: dict[str, Any] = {}
     for scene, piece in found.items():
@@ -195,12 +195,6 @@ def zero_shot(
         "per_scene": per_scene,
         "excluded": selection.excluded,
     }
-
-
-def class_groups(class_names: tuple[str, ...], label_space: str) -> dict[str, tuple[str, ...]]:
-    """Group -> class names (head, common, tail), where the label space has groups."""
-    groups = SPACES[label_space].groups if label_space else {}
-    return {group: tuple(class_names[k] for k in rows) for group, rows in groups.items()}
 
 
 def score_row(matrix: ConfusionMatrix) -> dict[str, Any]:
