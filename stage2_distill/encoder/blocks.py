@@ -5,6 +5,7 @@ upstream's state-dict keys.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_distill.encoder.attention import SerializedAttention
@@ -12,10 +13,13 @@ from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.pooling import NormFactory
 from stage2_distill.encoder.sparse_conv import CPU_TILE, DEVICE_TILE, SubMConv3d
 
+#: what a voxel of a surface has of its 27 neighbours, itself included (rooms at 0.08 to 0.15 m: 10 to 14)
+SURFACE_NEIGHBOURS = 12
 
-def batch_norm(channels: int) -> nn.Module:
+
+def batch_norm(channels: int, momentum: float = 0.01) -> nn.Module:
     """BatchNorm1d as in PTv3: eps 1e-3, momentum 0.01."""
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+    return nn.BatchNorm1d(channels, eps=1e-3, momentum=momentum)
 
 
 class DropPath(nn.Module):
@@ -62,13 +66,58 @@ class MLP(nn.Module):
 
 
 class ConvUnit(nn.ModuleList):
-    """Submanifold convolution k = 3, Linear, LayerNorm; keys 0, 1, 2."""
+    """x + norm(linear(conv(source))): submanifold convolution k = 3, Linear, LayerNorm; keys 0, 1, 2. The source is x,
+    or the skip branch in m1's decoders.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__([SubMConv3d(channels, channels, 3), nn.Linear(channels, channels), nn.LayerNorm(channels)])
 
-    def forward(self, x: Tensor, level: Level) -> Tensor:
-        return self[2](self[1](self[0](x, level.neighbours(3))))
+    def forward(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
+        return x + self[2](self[1](self[0](source, level.neighbours(3))))
+
+    def infer(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
+        """The same, tile by tile, without gradients."""
+        conv = self[0]
+        assert isinstance(conv, SubMConv3d)
+        out = torch.empty_like(x)
+        for span, values in conv.tiles(source, level.neighbours(3)):
+            out[span] = x[span] + self[2](self[1](values))
+        return out
+
+
+class BasicUnit(nn.ModuleList):
+    """The residual block of He et al. 2016 on sparse voxels, MinkUNet's BasicBlock: act(x + norm(conv(act(norm(
+    conv(source)))))), k = 3. Keys 0 to 3.
+
+    Two changes: the last norm starts at zero, so that a block starts as the identity; and kernels are scaled to a
+    dozen neighbours, which a voxel of a surface has, rather than to all 27.
+    """
+
+    def __init__(self, channels: int, norm: NormFactory) -> None:
+        first, second = (SubMConv3d(channels, channels, 3, bias=False) for _ in range(2))
+        super().__init__([first, norm(channels), second, norm(channels)])
+        for conv in (first, second):
+            nn.init.normal_(conv.weight, std=(2 / (SURFACE_NEIGHBOURS * channels)) ** 0.5)
+        last = self[3]
+        assert isinstance(last.weight, Tensor)
+        nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
+        table = level.neighbours(3)
+        return F.gelu(x + self[3](self[2](F.gelu(self[1](self[0](source, table))), table)))
+
+    def infer(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
+        """The same, tile by tile, without gradients."""
+        first, second = self[0], self[2]
+        assert isinstance(first, SubMConv3d)
+        assert isinstance(second, SubMConv3d)
+        hidden, out = torch.empty_like(x), torch.empty_like(x)
+        for span, values in first.tiles(source, level.neighbours(3)):
+            hidden[span] = F.gelu(self[1](values))
+        for span, values in second.tiles(hidden, level.neighbours(3)):
+            out[span] = F.gelu(x[span] + self[3](values))
+        return out
 
 
 class Block(nn.Module):
@@ -77,6 +126,7 @@ class Block(nn.Module):
     "ptv3" (point_transformer_v3m1_base.py:251-338): x += cpe(x); x += attn(LN(x)); x += mlp(LN(x)).
     "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without
     convolution start with x = LN(x), without a residual.
+    "basic": as "litept", with the convolutions of `BasicUnit`.
     """
 
     def __init__(
@@ -94,13 +144,14 @@ class Block(nn.Module):
         drop_path: float,
         layer_scale: float | None,
         rope_base: float | None,
+        norm: NormFactory,
     ) -> None:
         super().__init__()
         self.patch_size, self.index, self.rope_base, self.heads = patch_size, index, rope_base, heads
         self.conv_name = ("cpe" if style == "ptv3" else "conv") if conv else None
         if self.conv_name is not None:
-            self.add_module(self.conv_name, ConvUnit(channels))
-        elif style == "litept":
+            self.add_module(self.conv_name, BasicUnit(channels, norm) if style == "basic" else ConvUnit(channels))
+        elif style != "ptv3":
             self.norm0 = nn.Sequential(nn.LayerNorm(channels))
         self.attends = attn
         if attn:
@@ -123,7 +174,7 @@ class Block(nn.Module):
         if not torch.is_grad_enabled() and not self.training:
             return self._infer(x, level, conv_input)
         if self.conv_name is not None:
-            x = x + self.get_submodule(self.conv_name)(x if conv_input is None else conv_input, level)
+            x = self.get_submodule(self.conv_name)(x, level, x if conv_input is None else conv_input)
         elif hasattr(self, "norm0"):
             x = self.norm0(x)
         if not self.attends:
@@ -138,13 +189,8 @@ class Block(nn.Module):
         tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
         if self.conv_name is not None:
             unit = self.get_submodule(self.conv_name)
-            assert isinstance(unit, ConvUnit)
-            conv, linear, norm = unit
-            assert isinstance(conv, SubMConv3d)
-            out = torch.empty_like(x)
-            for span, values in conv.tiles(x if conv_input is None else conv_input, level.neighbours(3)):
-                out[span] = x[span] + norm(linear(values))
-            x = out
+            assert isinstance(unit, ConvUnit | BasicUnit)
+            x = unit.infer(x, level, x if conv_input is None else conv_input)
         elif hasattr(self, "norm0"):
             x = self.norm0(x)
         if not self.attends:
@@ -166,11 +212,20 @@ class Stem(nn.Module):
     """Input features to the width of the first stage: a wide submanifold convolution without bias, or a linear
     layer; norm; GELU.
 
-    Keys stem.conv.weight or stem.linear.*, stem.norm.*, and mask_token (1, C) where the checkpoint has one.
+    Keys stem.conv.weight or stem.linear.*, stem.norm.*, input_norm.* where inputs are standardised
+    first, and mask_token (1, C) where the checkpoint has one.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, kind: str, kernel: int, norm: NormFactory, mask_token: bool
+        self,
+        in_channels: int,
+        channels: int,
+        kind: str,
+        kernel: int,
+        norm: NormFactory,
+        *,
+        mask_token: bool,
+        input_norm: bool,
     ) -> None:
         super().__init__()
         first: nn.Module
@@ -179,10 +234,16 @@ class Stem(nn.Module):
         else:
             first = nn.Linear(in_channels, channels)
         self.stem = nn.ModuleDict({kind: first, "norm": norm(channels), "act": nn.GELU()})
+        if input_norm:
+            # momentum None: running statistics are plain means over all batches, since inputs do not drift as
+            # features do; a small eps, since metres of a splat's scale vary by hundredths
+            self.input_norm = nn.BatchNorm1d(in_channels, eps=1e-6, momentum=None)
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(1, channels))
 
     def forward(self, feat: Tensor, level: Level) -> Tensor:
+        if hasattr(self, "input_norm"):
+            feat = self.input_norm(feat)
         if "conv" in self.stem:
             conv = self.stem["conv"]
             assert isinstance(conv, SubMConv3d)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from chorus_common.config import Config
+from stage2_distill.encoder import shape_context
 
 #: input attributes and their widths, in the only order in which they may be concatenated per convention (see
 #: `EncoderConfig.features`)
-ATTRIBUTE_WIDTHS = {"coord": 3, "color": 3, "opacity": 1, "quat": 4, "scale": 3, "normal": 3}
+ATTRIBUTE_WIDTHS = {
+    "coord": 3,
+    "color": 3,
+    "opacity": 1,
+    "quat": 4,
+    "scale": 3,
+    "normal": 3,
+    "shape": shape_context.WIDTH,
+}
 
 
 class InputConfig(Config):
@@ -18,7 +27,8 @@ class InputConfig(Config):
 
     Attributes:
         features: attributes in channel order. SceneSplat: color, opacity, quat, scale; Sonata: coord, color, normal;
-            PTv3: color, normal.
+            PTv3: color, normal. "shape" is the multi-scale shape context (shape_context.py), for small encoders that
+            have to learn within minutes.
         indicator: append one 0/1 channel per attribute that says whether the scene has it; absent attributes are
             zeros. This is how one encoder takes Gaussians and points alike.
         color_range: "unit" = [0, 1] (x / 255: PTv3, Sonata, LitePT), "symmetric" = [-1, 1] (x / 127.5 - 1: SceneSplat).
@@ -67,10 +77,14 @@ class EncoderConfig(Config):
         enc_conv, enc_attn, dec_conv, dec_attn: which parts the blocks of a stage have. PTv3: all; LitePT: conv
             early, attention late.
         enc_rope_freq, dec_rope_freq: base of PointROPE per stage, or None for no rotary encoding.
-        block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only) or "litept" (conv
-            stages have no MLP; attention without conv is preceded by a LayerNorm without residual).
+        block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only), "litept" (conv
+            stages have no MLP; attention without conv is preceded by a LayerNorm without residual) or "basic" (as
+            litept, but convolutions are ResNet's basic blocks).
         stem: "conv" (submanifold, kernel `stem_kernel`) or "linear".
-        norm: of stem, pooling and unpooling: "batch" (eps 1e-3) or "layer".
+        norm: of stem, pooling, unpooling and basic blocks: "batch" (eps 1e-3) or "layer".
+        norm_momentum: of the running statistics of "batch"; 0.01 is upstream's and needs some hundreds of steps.
+        input_norm: standardise every input channel by its mean and deviation over training, so that no attribute
+            outweighs another by its unit.
         pooling: "serialized" (m1: coarse codes are shifted fine codes) or "grid" (m2, LitePT: coarse voxels are
             serialized afresh).
         pool_reduce: "max" or "mean".
@@ -115,7 +129,7 @@ class EncoderConfig(Config):
     dec_conv: tuple[bool, ...] = (True, True, True, True)
     dec_attn: tuple[bool, ...] = (True, True, True, True)
     dec_rope_freq: tuple[float, ...] | None = None
-    block: Literal["ptv3", "litept"] = "ptv3"
+    block: Literal["ptv3", "litept", "basic"] = "ptv3"
     mlp_ratio: float = 4
     qkv_bias: bool = True
     drop_path: float = 0.3
@@ -123,6 +137,8 @@ class EncoderConfig(Config):
     stem: Literal["conv", "linear"] = "conv"
     stem_kernel: int = 5
     norm: Literal["batch", "layer"] = "batch"
+    norm_momentum: float = Field(default=0.01, gt=0, le=1)
+    input_norm: bool = False
     pooling: Literal["serialized", "grid"] = "serialized"
     pool_reduce: Literal["max", "mean"] = "max"
     depth_rule: Literal["max", "max+1"] = "max+1"

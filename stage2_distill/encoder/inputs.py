@@ -23,6 +23,7 @@ from chorus_common.scene import F32, I64, GaussianScene, canonical_quats
 from stage2_distill.encoder.config import ATTRIBUTE_WIDTHS, EncoderConfig, InputConfig
 from stage2_distill.encoder.normals import scene_normals
 from stage2_distill.encoder.point_batch import PointBatch
+from stage2_distill.encoder.shape_context import shape_context
 
 #: attributes that a point cloud turned into Gaussians does not really have
 POINT_CLOUD_LACKS = ("opacity", "quat", "scale")
@@ -58,23 +59,27 @@ def scene_inputs(
     coord: NDArray[np.floating] = centred(scene.means)
     grid, inverse, starts, order = voxelise(coord, inputs.grid_size)
     values = attributes(scene, coord, inputs, absent)
+    members: I64 | None = None
     if training:
         counts = np.diff(np.append(starts, len(order)))
         draw = np.random.default_rng(seed).random(len(starts))
         members = order[starts + np.minimum((draw * counts).astype(np.int64), counts - 1)]
+    elif inputs.member == "opaque":
+        # stable sort by (voxel, most opaque first): ties go to the first row
+        members = np.lexsort((-scene.opacities, inverse))[starts]
+    if members is not None:
         values = {k: v[members] for k, v in values.items()}
         coord = coord[members]
-    elif inputs.member == "mean":
+    else:
         values = {k: _mean(v, order, starts) for k, v in values.items()}
         if "quat" in values and "quat" not in absent:
             values["quat"] = canonical_quats(values["quat"])
         coord = _mean(coord, order, starts)
-    else:
-        # stable sort by (voxel, most opaque first): ties go to the first row
-        by_opacity = np.lexsort((-scene.opacities, inverse))
-        members = by_opacity[starts]
-        values = {k: v[members] for k, v in values.items()}
-        coord = coord[members]
+    if "shape" in inputs.features:  # of one point per voxel: how densely splats lie says nothing about shape
+        normals = scene_normals(scene, inputs.normals)
+        values["shape"] = shape_context(
+            coord, normals[members] if members is not None else _mean(normals, order, starts)
+        )
     columns = [values[k] for k in inputs.features]
     if inputs.indicator:
         present = np.array([k not in absent for k in inputs.features], dtype=np.float32)
@@ -117,7 +122,9 @@ def voxelise(coord: NDArray[np.floating], grid_size: float) -> tuple[I64, I64, I
 def attributes(
     scene: GaussianScene, coord: NDArray[np.floating], inputs: InputConfig, absent: Collection[str] = ()
 ) -> dict[str, F32]:
-    """The attributes that `inputs` names, each [N, width], in the encoder's ranges; absent ones are zeros."""
+    """The attributes of single Gaussians that `inputs` names, each [N, width], in the encoder's ranges; absent ones are
+    zeros.
+    """
     makers = {
         "coord": lambda: coord.astype(np.float32),
         "color": lambda: scene.colors * 2 - 1 if inputs.color_range == "symmetric" else scene.colors,
@@ -129,6 +136,7 @@ def attributes(
     return {
         k: np.zeros((len(scene), ATTRIBUTE_WIDTHS[k]), np.float32) if k in absent else makers[k]()
         for k in inputs.features
+        if k in makers
     }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from stage2_distill.encoder.blocks import Block, Stem, batch_norm
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.hierarchy import Level, build_hierarchy
 from stage2_distill.encoder.point_batch import PointBatch
-from stage2_distill.encoder.pooling import Pooling, Unpooling
+from stage2_distill.encoder.pooling import NormFactory, Pooling, Unpooling
 from stage2_distill.encoder.sparse_conv import SubMConv3d
 
 
@@ -40,9 +41,17 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        norm = batch_norm if config.norm == "batch" else nn.LayerNorm
+        norm = partial(batch_norm, momentum=config.norm_momentum) if config.norm == "batch" else nn.LayerNorm
         c = config.enc_channels
-        self.embedding = Stem(config.in_channels, c[0], config.stem, config.stem_kernel, norm, config.mask_token)
+        self.embedding = Stem(
+            config.in_channels,
+            c[0],
+            config.stem,
+            config.stem_kernel,
+            norm,
+            mask_token=config.mask_token,
+            input_norm=config.input_norm,
+        )
         rates = torch.linspace(0, config.drop_path, max(1, sum(config.enc_depths)), device="cpu").tolist()
         self.enc = nn.ModuleDict()
         for s in range(len(c)):
@@ -51,7 +60,7 @@ class Encoder(nn.Module):
                 stage["down"] = Pooling(c[s - 1], c[s], config.pool_reduce, norm)
             first = sum(config.enc_depths[:s])
             for i in range(config.enc_depths[s]):
-                stage[f"block{i}"] = _block(config, "enc", s, i, rates[first + i])
+                stage[f"block{i}"] = _block(config, "enc", s, i, rates[first + i], norm)
             self.enc[f"enc{s}"] = stage
         if not config.enc_mode:
             rates = torch.linspace(0, config.drop_path, max(1, sum(config.dec_depths)), device="cpu").tolist()
@@ -62,7 +71,7 @@ class Encoder(nn.Module):
                 stage["up"] = Unpooling(widths[s + 1], c[s], widths[s], norm)
                 first, depth = sum(config.dec_depths[:s]), config.dec_depths[s]
                 for i in range(depth):  # the schedule runs backwards within a stage: deeper blocks drop more
-                    stage[f"block{i}"] = _block(config, "dec", s, i, rates[first + depth - 1 - i])
+                    stage[f"block{i}"] = _block(config, "dec", s, i, rates[first + depth - 1 - i], norm)
                 self.dec[f"dec{s}"] = stage
         if config.norm == "layer":
             self.apply(_init_m2)
@@ -167,7 +176,7 @@ class Encoder(nn.Module):
         return block(x, level, conv_input)
 
 
-def _block(config: EncoderConfig, side: str, s: int, i: int, drop_path: float) -> Block:
+def _block(config: EncoderConfig, side: str, s: int, i: int, drop_path: float, norm: NormFactory) -> Block:
     """Block i of stage s of the encoder (side "enc") or decoder ("dec")."""
     conv, attn = getattr(config, f"{side}_conv")[s], getattr(config, f"{side}_attn")[s]
     rope = getattr(config, f"{side}_rope_freq")
@@ -184,6 +193,7 @@ def _block(config: EncoderConfig, side: str, s: int, i: int, drop_path: float) -
         drop_path=drop_path,
         layer_scale=config.layer_scale,
         rope_base=None if rope is None else rope[s],
+        norm=norm,
     )
 
 
