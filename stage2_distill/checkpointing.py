@@ -8,7 +8,7 @@ there is.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Progress:
     Attributes:
         step: optimiser steps done.
         bad_steps: non-finite steps in a row up to here; skipped: all of them so far.
-        best, best_step: lowest validation loss so far, and its step.
+        best, best_step: lowest validation loss so far (minus f-mIoU, where that is asked for), and its step.
+        teacher_losses: running mean of each teacher's loss (`balance`).
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class Progress:
     skipped: int = 0
     best: float = float("inf")
     best_step: int = -1
+    teacher_losses: dict[str, float] = field(default_factory=dict)
 
 
 def save_state(

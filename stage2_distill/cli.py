@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 from chorus_common.errors import ConfigError, run_cli
+from stage2_distill.commands.adapt import adapt_command
+from stage2_distill.commands.field import field_command
 from stage2_distill.commands.gaussiancross import gaussiancross_command
+from stage2_distill.commands.train import train_command
 
 FILE = click.Path(path_type=Path)
 
@@ -17,62 +20,6 @@ FILE = click.Path(path_type=Path)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def cli() -> None:
     """Stage 2: distil cached teachers into one 3D encoder."""
-
-
-@cli.command()
-@click.option(
-    "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of stage 1; repeat to mix several."
-)
-@click.option(
-    "--manifest",
-    type=FILE,
-    help="Manifest that says which scenes are in --split. Without it: every scene of the stores.",
-)
-@click.option("--split", help="Split of the manifest to train on.  [default: train]")
-@click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/training.md).")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
-)
-@click.option(
-    "--out",
-    type=FILE,
-    required=True,
-    help="Folder of the run; the student is saved in it. Same command again: goes on.",
-)
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-def train(
-    stores: tuple[Path, ...],
-    manifest: Path | None,
-    split: str | None,
-    val_split: str | None,
-    config_path: Path | None,
-    settings: tuple[str, ...],
-    out: Path,
-    device: str,
-) -> None:
-    """Train a student, or go on with the run in OUT."""
-    from chorus_common.config import load_config
-    from stage2_distill.settings import TrainConfig
-
-    config = load_config(TrainConfig, config_path, settings)
-    if val_split is not None and manifest is None:
-        raise ConfigError(f"--val-split {val_split} needs --manifest, which says which scenes are in it")
-    from stage2_distill.sources import find_scenes, open_scenes, read_bases, text_aligned
-    from stage2_distill.trainer import TrainData
-    from stage2_distill.trainer import train as run
-
-    split = split or ("train" if manifest is not None else None)
-    scenes = open_scenes(find_scenes(stores, manifest, split, warn))
-    validation = open_scenes(find_scenes(stores, manifest, val_split, warn)) if val_split is not None else []
-    bases = read_bases(stores, [*scenes, *validation], config.teachers)
-    click.echo(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(bases)}", err=True)
-    data = TrainData(scenes, validation, bases, text_aligned(scenes, bases))
-    result = run(config, data, out, pick_device(device))
-    skipped = f", {result.skipped} skipped as not finite" if result.skipped else ""
-    click.echo(
-        f"{out}: {result.steps} steps{skipped}; waiting for data took {result.starvation:.1%} of the time", err=True
-    )
 
 
 @cli.command()
@@ -91,6 +38,7 @@ def encode(scene: Path, checkpoint: Path, out: Path, dtype: str, teacher: str | 
 
     from chorus_common.atomic import atomic_path
     from chorus_common.scene_io import read_scene
+    from stage2_distill.devices import pick_device
     from stage2_distill.encode import encode_scene
     from stage2_distill.encoder import load_encoder
     from stage2_distill.student import load_student
@@ -166,31 +114,9 @@ def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
     return facts
 
 
-def pick_device(name: str) -> Any:
-    """The torch device of that name; "auto" is CUDA where there is one. Under torchrun each process has its own."""
-    import os
-
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device {name}: use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(f"--device {name}: no CUDA device on this machine; use --device cpu")
-        torch.cuda.set_device(device)
-    return device
-
-
-def warn(line: str) -> None:
-    click.echo(line, err=True)
-
-
+cli.add_command(train_command)
+cli.add_command(adapt_command)
+cli.add_command(field_command)
 cli.add_command(gaussiancross_command)
 
 

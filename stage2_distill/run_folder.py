@@ -10,6 +10,8 @@ config.json, model.safetensors, README.md   the student (student.py); best/ the 
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from chorus_common.errors import ConfigError
 from stage2_distill.settings import TrainConfig
 
 #: Settings that change speed or safety but no number, so that a run may be continued with other values.
-FREE = ("threads", "checkpoint_every", "data.workers", "data.prefetch", "data.memory_mb")
+FREE = ("threads", "checkpoint_every", "wandb", "data.workers", "data.prefetch", "data.memory_mb")
 
 
 class RunFolder:
@@ -67,15 +69,25 @@ class RunFolder:
 
 
 def run_identity(
-    config: TrainConfig, scenes: Sequence[tuple[str, str, str]], teachers: dict[str, str], encoder: dict[str, Any]
+    config: TrainConfig,
+    scenes: Sequence[tuple[str, str, str]],
+    teachers: dict[str, str],
+    encoder: dict[str, Any],
+    start: str = "",
 ) -> dict[str, Any]:
     """Everything that decides what a run computes.
 
     Args:
         scenes: (data set, scene id, fingerprint) in order. teachers: name -> fingerprint of teacher and basis. encoder:
-            resolved config.
+            resolved config. start: hash of the weights that the run starts from.
     """
-    return {"config": config.model_dump(mode="json"), "scenes": scenes, "teachers": teachers, "encoder": encoder}
+    return {
+        "config": config.model_dump(mode="json"),
+        "scenes": scenes,
+        "teachers": teachers,
+        "encoder": encoder,
+        "start": start,
+    }
 
 
 def first_difference(before: Any, now: Any, where: str = "") -> str:
@@ -100,11 +112,12 @@ def first_difference(before: Any, now: Any, where: str = "") -> str:
 
 
 class RunLog:
-    """Appends records to log.jsonl and scalars to TensorBoard. Records from `step` on are dropped first: they will be
-    written again.
+    """Appends records to log.jsonl and scalars to TensorBoard, and to Weights & Biases where asked to.
+
+    Records from `step` on are dropped first: they will be written again.
     """
 
-    def __init__(self, folder: RunFolder, step: int) -> None:
+    def __init__(self, folder: RunFolder, step: int, wandb: str = "") -> None:
         kept = []
         if folder.log.exists():
             for line in folder.log.read_text(encoding="utf-8").splitlines():
@@ -114,17 +127,35 @@ class RunLog:
         write_text_atomically(folder.log, "".join(line + "\n" for line in kept))
         self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        self._wandb = _wandb_run(wandb, folder.path) if wandb else None
 
     def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
         """One record; numbers in it, also in nested objects, become TensorBoard scalars "kind/key/key"."""
         self._file.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
         self._file.flush()
-        for name, value in _numbers(record, kind):
+        numbers = _numbers(record, kind)
+        for name, value in numbers:
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(numbers) | {"step": step})
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(project: str, folder: Path) -> Any:
+    """A run of Weights & Biases that a resumed training goes on with: its id is the folder's own."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        raise ConfigError("wandb is set, but the package is not installed; pip install 'chorus3d[wandb]'") from None
+    identity = hashlib.sha256((folder / "train.json").read_bytes()).hexdigest()[:16]
+    run = wandb.init(project=project, name=folder.name, id=identity, resume="allow", dir=str(folder))
+    run.define_metric("*", step_metric="step")
+    return run
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -118,8 +118,12 @@ class DataSettings(Config):
         crop, max_points: "sphere" (nearest Gaussians to a drawn one) or "rows" (a range of Morton order), at most
             max_points Gaussians (0 = all).
         min_weight, min_views: evidence below which a Gaussian is no target.
-        views: lift from a random subset of so many views, drawn anew for every sample (0 = all views; only then are
-            targets remembered).
+        views: lift from (or render to) a random subset of so many views, drawn anew for every sample (0 = all views;
+            only then are targets remembered).
+        cover: rendered objective: share of a cell's blending weight that the sample must hold to be asked about it.
+        mix_p: probability that half of a sample's Gaussians come from a second scene laid over the first.
+        points_p: probability that a sample is fed as a point cloud, without opacities, rotations and scales; 1 trains
+            for point clouds alone, less one encoder for both (which needs encoder.overrides.inputs.indicator).
         memory_mb: how much lifted targets and scenes may occupy in memory.
         workers: threads that prepare samples ahead (0 = none); prefetch: how many batches they may be ahead.
     """
@@ -131,6 +135,9 @@ class DataSettings(Config):
     min_weight: float = Field(default=0.05, ge=0)
     min_views: int = Field(default=1, ge=1)
     views: int = Field(default=0, ge=0)
+    cover: float = Field(default=0.5, ge=0, le=1)
+    mix_p: float = Field(default=0.0, ge=0, le=1)
+    points_p: float = Field(default=0.0, ge=0, le=1)
     memory_mb: int = Field(default=4096, ge=0)
     workers: int = Field(default=1, ge=0, le=64)
     prefetch: int = Field(default=4, ge=1)
@@ -141,7 +148,8 @@ class OptimSettings(Config):
 
     Attributes:
         lr: largest learning rate; encoder_lr_scale multiplies it for the encoder (below 1 to go easy on pre-trained
-            weights).
+            weights), block_lr_scale for the blocks in it (SceneSplat's recipe: 0.1), layer_decay once for every
+            stage between a parameter's and the projectors.
         weight_decay: on matrices only; norms, biases and other vectors have none.
         schedule: "onecycle" (cosine up from lr / div over `warmup` of all steps, cosine down to lr / div / final_div),
             "cosine" (linear up, cosine down to 0) or "constant" (linear up, then flat).
@@ -152,6 +160,8 @@ class OptimSettings(Config):
 
     lr: float = Field(default=2e-3, gt=0)
     encoder_lr_scale: float = Field(default=1.0, ge=0)
+    block_lr_scale: float = Field(default=1.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
@@ -162,6 +172,20 @@ class OptimSettings(Config):
     ema: float = Field(default=0.999, ge=0, lt=1)
 
 
+class LoraSettings(Config):
+    """Low-rank adapters (Hu et al. 2021) in the encoder's linear layers; everything else is frozen.
+
+    Attributes:
+        rank: of each adapter; 0 = no adapters, all weights are trained. alpha: the update is scaled by alpha / rank.
+    """
+
+    rank: int = Field(default=0, ge=0)
+    alpha: float = Field(default=16.0, gt=0)
+
+
+Objective = Literal["lifted", "rendered"]
+
+
 class TrainConfig(Config):
     """A training run.
 
@@ -170,11 +194,21 @@ class TrainConfig(Config):
         epochs: length of the run.
         batch_size: scenes per optimiser step, over all processes; micro_batch: scenes per forward pass of one process
             (0 = all its share).
-        teachers: teacher name -> settings; empty = every dense teacher of the stores with default settings.
+        student: folder of a student to start from, encoder and projectors ("" = a fresh one as `encoder` says).
+        lora: how much of it may change.
+        objective: "lifted" matches Gaussians with lifted features; "rendered" matches pictures: the student's features
+            are rendered through the cached matrix and compared with the teachers' cells.
+        teachers: teacher name -> settings; empty = every dense teacher of the stores with default settings (of those
+            that the student to start from knows).
+        balance: "adaloss" divides each teacher's loss by its own running mean (decay balance_decay), as RADIO's AdaLoss
+            does: all teachers then pull alike, whatever their scale.
         projector_hidden: width of the projectors' hidden layer.
         amp: "bf16" runs the forward pass under autocast.
         checkpoint_every: steps between saved states (one is saved at the end, too).
         validate_every: epochs between passes over the validation scenes (0 = only after the last one).
+        zero_shot: whether validation also asks text-aligned teachers' heads for the scenes' classes by their names.
+        best_by: what the best student has: the lowest match, or the highest zero-shot f-mIoU.
+        wandb: project of Weights & Biases to log to, beside TensorBoard ("" = none).
         max_bad_steps: steps with a non-finite loss or gradient in a row after which the run gives up; each one is
             skipped.
         threads: threads of PyTorch (0 = its own choice). Results are equal to the bit for equal numbers of threads.
@@ -185,7 +219,12 @@ class TrainConfig(Config):
     batch_size: int = Field(default=2, ge=1)
     micro_batch: int = Field(default=0, ge=0)
     encoder: EncoderSettings = EncoderSettings()
+    student: str = ""
+    lora: LoraSettings = LoraSettings()
+    objective: Objective = "lifted"
     teachers: dict[str, TeacherSettings] = Field(default_factory=dict)
+    balance: Literal["none", "adaloss"] = "none"
+    balance_decay: float = Field(default=0.99, ge=0, lt=1)
     projector_hidden: int = Field(default=512, ge=1)
     data: DataSettings = DataSettings()
     augment: AugmentConfig = AugmentConfig()
@@ -193,6 +232,9 @@ class TrainConfig(Config):
     amp: Literal["off", "bf16"] = "off"
     checkpoint_every: int = Field(default=200, ge=1)
     validate_every: int = Field(default=0, ge=0)
+    zero_shot: bool = False
+    best_by: Literal["match", "zero_shot"] = "match"
+    wandb: str = ""
     max_bad_steps: int = Field(default=5, ge=1)
     threads: int = Field(default=0, ge=0)
 
@@ -203,4 +245,33 @@ class TrainConfig(Config):
                 raise ValueError(f"teacher {name} has l1 = l2 = 0: nothing to match")
         if self.teachers and not any(t.start == 0 and t.weight > 0 for t in self.teachers.values()):
             raise ValueError("no teacher is active in the first epoch; let one start at 0 with a positive weight")
+        if self.best_by == "zero_shot" and not self.zero_shot:
+            raise ValueError('best_by = "zero_shot" needs zero_shot = true')
+        if self.lora.rank > 0 and not self.student:
+            raise ValueError("lora adapts a trained student; name its folder as student")
         return self
+
+
+class AdaptDataSettings(DataSettings):
+    """Defaults of adaptation."""
+
+    views: int = Field(default=6, ge=0)
+
+
+class AdaptOptimSettings(OptimSettings):
+    """Defaults of adaptation."""
+
+    lr: float = Field(default=5e-4, gt=0)
+    schedule: Literal["onecycle", "cosine", "constant"] = "cosine"
+
+
+class AdaptConfig(TrainConfig):
+    """Adaptation of a student to another domain: a training run with other defaults.
+
+    Pictures are matched, a few views per sample; the learning rate is low, because weights start trained.
+    """
+
+    epochs: int = Field(default=20, ge=1)
+    objective: Objective = "rendered"
+    data: AdaptDataSettings = AdaptDataSettings()
+    optim: AdaptOptimSettings = AdaptOptimSettings()

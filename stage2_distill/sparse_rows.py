@@ -48,6 +48,17 @@ class SparseRows:
             width, entries = width + part.width, entries + len(part.columns)
         return SparseRows(torch.cat(indptr), torch.cat(columns), torch.cat([p.weights for p in parts]), width)
 
+    @staticmethod
+    def stack(parts: Sequence[SparseRows]) -> SparseRows:
+        """Rows of every part, all over the same columns."""
+        ends = np.cumsum([0] + [len(p.columns) for p in parts]).tolist()
+        return SparseRows(
+            torch.cat([parts[0].indptr[:1], *(p.indptr[1:] + a for p, a in zip(parts, ends))]),
+            torch.cat([p.columns for p in parts]),
+            torch.cat([p.weights for p in parts]),
+            parts[0].width,
+        )
+
     def __len__(self) -> int:
         return len(self.indptr) - 1
 

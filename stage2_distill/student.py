@@ -114,6 +114,25 @@ class Student(nn.Module):
         """Take over the basis of teacher `name`."""
         self.bases[_key(name)].load_state_dict(Basis.of(basis).state_dict())
 
+    @torch.no_grad()
+    def rebase(self, name: str, basis: TeacherBasis) -> None:
+        """Speak of teacher `name` in another basis; features in the teacher's own space stay what they were.
+
+        Both spaces are affine images of the teacher's, so the change is one affine map, which the projector's last
+        layer takes in: p' = A p + c with A = (phi / phi') R' R^T and c = R' (mean - mean') / phi'.
+        """
+        old, new = self.basis(name), Basis.of(basis).to(self.basis(name).mean.device)
+        rotation, phi = new.rotation.double(), new.phi.double()
+        linear = (old.phi.double() / phi) * rotation @ old.rotation.double().T
+        shift = rotation @ (old.mean.double() - new.mean.double()) / phi
+        projector = self.projectors[_key(name)]
+        assert isinstance(projector, Projector)
+        last = projector[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.copy_(linear @ last.weight.double())
+        last.bias.copy_(linear @ last.bias.double() + shift)
+        old.load_state_dict(new.state_dict())
+
     def basis(self, name: str) -> Basis:
         """Basis of teacher `name`; ConfigError where the student has no such teacher."""
         self._check(name)

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.labels import LABEL_SPACES
 from chorus_common.progress import Progress as Reporter
 from chorus_common.progress import progress as report_progress
 from chorus_common.standardise import TeacherBasis
@@ -28,25 +29,17 @@ from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.distributed import Ranks, joined
-from stage2_distill.encoder import Encoder, build_encoder, load_encoder
-from stage2_distill.losses.distill import distill_loss, teacher_terms
+from stage2_distill.encoder import Encoder
+from stage2_distill.lora import add_lora, merged_tensors
+from stage2_distill.losses.distill import distill_loss
 from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog, run_identity
 from stage2_distill.schedule import TermWeights, learning_rate, term_weights
 from stage2_distill.settings import TeacherSettings, TrainConfig
-from stage2_distill.student import Student, StudentTeacher, save_student
-
-
-@dataclass(frozen=True)
-class TrainData:
-    """What a run learns from: scenes to train on, scenes to validate on (may be empty), and the bases of the teachers
-    it matches.
-    """
-
-    scenes: Sequence[SceneEntry]
-    validation: Sequence[SceneEntry]
-    bases: Mapping[str, TeacherBasis]
-    text_aligned: frozenset[str] = frozenset()
+from stage2_distill.start import TrainData, make_student, tensors_hash
+from stage2_distill.student import save_student
+from stage2_distill.validation import Sums, validate
+from stage2_distill.zero_shot import ZeroShotCheck, text_aligned_teacher
 
 
 @dataclass(frozen=True)
@@ -78,18 +71,20 @@ class Trainer:
         self, config: TrainConfig, data: TrainData, folder: RunFolder, device: torch.device, ranks: Ranks
     ) -> None:
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
-        self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in data.bases}
         self.share = ranks.share(config.batch_size)
         torch.manual_seed(_seed_of(config.seed, 0))
-        encoder = make_encoder(config)
-        folder.claim(self._identity(data, encoder), write=ranks.rank == 0)
-        channels = {name: basis.channels for name, basis in data.bases.items()}
-        make = _dataset_maker(config, channels, self.teachers, encoder)
+        self.plain, bases = make_student(config, data)
+        self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in bases}
+        folder.claim(self._identity(data, bases), write=ranks.rank == 0)
+        channels = {name: basis.channels for name, basis in bases.items()}
+        make = _dataset_maker(config, channels, self.teachers, self.plain.encoder)
         self.dataset = make(data.scenes)
         self.validation = make(data.validation) if data.validation else None
-        self.student = Student(encoder, _student_teachers(data, config)).to(device)
-        for name, basis in data.bases.items():
-            self.student.set_basis(name, basis)
+        self.check = self._zero_shot_check()
+        self.student = copy.deepcopy(self.plain).to(device)
+        if config.lora.rank > 0:
+            add_lora(self.student, self.student.encoder, config.lora.rank, config.lora.alpha)
+            self.student.to(device)
         self.optimizer = build_optimizer(self.student, config.optim)
         self.average = WeightAverage(self.student, config.optim.ema) if config.optim.ema > 0 else None
         self.total = config.epochs * self.dataset.steps_per_epoch
@@ -107,7 +102,7 @@ class Trainer:
         )
         main = self.ranks.rank == 0
         with contextlib.ExitStack() as stack:
-            log = RunLog(self.folder, start) if main else None
+            log = RunLog(self.folder, start, self.config.wandb) if main else None
             if log is not None:
                 stack.callback(log.close)
             stack.enter_context(self._stop_on_signal())
@@ -149,26 +144,27 @@ class Trainer:
         set_learning_rate(self.optimizer, lr)
         weights = self._term_weights(step)
         statistics = [b.clone() for b in student.encoder.buffers()]
-        samples = sum(len(b.scenes) for b in batches)
-        loss, sums = 0.0, _Sums()
+        samples = sum(len(b) for b in batches)
+        losses = dict.fromkeys(weights, 0.0)
+        loss, sums = 0.0, Sums()
         for batch in batches:
             moved = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
                 terms = distill_loss(student, moved, self.teachers, weights)
             if terms.total is None:
                 continue
-            share = len(batch.scenes) / samples
+            share = len(batch) / samples
             (terms.total * share).backward()
             loss += float(terms.total.detach()) * share
             for name, term in terms.terms.items():
+                losses[name] += float(term.loss.detach()) * share
                 sums.add(name, term.values(), share * term.seen)
         self.ranks.average_gradients(student)
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip or math.inf)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
-        # all processes skip, and stop, at the same step
-        flags = self.ranks.sum(
-            torch.tensor([not finite, self._signalled], dtype=torch.float32, device=self.device)
-        ).tolist()
+        # all processes skip, stop and balance alike
+        mine = [not finite, self._signalled, *losses.values()]
+        flags = self.ranks.sum(torch.tensor(mine, dtype=torch.float64, device=self.device)).tolist()
         self.stopping = flags[1] > 0
         if flags[0] > 0:
             for buffer, value in zip(student.encoder.buffers(), statistics):
@@ -180,6 +176,7 @@ class Trainer:
             if self.average is not None:
                 self.average.update(student, step)
             self.progress.bad_steps = 0
+            self._remember_losses({n: total / self.ranks.world for n, total in zip(losses, flags[2:])})
         self.optimizer.zero_grad(set_to_none=True)
         return {
             "epoch": step / self.dataset.steps_per_epoch,
@@ -191,7 +188,18 @@ class Trainer:
 
     def _term_weights(self, step: int) -> dict[str, TermWeights]:
         epoch = step / self.dataset.steps_per_epoch
-        return {name: term_weights(epoch, settings) for name, settings in self.teachers.items()}
+        weights = {name: term_weights(epoch, settings) for name, settings in self.teachers.items()}
+        if self.config.balance == "none":
+            return weights
+        known = self.progress.teacher_losses
+        return {n: replace(w, teacher=w.teacher / known.get(n, 1.0)) for n, w in weights.items()}
+
+    def _remember_losses(self, losses: Mapping[str, float]) -> None:
+        """Running means for `balance`; a teacher that was not active, or saw nothing, keeps its old one."""
+        known, decay = self.progress.teacher_losses, self.config.balance_decay
+        for name, loss in losses.items():
+            if loss > 0:
+                known[name] = decay * known[name] + (1 - decay) * loss if name in known else loss
 
     def _skip(self, step: int, batches: Sequence[Batch], reporter: Reporter | None) -> None:
         """Count a non-finite step; give up after several in a row. Weights and moments stay as they were."""
@@ -221,26 +229,48 @@ class Trainer:
     def _validate(self, step: int, log: RunLog | None, reporter: Reporter | None) -> None:
         """Match all teachers on the validation scenes with the averaged weights; keep the best student."""
         assert self.validation is not None
-        student = copy.deepcopy(self.student)
+        student = copy.deepcopy(self.plain).to(self.device)
         student.load_state_dict(self._saved_weights())
-        values = validate(student, self.validation, self.teachers, self.device)
+        check = None if self.check is None else ZeroShotCheck(student, *self.check)
+        values = validate(student, self.validation, self.teachers, self.device, check)
+        scores = {} if check is None else check.scores()
         value = float(np.mean([v["match"] for v in values.values()]))
         if log is not None:
-            log.write(
-                "validation",
-                step,
-                {"epoch": (step + 1) / self.dataset.steps_per_epoch, "match": value, "teachers": values},
-            )
+            epoch = (step + 1) / self.dataset.steps_per_epoch
+            log.write("validation", step, {"epoch": epoch, "match": value, "teachers": values, "zero_shot": scores})
         if reporter is not None:
             shown = ", ".join(f"{name} {v['cosine']:.3f}" for name, v in values.items())
-            reporter.say(f"validation after step {step + 1}: cosine {shown}")
+            asked = f", zero-shot f-mIoU {scores['f_miou']:.3f}" if scores else ""
+            reporter.say(f"validation after step {step + 1}: cosine {shown}{asked}")
+        if self.config.best_by == "zero_shot":
+            value = -scores.get("f_miou", -math.inf)
         if value < self.progress.best:
             self.progress.best, self.progress.best_step = value, step
             with _keep_going(reporter, "best student"):
                 save_student(student, self.folder.best, notes=self._notes(step + 1))
 
+    def _zero_shot_check(self) -> tuple[str, str] | None:
+        """Teacher and label space of the zero-shot check; ConfigError, before anything is trained, where it cannot be
+        made.
+        """
+        if not self.config.zero_shot:
+            return None
+        if self.validation is None:
+            raise ConfigError("zero_shot = true needs validation scenes; give --val-split")
+        spaces = sorted({s.geometry().scene.label_space for s in self.validation.scenes} & set(LABEL_SPACES))
+        if len(spaces) != 1:
+            raise ConfigError(
+                f"zero_shot = true needs validation scenes of one label space, found {', '.join(spaces) or 'none'}"
+            )
+        teacher = text_aligned_teacher(self.plain, self.teachers)
+        ZeroShotCheck(self.plain, teacher, spaces[0])
+        return teacher, spaces[0]
+
     def _saved_weights(self) -> dict[str, Tensor]:
-        return dict(self.student.state_dict()) if self.average is None else self.average.tensors
+        """Weights of the student that is saved: averaged, adapters merged."""
+        tensors = dict(self.student.state_dict()) if self.average is None else self.average.tensors
+        lora = self.config.lora
+        return merged_tensors(tensors, lora.alpha / lora.rank) if lora.rank > 0 else tensors
 
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
         """State and student. A full disk in mid-run costs one checkpoint, not the run."""
@@ -249,7 +279,7 @@ class Trainer:
         guard = contextlib.nullcontext() if final else _keep_going(reporter, "checkpoint")
         with guard:
             save_state(self.folder.state, self.progress, self.student, self.optimizer, self.average)
-            save_student(self.student, self.folder.path, self._saved_weights(), notes=self._notes(self.progress.step))
+            save_student(self.plain, self.folder.path, self._saved_weights(), notes=self._notes(self.progress.step))
 
     def _notes(self, step: int) -> str:
         return (
@@ -257,13 +287,14 @@ class Trainer:
             f"on {len(self.dataset.scenes)} scenes, seed {self.config.seed}. Settings: train.json of the run.\n"
         )
 
-    def _identity(self, data: TrainData, encoder: Encoder) -> dict[str, Any]:
+    def _identity(self, data: TrainData, bases: Mapping[str, TeacherBasis]) -> dict[str, Any]:
         scenes = [(e.dataset, e.scene_id, e.fingerprint) for e in data.scenes]
         return run_identity(
             self.config,
             scenes,
-            {n: b.fingerprint for n, b in data.bases.items()},
-            encoder.config.model_dump(mode="json"),
+            {n: b.fingerprint for n, b in bases.items()},
+            self.plain.encoder.config.model_dump(mode="json"),
+            tensors_hash(self.plain) if self.config.student or self.config.encoder.weights else "",
         )
 
     @contextlib.contextmanager
@@ -286,34 +317,6 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-@torch.no_grad()
-def validate(
-    student: Student, dataset: CacheDataset, teachers: Mapping[str, TeacherSettings], device: torch.device
-) -> dict[str, dict[str, float]]:
-    """Mean match, cosine and SmoothL1 per teacher over whole scenes, each scene counting the same; NaN for a teacher no
-    scene has.
-    """
-    student.eval()
-    sums = _Sums()
-    for number in range(len(dataset.scenes)):
-        batch = dataset.whole(number).to(device)
-        latent = student.encoder(batch.points)
-        for name in batch.targets:
-            term = teacher_terms(student, name, latent, batch, teachers[name], TermWeights(1.0))
-            sums.add(name, term.values(), 1.0)
-    return sums.means()
-
-
-def make_encoder(config: TrainConfig) -> Encoder:
-    """The encoder that `config` asks for, fresh from torch's generator or from a checkpoint."""
-    settings = config.encoder
-    if settings.weights:
-        if settings.overrides:
-            raise ConfigError("encoder.weights brings its own architecture; remove encoder.overrides")
-        return load_encoder(settings.weights)
-    return build_encoder(settings.preset, **settings.overrides)
-
-
 def _dataset_maker(
     config: TrainConfig, channels: Mapping[str, int], teachers: Mapping[str, TeacherSettings], encoder: Encoder
 ) -> Callable[[Sequence[SceneEntry]], CacheDataset]:
@@ -327,41 +330,12 @@ def _dataset_maker(
         config.augment,
         seed=config.seed,
         batch_size=config.batch_size,
+        objective=config.objective,
     )
-
-
-class _Sums:
-    """Weighted means of named values per teacher."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, dict[str, float]] = {}
-        self._weight: dict[str, float] = {}
-
-    def add(self, name: str, values: Mapping[str, Tensor], weight: float) -> None:
-        sums = self._sums.setdefault(name, dict.fromkeys(values, 0.0))
-        for key, value in values.items():
-            sums[key] += float(value.detach()) * weight
-        self._weight[name] = self._weight.get(name, 0.0) + weight
-
-    def means(self) -> dict[str, dict[str, float]]:
-        return {n: {k: v / self._weight[n] for k, v in sums.items()} for n, sums in self._sums.items()}
 
 
 def _seed_of(seed: int, *key: int) -> int:
     return int(generator(seed, MODEL, *key).integers(2**63 - 1))
-
-
-def _student_teachers(data: TrainData, config: TrainConfig) -> dict[str, StudentTeacher]:
-    return {
-        name: StudentTeacher(
-            spec=basis.spec,
-            fingerprint=basis.teacher_fingerprint,
-            channels=basis.channels,
-            hidden=config.projector_hidden,
-            text_aligned=name in data.text_aligned,
-        )
-        for name, basis in data.bases.items()
-    }
 
 
 def _note(record: Mapping[str, Any], starvation: float) -> str:

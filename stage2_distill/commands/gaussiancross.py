@@ -50,7 +50,8 @@ def gaussiancross_command(
     config = load_config(GaussianCrossConfig, config_path, settings)
     if captures is not None and not captures.is_dir():
         raise ConfigError(f"--captures {captures}: no such folder")
-    from stage2_distill.cli import pick_device, warn
+    from stage2_distill.commands.train import warn
+    from stage2_distill.devices import pick_device
     from stage2_distill.gaussiancross.scenes import open_capture_scenes
     from stage2_distill.gaussiancross.trainer import Pretrainer
 

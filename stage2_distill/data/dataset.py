@@ -1,8 +1,8 @@
 """CacheDataset: samples for training, each a pure function of (seed, epoch, index).
 
-scene -> crop -> augment -> voxels -> targets per voxel. A voxel's target is the evidence-weighted mean over all its
-Gaussians, which is the lifted feature of the voxel as a whole (lifting stores sums, and sums add), while its input is
-one Gaussian drawn at random.
+scene -> crop -> augment -> (mix with another scene's crop) -> voxels -> targets per voxel. A voxel's target is the
+evidence-weighted mean over all its Gaussians, which is the lifted feature of the voxel as a whole (lifting stores sums,
+and sums add), while its input is one Gaussian drawn at random.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
@@ -21,11 +19,16 @@ from stage2_distill.data.augment import AugmentConfig, augment
 from stage2_distill.data.batch import Batch, LabelGroups, MaskGroups, Target, collate
 from stage2_distill.data.crops import crop_rows
 from stage2_distill.data.groups import label_groups, mask_groups
+from stage2_distill.data.mix import joint_scene, stacked_masks, summed_targets
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
-from stage2_distill.data.targets import ByteBudget, LiftedRows, SceneStore, SceneTargets
+from stage2_distill.data.rendered import rendered_targets
+from stage2_distill.data.targets import ByteBudget, Geometry, SceneStore, SceneTargets, voxel_targets
 from stage2_distill.encoder import EncoderConfig
-from stage2_distill.encoder.inputs import scene_inputs
-from stage2_distill.settings import DataSettings, TeacherSettings
+from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, scene_inputs
+from stage2_distill.settings import DataSettings, Objective, TeacherSettings
+from stage2_distill.sparse_rows import SparseRows
+
+I64 = NDArray[np.int64]
 
 #: How often a sample without a single target is drawn anew before its scene is blamed.
 REDRAWS = 10
@@ -41,6 +44,35 @@ class SceneEntry:
     store: SceneStore
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One scene's share of a sample: the matrix rows that were cropped, those that augmentation kept (`kept`, into
+    rows) and what they look like.
+    """
+
+    scene: SceneTargets
+    geometry: Geometry
+    rows: I64
+    looks: GaussianScene
+
+    @property
+    def kept(self) -> I64:
+        return self.looks.source_ids
+
+    @property
+    def kept_rows(self) -> I64:
+        return self.rows[self.kept]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeScene:
+    """A scene as it is at inference, as a batch of one; voxel [N] of every Gaussian; the scene with its labels."""
+
+    batch: Batch
+    voxel: I64
+    scene: GaussianScene
+
+
 class CacheDataset:
     """Samples drawn from scene stores.
 
@@ -48,6 +80,7 @@ class CacheDataset:
         scenes: sorted by the caller; the order is part of what (seed, epoch, index) means.
         teachers: {name: channels} of the teachers to train on. settings: of these teachers (their contrastive terms
             need groups).
+        objective: whether targets are lifted to voxels, or the voxels rendered to the teachers' cells.
         batch_size: samples per optimiser step over all processes.
     """
 
@@ -62,10 +95,12 @@ class CacheDataset:
         *,
         seed: int,
         batch_size: int,
+        objective: Objective = "lifted",
     ) -> None:
         if not scenes:
             raise ConfigError("no scenes to train on; check --manifest, --split and --store")
         self.encoder, self.data, self.augmentation, self.seed = encoder, data, augmentation, seed
+        self.objective = objective
         self.contrasts = {
             name: s for name, s in settings.items() if name in teachers and (s.masks.weight > 0 or s.labels.weight > 0)
         }
@@ -112,104 +147,98 @@ class CacheDataset:
             if drawn is not None:
                 return drawn
         raise CacheError(
-            f"scene {scene.name}: {REDRAWS} crops in a row held no Gaussian with evidence; "
-            "lower data.min_weight or leave the scene out"
+            f"scene {scene.name}: {REDRAWS} crops in a row held nothing that a teacher says; lower "
+            f"{'data.min_weight' if self.objective == 'lifted' else 'data.cover'} or leave the scene out"
         )
 
-    def _draw(self, scene: SceneTargets, rng: np.random.Generator) -> Batch | None:
+    def whole(self, number: int) -> WholeScene:
+        """A scene without crop and augmentation, with fixed members of voxels and all views."""
+        scene = self.scenes[number]
         geometry = scene.geometry()
-        views = None
-        if self.data.views > 0 and self.data.views < (total := scene.n_views):
-            views = np.sort(rng.permutation(total)[: self.data.views]).tolist()
-        rows = crop_rows(geometry.scene.means, geometry.valid, self.data.crop, self.data.max_points, rng)
-        whole = len(rows) == len(geometry.scene)
-        cropped = replace(geometry.scene if whole else geometry.scene.select(rows), source_ids=np.arange(len(rows)))
-        augmented = augment(cropped, self.augmentation, rng)
-        points, inverse = scene_inputs(augmented, self.encoder, training=True, seed=int(rng.integers(2**31)))
-        lifted = scene.targets(rows, geometry, views)
-        targets = voxel_targets(lifted, augmented.source_ids, inverse, len(points))
+        part = Part(scene, geometry, np.arange(len(geometry.scene)), geometry.scene)
+        part = replace(part, looks=replace(part.looks, source_ids=part.rows))
+        points, voxel = scene_inputs(geometry.scene, self.encoder)
+        pixels, targets = self._targets(part, voxel, len(points), None)
+        return WholeScene(Batch(points, targets, (scene.name,), pixels), voxel, geometry.scene)
+
+    # ---------------------------------------------------------------------------------------------------------- drawing
+
+    def _draw(self, scene: SceneTargets, rng: np.random.Generator) -> Batch | None:
+        data = self.data
+        scenes = [scene]
+        if data.mix_p > 0 and rng.random() < data.mix_p:
+            scenes.append(self.scenes[int(rng.integers(len(self.scenes)))])
+        parts = [self._part(s, data.max_points // len(scenes), rng) for s in scenes]
+        looks = parts[0].looks if len(parts) == 1 else joint_scene([p.looks for p in parts])
+        absent = POINT_CLOUD_LACKS if data.points_p > 0 and rng.random() < data.points_p else ()
+        points, inverse = scene_inputs(looks, self.encoder, training=True, seed=int(rng.integers(2**31)), absent=absent)
+        n = len(points)
+        found: list[dict[str, Target]] = []
+        pixels: list[SparseRows] = []
+        voxels = np.split(inverse, np.cumsum([len(p.looks) for p in parts])[:-1])
+        for part, voxel in zip(parts, voxels):
+            own, targets = self._targets(part, voxel, n, self._views(part.scene, rng))
+            found.append(targets)
+            if own is not None:
+                pixels.append(own)
+        targets = summed_targets(found, [len(p) for p in pixels])
         if not targets:
             return None
         masks, labels = {}, {}
         for name, settings in self.contrasts.items():
             if name not in targets:
                 continue
-            drawn = self._masks(scene, settings, rows[augmented.source_ids], inverse, len(points), rng)
-            if drawn is not None:
-                masks[name] = drawn
-            halves = self._labels(augmented, settings, inverse, len(points), rng)
+            drawn = [self._masks(p, settings, v, n, rng) for p, v in zip(parts, voxels)]
+            if any(d is not None for d in drawn):
+                masks[name] = stacked_masks([d for d in drawn if d is not None])
+            halves = self._labels(looks, settings, inverse, n, rng)
             if halves is not None:
                 labels[name] = halves
-        return Batch(points, targets, (scene.name,), masks=masks, labels=labels)
+        names = tuple(p.scene.name for p in parts)
+        return Batch(points, targets, names, SparseRows.stack(pixels) if pixels else None, masks, labels)
+
+    def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> Part:
+        geometry = scene.geometry()
+        rows = crop_rows(geometry.scene.means, geometry.valid, self.data.crop, max_points, rng)
+        whole = len(rows) == len(geometry.scene)
+        cropped = replace(geometry.scene if whole else geometry.scene.select(rows), source_ids=np.arange(len(rows)))
+        return Part(scene, geometry, rows, augment(cropped, self.augmentation, rng))
+
+    def _views(self, scene: SceneTargets, rng: np.random.Generator) -> list[int] | None:
+        """The views of a sample: a random subset, or None for all."""
+        if self.data.views > 0 and self.data.views < (total := scene.n_views):
+            return np.sort(rng.permutation(total)[: self.data.views]).tolist()
+        return None
+
+    def _targets(
+        self, part: Part, voxel: I64, n_voxels: int, views: list[int] | None
+    ) -> tuple[SparseRows | None, dict[str, Target]]:
+        """What the teachers say about a part: of its voxels, or of the pixels that it shows."""
+        if self.objective == "lifted":
+            lifted = part.scene.targets(part.rows, part.geometry, views)
+            return None, voxel_targets(lifted, part.kept, voxel, n_voxels)
+        return rendered_targets(part.scene, part.kept_rows, voxel, n_voxels, views, self.data.cover)
 
     def _masks(
-        self,
-        scene: SceneTargets,
-        settings: TeacherSettings,
-        rows: NDArray[np.int64],
-        inverse: NDArray[np.int64],
-        n_voxels: int,
-        rng: np.random.Generator,
+        self, part: Part, settings: TeacherSettings, voxel: I64, n_voxels: int, rng: np.random.Generator
     ) -> MaskGroups | None:
-        """Masks of a few drawn views as the Gaussians at matrix rows `rows` show them."""
+        """Masks of a few drawn views as a part's Gaussians show them."""
         chosen = settings.masks
         if chosen.weight == 0:
             return None
-        index = scene.index(rows)
+        index = part.scene.index(part.kept_rows)
         seeing = np.unique(index.columns // index.grid.cells)
         views = np.sort(rng.permutation(seeing)[: chosen.views])
-        masks = scene.cell_masks(chosen, views, rng)
-        if masks is None:
+        masks = part.scene.cell_masks(chosen, views, rng)
+        if masks is None or len(views) == 0:
             return None
-        return mask_groups(index.select_views(views), masks, inverse, n_voxels, chosen, rng)
+        return mask_groups(index.select_views(views), masks, voxel, n_voxels, chosen, rng)
 
     def _labels(
-        self,
-        scene: GaussianScene,
-        settings: TeacherSettings,
-        inverse: NDArray[np.int64],
-        n_voxels: int,
-        rng: np.random.Generator,
+        self, scene: GaussianScene, settings: TeacherSettings, voxel: I64, n_voxels: int, rng: np.random.Generator
     ) -> LabelGroups | None:
         chosen = settings.labels
         labels = scene.labels if chosen.groups == "classes" else scene.instances
         if chosen.weight == 0 or labels is None:
             return None
-        return label_groups(labels, inverse, n_voxels, chosen.min_rows, rng)
-
-    def whole(self, number: int) -> Batch:
-        """A scene as it is at inference: no crop, no augmentation, fixed members."""
-        scene = self.scenes[number]
-        geometry = scene.geometry()
-        points, inverse = scene_inputs(geometry.scene, self.encoder)
-        rows = np.arange(len(geometry.scene))
-        return Batch(points, voxel_targets(scene.targets(rows, geometry), rows, inverse, len(points)), (scene.name,))
-
-
-def voxel_targets(
-    lifted: LiftedRows, kept: NDArray[np.int64], inverse: NDArray[np.int64], n_voxels: int
-) -> dict[str, Target]:
-    """Evidence-weighted means per voxel; teachers without any valid Gaussian are left out.
-
-    Args:
-        kept: [n] which rows of `lifted` are there. inverse: [n] voxel of each.
-    """
-    weight = lifted.weight[kept]
-    has = weight > 0
-    if not has.any():
-        return {}
-    kept, weight, voxel = kept[has], weight[has], np.asarray(inverse)[has]
-    matrix = sparse.csr_matrix((weight, (voxel, np.arange(len(voxel)))), shape=(n_voxels, len(voxel)))
-    total = np.bincount(voxel, weights=weight, minlength=n_voxels)
-    rows = np.flatnonzero(total > 0)
-    matrix = matrix[rows]
-    scale = (1 / total[rows]).astype(np.float32)[:, None]
-    return {
-        name: Target(
-            torch.from_numpy(rows),
-            torch.from_numpy((matrix @ values[kept].astype(np.float32)) * scale),
-            torch.from_numpy(total[rows].astype(np.float32)),
-            torch.zeros(len(rows), dtype=torch.int64),
-        )
-        for name, values in lifted.values.items()
-    }
+        return label_groups(labels, voxel, n_voxels, chosen.min_rows, rng)

@@ -11,14 +11,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
+from stage2_distill.data.batch import Target
 from stage2_distill.data.groups import cell_masks
 from stage2_distill.settings import MaskContrastSettings
 
@@ -41,6 +44,15 @@ class SceneStore(Protocol):
     def features(self, name: str, views: Any = None) -> F32: ...
     def masks(self, name: str, level: str, views: Any = None) -> I32: ...
     def evidence(self) -> tuple[F32, I32]: ...
+
+
+@runtime_checkable
+class HasGaussianFeatures(Protocol):
+    """A store that has some teachers' features per Gaussian."""
+
+    def gaussian_features(self, teacher: str) -> F16 | None:
+        """Standardised features [N, C] in row order, or None where the teacher has to be lifted."""
+        ...
 
 
 class ByteBudget:
@@ -201,18 +213,30 @@ class SceneTargets:
         weight = geometry.weight[rows] if views is None else index.evidence()[0]
         # with a subset of views a Gaussian may have lost what made it valid
         weight = np.where(geometry.valid[rows] & (weight > self._min_weight), weight, np.float32(0))
-        return LiftedRows({t: self._lift_teacher(t, index, needed, weight) for t in self.teachers}, weight)
+        values = {
+            t: self._lift_teacher(t, index, needed, weight) if (own := self._given(t)) is None else own[rows]
+            for t in self.teachers
+        }
+        return LiftedRows(values, weight)
 
-    def _lift_teacher(self, teacher: str, index: LiftingIndex, views: I64, weight: F32) -> F16:
+    def _given(self, teacher: str) -> F16 | None:
+        """Features [N, C] that the store has per Gaussian, in place of lifted ones (gaussian_teacher.py)."""
+        return self._store.gaussian_features(teacher) if isinstance(self._store, HasGaussianFeatures) else None
+
+    def cells(self, teacher: str, views: I64) -> F32:
+        """Standardised features [V * cells, C] of the ascending `views`."""
         channels = self.teachers[teacher]
-        if len(views) == 0:
-            return np.zeros((len(weight), channels), np.float16)
         cells = self._store.features(teacher, views)
         if cells.shape[-1] != channels:
             raise CacheError(
                 f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {channels}; redo stage 1"
             )
-        sums, total = index.lift(cells.reshape(-1, channels))  # [V, rows, cols, C] -> [V * cells, C]
+        return cells.reshape(-1, channels)  # [V, rows, cols, C] -> [V * cells, C]
+
+    def _lift_teacher(self, teacher: str, index: LiftingIndex, views: I64, weight: F32) -> F16:
+        if len(views) == 0:
+            return np.zeros((len(weight), self.teachers[teacher]), np.float16)
+        sums, total = index.lift(self.cells(teacher, views))
         values = (sums / np.maximum(total, 1e-12)[:, None]).astype(np.float16)
         values[weight == 0] = 0
         if not np.isfinite(values).all():
@@ -220,6 +244,35 @@ class SceneTargets:
                 f"scene {self.name}: lifted features of teacher {teacher} are not finite; run chorus-stage1 verify"
             )
         return values
+
+
+def voxel_targets(
+    lifted: LiftedRows, kept: NDArray[np.int64], inverse: NDArray[np.int64], n_voxels: int
+) -> dict[str, Target]:
+    """Evidence-weighted means per voxel; teachers without any valid Gaussian are left out.
+
+    Args:
+        kept: [n] which rows of `lifted` are there. inverse: [n] voxel of each.
+    """
+    weight = lifted.weight[kept]
+    has = weight > 0
+    if not has.any():
+        return {}
+    kept, weight, voxel = kept[has], weight[has], np.asarray(inverse)[has]
+    matrix = sparse.csr_matrix((weight, (voxel, np.arange(len(voxel)))), shape=(n_voxels, len(voxel)))
+    total = np.bincount(voxel, weights=weight, minlength=n_voxels)
+    rows = np.flatnonzero(total > 0)
+    matrix = matrix[rows]
+    scale = (1 / total[rows]).astype(np.float32)[:, None]
+    return {
+        name: Target(
+            torch.from_numpy(rows),
+            torch.from_numpy((matrix @ values[kept].astype(np.float32)) * scale),
+            torch.from_numpy(total[rows].astype(np.float32)),
+            torch.zeros(len(rows), dtype=torch.int64),
+        )
+        for name, values in lifted.values.items()
+    }
 
 
 def gather_rows(index: LiftingIndex, rows: I64) -> LiftingIndex:

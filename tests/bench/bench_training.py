@@ -20,7 +20,8 @@ from stage2_distill.distributed import Ranks
 from stage2_distill.run_folder import RunFolder
 from stage2_distill.settings import TrainConfig
 from stage2_distill.sources import find_scenes, open_scenes
-from stage2_distill.trainer import TrainData, Trainer
+from stage2_distill.start import TrainData
+from stage2_distill.trainer import Trainer
 from tests.bench.row import Row
 from tests.stage2.store_fakes import MemoryStore, make_bases, publish_store
 

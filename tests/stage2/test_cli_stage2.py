@@ -13,6 +13,7 @@ import torch
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError, ConfigError
 from stage2_distill import cli
+from stage2_distill.devices import pick_device
 from stage2_distill.encoder import preset_config
 from stage2_distill.sources import find_scenes, open_scenes, read_bases
 from stage2_distill.student import load_student
@@ -215,4 +216,4 @@ def test_store_gives_the_targets_of_the_entries_it_was_made_from(tmp_path: Path)
     # a lifted value by a few hundredths.
     np.testing.assert_allclose(sums[seen] / weight[seen, None], expected[seen] / total[seen, None], atol=0.06)
     np.testing.assert_array_equal(cache.scene().means, memory.scene().means)
-    assert torch.cuda.is_available() or cli.pick_device("auto").type == "cpu"
+    assert torch.cuda.is_available() or pick_device("auto").type == "cpu"

@@ -69,7 +69,7 @@ def test_targets_belong_to_their_voxels() -> None:
     dataset = CacheDataset(
         entries, TEACHERS, {}, ENCODER, DataSettings(min_weight=0), AugmentConfig(enabled=False), seed=0, batch_size=1
     )
-    batch = dataset.whole(0)
+    batch = dataset.whole(0).batch
     store = entries[0].store
     sums, weight = store.index.lift(store.features("text").reshape(-1, 8))
     points, voxel_of = scene_inputs(store.scene(), ENCODER)

@@ -18,8 +18,11 @@ from stage2_distill.distributed import Ranks
 from stage2_distill.losses.distill import DistillTerms
 from stage2_distill.run_folder import RunFolder, first_difference
 from stage2_distill.schedule import TermWeights
+from stage2_distill.settings import TrainConfig
+from stage2_distill.start import TrainData
 from stage2_distill.student import load_student
-from stage2_distill.trainer import Trainer, train, validate
+from stage2_distill.trainer import Trainer, train
+from stage2_distill.validation import validate
 from tests.stage2.train_child import run_tiny, tiny_config, tiny_data
 
 CPU = torch.device("cpu")
@@ -32,6 +35,21 @@ def records(out: Path, kind: str = "step") -> list[dict[str, Any]]:
 
 def make_trainer(out: Path, *settings: str) -> Trainer:
     return Trainer(tiny_config(*settings), tiny_data(), RunFolder(out), CPU, Ranks(0, 1))
+
+
+def stop_after(config: TrainConfig, data: TrainData, out: Path, step: int) -> None:
+    """Train, and be gone right after `step`, whether or not that was saved."""
+    trainer = Trainer(config, data, RunFolder(out), CPU, Ranks(0, 1))
+    after = trainer._after_step
+
+    def watch(done: int, *rest: Any) -> None:
+        after(done, *rest)
+        if done == step:
+            raise KeyboardInterrupt
+
+    trainer._after_step = watch  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
 
 
 def test_a_tiny_cache_is_overfitted(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from chorus_common.config import load_config
 from chorus_common.errors import run_cli
 from stage2_distill import trainer as trainer_module
 from stage2_distill.settings import TrainConfig
-from stage2_distill.trainer import TrainData, Trainer, TrainResult, train
+from stage2_distill.start import TrainData
+from stage2_distill.trainer import Trainer, TrainResult, train
 from tests.stage2.store_fakes import make_bases, make_entries
 
 TINY: tuple[str, ...] = (

@@ -1,0 +1,102 @@
+"""chorus-stage2 train, and the run that train and adapt share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chorus_common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stage2_distill.settings import TrainConfig
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("train")
+@click.option(
+    "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of stage 1; repeat to mix several."
+)
+@click.option(
+    "--manifest",
+    type=FILE,
+    help="Manifest that says which scenes are in --split. Without it: every scene of the stores.",
+)
+@click.option("--split", help="Split of the manifest to train on.  [default: train]")
+@click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/training.md).")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
+)
+@click.option(
+    "--gaussian-features",
+    multiple=True,
+    metavar="TEACHER=FOLDER",
+    help="Features per Gaussian (chorus-stage2 field export) in place of this teacher's lifted ones.",
+)
+@click.option(
+    "--out",
+    type=FILE,
+    required=True,
+    help="Folder of the run; the student is saved in it. Same command again: goes on.",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+def train_command(
+    stores: tuple[Path, ...],
+    manifest: Path | None,
+    split: str | None,
+    val_split: str | None,
+    config_path: Path | None,
+    settings: tuple[str, ...],
+    gaussian_features: tuple[str, ...],
+    out: Path,
+    device: str,
+) -> None:
+    """Train a student, or go on with the run in OUT."""
+    from chorus_common.config import load_config
+    from stage2_distill.settings import TrainConfig
+
+    config = load_config(TrainConfig, config_path, settings)
+    run_training(config, stores, manifest, split, val_split, out, device, gaussian_features)
+
+
+def run_training(
+    config: TrainConfig,
+    stores: Sequence[Path],
+    manifest: Path | None,
+    split: str | None,
+    val_split: str | None,
+    out: Path,
+    device: str,
+    gaussian_features: Sequence[str] = (),
+) -> None:
+    """Find scenes and bases, train, and say how it went. gaussian_features: "TEACHER=FOLDER" each."""
+    if val_split is not None and manifest is None:
+        raise ConfigError(f"--val-split {val_split} needs --manifest, which says which scenes are in it")
+    from stage2_distill.data.gaussian_teacher import give_features, parse_gaussian_features
+    from stage2_distill.devices import pick_device
+    from stage2_distill.sources import find_scenes, open_scenes, read_bases, text_aligned
+    from stage2_distill.start import TrainData
+    from stage2_distill.trainer import train
+
+    split = split or ("train" if manifest is not None else None)
+    scenes = open_scenes(find_scenes(stores, manifest, split, warn))
+    validation = open_scenes(find_scenes(stores, manifest, val_split, warn)) if val_split is not None else []
+    bases = read_bases(stores, [*scenes, *validation], config.teachers)
+    folders = parse_gaussian_features(gaussian_features)
+    scenes, validation = give_features(scenes, folders), give_features(validation, folders)
+    click.echo(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(bases)}", err=True)
+    data = TrainData(scenes, validation, bases, text_aligned(scenes, bases))
+    result = train(config, data, out, pick_device(device))
+    skipped = f", {result.skipped} skipped as not finite" if result.skipped else ""
+    click.echo(
+        f"{out}: {result.steps} steps{skipped}; waiting for data took {result.starvation:.1%} of the time", err=True
+    )
+
+
+def warn(line: str) -> None:
+    click.echo(line, err=True)

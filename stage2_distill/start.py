@@ -1,0 +1,92 @@
+"""What a run starts with: a fresh encoder, published weights, or a trained student."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from chorus_common.errors import ConfigError
+from chorus_common.standardise import TeacherBasis
+from stage2_distill.data.dataset import SceneEntry
+from stage2_distill.encoder import Encoder, build_encoder, load_encoder
+from stage2_distill.settings import TrainConfig
+from stage2_distill.student import Student, StudentTeacher, load_student
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a run learns from: scenes to train on, scenes to validate on (may be empty), and the bases of the teachers
+    it matches.
+    """
+
+    scenes: Sequence[SceneEntry]
+    validation: Sequence[SceneEntry]
+    bases: Mapping[str, TeacherBasis]
+    text_aligned: frozenset[str] = frozenset()
+
+
+def make_encoder(config: TrainConfig) -> Encoder:
+    """The encoder that `config` asks for, fresh from torch's generator or from a checkpoint."""
+    settings = config.encoder
+    if settings.weights:
+        if settings.overrides:
+            raise ConfigError("encoder.weights brings its own architecture; remove encoder.overrides")
+        return load_encoder(settings.weights)
+    return build_encoder(settings.preset, **settings.overrides)
+
+
+def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[str, TeacherBasis]]:
+    """The student that a run starts with, and the bases of the teachers that it learns from.
+
+    A trained student (`config.student`) keeps all its heads and learns from those of its teachers that the scenes have;
+    their heads are turned to the scenes' bases. ConfigError where there is none, or one is another teacher of that
+    name.
+    """
+    if not config.student:
+        student = Student(make_encoder(config), _student_teachers(data, config))
+        for name, basis in data.bases.items():
+            student.set_basis(name, basis)
+        return student, dict(data.bases)
+    student = load_student(config.student)
+    unknown = [n for n in config.teachers if n not in student.teachers]
+    if unknown:
+        student.basis(unknown[0])  # says what it has
+    bases = {name: basis for name, basis in data.bases.items() if name in student.teachers}
+    if not bases:
+        raise ConfigError(
+            f"{config.student}: the student's teachers are {', '.join(student.teachers)}, the scenes' are "
+            f"{', '.join(data.bases)}; make the scenes' cache with one of the student's teachers"
+        )
+    for name, basis in bases.items():
+        if student.config.teachers[name].fingerprint != basis.teacher_fingerprint:
+            raise ConfigError(
+                f"{config.student}: teacher '{name}' of the student is not the one of the scenes "
+                f"({student.config.teachers[name].fingerprint}, {basis.teacher_fingerprint}); use the same weights"
+            )
+        student.rebase(name, basis)
+    return student, bases
+
+
+def tensors_hash(module: torch.nn.Module) -> str:
+    """Hash of all tensors of a module, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _student_teachers(data: TrainData, config: TrainConfig) -> dict[str, StudentTeacher]:
+    return {
+        name: StudentTeacher(
+            spec=basis.spec,
+            fingerprint=basis.teacher_fingerprint,
+            channels=basis.channels,
+            hidden=config.projector_hidden,
+            text_aligned=name in data.text_aligned,
+        )
+        for name, basis in data.bases.items()
+    }

@@ -1,0 +1,188 @@
+"""Render-and-distill: what is compared, what may change, and that it brings a student closer to another domain."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from chorus_common.config import load_config
+from chorus_common.errors import ConfigError
+from chorus_common.standardise import Moments, phi_s
+from stage2_distill.data.augment import AugmentConfig
+from stage2_distill.data.dataset import CacheDataset, SceneEntry
+from stage2_distill.data.rendered import rendered_targets
+from stage2_distill.encoder import EncoderConfig
+from stage2_distill.encoder.config import InputConfig
+from stage2_distill.lora import LoraLinear, add_lora, merged_tensors
+from stage2_distill.settings import AdaptConfig, DataSettings, TeacherSettings
+from stage2_distill.start import TrainData
+from stage2_distill.student import load_student
+from stage2_distill.trainer import train
+from stage2_distill.validation import validate
+from tests.stage2.store_fakes import GRID, MemoryStore, make_bases, make_entries
+from tests.stage2.test_trainer import stop_after
+from tests.stage2.train_child import run_tiny, tiny_data
+
+CPU = torch.device("cpu")
+ENCODER = EncoderConfig(inputs=InputConfig(grid_size=0.1))
+TINY_ADAPT = ("epochs=6", "batch_size=2", "checkpoint_every=4", "threads=1", "data.cover=0.0", "data.views=2")
+
+
+def adapt_config(student: Path, *settings: str) -> AdaptConfig:
+    return load_config(AdaptConfig, None, (*TINY_ADAPT, f"student={student}", *settings))
+
+
+def shifted_data() -> TrainData:
+    """The same rooms in other colours, which their teachers look through."""
+    entries = []
+    for entry in tiny_data().scenes:
+        store = entry.store
+        assert isinstance(store, MemoryStore)
+        dark = replace(store.gaussians, colors=(store.gaussians.colors * 0.4).astype(np.float32))
+        there = replace(store, gaussians=dark)
+        entries.append(SceneEntry("shifted", entry.scene_id, "shifted-" + entry.fingerprint, there))
+    return TrainData(entries, entries[:2], make_bases(entries))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("student")
+    run_tiny(out, "epochs=12")
+    return out
+
+
+def plain_render(store: MemoryStore, features: np.ndarray, views: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of w f over each cell's hits over their weight, one entry at a time in float64."""
+    sums, weight = np.zeros((store.index.n_columns, features.shape[1])), np.zeros(store.index.n_columns)
+    for row in range(len(store.index)):
+        for k in range(store.index.indptr[row], store.index.indptr[row + 1]):
+            column = store.index.columns[k]
+            sums[column] += float(store.index.weights[k]) * features[row]
+            weight[column] += float(store.index.weights[k])
+    keep = np.isin(np.arange(len(weight)) // GRID.cells, views) & (weight > 0)
+    return sums[keep] / weight[keep, None], np.flatnonzero(keep)
+
+
+@pytest.mark.parametrize("views", [None, [1, 3]])
+def test_rendered_targets_are_the_teachers_cells_and_what_gaussians_show_there(views: list[int] | None) -> None:
+    entries = make_entries(scenes=1, n=150)
+    store = entries[0].store
+    assert isinstance(store, MemoryStore)
+    data = DataSettings(cover=0.0)
+    dataset = CacheDataset(
+        entries, {"text": 8}, {}, ENCODER, data, AugmentConfig(), seed=0, batch_size=1, objective="rendered"
+    )
+    rng = np.random.default_rng(0)
+    voxel, features = rng.integers(30, size=150), rng.standard_normal((30, 5))
+    pixels, targets = rendered_targets(dataset.scenes[0], np.arange(150), voxel, 30, views, 0.0)
+    expected, columns = plain_render(store, features[voxel], views or [0, 1, 2, 3])
+    np.testing.assert_allclose(pixels @ torch.from_numpy(features), expected, atol=1e-5)
+    target = targets["text"]
+    np.testing.assert_array_equal(target.values, store.cells["text"].reshape(-1, 8)[columns])
+    assert (target.weight > 0).all()
+    batch = dataset.batch(0, 0, 1)
+    assert batch.pixels is not None
+    assert batch.pixels.width == len(batch.points)
+    assert int(batch.targets["text"].rows.max()) < len(batch.pixels)
+
+
+def test_cells_that_a_crop_hardly_covers_are_left_out() -> None:
+    dataset = CacheDataset(
+        make_entries(scenes=1, n=150), {"text": 8}, {}, ENCODER, DataSettings(), AugmentConfig(), seed=0, batch_size=1
+    )
+    weights = []
+    for cover in (0.0, 0.05):
+        _, targets = rendered_targets(dataset.scenes[0], np.arange(150), np.arange(150), 150, None, cover)
+        weights.append(targets["text"].weight)
+    assert weights[1].min() >= 0.05
+    assert len(weights[1]) == int((weights[0] >= 0.05).sum()) < len(weights[0])
+    _, nothing = rendered_targets(dataset.scenes[0], np.arange(3), np.arange(3), 3, None, 1.0)
+    assert nothing == {}
+
+
+@pytest.mark.parametrize("settings", [(), ("lora.rank=4", "optim.lr=0.01")])
+def test_adaptation_brings_a_student_closer_to_the_new_domain(
+    student: Path, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    data = shifted_data()
+    config = adapt_config(student, "epochs=12", "optim.lr=0.003", *settings)
+    train(config, data, tmp_path, CPU)
+    dataset = CacheDataset(
+        data.validation, {"text": 8, "dense": 12}, {}, load_student(student).encoder.config, config.data,
+        config.augment, seed=0, batch_size=1,
+    )  # fmt: skip
+    before, after = load_student(student), load_student(tmp_path)
+    for name in before.teachers:
+        before.rebase(name, data.bases[name])
+    found = [validate(s, dataset, dict.fromkeys(s.teachers, TeacherSettings()), CPU) for s in (before, after)]
+    for name in before.teachers:
+        assert found[1][name]["match"] < found[0][name]["match"] - 0.005, name
+    if config.lora.rank:
+        same = [n for n, v in after.state_dict().items() if torch.equal(v, before.state_dict()[n])]
+        changed = set(after.state_dict()) - set(same)
+        linear = {f"encoder.{n}.weight" for n, m in before.encoder.named_modules() if isinstance(m, nn.Linear)}
+        assert changed
+        assert changed <= linear
+
+
+def test_an_interrupted_adaptation_goes_on_to_the_bit(student: Path, tmp_path: Path) -> None:
+    for settings in ((), ("lora.rank=2",)):
+        config = adapt_config(student, *settings)
+        whole, halves = (tmp_path / f"{len(settings)}{k}" for k in ("whole", "halves"))
+        train(config, shifted_data(), whole, CPU)
+        stop_after(config, shifted_data(), halves, step=6)
+        train(config, shifted_data(), halves, CPU)
+        for name in ("state.safetensors", "model.safetensors"):
+            assert (whole / name).read_bytes() == (halves / name).read_bytes()
+
+
+def test_a_lora_layer_starts_as_its_base_and_merges_into_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    plain = copy.deepcopy(model)
+    x = torch.randn(5, 6)
+    assert add_lora(model, model, rank=2, alpha=4.0) == 2
+    torch.testing.assert_close(model(x), plain(x))
+    assert sorted(n for n, p in model.named_parameters() if p.requires_grad) == ["0.down", "0.up", "2.down", "2.up"]
+    for layer in model:
+        if isinstance(layer, LoraLinear):
+            nn.init.normal_(layer.up)
+    plain.load_state_dict(merged_tensors(model.state_dict(), 2.0))
+    torch.testing.assert_close(plain(x), model(x), atol=1e-5, rtol=1e-5)
+    assert merged_tensors(plain.state_dict(), 2.0).keys() == plain.state_dict().keys()
+
+
+def test_a_head_turned_to_another_basis_says_the_same(student: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((300, 8)) @ rng.standard_normal((8, 8)) + 3
+    model = load_student(student)
+    latent = torch.randn(20, model.encoder.out_channels)
+    before = model.to_teacher_space("text", latent)
+    basis = phi_s(Moments.of(tokens), spec="made-up:text")
+    model.rebase("text", basis)
+    torch.testing.assert_close(model.to_teacher_space("text", latent), before, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        model.project("text", latent).detach(), basis.forward(before.detach().numpy()), atol=1e-4
+    )
+
+
+def test_a_student_of_other_teachers_is_refused(student: Path, tmp_path: Path) -> None:
+    data = shifted_data()
+    for bases, settings, message in (
+        ({"sound": data.bases["text"]}, (), "the student's teachers are dense, text, the scenes' are sound"),
+        (data.bases, ("teachers.dance.weight=1",), "this student has no teacher 'dance'; it has dense, text"),
+        (
+            {"text": replace(data.bases["text"], teacher_fingerprint="other")}, (),
+            "teacher 'text' of the student is not the one of the scenes",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            train(adapt_config(student, *settings), replace(data, bases=bases), tmp_path, CPU)
+    with pytest.raises(ConfigError, match="lora adapts a trained student"):
+        load_config(AdaptConfig, None, ("lora.rank=4",))
