@@ -4,11 +4,11 @@ The embedded text teacher knows classes and no parts, and its masks come from co
 whether a field picks the right granularity. So this teacher simulates SAM with CLIP per mask, from the parts of a
 synthetic room. What it assumes:
 
-- Things differ in the level that fits them. A thing with parts is, by a coin per thing, "coarse" (its masks are:
-  whole = merged with a neighbour, part = the thing, subpart = its parts) or "fine" (whole = the thing, part = its
-  parts, subpart = fragments). A thing without parts has: whole = the thing, part = fragments, subpart = smaller ones.
+- For each thing one level fits, and the others differ from view to view. A thing without parts: whole = the thing,
+  part = fragments, subpart = smaller ones. A thing with parts is by a coin "fine" (whole = merged with a neighbour,
+  part = its parts, subpart = fragments) or "coarse" (whole = merged with two neighbours, part = with one, subpart =
+  its parts). Neighbours and cuts are drawn anew in every view.
 - SAM's outputs slip: with probability `slip` a view has a thing with parts the other way round.
-- Merges and fragments differ from view to view: the neighbour and the cuts are drawn anew.
 - The embedding of a mask is the vector of its name plus noise, more of it for small masks; a mask that is no thing and
   no part (a fragment) is often read as some other thing of the room. The vector of a merge is the mean by area.
 
@@ -19,7 +19,7 @@ what selection does with such masks, and nothing about a language model.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,7 @@ def simulate_masks(
 ) -> SimulatedMasks:
     """Masks for every view. parts: [V, rows, cols] of `part_cells`."""
     rng = np.random.default_rng([seed, 0x6D61736B])
-    coarse = rng.random(len(truth.thing_names)) < 0.5  # which things are merged at the highest level
+    coarse = rng.random(len(truth.thing_names)) < 0.5
     ids: dict[str, list[I32]] = {level: [] for level in LEVELS}
     vectors: dict[str, list[F32]] = {level: [] for level in LEVELS}
     speaker = _Speaker(truth, words, faults)
@@ -216,28 +216,27 @@ def _one_view(
             for piece in fragments(where, cells, rng):
                 add(level, piece, speaker.parts[part], fragment=True)
 
-    merges = []
-    for thing in np.unique(things[things >= 0]):
+    merges: list[tuple[int, int, int]] = []  # level, thing, how many neighbours
+    for thing in map(int, np.unique(things[things >= 0])):
         inside = things == thing
-        if not truth.has_parts(int(thing)):
+        if not truth.has_parts(thing):
             add(0, inside, speaker.things[thing])
             add_fragments(1, inside, faults.fragment_cells)
             add_fragments(2, inside, faults.fragment_cells / 2)
         elif bool(coarse[thing]) != (rng.random() < faults.slip):
-            merges.append(int(thing))
-            add(1, inside, speaker.things[thing])
+            merges += [(0, thing, 2), (1, thing, 1)]
             add_parts(2, inside)
         else:
-            add(0, inside, speaker.things[thing])
+            merges += [(0, thing, 1)]
             add_parts(1, inside)
             add_fragments(2, inside, faults.fragment_cells / 2)
-    for thing in merges:
+    for level, thing, count in merges:  # last, so that they cover what they swallow
         inside = things == thing
         around = neighbours(things, inside)
-        other = int(rng.choice(around)) if len(around) else thing
-        joined = inside | (things == other)
-        mean = speaker.things[[thing, other]].T @ [inside.sum(), (things == other).sum()]
-        add(0, joined, (mean / np.linalg.norm(mean)).astype(np.float32))
+        members = np.array([thing, *rng.permutation(around)[:count]])
+        sizes = np.array([(things == m).sum() for m in members])
+        mean = speaker.things[members].T @ sizes
+        add(level, np.isin(things, members), (mean / np.linalg.norm(mean)).astype(np.float32))
     return [_numbered(i, v) for i, v in zip(ids, vectors)]
 
 
@@ -263,7 +262,7 @@ def fragments(where: NDArray[np.bool_], cells: float, rng: np.random.Generator) 
     return out
 
 
-def neighbours(things: NDArray[np.integer], inside: NDArray[np.bool_]) -> Sequence[int] | NDArray[np.integer]:
+def neighbours(things: NDArray[np.integer], inside: NDArray[np.bool_]) -> NDArray[np.integer]:
     """Other things that touch the cells `inside`, ascending."""
     grown = inside.copy()
     grown[1:] |= inside[:-1]

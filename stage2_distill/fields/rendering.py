@@ -85,7 +85,7 @@ def cell_pixels(index: LiftingIndex) -> I64:
 def _torch(matrix: sparse.csr_matrix, device: torch.device | None, dtype: torch.dtype) -> Tensor:
     matrix.sort_indices()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks)")
         return torch.sparse_csr_tensor(
             torch.from_numpy(matrix.indptr.astype(np.int32)),
             torch.from_numpy(matrix.indices.astype(np.int32)),

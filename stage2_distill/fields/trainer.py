@@ -115,7 +115,7 @@ class FieldTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
-        return StepTerms(float(total.detach()), float(distill.detach()), float(spread.detach()), float(variance))
+        return StepTerms(float(total.detach()), float(distill.detach()), float(spread.detach()), float(variance.detach()))
 
     def _chosen(self, batch: Sequence[int], probabilities: Tensor, masks: Tensor) -> Tensor:
         cells = torch.cat([self._cells[v] for v in batch])
