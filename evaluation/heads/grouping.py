@@ -2,8 +2,9 @@
 
 Points of one predicted class are clustered twice, where they are and where their offsets move them: neighbours that
 touch are told apart by the offsets, and points whose offset is wrong are kept together by where they are. A cluster's
-score is the mean probability of its class (as Pointcept's PointGroup; the paper's own ScoreNet is a second network).
-Of clusters that overlap, the better one stays.
+score is the mean probability of its class (as Pointcept's PointGroup), times the share of its points that the offsets
+keep together: two chairs that touch are one cluster in place, of score one half. The paper has a second network for
+that, ScoreNet. Of clusters that overlap, the better one stays.
 """
 
 from __future__ import annotations
@@ -60,15 +61,16 @@ def group(
     """
     classes = probabilities.argmax(axis=1)
     classes = np.where(things[classes], classes, -1)
-    parts = [_clusters(connected_components(at, classes, radius), config.min_points) for at in (coord, coord + offsets)]
-    masks = sparse.vstack(parts, format="csr")
+    in_place, shifted = (connected_components(at, classes, radius) for at in (coord, coord + offsets))
+    masks = sparse.vstack([_clusters(part, config.min_points) for part in (in_place, shifted)], format="csr")
     if masks.shape[0] == 0:
         return Instances(masks, np.zeros(0, np.int64), np.zeros(0))
     sizes = np.diff(masks.indptr)
     kinds = classes[masks.indices[masks.indptr[:-1]]].astype(np.int64)
     own = probabilities[masks.indices, np.repeat(kinds, sizes)].astype(np.float64)
-    scores = np.add.reduceat(own, masks.indptr[:-1]) / sizes
-    # Equal scores: the larger cluster first, then the class, then the order of `connected_components`.
+    # Rounded, so that equal scores are equal whatever the order of a sum: then the larger cluster comes first, then the
+    # lower class, then the order of `connected_components`.
+    scores = np.round(np.add.reduceat(own, masks.indptr[:-1]) / sizes * _agreement(masks, shifted), 6)
     order = np.lexsort((np.arange(len(kinds)), kinds, -sizes, -scores))
     masks, kinds, scores = masks[order], kinds[order], scores[order]
     keep = _suppress(masks, config.overlap)
@@ -85,6 +87,17 @@ def _clusters(component: I64, min_points: int) -> sparse.csr_matrix:
     rows = known[large[component[known]]]
     ones = np.ones(len(rows), dtype=np.int8)
     return sparse.csr_matrix((ones, (number[component[rows]], rows)), shape=(int(large.sum()), n))
+
+
+def _agreement(masks: sparse.csr_matrix, component: I64) -> NDArray[np.float64]:
+    """[P] largest share of the points of a mask that lie in one component."""
+    sizes = np.diff(masks.indptr)
+    width = int(component.max()) + 1
+    mask = np.repeat(np.arange(len(sizes)), sizes)
+    keys, counts = np.unique(mask * width + component[masks.indices], return_counts=True)
+    largest = np.zeros(len(sizes), dtype=np.int64)
+    np.maximum.at(largest, keys // width, counts)
+    return largest / sizes
 
 
 def _suppress(masks: sparse.csr_matrix, overlap: float) -> I64:
