@@ -12,7 +12,9 @@ from evaluation.commands.finetune import finetune_command
 from evaluation.commands.instances import instances_command
 from evaluation.commands.lerf import lerf_command
 from evaluation.commands.probe import probe_command
+from evaluation.commands.query import query_command
 from evaluation.commands.report import report_command
+from evaluation.commands.retrieval import retrieval_command
 from evaluation.commands.zero_shot import zero_shot_command
 from evaluation.results import RecordingGroup
 
@@ -30,7 +32,9 @@ cli.add_command(probe_command)
 cli.add_command(finetune_command)
 cli.add_command(lerf_command)
 cli.add_command(batch_command)
+cli.add_command(query_command)
 cli.add_command(report_command)
+cli.add_command(retrieval_command)
 
 
 def main() -> None:
