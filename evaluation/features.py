@@ -133,15 +133,16 @@ class _LiftedScene:
 @dataclass(frozen=True)
 class FeatureFiles:
     """One `<scene_id>.npy` [N, C] per scene, rows in the order of the scene's source file (or
-    `<dataset>/<scene_id>.npy`).
+    `<dataset>/<scene_id>.npy`); of a perturbed scene in the folder of that variant. channels: C, None = any.
     """
 
     folder: Path
-    channels: int
+    channels: int | None
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
         dataset, scene_id, who = scene.where.dataset, scene.where.scene_id, scene.name
-        paths = [self.folder / dataset / f"{scene_id}.npy", self.folder / f"{scene_id}.npy"]
+        folder = self.folder / scene.variant
+        paths = [folder / dataset / f"{scene_id}.npy", folder / f"{scene_id}.npy"]
         path = next((p for p in paths if p.is_file()), None)
         if path is None:
             raise ConfigError(f"{who}: neither {paths[0]} nor {paths[1]} exists")
@@ -149,10 +150,9 @@ class FeatureFiles:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise MetricError(f"{path}: not a readable .npy file ({error})") from None
-        if values.ndim != 2 or values.shape[1] != self.channels or values.dtype.kind != "f":
-            raise MetricError(
-                f"{path}: holds {values.dtype} {list(values.shape)}, expected floats [N, {self.channels}]"
-            )
+        channels = self.channels or "C"
+        if values.ndim != 2 or (self.channels or values.shape[1]) != values.shape[1] or values.dtype.kind != "f":
+            raise MetricError(f"{path}: holds {values.dtype} {list(values.shape)}, expected floats [N, {channels}]")
         # A scene may have been pruned since (source_ids then has gaps), but a file shorter or longer than an unpruned
         # scene is another's.
         source = scene.gaussians.source_ids

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError, ConfigError, ManifestError, one_line
+from chorus_common.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
@@ -70,12 +70,13 @@ class EvalScene:
 @dataclass(frozen=True, eq=False)
 class LoadedScene:
     """A scene in memory. `gaussians` are in Morton order, like everything in a cache; `cache` is None where the scene
-    was read from its source.
+    was read from its source. variant: "", or the folder of features for a scene that was changed.
     """
 
     where: EvalScene
     gaussians: GaussianScene
     cache: SceneCache | None
+    variant: str = ""
 
     @property
     def name(self) -> str:
@@ -91,6 +92,16 @@ class LoadedScene:
         rows = np.full(int(source.max(initial=-1)) + 1, missing, dtype=values.dtype)
         rows[source] = values
         return rows
+
+
+def scene_at(path: Path) -> EvalScene:
+    """The scene at `path`: a store's <data set>/<scene id>.zarr, or a scene file or folder of any format."""
+    if not path.exists():
+        raise SceneError(f"{path}: no such scene")
+    path = path.resolve()
+    if path.suffix == ".zarr":
+        return EvalScene(path.parent.name, path.stem, path.parent.parent)
+    return EvalScene(path.parent.name, path.stem if path.is_file() else path.name, None, path)
 
 
 @dataclass

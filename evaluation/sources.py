@@ -111,8 +111,34 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     if options.lifted:
         sources["lifted_teacher"] = _lifted(selection.scenes[0], name, text_encoder)
     if not sources:
-        raise ConfigError("nothing to evaluate; give --encoder or --features, or leave out --no-lifted")
+        raise ConfigError("nothing to evaluate; give --encoder, --features or --lifted")
     return TextSources(sources, text_encoder, name)
+
+
+def one_source(options: SourceOptions, selection: Selection) -> tuple[str, FeatureSource, TextEncoder]:
+    """(name, source, text encoder) of the one source that `options` ask for; ConfigError where there are several."""
+    found = text_sources(options, selection)
+    if len(found.sources) != 1:
+        raise ConfigError(f"one kind of features at a time, not {', '.join(found.sources)}")
+    name, source = next(iter(found.sources.items()))
+    return name, source, found.text_encoder
+
+
+def retrieval_sources(
+    encoder: Path | None, random: bool, features: Path | None, device: str, seed: int
+) -> dict[str, FeatureSource]:
+    """Sources that need no text: an encoder's own output, its random twin, files per perturbation."""
+    sources: dict[str, FeatureSource] = {}
+    if encoder is not None:
+        trained = load_any_encoder(encoder, device)
+        sources["encoder"] = EncoderFeatures(trained)
+        if random:
+            sources["random"] = EncoderFeatures(random_twin(trained, seed))
+    if features is not None:
+        sources["features"] = FeatureFiles(features, None)
+    if not sources:
+        raise ConfigError("nothing to evaluate; give --encoder or --features")
+    return sources
 
 
 def is_student(path: Path) -> bool:

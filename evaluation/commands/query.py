@@ -1,0 +1,97 @@
+"""chorus-eval query."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from chorus_common.errors import EXIT_DONE
+from evaluation.commands.options import FILE, prompts_option, source_options
+from evaluation.results import command_line, result_document, text_table, write_result
+
+
+@click.command("query")
+@click.argument("scene", type=FILE)
+@click.argument("words")
+@source_options
+@click.option("--lifted", is_flag=True, help="Ask the teacher's own features, lifted from the cache (a .zarr scene).")
+@prompts_option
+@click.option("--top", type=click.IntRange(min=1), default=5, help="Objects to list.")
+@click.option("--out", type=FILE, required=True, help="Folder: heat.ply, heat.png, objects.ply, query.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print query.json instead of the table.")
+def query_command(
+    scene: Path,
+    words: str,
+    encoder: Path | None,
+    random: bool,
+    features: Path | None,
+    teacher: str | None,
+    text: str | None,
+    seed: int,
+    device: str,
+    lifted: bool,
+    prompts: str,
+    top: int,
+    out: Path,
+    as_json: bool,
+) -> int:
+    """Where in SCENE is "WORDS"? A heat map (LERF's relevancy) and the objects that answer best.
+
+    SCENE is a scene file or folder of any format, or a store's <scene>.zarr, whose cameras and masks are then used.
+    """
+    from evaluation.heat_picture import heat_range, write_heat_picture
+    from evaluation.predictions.coloured_ply import write_coloured_ply
+    from evaluation.relevancy import SCALE, query_embeddings
+    from evaluation.report.colours import class_palette, heat
+    from evaluation.scenes import Selection, scene_at
+    from evaluation.sources import SourceOptions, one_source
+    from evaluation.tasks.query import answer
+
+    where = scene_at(scene)
+    options = SourceOptions(encoder, random, features, lifted, teacher, text, device, seed)
+    name, source, text_encoder = one_source(options, Selection([where]))
+    loaded = where.load()
+    query, negatives = query_embeddings(text_encoder, [words], prompts)
+    found = answer(loaded, source.open(loaded), query, negatives, top=top)
+    low, high = heat_range(found.relevancy)
+    gaussians = loaded.gaussians
+    write_coloured_ply(
+        out / "heat.ply", gaussians.means, heat(found.relevancy, low, high), {"relevancy": found.relevancy}, gaussians
+    )
+    write_heat_picture(out / "heat.png", loaded, found.relevancy, f'{name}: "{words}"')
+    ranks = found.ranks()
+    colours = class_palette([f"object {i}" for i in range(len(found.objects))])[ranks]
+    write_coloured_ply(out / "objects.ply", gaussians.means, colours, {"rank": ranks}, gaussians)
+    document = result_document(
+        "query",
+        command_line(),
+        {
+            "scene": str(scene),
+            "query": words,
+            "prompts": prompts,
+            "source": name,
+            "text_encoder": text_encoder.spec,
+            "scale": SCALE,
+        },
+        {
+            "objects": list(found.objects),
+            "objects_from": found.origin,
+            "relevancy": {"max": float(found.relevancy.max()), "shown_low": low, "shown_high": high},
+        },
+    )
+    write_result(out / "query.json", document)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return EXIT_DONE
+    header = (f'"{words}": objects from {found.origin}', "relevancy %", "Gaussians", "centre (m)")
+    rows = [
+        (f"{i + 1}", o["relevancy"], str(o["n_gaussians"]), " ".join(f"{x:.2f}" for x in o["centre_m"]))
+        for i, o in enumerate(found.objects)
+    ]
+    click.echo(text_table(header, rows))
+    if not found.objects:
+        click.echo("no object answers: nothing is more like the query than like the canonical phrases")
+    click.echo(f"written: {out}/heat.ply, heat.png, objects.ply, query.json")
+    return EXIT_DONE
