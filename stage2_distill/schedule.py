@@ -48,11 +48,12 @@ def stage_weight(epoch: float, stage: Stage) -> float:
 
 @dataclass(frozen=True)
 class TermWeights:
-    """Weights of one teacher's terms at a point of the run: teacher = lambda_t of all of them, masks and labels = eta_t
-    of its contrastive ones.
+    """Weights of one teacher's terms at a point of the run: teacher = lambda_t of all of them, the others = eta_t of
+    its terms beside the match.
     """
 
     teacher: float
+    anchors: float = 0.0
     masks: float = 0.0
     labels: float = 0.0
 
@@ -60,5 +61,8 @@ class TermWeights:
 def term_weights(epoch: float, teacher: TeacherSettings) -> TermWeights:
     """All weights of a teacher at `epoch`."""
     return TermWeights(
-        stage_weight(epoch, teacher), stage_weight(epoch, teacher.masks), stage_weight(epoch, teacher.labels)
+        stage_weight(epoch, teacher),
+        stage_weight(epoch, teacher.anchors),
+        stage_weight(epoch, teacher.masks),
+        stage_weight(epoch, teacher.labels),
     )

@@ -87,6 +87,21 @@ class LabelContrastSettings(Stage):
     temperature: float = Field(default=0.2, gt=0)
 
 
+class AnchorSettings(Stage):
+    """Which of the teacher's typical features a Gaussian has (losses/anchors.py); weight is eta_t, times lambda_t.
+
+    Attributes:
+        count: anchors. temperature: of the softmax over them.
+        scenes, per_scene: training scenes, and Gaussians of each, whose lifted features are clustered.
+    """
+
+    weight: float = Field(default=0.0, ge=0)
+    count: int = Field(default=64, ge=2)
+    temperature: float = Field(default=0.07, gt=0)
+    scenes: int = Field(default=64, ge=1)
+    per_scene: int = Field(default=1024, ge=1)
+
+
 class TeacherSettings(Stage):
     """How one teacher is matched, and when (`weight` is lambda_t of the total loss).
 
@@ -95,16 +110,20 @@ class TeacherSettings(Stage):
         beta: where SmoothL1 turns linear, in standard deviations of a channel.
         cosine_space: "standardised" measures directions around the teacher's mean; "teacher" as the teacher's users do,
             with the mean put back.
+        smooth_l1_space: "standardised" (all teachers weigh alike) or the teacher's own, as if there were no PHI-S.
         evidence_half: Gaussians weigh e / (e + evidence_half) by their evidence e (sum of blending weights); 0 weighs
             all alike.
-        masks, labels: contrastive terms on this teacher's head. Their stages count within the teacher's own.
+        anchors: softmax over typical features of this teacher, beside the match. masks, labels: contrastive terms on
+            this teacher's head. Their stages count within the teacher's own.
     """
 
     l1: float = Field(default=1.0, ge=0)
     l2: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, gt=0)
     cosine_space: Literal["standardised", "teacher"] = "standardised"
+    smooth_l1_space: Literal["standardised", "teacher"] = "standardised"
     evidence_half: float = Field(default=0.0, ge=0)
+    anchors: AnchorSettings = AnchorSettings()
     masks: MaskContrastSettings = MaskContrastSettings()
     labels: LabelContrastSettings = LabelContrastSettings()
 

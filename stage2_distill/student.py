@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -80,7 +81,11 @@ class Basis(nn.Module):
 
     def inverse(self, standardised: Tensor) -> Tensor:
         """[..., C] from the standardised space to the teacher's own: phi R^T y' + mean."""
-        return standardised @ (self.rotation * self.phi) + self.mean
+        return standardised @ self.linear() + self.mean
+
+    def linear(self) -> Tensor:
+        """The map's linear part [C, C]."""
+        return self.rotation * self.phi
 
     def offset(self) -> Tensor:
         """The teacher's mean in the standardised frame, R mean / phi [C]; see `losses.match.match_loss`."""
@@ -158,7 +163,17 @@ class Student(nn.Module):
 
     def to_teacher_space(self, name: str, latent: Tensor) -> Tensor:
         """The same from the encoder's latent [N, D] (e.g. of `stage2_distill.encode.encode_scene`)."""
-        return self.basis(name).inverse(self.project(name, latent))
+        return self.unstandardise(name, self.project(name, latent))
+
+    def unstandardise(self, name: str, standardised: Tensor) -> Tensor:
+        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the length sqrt(C) that the
+        teacher's features typically have (PHI-S gives every channel unit variance).
+
+        A student in doubt predicts short features, and once the teacher's mean is added a short one is mostly that
+        mean: everything would look like the commonest thing.
+        """
+        length = standardised.shape[-1] ** 0.5
+        return self.basis(name).inverse(F.normalize(standardised, dim=-1) * length)
 
     def _check(self, name: str) -> None:
         if name not in self.config.teachers:

@@ -31,6 +31,7 @@ from stage2_distill.data.order import MODEL, generator
 from stage2_distill.distributed import Ranks, joined
 from stage2_distill.encoder import Encoder
 from stage2_distill.lora import add_lora, merged_tensors
+from stage2_distill.losses.anchors import anchors_of_scenes
 from stage2_distill.losses.distill import distill_loss
 from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog, run_identity
@@ -87,6 +88,11 @@ class Trainer:
             self.student.to(device)
         self.optimizer = build_optimizer(self.student, config.optim)
         self.average = WeightAverage(self.student, config.optim.ema) if config.optim.ema > 0 else None
+        self.anchors = {
+            name: torch.from_numpy(anchors_of_scenes(self.dataset.scenes, name, t.anchors, config.seed)).to(device)
+            for name, t in self.teachers.items()
+            if t.anchors.weight > 0
+        }
         self.total = config.epochs * self.dataset.steps_per_epoch
         self.progress = Progress()
         if folder.state.exists():
@@ -150,7 +156,7 @@ class Trainer:
         for batch in batches:
             moved = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
-                terms = distill_loss(student, moved, self.teachers, weights)
+                terms = distill_loss(student, moved, self.teachers, weights, self.anchors)
             if terms.total is None:
                 continue
             share = len(batch) / samples

@@ -165,11 +165,9 @@ def _student(subject: Subject, scene: GaussianScene) -> tuple[F32 | None, _Layer
     latent = encode_latent(subject.student.encoder, scene)
     with torch.inference_mode():
         device = next(subject.student.parameters()).device
-        standardised = (
-            subject.student.project(subject.teacher, torch.from_numpy(latent).to(device)).float().cpu().numpy()
-        )
-        raw = subject.student.basis(subject.teacher).inverse(torch.from_numpy(standardised).to(device)).cpu().numpy()
-    return latent, _Layer(standardised, _unit(raw), np.ones(len(latent), dtype=bool))
+        standardised = subject.student.project(subject.teacher, torch.from_numpy(latent).to(device)).float()
+        raw = subject.student.unstandardise(subject.teacher, standardised).cpu().numpy()
+    return latent, _Layer(standardised.cpu().numpy(), _unit(raw), np.ones(len(latent), dtype=bool))
 
 
 def _unit(features: F32) -> F32:

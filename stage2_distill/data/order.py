@@ -17,7 +17,7 @@ I64 = NDArray[np.int64]
 
 #: Streams of random numbers that must not overlap: the order of samples, the content of a sample, the model's own draws
 #: in a step.
-ORDER, SAMPLE, MODEL = 1, 2, 3
+ORDER, SAMPLE, MODEL, ANCHORS = 1, 2, 3, 4
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stage2_distill.data.batch import Batch
+from stage2_distill.losses.anchors import anchor_loss
 from stage2_distill.losses.label_contrast import label_contrast
 from stage2_distill.losses.mask_contrast import mask_contrast
 from stage2_distill.losses.match import MatchTerms, cloud_shares, evidence_weight, match_loss
@@ -27,20 +28,20 @@ class TeacherTerms:
     """One teacher's terms.
 
     Attributes:
-        loss: match + eta contrast, mean over all clouds of the batch.
+        loss: match + eta anchors + eta contrast, mean over all clouds of the batch.
         match: means over the clouds that the teacher saw; `seen` is their share of the batch.
-        contrast: unweighted contrastive terms by name.
+        others: unweighted terms beside the match, by name.
     """
 
     loss: Tensor
     match: MatchTerms
     seen: float
-    contrast: Mapping[str, Tensor]
+    others: Mapping[str, Tensor]
 
     def values(self) -> dict[str, Tensor]:
         """For the log."""
         match = {"match": self.match.loss, "cosine": self.match.cosine, "smooth_l1": self.match.smooth_l1}
-        return match | dict(self.contrast)
+        return match | dict(self.others)
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,26 @@ class DistillTerms:
 
 
 def distill_loss(
-    student: Student, batch: Batch, teachers: Mapping[str, TeacherSettings], weights: Mapping[str, TermWeights]
+    student: Student,
+    batch: Batch,
+    teachers: Mapping[str, TeacherSettings],
+    weights: Mapping[str, TermWeights],
+    anchors: Mapping[str, Tensor],
 ) -> DistillTerms:
     """total(e) = sum over active teachers t in A(e) of lambda_t (match_t + eta_t con_t)   (Chorus, arXiv 2512.17817).
 
     Args:
         weights: lambda_t and eta_t at this point of the schedule; teachers of weight 0 cost nothing.
+        anchors: [K, C] of the teachers that have an anchor term.
     """
     active = [name for name, weight in weights.items() if weight.teacher > 0 and name in batch.targets]
     if not active:
         return DistillTerms(None, {})
     latent = student.encoder(batch.points)
-    terms = {name: teacher_terms(student, name, latent, batch, teachers[name], weights[name]) for name in active}
+    terms = {
+        name: teacher_terms(student, name, latent, batch, teachers[name], weights[name], anchors.get(name))
+        for name in active
+    }
     total = torch.stack([weights[name].teacher * term.loss for name, term in terms.items()]).sum()
     return DistillTerms(total, terms)
 
@@ -77,8 +86,9 @@ def teacher_terms(
     batch: Batch,
     settings: TeacherSettings,
     weights: TermWeights,
+    anchors: Tensor | None = None,
 ) -> TeacherTerms:
-    """Terms of one teacher. Where only its match is asked for, only rows with a target go through its projector."""
+    """Terms of one teacher. Without contrastive ones only rows with a target go through its projector."""
     target = batch.targets[name]
     masks = batch.masks.get(name) if weights.masks > 0 else None
     labels = batch.labels.get(name) if weights.labels > 0 else None
@@ -96,12 +106,17 @@ def teacher_terms(
         l2=settings.l2,
         beta=settings.beta,
         offset=student.basis(name).offset() if settings.cosine_space == "teacher" else None,
+        own_space=student.basis(name).linear() if settings.smooth_l1_space == "teacher" else None,
     )
-    loss, contrast = match.loss * seen, {}
+    loss, others = match.loss * seen, {}
+    if weights.anchors > 0 and anchors is not None:
+        term = anchor_loss(predicted, target.values, shares, anchors, settings.anchors.temperature)
+        others["anchors"] = term.detach()
+        loss = loss + weights.anchors * term * seen
     if masks is not None:
-        contrast["masks"] = mask_contrast(everywhere, masks, len(batch), settings.masks.temperature)
-        loss = loss + weights.masks * contrast["masks"]
+        others["masks"] = mask_contrast(everywhere, masks, len(batch), settings.masks.temperature)
+        loss = loss + weights.masks * others["masks"]
     if labels is not None:
-        contrast["labels"] = label_contrast(everywhere, labels, len(batch), settings.labels.temperature)
-        loss = loss + weights.labels * contrast["labels"]
-    return TeacherTerms(loss, match, seen, contrast)
+        others["labels"] = label_contrast(everywhere, labels, len(batch), settings.labels.temperature)
+        loss = loss + weights.labels * others["labels"]
+    return TeacherTerms(loss, match, seen, others)

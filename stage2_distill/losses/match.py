@@ -30,6 +30,7 @@ def match_loss(
     l2: float,
     beta: float = 1.0,
     offset: Tensor | None = None,
+    own_space: Tensor | None = None,
 ) -> MatchTerms:
     """match_t = weighted mean over Gaussians of l1 (1 - cos(fhat, ftilde)) + l2 SmoothL1(fhat, ftilde)   (Chorus, arXiv
     2512.17817).
@@ -43,6 +44,8 @@ def match_loss(
             (its image of the origin, negated) gives the cosine of the *unstandardised* features instead: PHI-S is a
             rotation times a scalar after centring, so cos(y_p, y_t) = cos(p + offset, t + offset) and no rotation needs
             to be undone.
+        own_space: [C, C] or None. The linear map back to the teacher's space (the mean cancels in a difference): takes
+            SmoothL1 there, as if there were no PHI-S.
 
     An empty selection gives a zero that still carries a gradient path.
     """
@@ -53,6 +56,8 @@ def match_loss(
     share = weight / weight.sum()
     a, b = (predicted, target) if offset is None else (predicted + offset, target + offset)
     cosine = (F.cosine_similarity(a, b, dim=1, eps=1e-6) * share).sum()
+    if own_space is not None:
+        predicted, target = predicted @ own_space, target @ own_space
     smooth = (F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).mean(1) * share).sum()
     return MatchTerms(l1 * (1 - cosine) + l2 * smooth, cosine.detach(), smooth.detach())
 

@@ -202,13 +202,14 @@ def test_checkpointing_changes_nothing() -> None:
         assert torch.allclose(a.grad, b.grad, atol=1e-6)
 
 
-def test_block_gradient() -> None:
+@pytest.mark.parametrize("style", ["ptv3", "basic"])
+def test_block_gradient(style: str) -> None:
     """gradcheck of a whole block in float64: convolution, attention with rotary encoding, MLP."""
     batch = cloud(9, 6, extent=4)
     torch.manual_seed(0)
     block = blocks.Block(
-        6, 1, 4, 0, conv=True, attn=True, style="ptv3", mlp_ratio=2, qkv_bias=True, drop_path=0, layer_scale=0.5,
-        rope_base=100.0,
+        6, 1, 4, 0, conv=True, attn=True, style=style, mlp_ratio=2, qkv_bias=True, drop_path=0, layer_scale=0.5,
+        rope_base=100.0, norm=torch.nn.LayerNorm,
     ).double()  # fmt: skip
     level = small("sonata").hierarchy(cloud(9, 9, extent=4))[0]
     x = batch.feat.double().requires_grad_()

@@ -61,8 +61,22 @@ def test_student_gives_every_teachers_features() -> None:
         "dense": (len(batch), 6),
         "open-clip.v1": (len(batch), 12),
     }
-    expected = make_basis(6, 2).inverse(standardised["dense"].numpy())
+    direction = standardised["dense"].numpy()
+    typical = direction / np.linalg.norm(direction, axis=1, keepdims=True) * 6**0.5
+    expected = make_basis(6, 2).inverse(typical)
     np.testing.assert_allclose(student.teacher_features("dense", batch), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_doubt_does_not_look_like_the_teachers_mean() -> None:
+    """Features that point the right way but are shrunk come back as the teacher's own."""
+    basis, student = make_basis(6, 2), make_student()
+    rows = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    rows *= 6**0.5 / np.linalg.norm(rows, axis=1, keepdims=True)
+    own = basis.inverse(rows)
+    for doubt in (1.0, 0.3, 0.01):
+        back = student.unstandardise("dense", torch.from_numpy(rows * doubt)).numpy()
+        np.testing.assert_allclose(back, own, atol=1e-4)
 
 
 def test_basis_goes_back_and_forth() -> None:

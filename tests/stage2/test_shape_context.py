@@ -47,7 +47,7 @@ def twin(coord: NDArray[np.float64], normals: NDArray[np.float64]) -> NDArray[np
         level = np.minimum(np.floor(coord[:, 2] / COLUMN_SLICE), COLUMN_SLICES - 1)
         for k in range(COLUMN_SLICES):
             held = [
-                bool(((flat == own + [dx, dy]).all(1) & (level == k)).any())
+                bool(((flat == own + np.array([dx, dy])).all(1) & (level == k)).any())
                 for dx, dy in itertools.product((-1, 0, 1), repeat=2)
             ]
             row.append(sum(held) / 9)

@@ -68,6 +68,22 @@ def test_a_tiny_cache_is_overfitted(tmp_path: Path) -> None:
     assert min(t["cosine"] for t in cosines.values()) > 0.8
 
 
+def test_anchors_are_learnt_and_do_not_depend_on_how_data_is_read(tmp_path: Path) -> None:
+    name = next(iter(tiny_data().bases))
+    settings = (
+        f"teachers.{name}.anchors.weight=2.0",
+        f"teachers.{name}.anchors.count=8",
+        "epochs=30",
+        "augment.enabled=false",
+        "encoder.overrides.drop_path=0.0",
+    )
+    run_tiny(tmp_path / "a", *settings, "data.workers=0")
+    values = [r["teachers"][name]["anchors"] for r in records(tmp_path / "a")]
+    assert np.mean(values[-4:]) < np.mean(values[:4]) / 2
+    run_tiny(tmp_path / "b", *settings, "data.workers=2", "data.memory_mb=0")
+    assert (tmp_path / "a" / "state.safetensors").read_bytes() == (tmp_path / "b" / "state.safetensors").read_bytes()
+
+
 def test_workers_and_memory_change_no_bit(tmp_path: Path) -> None:
     for name, *settings in (
         ("a", "data.workers=0"),
@@ -109,7 +125,7 @@ def test_accumulated_loss_is_the_mean_over_scenes(tmp_path: Path) -> None:
     singles = [trainer.dataset.batch(0, i, i + 1) for i in range(2)]
     trainer.student.train()
     weights = dict.fromkeys(trainer.teachers, TermWeights(1.0))
-    losses = [trainer_module.distill_loss(trainer.student, b, trainer.teachers, weights).total for b in singles]
+    losses = [trainer_module.distill_loss(trainer.student, b, trainer.teachers, weights, {}).total for b in singles]
     expected = np.mean([loss.item() for loss in losses if loss is not None])
     assert records(tmp_path / "micro")[0]["loss"] == pytest.approx(expected, rel=1e-6)
 

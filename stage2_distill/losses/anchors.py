@@ -1,0 +1,69 @@
+"""The anchor loss: a Gaussian's feature should be as near to some fixed vectors of the teacher's space as the teacher's
+own feature is.
+
+Matching alone answers doubt with a feature between the candidates; a softmax over anchors asks which of them it is, and
+learns within minutes what matching needs hours for (docs/demo.md). No label is seen: the anchors are cluster centres of
+the teacher's lifted features. This is SEED (Fang et al. 2021, arXiv 2101.04731, eq. 2 to 4) with centres in place of a
+queue, so that the loss of a cloud depends on nothing but the cloud, and resuming needs no queue.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from stage2_distill.data.order import ANCHORS, generator
+from stage2_distill.data.targets import SceneTargets
+from stage2_distill.settings import AnchorSettings
+
+
+def anchor_loss(predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """sum over rows of shares * KL(softmax(cos(target, anchors) / T) || softmax(cos(predicted, anchors) / T)).
+
+    Args:
+        predicted, target: [M, C] in the teacher's standardised space. anchors: [K, C] unit rows.
+        shares: [M] weights of the rows, see `losses.match.cloud_shares`.
+    """
+    if len(shares) == 0:
+        return predicted.sum() * 0
+    predicted, target = predicted.float(), target.float()
+    wanted = F.log_softmax(F.normalize(target, dim=1) @ anchors.T / temperature, dim=1)
+    given = F.log_softmax(F.normalize(predicted, dim=1) @ anchors.T / temperature, dim=1)
+    return (F.kl_div(given, wanted, reduction="none", log_target=True).sum(1) * shares).sum()
+
+
+def choose_anchors(features: NDArray[np.floating], count: int, seed: int) -> NDArray[np.float32]:
+    """Unit rows [K, C]: centres of the directions of `features` [M, C], by k-means from a k-means++ start; a pure
+    function of its arguments. K is `count`, or fewer where there are fewer features or clusters run empty.
+    """
+    directions = np.asarray(features, dtype=np.float64)
+    length = np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = directions[length[:, 0] > 0] / length[length[:, 0] > 0]
+    centres = directions
+    if len(directions) > count:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of empty clusters, which are dropped below
+            centres, owner = kmeans2(directions, count, iter=20, minit="++", rng=np.random.default_rng(seed))
+        centres = centres[np.bincount(owner, minlength=count) > 0]
+    norms = np.linalg.norm(centres, axis=1, keepdims=True)
+    return (centres / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def anchors_of_scenes(
+    scenes: Sequence[SceneTargets], teacher: str, settings: AnchorSettings, seed: int
+) -> NDArray[np.float32]:
+    """Anchors [K, C] from the lifted targets of some training scenes, drawn alike whatever the number of processes."""
+    rng = generator(seed, ANCHORS)
+    drawn: list[NDArray[np.float32]] = []
+    having = [scene for scene in scenes if teacher in scene.teachers]
+    for k in np.sort(rng.permutation(len(having))[: settings.scenes]):
+        geometry = having[k].geometry()
+        rows = rng.permutation(np.flatnonzero(geometry.valid))[: settings.per_scene]
+        drawn.append(having[k].targets(np.sort(rows), geometry).values[teacher].astype(np.float32))
+    return choose_anchors(np.concatenate(drawn), settings.count, seed)

@@ -1,0 +1,74 @@
+"""The anchor loss against its definition, and how anchors are chosen."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stage2_distill.losses.anchors import anchor_loss, choose_anchors
+
+
+def twin(predicted: np.ndarray, target: np.ndarray, shares: np.ndarray, anchors: np.ndarray, t: float) -> float:
+    """One row and one anchor at a time."""
+
+    def chances(v: np.ndarray) -> list[float]:
+        logits = [float(v @ a) / (np.linalg.norm(v) * np.linalg.norm(a)) / t for a in anchors]
+        top = max(logits)
+        powers = [np.exp(x - top) for x in logits]
+        return [p / sum(powers) for p in powers]
+
+    total = 0.0
+    for f, y, w in zip(predicted, target, shares):
+        total += w * sum(q * (np.log(q) - np.log(p)) for q, p in zip(chances(y), chances(f)))
+    return total
+
+
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 9), st.floats(0.05, 1))
+@settings(max_examples=30, deadline=None)
+def test_equals_the_definition(seed: int, rows: int, count: int, temperature: float) -> None:
+    rng = np.random.default_rng(seed)
+    predicted, target = rng.standard_normal((2, rows, 5))
+    shares = rng.dirichlet(np.ones(rows))
+    anchors = choose_anchors(rng.standard_normal((count, 5)), count, seed)
+    found = anchor_loss(*(torch.from_numpy(x).float() for x in (predicted, target, shares, anchors)), temperature)
+    assert float(found) == pytest.approx(twin(predicted, target, shares, anchors, temperature), rel=1e-3, abs=1e-5)
+
+
+def test_vanishes_for_the_teachers_direction_and_ignores_length() -> None:
+    rng = np.random.default_rng(0)
+    target = torch.from_numpy(rng.standard_normal((20, 6))).float()
+    anchors = torch.from_numpy(choose_anchors(rng.standard_normal((8, 6)), 8, 0))
+    shares = torch.full((20,), 1 / 20)
+    assert float(anchor_loss(target * 0.01, target, shares, anchors, 0.1)) == pytest.approx(0, abs=1e-5)
+    assert float(anchor_loss(-target, target, shares, anchors, 0.1)) > 1
+
+
+def test_gradient_and_an_empty_selection() -> None:
+    torch.manual_seed(0)
+    anchors = torch.nn.functional.normalize(torch.randn(5, 4), dim=1)
+    predicted = torch.randn(6, 4, requires_grad=True)
+    anchor_loss(predicted, torch.randn(6, 4), torch.full((6,), 1 / 6), anchors, 0.1).backward()
+    assert predicted.grad is not None
+    assert float(predicted.grad.abs().sum()) > 0
+    # only directions count, so the gradient is at right angles to the features
+    torch.testing.assert_close((predicted.grad * predicted.detach()).sum(1), torch.zeros(6), atol=1e-5, rtol=0)
+    empty = anchor_loss(predicted[:0], torch.zeros(0, 4), torch.zeros(0), anchors, 0.1)
+    assert float(empty.detach()) == 0
+    assert empty.requires_grad
+
+
+def test_anchors_find_clusters_and_are_reproducible() -> None:
+    rng = np.random.default_rng(1)
+    truth = np.linalg.qr(rng.standard_normal((8, 8)))[0][:5]
+    features = np.repeat(truth, 60, axis=0) * rng.uniform(0.5, 3, (300, 1)) + 0.01 * rng.standard_normal((300, 8))
+    anchors = choose_anchors(features, 5, 3)
+    assert np.array_equal(anchors, choose_anchors(features, 5, 3))
+    np.testing.assert_allclose(np.linalg.norm(anchors, axis=1), 1, atol=1e-6)
+    best = (truth @ anchors.T).max(1)
+    assert (best > 0.99).sum() >= 4  # k-means may merge a pair, never all
+
+
+def test_fewer_features_than_anchors() -> None:
+    assert choose_anchors(np.eye(3), 64, 0).shape == (3, 3)
+    assert choose_anchors(np.vstack([np.eye(3), np.zeros((2, 3))]), 64, 0).shape == (3, 3)
