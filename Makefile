@@ -7,11 +7,13 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo test test-all bench lint scatter clean
+.PHONY: help demo test test-all chaos bench lint scatter gags stage1-local stage1-slurm clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
 	@echo "make test      the test suite            make test-all  with the slow tests"
+	@echo "make chaos     kills, full disks, damaged and hostile files: minutes"
+	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/cluster.md)"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
 	@echo "make lint      ruff and mypy             make scatter   build the optional torch-scatter"
 
@@ -31,6 +33,22 @@ test: $(READY)
 test-all: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'not gpu'
 
+chaos: $(READY)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos -m slow -v --durations=0
+
+# Stage 1 on this machine, a worker per core by default; on Slurm as an array of SHARDS tasks. ARGS: more options of run.
+WORKERS ?= $(shell nproc)
+SHARDS ?= 8
+stage1-local: $(READY)
+	@test -n "$(MANIFEST)" && test -n "$(STORE)" || { echo "error: give MANIFEST=... and STORE=..."; exit 2; }
+	$(BIN)/chorus-stage1 run --manifest "$(MANIFEST)" --store "$(STORE)" --workers $(WORKERS) $(ARGS)
+
+stage1-slurm: $(READY)
+	@test -n "$(MANIFEST)" && test -n "$(STORE)" || { echo "error: give MANIFEST=... and STORE=..."; exit 2; }
+	@command -v sbatch > /dev/null || { echo "error: there is no sbatch on this machine"; exit 2; }
+	MANIFEST="$(MANIFEST)" STORE="$(STORE)" ARGS="$(ARGS)" CHORUS_STAGE1="$(CURDIR)/$(BIN)/chorus-stage1" \
+	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) stage1_render_teachers/slurm/array.sbatch
+
 bench: $(READY)
 	$(BIN)/python -m tests.bench
 
@@ -43,6 +61,10 @@ lint: $(READY)
 scatter: $(READY)
 	$(BIN)/python -m pip install --quiet wheel setuptools
 	$(BIN)/python -m pip install --no-build-isolation 'torch-scatter>=2.1.2'
+
+# Granularity selection on six rooms and three seeds (docs/gags.md).
+gags: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/field_study/run.sh runs/gags
 
 # Numba keys its cache by file: after an edit of an inlined function in another file, the old machine code would run on.
 clean:

@@ -82,12 +82,12 @@ class BucketPath:
 
     def write_bytes(self, data: bytes) -> None:
         """Put the object: whole or not at all, over whatever is there."""
-        with self._speaking() as (obstore, store):
+        with self._writing() as (obstore, store):
             obstore.put(store, self.key, data)
 
     def create_bytes(self, data: bytes) -> bool:
         """Put the object unless there is one already; whether it was put. Of several that try at once, one succeeds."""
-        with self._speaking() as (obstore, store):
+        with self._writing() as (obstore, store):
             try:
                 obstore.put(store, self.key, data, mode="create", use_multipart=False)
             except obstore.exceptions.AlreadyExistsError:
@@ -112,7 +112,7 @@ class BucketPath:
 
     def unlink(self, missing_ok: bool = True) -> None:
         """Remove the object; one that is not there counts as removed, as everywhere in S3."""
-        with self._speaking() as (obstore, store):
+        with self._writing() as (obstore, store):
             obstore.delete(store, [self.key])
 
     # -- all objects below -------------------------------------------------------------------------------------------
@@ -176,6 +176,15 @@ class BucketPath:
                 f"{self}: the bucket does not answer as it should ({reason}); check the network, AWS_ENDPOINT_URL, "
                 "AWS_REGION and the keys, then run the same command again"
             ) from None
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Any, Any]]:
+        """As `_speaking`; where nothing has to be there before, what is missing is the bucket itself."""
+        try:
+            with self._speaking() as connection:
+                yield connection
+        except FileNotFoundError:
+            raise BucketError(f"{self}: there is no such bucket; make it, or check AWS_ENDPOINT_URL") from None
 
 
 @lru_cache(maxsize=1)

@@ -194,7 +194,9 @@ def _read_table(path: Path) -> pa.Table:
                 raise ManifestError(f"{path}: declares {file.metadata.num_rows} rows, more than a manifest may have")
             if not file.schema_arrow.equals(_SCHEMA, check_metadata=False):
                 raise ManifestError(f"{path}: is not a manifest (its columns differ); index the scenes again")
-            return file.read()
+            table = file.read()
+            table.validate(full=True)  # text that is not UTF-8
+            return table
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())[:200]}") from None
 

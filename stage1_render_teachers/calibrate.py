@@ -55,10 +55,11 @@ def missing_bases(store: Place, config: Stage1Config, device: str) -> tuple[str,
 
 def calibrate(
     rows: Sequence[ManifestRow], store: Place, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
-    report: Progress, *, overwrite: bool = False,
+    report: Progress, *, overwrite: bool = False, client_device: str = "cpu",
 ) -> list[Place]:  # fmt: skip
     """Fit and save the bases of the dense teachers `specs` on a sample of `rows`; returns their paths.
 
+    `device` is where the jobs run, `client_device` where this process builds a teacher to learn its fingerprint.
     A scene that fails is replaced by the next one of the draw. Raises CacheError when none can be used.
     """
     wanted = config.calibration.scenes
@@ -88,7 +89,7 @@ def calibrate(
         raise CacheError(f"calibration: none of {len(draw)} scenes can be used; the first: {first_error}")
     paths: list[Place] = []
     for spec in specs:
-        teacher = shared_teacher(spec, device)
+        teacher = shared_teacher(spec, client_device)
         basis = phi_s(merged[spec], spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
         paths.append(save_basis(basis, basis_path(store, spec), overwrite=overwrite))
     return paths

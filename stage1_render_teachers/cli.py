@@ -130,15 +130,18 @@ def calibrate(
     resolved = _resolve(config, settings, teachers)
     rows = select_rows(Manifest.read(manifest), split, dataset)
     prepare_store(store)
-    device = how["device"]
-    wanted = dense_specs(resolved, device) if overwrite else missing_bases(store, resolved, device)
+    how_run = RunConfig(**how)
+    here = how_run.client_device
+    wanted = dense_specs(resolved, here) if overwrite else missing_bases(store, resolved, here)
     paths: list[Place] = []
     if wanted:
         with (
-            open_pool(RunConfig(**how)) as pool,
+            open_pool(how_run) as pool,
             progress(min(resolved.calibration.scenes, len(rows)), "calibration") as report,
         ):
-            paths = fit_bases(rows, store, wanted, resolved, device, pool, report, overwrite=overwrite)
+            paths = fit_bases(
+                rows, store, wanted, resolved, how_run.device, pool, report, overwrite=overwrite, client_device=here
+            )
     if as_json:
         click.echo(json.dumps({"fitted": [str(path) for path in paths]}))
     elif paths:

@@ -54,12 +54,13 @@ def run_stage1(
     """
     started = time.time()
     prepare_store(store)
-    get_backend(config.rasterizer)
+    if run.scheduler == "local":  # elsewhere the workers have what this machine may lack
+        get_backend(config.rasterizer)
     for dataset in sorted({row.dataset for row in rows}):
         sweep_orphans(store / dataset, older_than=started)
     with open_pool(run) as pool:
         ensure_bases(calibration_rows or rows, store, config, run, pool)
-        plans = plan_teachers(store, config, run.device)
+        plans = plan_teachers(store, config, run.client_device)
         jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite) for row in rows]
         with progress(len(jobs), "stage 1") as report, OutcomeLog(store) as log:
             return run_jobs(jobs, pool, run_scene, log, report, run.max_failures, run.retries)
@@ -119,11 +120,11 @@ def ensure_bases(
     rows: Sequence[ManifestRow], store: Place, config: Stage1Config, run: RunConfig, pool: Pool
 ) -> list[Place]:
     """Fit the bases that `store` lacks; the paths of those that were fitted now."""
-    missing = missing_bases(store, config, run.device)
+    missing = missing_bases(store, config, run.client_device)
     if not missing:
         return []
     with progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
-        return calibrate(rows, store, missing, config, run.device, pool, report)
+        return calibrate(rows, store, missing, config, run.device, pool, report, client_device=run.client_device)
 
 
 def shard_rows(rows: Sequence[ManifestRow], index: int, count: int) -> list[ManifestRow]:

@@ -82,6 +82,13 @@ class RunConfig(Config):
     worker_patience: float = Field(default=7200.0, gt=0, description="seconds of silence until a worker is replaced")
     worker_memory: str = Field(default="auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
 
+    @property
+    def client_device(self) -> str:
+        """Where this process builds its own teachers, to learn their fingerprints: on the CPU where others do the work,
+        because a login node has no GPU, and because a worker should have all of the GPU's memory.
+        """
+        return self.device if self.scheduler == "local" and self.workers == 0 else "cpu"
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """ "i/n" (counted from 1) -> (i - 1, n). Raises ConfigError."""

@@ -133,10 +133,10 @@ def run(family: str, first: int, last: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         samples: list[tuple[Path, bytes, Callable[[Path], object]]] = []
         for name, (write, read) in FAMILIES[family].items():
-            path = Path(folder, Path(name).stem + Path(name).suffix.replace(".", "_"), name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                write(path)
+            place = Path(folder, str(len(samples)))
+            place.mkdir()
+            path = place / name
+            write(path)
             read(path)  # a whole file is read; what is compiled or imported now is not held against a case
             samples.append((path, path.read_bytes(), read))
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -19,4 +19,5 @@ def _counted(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
     return _publish(job, watch)
 
 
-scene_task.publish_scene = _counted
+if _publish.__module__ == scene_task.__name__:  # dask may load this file twice
+    scene_task.publish_scene = _counted

@@ -20,10 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chorus_common.cache import SceneCache, sweep_orphans, verify_store
-from chorus_common.cache.schema import FILES
+from chorus_common.cache import SceneCache, SceneCacheWriter, sweep_orphans, unpublish, verify_store
 from chorus_common.errors import CacheError
-from tests.chorus_common.cache_example import Example, make_example, write_example
+from tests.chorus_common.cache_example import fill, header, make_example, write_example
 
 CASES = 300
 
@@ -154,81 +153,99 @@ def test_full_check_notices_a_flipped_bit_at_once(sound: Path) -> None:
     file.write_bytes(before)
 
 
-class CacheMachine(RuleBasedStateMachine):
-    """Scenes are written, killed half-way, damaged, deleted, swept and written again, in any order."""
+def cache_machine(reference: Path) -> type[RuleBasedStateMachine]:
+    """A machine in which one scene is written with either of two settings, by one writer or two at once, killed
+    half-way, damaged, unpublished, removed, swept and written again, in any order.
 
-    example: Example
-    truth: dict[str, np.ndarray]
+    `reference`: a sound store, of which a killed writer leaves some files behind.
+    """
+    examples = [make_example(seed, n=60, views=3) for seed in (0, 1)]
+    truths: list[dict[str, np.ndarray]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, example in enumerate(examples):
+            write_example(Path(folder, f"{i}.zarr"), example)
+            truths.append(snapshot(SceneCache.open(Path(folder, f"{i}.zarr"))))
 
-    @initialize()
-    def start(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
-        self.path = self.folder / "room_0.zarr"
-        self.damaged = False
+    class CacheMachine(RuleBasedStateMachine):
+        @initialize()
+        def start(self) -> None:
+            self.folder = Path(tempfile.mkdtemp())
+            self.path = self.folder / "room_0.zarr"
+            self.published: int | None = None
+            self.damaged = False
 
-    @rule()
-    def write(self) -> None:
-        there = self.path.exists()
-        assert write_example(self.path, EXAMPLES[0]) is not there
+        @rule(which=st.integers(0, 1))
+        def write(self, which: int) -> None:
+            assert write_example(self.path, examples[which]) is (self.published is None)
+            if self.published is None:
+                self.published = which
 
-    @rule(step=st.integers(0, 30))
-    def killed_writer(self, step: int) -> None:
-        """What SIGKILL leaves: the files written so far, in a temporary folder."""
-        temporary = self.folder / ".tmp-0123"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(REFERENCE[0], temporary)
-        for file in sorted(p for p in temporary.rglob("*") if p.is_file())[step:]:
-            file.unlink()
+        @rule(first=st.integers(0, 1))
+        def two_writers(self, first: int) -> None:
+            with SceneCacheWriter(self.path, header()) as a, SceneCacheWriter(self.path, header()) as b:
+                fill(a, examples[first])
+                fill(b, examples[1 - first])
+                assert a.publish() is (self.published is None)
+                assert not b.publish()
+            if self.published is None:
+                self.published = first
 
-    @rule()
-    def sweep(self) -> None:
-        sweep_orphans(self.folder, older_than=float("inf"))
-        assert not list(self.folder.glob(".tmp-*"))
+        @rule(step=st.integers(0, 30))
+        def killed_writer(self, step: int) -> None:
+            """What SIGKILL leaves: the files written so far, in a temporary folder."""
+            temporary = self.folder / ".tmp-0123"
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(reference, temporary)
+            for file in sorted(p for p in temporary.rglob("*") if p.is_file())[step:]:
+                file.unlink()
 
-    @precondition(lambda self: self.path.exists())
-    @rule(seed=st.integers(0, 10**6), kind=st.sampled_from(DAMAGES))
-    def damage(self, seed: int, kind: Callable[[Path, np.random.Generator], None]) -> None:
-        rng = np.random.default_rng(seed)
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.stat().st_size)
-        if files:
-            kind(files[int(rng.integers(len(files)))], rng)
-            self.damaged = True
+        @rule()
+        def sweep(self) -> None:
+            sweep_orphans(self.folder, older_than=float("inf"))
+            assert not list(self.folder.glob(".tmp-*"))
 
-    @precondition(lambda self: self.path.exists())
-    @rule()
-    def remove(self) -> None:
-        shutil.rmtree(self.path)
-        self.damaged = False
+        @precondition(lambda self: self.published is not None)
+        @rule(seed=st.integers(0, 10**6), kind=st.sampled_from(DAMAGES))
+        def damage(self, seed: int, kind: Callable[[Path, np.random.Generator], None]) -> None:
+            rng = np.random.default_rng(seed)
+            files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.stat().st_size)
+            if files:
+                kind(files[int(rng.integers(len(files)))], rng)
+                self.damaged = True
 
-    @invariant()
-    def exact_or_named_error(self) -> None:
-        if not hasattr(self, "path"):
-            return
-        if not self.path.exists():
-            with pytest.raises(CacheError, match="no such store"):
-                SceneCache.open(self.path)
-        elif not self.damaged:
-            assert exact_or_error(self.path, TRUTH[0])
-        else:
-            exact_or_error(self.path, TRUTH[0])  # two damages may undo each other
+        @precondition(lambda self: self.published is not None)
+        @rule()
+        def take_away(self) -> None:
+            unpublish(self.path)
+            self.published, self.damaged = None, False
 
-    def teardown(self) -> None:
-        if hasattr(self, "folder"):
-            shutil.rmtree(self.folder)
+        @precondition(lambda self: self.published is not None)
+        @rule()
+        def removed_by_hand(self) -> None:
+            shutil.rmtree(self.path)
+            self.published, self.damaged = None, False
 
+        @invariant()
+        def exact_or_named_error(self) -> None:
+            if not hasattr(self, "path"):
+                return
+            if self.published is None:
+                with pytest.raises(CacheError, match="no such store"):
+                    SceneCache.open(self.path)
+                return
+            exact = exact_or_error(self.path, truths[self.published])
+            assert exact or self.damaged  # two damages may undo each other
 
-EXAMPLES: list[Example] = []
-REFERENCE: list[Path] = []
-TRUTH: list[dict[str, np.ndarray]] = []
+        def teardown(self) -> None:
+            if hasattr(self, "folder"):
+                shutil.rmtree(self.folder)
+
+    return CacheMachine
 
 
 def test_state_machine(sound: Path) -> None:
-    EXAMPLES[:] = [make_example(n=60, views=3)]
-    REFERENCE[:] = [sound]
-    TRUTH[:] = [snapshot(SceneCache.open(sound))]
-    assert (sound / FILES).exists()
     run_state_machine_as_test(
-        CacheMachine,
+        cache_machine(sound),
         settings=settings(
             max_examples=5,
             stateful_step_count=10,
