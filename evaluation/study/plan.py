@@ -1,0 +1,181 @@
+"""From a study's settings to the commands that it runs, in the order in which they are worth most."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_common.atomic import write_text_atomically
+from chorus_common.errors import ConfigError
+from evaluation.study.variants import REFERENCE, VARIANTS, Variant
+
+DEMO = Path(__file__).parents[1] / "demo"
+#: Runs are cut into so many epochs, so that stages are the same shares of runs of any length.
+EPOCHS = 30
+
+
+@dataclass(frozen=True)
+class Study:
+    """How much is run. out: folder of everything. rooms: to train on; val: to score on."""
+
+    out: Path
+    rooms: int = 36
+    val: int = 8
+    steps: int = 240
+    seeds: int = 3
+    variants: tuple[str, ...] = ()
+
+    def claim(self) -> None:
+        """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
+        configs = {name: (DEMO / name).read_text(encoding="utf-8") for name in ("stage1.toml", "stage2.toml")}
+        mine = {"rooms": self.rooms, "val": self.val, "steps": self.steps} | configs
+        path = self.out / "study.json"
+        if not path.exists():
+            write_text_atomically(path, json.dumps(mine, indent=1) + "\n")
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in mine.items():
+            if before.get(key) != value:
+                shown = f"{before.get(key)}, now {value}" if key not in configs else "changed since"
+                raise ConfigError(f"{self.out}: holds a study with other settings ({key}: {shown}); give another --out")
+
+    def chosen(self) -> list[Variant]:
+        """Variants in table order, the reference always; ConfigError for an unknown name."""
+        names = {v.name for v in VARIANTS}
+        for name in self.variants:
+            if name not in names:
+                near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)[0]
+                raise ConfigError(f"--variants {name}: no such variant; did you mean '{near}'?")
+        return [v for v in VARIANTS if not self.variants or v.name in self.variants or v is REFERENCE]
+
+    def store(self, bits: str) -> Path:
+        return self.out / (f"cache-{bits}-bits" if bits else "cache")
+
+    def folder(self, variant: str, seed: int) -> Path:
+        return self.out / "runs" / variant / f"seed{seed}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands of one process, run one after the other; `results`, written by them, say that it is done.
+
+    needs: names of the jobs whose results it reads.
+    """
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    results: tuple[Path, ...]
+    needs: tuple[str, ...] = ()
+
+    def done(self) -> bool:
+        return all(path.exists() for path in self.results)
+
+
+def plan(study: Study) -> list[Job]:
+    """Data first; then seed by seed, so that a study that is stopped early has whole seeds."""
+    chosen = study.chosen()
+    jobs = [_rooms(study, "rooms", ())]
+    jobs += [_cache(study, bits) for bits in dict.fromkeys(v.bits for v in chosen)]
+    if any(v.adapt is not None for v in chosen):
+        jobs += [_rooms(study, "shifted", ("--domain", "shifted")), _shifted_cache(study)]
+    for seed in range(study.seeds):
+        jobs += [_training(study, v, seed) if v.adapt is None else _adaptation(study, v, seed) for v in chosen]
+        if any(v.adapt is not None for v in chosen):
+            jobs.append(_before_adaptation(study, seed))
+    return jobs
+
+
+def _rooms(study: Study, name: str, more: tuple[str, ...]) -> Job:
+    out = study.out / name
+    total = str(study.rooms + study.val)
+    command = ("chorus-data", "synth", "--out", str(out), "--rooms", total, "--val", str(study.val), "--seed", "1")
+    return Job(name, ((*command, *more),), (out / "manifest.parquet",))
+
+
+def _cache(study: Study, bits: str) -> Job:
+    store = study.store(bits)
+    return _stage1(
+        study, f"cache {bits or 'as in the demo'}", "rooms", store, ("--set", f"bits={bits}") if bits else ()
+    )
+
+
+def _shifted_cache(study: Study) -> Job:
+    return _stage1(study, "shifted cache", "shifted", study.out / "shifted-cache", ())
+
+
+def _stage1(study: Study, name: str, rooms: str, store: Path, more: tuple[str, ...]) -> Job:
+    manifest = study.out / rooms / "manifest.parquet"
+    command = ("chorus-stage1", "run", "--manifest", str(manifest), "--store", str(store))
+    mark = store / "complete"
+    return Job(
+        name, ((*command, "--config", str(DEMO / "stage1.toml"), *more), ("touch", str(mark))), (mark,), (rooms,)
+    )
+
+
+def _training(study: Study, variant: Variant, seed: int) -> Job:
+    folder, store = study.folder(variant.name, seed), study.store(variant.bits)
+    manifest = study.out / "rooms" / "manifest.parquet"
+    common = ("--manifest", str(manifest), "--store", str(store))
+    values = {"third": EPOCHS / 3, "tenth": EPOCHS / 10}
+    settings = [s.format(**values) for s in variant.settings]
+    settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={samples_per_epoch(study)}", f"seed={seed}", "threads=1"]
+    settings += ["data.workers=0"]
+    train = ("chorus-stage2", "train", *common, "--split", "train", "--config", str(DEMO / "stage2.toml"))
+    commands = [(*train, *_sets(settings), "--out", str(folder / "student"))]
+    results = []
+    if variant.zero_shot:
+        results.append(folder / "zero_shot.json")
+        commands.append(_zero_shot(common, folder / "student", results[-1]))
+    for points in variant.points:
+        results.append(folder / f"probe_{points}.json")
+        probe = ("chorus-eval", "probe", *common, "--train-split", "train", "--split", "val")
+        commands.append(
+            (*probe, "--encoder", str(folder / "student"), "--points-per-scene", str(points), "--seed", str(seed),
+             "--out", str(results[-1]))
+        )  # fmt: skip
+    needs = ("rooms", f"cache {variant.bits or 'as in the demo'}")
+    return Job(f"{variant.name} seed {seed}", tuple(commands), tuple(results), needs)
+
+
+def _adaptation(study: Study, variant: Variant, seed: int) -> Job:
+    assert variant.adapt is not None
+    folder = study.folder(variant.name, seed)
+    common = _shifted(study)
+    start = study.folder(REFERENCE.name, seed) / "student"
+    settings = [*variant.adapt, "epochs=10", f"data.samples_per_epoch={samples_per_epoch(study)}", f"seed={seed}"]
+    settings += ["threads=1", "data.workers=0", "data.max_points=8000"]
+    adapt = ("chorus-stage2", "adapt", *common, "--split", "train", "--student", str(start))
+    commands = ((*adapt, *_sets(settings), "--out", str(folder / "student")),)
+    result = folder / "shifted.json"
+    scored = _zero_shot(common, folder / "student", result)
+    needs = ("shifted", "shifted cache", f"{REFERENCE.name} seed {seed}")
+    return Job(f"{variant.name} seed {seed}", (*commands, scored), (result,), needs)
+
+
+def _before_adaptation(study: Study, seed: int) -> Job:
+    folder = study.folder(REFERENCE.name, seed)
+    result = folder / "shifted.json"
+    needs = ("shifted", "shifted cache", f"{REFERENCE.name} seed {seed}")
+    return Job(
+        f"before adaptation seed {seed}", (_zero_shot(_shifted(study), folder / "student", result),), (result,), needs
+    )
+
+
+def _shifted(study: Study) -> tuple[str, ...]:
+    return ("--manifest", str(study.out / "shifted" / "manifest.parquet"), "--store", str(study.out / "shifted-cache"))
+
+
+def _zero_shot(common: Sequence[str], student: Path, out: Path) -> tuple[str, ...]:
+    return ("chorus-eval", "zero-shot", *common, "--split", "val", "--encoder", str(student), "--out", str(out))
+
+
+def samples_per_epoch(study: Study) -> int:
+    """Crops per epoch for the study's number of steps of two crops."""
+    return max(2, 2 * study.steps // EPOCHS)
+
+
+def _sets(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]

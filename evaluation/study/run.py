@@ -1,0 +1,105 @@
+"""Run a study's jobs: as many processes at once as told, each on one thread, until all are done or the time is up.
+
+A job whose results exist is skipped, and every command goes on where it was killed: the same study started again
+continues. Before the time is up no job is cut off; none is started after it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_common.errors import ChorusError
+from chorus_common.progress import progress
+from evaluation.study.plan import Job
+
+#: Programs of the repository as modules, so that a study runs with this interpreter whatever PATH says.
+_MODULES = {
+    "chorus-data": "chorus_common.cli",
+    "chorus-stage1": "stage1_render_teachers.cli",
+    "chorus-stage2": "stage2_distill.cli",
+    "chorus-eval": "evaluation.cli",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Jobs that are done, and those that were not started for want of time."""
+
+    done: int
+    left: int
+
+
+@dataclass
+class _Running:
+    """A job's process, which command of it runs, and where its output goes."""
+
+    job: Job
+    command: int
+    process: subprocess.Popen[bytes]
+
+
+def run_jobs(jobs: Sequence[Job], logs: Path, *, workers: int, minutes: float) -> Outcome:
+    """Run what is not done. ChorusError names the job and its log where a command fails."""
+    waiting = [job for job in jobs if not job.done()]
+    finished = {job.name for job in jobs if job.done()}
+    logs.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 60 * minutes
+    running: list[_Running] = []
+    try:
+        with progress(len(jobs), "study", done=len(finished)) as reporter:
+            while True:
+                late = time.monotonic() > deadline
+                while not late and len(running) < workers:
+                    ready = next((job for job in waiting if set(job.needs) <= finished), None)
+                    if ready is None:
+                        break
+                    waiting.remove(ready)
+                    running.append(_start(ready, 0, logs))
+                if not running:
+                    break
+                time.sleep(0.2)
+                for slot in [r for r in running if r.process.poll() is not None]:
+                    running.remove(slot)
+                    _check(slot, logs)
+                    if slot.command + 1 < len(slot.job.commands):
+                        running.append(_start(slot.job, slot.command + 1, logs))
+                        continue
+                    finished.add(slot.job.name)
+                    reporter.advance(1, slot.job.name)
+    finally:
+        for slot in running:
+            slot.process.terminate()
+        for slot in running:
+            slot.process.wait()
+    return Outcome(len(finished), len(waiting))
+
+
+def log_path(logs: Path, job: Job) -> Path:
+    return logs / f"{job.name.replace(' ', '-')}.log"
+
+
+def _start(job: Job, command: int, logs: Path) -> _Running:
+    program, *arguments = job.commands[command]
+    line = [sys.executable, "-m", _MODULES[program], *arguments] if program in _MODULES else [program, *arguments]
+    one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    for result in job.results:
+        result.parent.mkdir(parents=True, exist_ok=True)
+    with open(log_path(logs, job), "ab") as log:
+        log.write(("$ " + " ".join(job.commands[command]) + "\n").encode())
+        log.flush()
+        process = subprocess.Popen(line, stdout=log, stderr=log, env=os.environ | one_thread)
+    return _Running(job, command, process)
+
+
+def _check(slot: _Running, logs: Path) -> None:
+    if slot.process.returncode == 0:
+        return
+    log = log_path(logs, slot.job)
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+    raise ChorusError(f"study: {slot.job.name}: {slot.job.commands[slot.command][0]} failed ({last}); see {log}")

@@ -1,0 +1,112 @@
+"""What the study compares. A variant is a small difference in settings; a claim is a finding that it can hold or break.
+
+The reference is what evaluation/demo/stage2.toml says, shortened, with all three kinds of teachers. Variants change
+nothing but what their name says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TEXT, DENSE = "embedded-text", "embedded-dense"
+
+#: Weight of the label-free contrast on the generalist's head, which makes it object-aware: the embedded teachers have
+#: masks, and no dense object-aware features. The paper gives no weight.
+OBJECTS = (f"teachers.{DENSE}.masks.weight=0.1", f"teachers.{DENSE}.masks.levels=['part']")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the study.
+
+    Attributes:
+        settings: --set of `chorus-stage2 train`, with {epochs} the length of the run.
+        bits: of the cache that it learns from; "" = that of evaluation/demo/stage1.toml.
+        adapt: settings of `chorus-stage2 adapt` where the reference's student is adapted instead of a fresh one
+            trained; it and the reference are then scored in the shifted domain.
+        points: labelled Gaussians per room for the linear probe; several give several rows.
+        zero_shot: whether it has a text-aligned head.
+    """
+
+    name: str
+    group: str
+    says: str
+    settings: tuple[str, ...] = ()
+    bits: str = ""
+    adapt: tuple[str, ...] | None = None
+    points: tuple[int, ...] = (4096,)
+    zero_shot: bool = True
+
+
+#: Share of a room's 24,000 Gaussians that the probe sees labels of.
+LABEL_SHARES = {1: 240, 5: 1200, 10: 2400, 20: 4800}
+
+REFERENCE = Variant(
+    "reference", "teachers", "language + generalist + object-aware", OBJECTS, points=(4096, *LABEL_SHARES.values())
+)
+
+VARIANTS: tuple[Variant, ...] = (
+    REFERENCE,
+    Variant("language", "teachers", "language only", (f"teachers.{DENSE}.weight=0",)),
+    Variant("language-generalist", "teachers", "language + generalist"),
+    Variant(
+        "generalist", "trunk", "generalist only (a branch of its own)", (f"teachers.{TEXT}.weight=0",), zero_shot=False
+    ),
+    Variant(
+        "cosine", "losses", "cosine only", (*OBJECTS, f"teachers.{TEXT}.l2=0", f"teachers.{DENSE}.l2=0")
+    ),
+    Variant(
+        "smooth-l1", "losses", "SmoothL1 only", (*OBJECTS, f"teachers.{TEXT}.l1=0", f"teachers.{DENSE}.l1=0")
+    ),
+    Variant(
+        "no-phi-s", "standardisation", "losses in the teachers' own spaces, no PHI-S",
+        (*OBJECTS, *(f"teachers.{t}.{k}_space=teacher" for t in (TEXT, DENSE) for k in ("cosine", "smooth_l1"))),
+    ),
+    Variant(
+        "no-3dgs-augmentation", "augmentation", "without the two perturbations made for 3DGS",
+        (*OBJECTS, "augment.covariance_noise_p=0", "augment.inflate_p=0"),
+    ),
+    Variant(
+        "staged", "staging", "language first, the generalist joins after a third",
+        (*OBJECTS, f"teachers.{DENSE}.start={{third}}", f"teachers.{DENSE}.warm_in={{tenth}}"),
+    ),
+    Variant(
+        "label-contrast", "contrast", "with the label-based contrast on the language head (sees labels)",
+        (*OBJECTS, f"teachers.{TEXT}.labels.weight=0.02"),
+    ),
+    *(Variant(f"bits-{b}", "bits", f"cache at {b} bits per channel", OBJECTS, bits=b) for b in ("2", "3", "8")),
+    Variant("adapted", "adaptation", "reference adapted to the shifted domain", adapt=()),
+    Variant("adapted-lora", "adaptation", "the same by low-rank adapters", adapt=("lora.rank=8", "optim.lr=2e-3")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`better` should score more than `worse` in `measure` ("zero_shot": f-mIoU, "probe": mIoU, "shifted": f-mIoU in
+    the shifted domain).
+    """
+
+    says: str
+    better: str
+    worse: str
+    measure: str
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("a student beats the lifted teacher on rooms it never saw", "reference", "lifted teacher", "zero_shot"),
+    Claim("three teachers beat language alone in zero-shot", "reference", "language", "zero_shot"),
+    Claim("three teachers beat language alone in probing", "reference", "language", "probe"),
+    Claim("a generalist helps language in zero-shot", "language-generalist", "language", "zero_shot"),
+    Claim("object-aware contrast helps probing", "reference", "language-generalist", "probe"),
+    Claim("one trunk beats the language branch in zero-shot", "language-generalist", "language", "zero_shot"),
+    Claim("one trunk beats the generalist branch in probing", "language-generalist", "generalist", "probe"),
+    Claim("both losses beat cosine alone", "reference", "cosine", "zero_shot"),
+    Claim("both losses beat SmoothL1 alone", "reference", "smooth-l1", "zero_shot"),
+    Claim("PHI-S helps", "reference", "no-phi-s", "zero_shot"),
+    Claim("perturbations made for 3DGS help", "reference", "no-3dgs-augmentation", "zero_shot"),
+    Claim("staging helps", "staged", "reference", "zero_shot"),
+    Claim("label-based contrast helps zero-shot", "label-contrast", "reference", "zero_shot"),
+    Claim("training beats random weights at 1 % of labels", "reference", "random weights", "probe_1"),
+    Claim("adaptation helps in the shifted domain", "adapted", "reference", "shifted"),
+    Claim("low-rank adapters are enough", "adapted-lora", "reference", "shifted"),
+)
