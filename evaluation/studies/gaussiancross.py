@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -47,8 +46,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
 }
 COLUMNS = ("probe", "few scenes", "few points", "finetune", "ap50", "rank")
 #: Labels of the limited columns: per cent of the training rooms, points per room, and points per room of the others.
-FEW_SCENES, FEW_POINTS, POINTS = 15.0, 20, 1024
-FINETUNE = FineTuneConfig(task="instance", mode="full", steps=40, batch_size=2, max_points=6000)
+FEW_SCENES, FEW_POINTS, POINTS = 25.0, 20, 1024
+FINETUNE = FineTuneConfig(task="instance", mode="full", steps=30, batch_size=2, max_points=6000)
 
 
 @click.command()
@@ -56,12 +55,12 @@ FINETUNE = FineTuneConfig(task="instance", mode="full", steps=40, batch_size=2, 
 @click.option("--manifest", type=click.Path(path_type=Path), required=True)
 @click.option("--captures", type=click.Path(path_type=Path), help="Default: pictures kept in the cache.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--scenes", default=12, show_default=True, help="Rooms of the train split that are used.")
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--scenes", default=8, show_default=True, help="Rooms of the train split that are used.")
+@click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, help="May run as commands apart.")
 @click.option("--finetune/--no-finetune", "tune", default=True, help="Columns that need training of whole networks.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the pretraining.")
 def study(
-    store: Path, manifest: Path, captures: Path | None, out: Path, scenes: int, seeds: int, tune: bool,
+    store: Path, manifest: Path, captures: Path | None, out: Path, scenes: int, seeds: tuple[int, ...], tune: bool,
     settings: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Pretrain, judge, and write OUT/results.json with a table of means and deviations over seeds."""
@@ -69,19 +68,24 @@ def study(
     train, val = select_scenes([store], manifest, "train"), select_scenes([store], manifest, "val")
     train.scenes = train.scenes[:scenes]
     names, space = labelled_pair(train, val)
-    for seed in range(seeds):
-        fresh: Encoder | None = None
+    for seed in seeds:
         for recipe, extra in RECIPES.items():
-            folder = out / f"{recipe.replace(' ', '-')}-{seed}"
-            encoder = _pretrain(
-                store, manifest, captures, folder, len(train.scenes), (*settings, *extra, f"seed={seed}")
-            )
-            fresh = fresh or random_twin(encoder, seed)
-            _judge(encoder, train, val, names, space, folder, seed, tune=tune and recipe == "full")
-        assert fresh is not None
-        _judge(fresh, train, val, names, space, out / f"scratch-{seed}", seed, tune=tune)
-        click.echo(summary(out, seed + 1))
-    write_text_atomically(out / "results.json", json.dumps(collect(out, seeds), indent=2, sort_keys=True) + "\n")
+            folder = _folder(out, recipe, seed)
+            chosen = (*settings, *extra, f"seed={seed}")
+            encoder = _pretrain(store, manifest, captures, folder, len(train.scenes), chosen)
+            judged = {folder: encoder}
+            if recipe == "full":
+                judged[_folder(out, "scratch", seed)] = random_twin(encoder, seed)
+            for where, one in judged.items():
+                _judge(one, train, val, names, where, seed)
+            for where, one in judged.items() if recipe == "full" and tune else ():
+                _tune(one, train, val, names, space, where, seed)
+            click.echo(summary(out))
+    write_text_atomically(out / "results.json", json.dumps(collect(out), indent=2, sort_keys=True) + "\n")
+
+
+def _folder(out: Path, recipe: str, seed: int) -> Path:
+    return out / f"{recipe.replace(' ', '-')}-{seed}"
 
 
 def _pretrain(
@@ -95,17 +99,20 @@ def _pretrain(
     return load_encoder(folder)
 
 
-def _judge(
-    encoder: Encoder, train: Selection, val: Selection, names: tuple[str, ...], space: str, folder: Path, seed: int, *,
-    tune: bool,
-) -> None:  # fmt: skip
-    """Write folder/scores.json unless it is there."""
+def _judge(encoder: Encoder, train: Selection, val: Selection, names: tuple[str, ...], folder: Path, seed: int) -> None:
+    """Write probes and rank to folder/scores.json unless they are there."""
     path = folder / "scores.json"
-    scores: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    if "probe" not in scores:
-        scores |= _probes(encoder, train, val, names, seed)
-        write_text_atomically(path, json.dumps(scores))
-    if tune and "ap50" not in scores:
+    if not path.exists():
+        write_text_atomically(path, json.dumps(_probes(encoder, train, val, names, seed)))
+
+
+def _tune(
+    encoder: Encoder, train: Selection, val: Selection, names: tuple[str, ...], space: str, folder: Path, seed: int
+) -> None:
+    """Add the scores of full fine-tuning with instances to folder/scores.json unless they are there."""
+    path = folder / "scores.json"
+    scores: dict[str, float] = json.loads(path.read_text())
+    if "ap50" not in scores:
         job = FineTuneJob(FINETUNE.model_copy(update={"seed": seed}), space, names, {"row": encoder}, folder / "tune")
         row = finetune(job, replace(train, scenes=list(train.scenes)), replace(val, scenes=list(val.scenes)))[0]["rows"]
         scores |= {"finetune": row["row"]["miou"], "ap50": row["row"]["instances"]["ap50"]}
@@ -149,24 +156,22 @@ def _encode(encoder: Encoder, scene: EvalScene) -> tuple[F32, NDArray[np.int32]]
     return encode_latent(encoder, gaussians), gaussians.labels
 
 
-def collect(out: Path, seeds: int) -> dict[str, dict[str, list[float]]]:
-    """recipe -> column -> a value per seed."""
+def collect(out: Path) -> dict[str, dict[str, list[float]]]:
+    """recipe -> column -> a value per seed that is done, in the order of the seeds."""
     found: dict[str, dict[str, list[float]]] = {}
     for recipe in (*RECIPES, "scratch"):
-        for seed in range(seeds):
-            scores: dict[str, Any] = json.loads(
-                (out / f"{recipe.replace(' ', '-')}-{seed}" / "scores.json").read_text()
-            )
+        for path in sorted(out.glob(f"{recipe.replace(' ', '-')}-*/scores.json")):
+            scores: dict[str, float] = json.loads(path.read_text())
             for column in COLUMNS:
                 if column in scores:
                     found.setdefault(recipe, {}).setdefault(column, []).append(scores[column])
     return found
 
 
-def summary(out: Path, seeds: int) -> str:
+def summary(out: Path) -> str:
     """The table: mean and standard deviation over seeds."""
     rows = []
-    for recipe, columns in collect(out, seeds).items():
+    for recipe, columns in collect(out).items():
         cells = [f"{np.mean(v):.3f} ± {np.std(v):.3f}" if (v := columns.get(c)) else "" for c in COLUMNS]
         rows.append((recipe, *cells))
     return text_table(("", *COLUMNS), rows)
