@@ -26,7 +26,7 @@ from chorus_common.datasets.s3dis import find_s3dis, read_s3dis
 from chorus_common.datasets.scannet import find_scannet, read_scannet_scan
 from chorus_common.datasets.scenesplat import find_scenesplat, read_scenesplat
 from chorus_common.datasets.settings import PrepareConfig
-from chorus_common.datasets.store import CAMERAS, publish, published
+from chorus_common.datasets.store import CAMERAS, publish, published, sweep
 from chorus_common.errors import ChorusError, ManifestError, one_line
 from chorus_common.manifest import Manifest, ManifestRow, check_name
 from chorus_common.progress import progress
@@ -85,8 +85,9 @@ class SceneJob:
         stats = []
         for file in (*self.source.files, *trained_path(self.config, self.root, self.source)):
             stat = file.stat() if file.exists() else None
-            stats.append([str(file), stat and stat.st_size, stat and stat.st_mtime_ns])
-        text = json.dumps([_FORMAT, settings, str(self.root), stats], sort_keys=True)
+            name = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+            stats.append([str(name), stat and stat.st_size, stat and stat.st_mtime_ns])
+        text = json.dumps([_FORMAT, settings, stats], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -111,7 +112,8 @@ def prepare(config: PrepareConfig, root: Path, out: Path, *, workers: int = 1) -
     found = LAYOUTS[config.release.layout].find(config.release, root, config.splits)
     if not found.scenes:
         hint = f" ({found.notes[0]})" if found.notes else ""
-        raise ManifestError(f"{root}: no scenes of layout {config.release.layout}{hint}; is --root the release?")
+        where = f" in split {', '.join(config.splits)}" if config.splits else ""
+        raise ManifestError(f"{root}: no scenes of layout {config.release.layout}{where}{hint}; is --root the release?")
     sources = sorted(found.scenes, key=lambda source: (source.split, source.scene_id))
     for a, b in pairwise(sorted(source.scene_id for source in sources)):
         if a == b:
@@ -123,6 +125,7 @@ def prepare(config: PrepareConfig, root: Path, out: Path, *, workers: int = 1) -
             outcomes[job.source.scene_id] = Outcome(job.source.scene_id, job.source.split, summary, fresh=False)
         else:
             waiting.append(job)
+    sweep(out / config.name)
     failed = 0
     with progress(len(sources), f"prepare {config.name}", done=len(outcomes)) as report:
         for outcome in _run(waiting, workers):

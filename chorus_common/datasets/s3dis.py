@@ -29,7 +29,7 @@ from chorus_common.manifest import check_name
 from chorus_common.scene_io.bounds import check_finite, fail
 
 #: Bytes that no line of numbers holds: control characters but for tab, line feed and carriage return; and above ASCII.
-_STRAY = re.compile(rb"[^\t\n\r\x20-\x7e]")
+_STRAY = re.compile(rb"[^\t\n\r\x20-\x7e]+")
 
 
 def find_s3dis(release: S3disRelease, root: Path, wanted: list[str]) -> Found:
@@ -120,9 +120,9 @@ def turned(coord: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
 def _repair(file: Path, number: int, line: bytes) -> tuple[bytes, str]:
     for what, name in ((b" ", "a space"), (b"0", "a 0")):
         fixed = _STRAY.sub(what, line)
-        if _numbers(fixed) == 6:
+        if _numbers(fixed) == 6 and len(_STRAY.findall(line)) == 1:
             return fixed, name
-    fail(file, f"line {number} holds a stray byte and is no point: {line[:60]!r}")
+    fail(file, f"line {number} holds stray bytes and is no point: {line[:60]!r}")
 
 
 def _numbers(line: bytes) -> int:

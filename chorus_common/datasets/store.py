@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,9 @@ from chorus_common.manifest import path_digest
 from chorus_common.scene_io import write_npy_folder
 
 SUMMARY, SOURCE, CAMERAS = "scene.json", ".source.json", "transforms.json"
+
+#: Seconds without a write after which a temporary folder has no writer; a scene takes some of them.
+_ABANDONED = 3600.0
 
 
 def publish(
@@ -70,6 +74,13 @@ def published(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         return summary | {"sha256": source["sha256"]} if source["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed runs left in a data set's folder: temporary folders without a write for an hour."""
+    for path in folder.glob(".tmp-*"):
+        if path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(folder: Path, raw: RawScene, gaussians: LabelledGaussians, label_spaces: list[str]) -> dict[str, Any]:
