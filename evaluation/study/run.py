@@ -70,6 +70,8 @@ def run_jobs(jobs: Sequence[Job], logs: Path, *, workers: int, minutes: float) -
                     if slot.command + 1 < len(slot.job.commands):
                         running.append(_start(slot.job, slot.command + 1, logs))
                         continue
+                    if not slot.job.done():
+                        raise ChorusError(f"study: {slot.job.name} left no result; see {log_path(logs, slot.job)}")
                     finished.add(slot.job.name)
                     reporter.advance(1, slot.job.name)
     finally:
@@ -86,7 +88,10 @@ def log_path(logs: Path, job: Job) -> Path:
 
 def _start(job: Job, command: int, logs: Path) -> _Running:
     program, *arguments = job.commands[command]
-    line = [sys.executable, "-m", _MODULES[program], *arguments] if program in _MODULES else [program, *arguments]
+    line = [program, *arguments]
+    if program in _MODULES:
+        code = f"import sys; sys.argv[0] = {program!r}; from {_MODULES[program]} import main; main()"
+        line = [sys.executable, "-c", code, *arguments]
     one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     for result in job.results:
         result.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from stage2_distill.settings import AdaptConfig, TrainConfig
 
 
 def settings_of(command: tuple[str, ...]) -> list[str]:
-    return [b for a, b in zip(command, command[1:]) if a == "--set"]
+    return [b for a, b in itertools.pairwise(command) if a == "--set"]
 
 
 def test_every_variant_is_a_valid_difference_from_the_demo(tmp_path: Path) -> None:
@@ -122,13 +123,13 @@ def test_results_become_a_table_and_the_text_around_it_stays(tmp_path: Path) -> 
     assert "| teachers | language only | 21.0 ± 1.4 | 30.0 ± 0.0 | - | - | 2 |" in body
     assert "| three teachers beat language alone in zero-shot | holds | +10.0 (+10.0, +10.0) |" in body
     page = tmp_path / "study.md"
-    page.write_text(f"# Study\nwhy\n{BEGIN}\nold\n{END}\nbecause\n")
+    page.write_text(f"# Study\nwhy\n{BEGIN}\nstale figures\n{END}\nbecause\n")
     write_page(page, body)
     write_page(page, body)
     text = page.read_text()
     assert text.startswith("# Study\nwhy\n")
     assert text.endswith(f"{END}\nbecause\n")
-    assert "old" not in text
+    assert "stale figures" not in text
     assert text.count(body) == 1
     page.write_text("nothing")
     with pytest.raises(ConfigError, match="put both lines back"):
