@@ -25,7 +25,7 @@ def read_split_lists(lists: SplitLists, root: Path) -> dict[str, tuple[str, ...]
     """split -> scene ids. A list named by a file is the release's own where the release has it under `root`, else the
     one checked in with the program.
 
-    Raises ManifestError: a list is in neither place, names nothing, or two splits share a scene.
+    Raises ManifestError: a list is in neither place, or two splits share a scene.
     """
     read = {split: _list(given, root) if isinstance(given, str) else tuple(given) for split, given in lists.items()}
     owner: dict[str, str] = {}
@@ -44,10 +44,7 @@ def _list(name: str, root: Path) -> tuple[str, ...]:
         text = checked_in.read_text(encoding="utf-8")
     else:
         raise ManifestError(f"{own}: no such split list, and none of that name comes with the program")
-    ids = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    if not ids:
-        raise ManifestError(f"{own}: the split list names no scene")
-    return ids
+    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
 
 def find_by_pattern(

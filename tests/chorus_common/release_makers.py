@@ -88,7 +88,7 @@ def write_scannet_release(root: Path, train: int = 2, val: int = 1, test: int = 
             scans[scene_id] = tiny_scan(len(scans))
             folder = root / ("scans_test" if split == "test" else "scans") / scene_id
             write_scan(folder, scans[scene_id], annotated=split != "test")
-        (root / f"scannetv2_{split}.txt").write_text("".join(f"{name}\n" for name in ids) or f"none_{split}\n")
+        (root / f"scannetv2_{split}.txt").write_text("".join(f"{name}\n" for name in ids))
     (root / "scannetv2-labels.combined.tsv").write_bytes(TABLE.encode())
     return scans
 
