@@ -29,10 +29,10 @@ def members(found: Instances) -> set[frozenset[int]]:
 def test_offsets_tell_touching_instances_apart() -> None:
     coord, probabilities, offsets, ids = touching_boxes()
     config = GroupingConfig(min_points=20)
-    found = group(probabilities, coord, offsets, 0.15, THINGS, config)
+    found = group(probabilities, coord, offsets, 0.2, THINGS, config)
     truth = {frozenset(np.flatnonzero(ids == i).tolist()) for i in range(3)}
     assert members(found) == truth, "in place the two chairs are one cluster, which the offsets outvote"
-    without = group(probabilities, coord, np.zeros_like(offsets), 0.15, THINGS, config)
+    without = group(probabilities, coord, np.zeros_like(offsets), 0.2, THINGS, config)
     assert members(without) == {frozenset(range(400)), frozenset(range(400, 600))}
     assert set(found.classes.tolist()) == {1, 2}, "what is no thing has no instance"
     np.testing.assert_allclose(found.scores, 0.8, rtol=1e-6)
@@ -41,7 +41,7 @@ def test_offsets_tell_touching_instances_apart() -> None:
 def test_wrong_offsets_do_not_lose_an_instance() -> None:
     coord, probabilities, _, _ = touching_boxes()
     scattered = 5 * np.random.default_rng(1).standard_normal(coord.shape).astype(np.float32)
-    found = group(probabilities, coord, scattered, 0.15, THINGS, GroupingConfig(min_points=20))
+    found = group(probabilities, coord, scattered, 0.2, THINGS, GroupingConfig(min_points=20))
     assert frozenset(range(400, 600)) in members(found)
 
 
@@ -50,8 +50,8 @@ def test_order_of_points_changes_nothing() -> None:
     probabilities = np.random.default_rng(2).random(probabilities.shape).astype(np.float32) * 0.2 + probabilities
     order = np.random.default_rng(3).permutation(len(coord))
     config = GroupingConfig(min_points=20)
-    plain = group(probabilities, coord, offsets, 0.15, THINGS, config)
-    moved = group(probabilities[order], coord[order], offsets[order], 0.15, THINGS, config)
+    plain = group(probabilities, coord, offsets, 0.2, THINGS, config)
+    moved = group(probabilities[order], coord[order], offsets[order], 0.2, THINGS, config)
     assert (moved.masks.toarray() == plain.masks.toarray()[:, order]).all()
     np.testing.assert_array_equal(moved.classes, plain.classes)
     np.testing.assert_allclose(moved.scores, plain.scores, rtol=1e-12)
@@ -74,7 +74,7 @@ def test_suppression_equals_a_loop() -> None:
 
 def test_nothing_found() -> None:
     coord, probabilities, offsets, _ = touching_boxes()
-    found = group(probabilities, coord, offsets, 0.15, np.zeros(3, bool), GroupingConfig())
+    found = group(probabilities, coord, offsets, 0.2, np.zeros(3, bool), GroupingConfig())
     assert found.masks.shape == (0, 800)
     assert len(found.classes) == len(found.scores) == 0
     carried = found.on(np.zeros(5, np.int64))
