@@ -5,12 +5,12 @@ whether a field picks the right granularity. So this teacher simulates SAM with 
 synthetic room. What it assumes:
 
 - For each thing one level fits, and the others differ from view to view. A thing without parts: whole = the thing,
-  part = fragments, subpart = smaller ones. A thing with parts is by a coin "fine" (whole = merged with a neighbour,
-  part = its parts, subpart = fragments) or "coarse" (whole = merged with two neighbours, part = with one, subpart =
-  its parts). Neighbours and cuts are drawn anew in every view.
+  part = fragments, subpart = smaller ones. A thing with parts is by a coin "fine" (whole = one mask with two other such
+  things nearby, part = its parts, subpart = fragments) or "coarse" (whole = one mask with three others, part = with
+  two, subpart = its parts). Companions and cuts are drawn anew in every view.
 - SAM's outputs slip: with probability `slip` a view has a thing with parts the other way round.
-- The embedding of a mask is the vector of its name plus noise, more of it for small masks; a mask that is no thing and
-  no part (a fragment) is often read as some other thing of the room. The vector of a merge is the mean by area.
+- The embedding of a mask is the vector of its name plus noise, more of it for small masks; that of a joint mask begins
+  with the mean of its members. A mask that is no thing and no part (a fragment) is often read as some other thing.
 
 Names are made of words, words are random directions: "chair seat" lies between "chair" and "seat". So the study says
 what selection does with such masks, and nothing about a language model.
@@ -36,6 +36,9 @@ I64 = NDArray[np.int64]
 
 TEACHER = "simulated"
 LEVELS = ("whole", "part", "subpart")
+
+#: Among how many of the nearest things with parts a joint mask finds its companions.
+NEAR = 6
 
 
 class Faults(Config):
@@ -216,7 +219,7 @@ def _one_view(
             for piece in fragments(where, cells, rng):
                 add(level, piece, speaker.parts[part], fragment=True)
 
-    merges: list[tuple[int, int, int]] = []  # level, thing, how many neighbours
+    joint: list[tuple[int, int, int]] = []  # level, thing, how many companions
     for thing in map(int, np.unique(things[things >= 0])):
         inside = things == thing
         if not truth.has_parts(thing):
@@ -224,18 +227,17 @@ def _one_view(
             add_fragments(1, inside, faults.fragment_cells)
             add_fragments(2, inside, faults.fragment_cells / 2)
         elif bool(coarse[thing]) != (rng.random() < faults.slip):
-            merges += [(0, thing, 2), (1, thing, 1)]
+            joint += [(0, thing, 3), (1, thing, 2)]
             add_parts(2, inside)
         else:
-            merges += [(0, thing, 1)]
+            joint += [(0, thing, 2)]
             add_parts(1, inside)
             add_fragments(2, inside, faults.fragment_cells / 2)
-    for level, thing, count in merges:  # last, so that they cover what they swallow
-        inside = things == thing
-        around = neighbours(things, inside)
-        members = np.array([thing, *rng.permutation(around)[:count]])
-        sizes = np.array([(things == m).sum() for m in members])
-        mean = speaker.things[members].T @ sizes
+    furniture = np.array(sorted({thing for _, thing, _ in joint}), dtype=np.int64)
+    for level, thing, count in joint:  # last, so that they cover what they swallow
+        near = nearest_things(things, thing, furniture[furniture != thing])[:NEAR]
+        members = np.array([thing, *rng.permutation(near)[:count]])
+        mean = speaker.things[members].sum(axis=0)
         add(level, np.isin(things, members), (mean / np.linalg.norm(mean)).astype(np.float32))
     return [_numbered(i, v) for i, v in zip(ids, vectors)]
 
@@ -262,12 +264,7 @@ def fragments(where: NDArray[np.bool_], cells: float, rng: np.random.Generator) 
     return out
 
 
-def neighbours(things: NDArray[np.integer], inside: NDArray[np.bool_]) -> NDArray[np.integer]:
-    """Other things that touch the cells `inside`, ascending."""
-    grown = inside.copy()
-    grown[1:] |= inside[:-1]
-    grown[:-1] |= inside[1:]
-    grown[:, 1:] |= inside[:, :-1]
-    grown[:, :-1] |= inside[:, 1:]
-    found = np.unique(things[grown & ~inside])
-    return found[found >= 0]
+def nearest_things(things: NDArray[np.integer], thing: int, others: I64) -> I64:
+    """`others` by the distance of their middle from the thing's, in a picture of thing numbers; ties by number."""
+    middles = np.array([np.argwhere(things == t).mean(axis=0) for t in (thing, *others)])
+    return others[np.argsort(((middles[1:] - middles[0]) ** 2).sum(axis=1), kind="stable")]

@@ -97,7 +97,10 @@ class FieldTrainer:
         batch = self._batch(number)
         rendered = torch.cat([self._matrices[v].render(model.vectors) for v in batch])
         masks = torch.cat([self._masks[v] for v in batch])
-        probabilities = model.probabilities(rendered)
+        if number < config.select_step and model.fixed is None:
+            probabilities = rendered.new_full(masks.shape, 1 / masks.shape[1])
+        else:
+            probabilities = model.probabilities(rendered)
         regions, count = compact(self._chosen(batch, probabilities, masks))
         target = mixed_target(self._embeddings[masks], probabilities)
         distill = region_balanced_l1(model.decode(rendered), target, regions, count)
@@ -115,7 +118,9 @@ class FieldTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
-        return StepTerms(float(total.detach()), float(distill.detach()), float(spread.detach()), float(variance.detach()))
+        return StepTerms(
+            float(total.detach()), float(distill.detach()), float(spread.detach()), float(variance.detach())
+        )
 
     def _chosen(self, batch: Sequence[int], probabilities: Tensor, masks: Tensor) -> Tensor:
         cells = torch.cat([self._cells[v] for v in batch])
@@ -224,7 +229,8 @@ def _adam(model: GranularityField, config: FieldConfig) -> torch.optim.Optimizer
     groups = []
     for lr, parts in (
         (config.field_lr, [("vectors", model.vectors)]),
-        (config.decoder_lr, [(n, p) for n, p in model.named_parameters() if n != "vectors"]),
+        (config.decoder_lr, [(f"decoder.{n}", p) for n, p in model.decoder.named_parameters()]),
+        (config.granularity_lr, [(f"granularity.{n}", p) for n, p in model.granularity.named_parameters()]),
     ):
         groups.append({"params": [p for _, p in parts], "names": [n for n, _ in parts], "lr": lr})
     return torch.optim.Adam(groups, eps=1e-15)

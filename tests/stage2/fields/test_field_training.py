@@ -96,6 +96,17 @@ def test_late_terms_begin_at_their_step() -> None:
         assert (terms.variance > 0) == (step >= 5)
 
 
+def test_nothing_is_chosen_before_its_step() -> None:
+    config = SMALL.model_copy(update={"iterations": 10, "select_from": 0.5})
+    trainer, _ = trained(config, 0)
+    first = {k: v.clone() for k, v in trainer.model.granularity.state_dict().items()}
+    for step in range(5):
+        assert trainer.step(step).entropy == pytest.approx(np.log(3) / 3, abs=1e-4)
+    assert all(torch.equal(v, first[k]) for k, v in trainer.model.granularity.state_dict().items())
+    trainer.step(5)
+    assert any(not torch.equal(v, first[k]) for k, v in trainer.model.granularity.state_dict().items())
+
+
 def test_fixed_selections_and_unknown_ones() -> None:
     assert fixed_probabilities("part", ("whole", "part")).tolist() == [0.0, 1.0]  # type: ignore[union-attr]
     assert fixed_probabilities("average", ("whole", "part")).tolist() == [0.5, 0.5]  # type: ignore[union-attr]
