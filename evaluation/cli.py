@@ -8,6 +8,7 @@ import click
 
 from chorus_common.errors import run_cli
 from evaluation.commands.batch import batch_command
+from evaluation.commands.compare import compare_command
 from evaluation.commands.finetune import finetune_command
 from evaluation.commands.instances import instances_command
 from evaluation.commands.lerf import lerf_command
@@ -15,6 +16,7 @@ from evaluation.commands.probe import probe_command
 from evaluation.commands.query import query_command
 from evaluation.commands.report import report_command
 from evaluation.commands.retrieval import retrieval_command
+from evaluation.commands.view import view_command
 from evaluation.commands.zero_shot import zero_shot_command
 from evaluation.results import RecordingGroup
 
@@ -32,9 +34,11 @@ cli.add_command(probe_command)
 cli.add_command(finetune_command)
 cli.add_command(lerf_command)
 cli.add_command(batch_command)
+cli.add_command(compare_command)
 cli.add_command(query_command)
 cli.add_command(report_command)
 cli.add_command(retrieval_command)
+cli.add_command(view_command)
 
 
 def main() -> None:
