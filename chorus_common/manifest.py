@@ -197,7 +197,7 @@ def _read_table(path: Path) -> pa.Table:
             table = file.read()
             table.validate(full=True)  # text that is not UTF-8
             return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a column name may be damaged too
         raise ManifestError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -129,7 +129,7 @@ def read_outcomes(store: Place) -> dict[str, SceneOutcome]:
     for path in sorted(files, key=str):
         try:
             table = pq.read_table(io.BytesIO(path.read_bytes()), schema=SCHEMA)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CacheError(
                 f"{path}: not a readable outcome file ({error}); delete it, the scenes are unaffected"
             ) from None

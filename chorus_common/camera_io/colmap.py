@@ -71,7 +71,7 @@ def _intrinsics(
 
 def _view(path: Path, name: str, camera: int, cameras: Cameras, pose: list[float]) -> View:
     quat, translation = np.array(pose[:4]), np.array(pose[4:])
-    norm = float(np.linalg.norm(quat))
+    norm = float(np.linalg.norm(quat)) if np.abs(quat).max() < 2 else np.inf  # the square of 1e200 overflows
     if not np.isfinite(pose).all() or not 0.5 < norm < 2:
         fail(path, f"pose of {name} is not a rotation and a translation")
     if camera not in cameras:
