@@ -37,8 +37,9 @@ def prepare_command(
 ) -> int:
     """Read a release of DATASET and write its scenes, labels and manifest to a store.
 
-    DATASET is a name that the program knows (scannet, s3dis, ...) or a TOML like those in data_manifests/. Run the same
-    command again to go on after an interruption: scenes that are there and have not changed are left alone.
+    DATASET is a name that the program knows (scannet, s3dis, ...) or a TOML like those in data_manifests/releases/.
+    Run the same command again to go on after an interruption: scenes that are there and have not changed are left
+    alone.
     """
     config = _load(dataset, [*settings, *([f"splits={json.dumps(splits)}"] if splits else [])])
     result = prepare(config, root, out, workers=workers)
@@ -52,15 +53,12 @@ def _load(dataset: str, settings: list[str]) -> PrepareConfig:
     path = Path(dataset)
     if path.is_file():
         return load_config(PrepareConfig, path, settings)
-    known = {file.name.removeprefix("prepare_").removesuffix(".toml"): file for file in _descriptions()}
+    releases = files("data_manifests").joinpath("releases").iterdir()
+    known = {file.name.removesuffix(".toml"): file for file in releases if file.name.endswith(".toml")}
     if dataset not in known:
         raise ConfigError(f"{dataset}: no such file, and no data set of that name; known: {', '.join(sorted(known))}")
     with as_file(known[dataset]) as there:
         return load_config(PrepareConfig, there, settings)
-
-
-def _descriptions() -> list[Any]:
-    return [file for file in files("data_manifests").iterdir() if file.name.startswith("prepare_")]
 
 
 def _lines(result: Prepared, report: dict[str, Any]) -> list[str]:

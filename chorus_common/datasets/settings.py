@@ -1,5 +1,5 @@
 """What `chorus-data prepare` is told: which release lies where, and what is kept of it. One TOML per data set in
-data_manifests/.
+data_manifests/releases/.
 """
 
 from __future__ import annotations

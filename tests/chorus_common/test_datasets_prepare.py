@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from chorus_common.cli import cli
+from chorus_common.config import load_config
 from chorus_common.datasets import prepare as job_module
 from chorus_common.datasets.prepare import MANIFEST, prepare
 from chorus_common.datasets.settings import PrepareConfig
@@ -195,3 +197,12 @@ def test_wrong_settings_give_one_line(tmp_path: Path, arguments: tuple[str, ...]
     with pytest.raises(ChorusError, match=message):
         raise error
     assert "\n" not in str(error)
+
+
+def test_every_release_that_comes_with_the_program_is_well_described() -> None:
+    releases = sorted(Path(str(files("data_manifests").joinpath("releases"))).glob("*.toml"))
+    assert len(releases) >= 8
+    for path in releases:
+        config = load_config(PrepareConfig, path)
+        assert config.release.layout in job_module.LAYOUTS
+        assert f"prepare {path.stem} --root" in path.read_text(encoding="utf-8"), "the command in its comment runs"
