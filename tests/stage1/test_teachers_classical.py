@@ -23,12 +23,9 @@ from stage1_render_teachers.teachers.dense_classical import (
     uniform_lbp,
     window_matrix,
 )
-from stage1_render_teachers.teachers.masks_classical import (
-    ClassicalMaskTeacher,
-    merge_regions,
-    number_masks,
-    region_graph,
-)
+from stage1_render_teachers.teachers.graph_segmentation import grid_edges, segment, sort_edges
+from stage1_render_teachers.teachers.masks_classical import ClassicalMaskTeacher, number_masks
+from stage1_render_teachers.teachers.region_merging import merge_regions, region_graph
 
 GRID = CellGrid(160, 120, 16)
 
@@ -260,7 +257,7 @@ def slow_merge(graph, limit: float) -> NDArray[np.int64]:  # type: ignore[no-unt
 @pytest.mark.parametrize("seed", range(4))
 def test_merging_agrees_with_a_plain_search(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    regions = rng.permutation(24).reshape(4, 6).repeat(5, 0).repeat(5, 1)
+    regions = rng.permutation(24).reshape(4, 6).repeat(5, 0).repeat(5, 1).astype(np.int32)
     lab = (rng.normal(50, 15, (24, 3))[regions] + rng.normal(0, 1, (20, 30, 3))).astype(np.float32)
     graph = region_graph(regions, lab)
     limits = (25.0, 14.0, 7.0)
@@ -271,8 +268,101 @@ def test_merging_agrees_with_a_plain_search(seed: int) -> None:
 
 
 def test_small_masks_are_dropped_and_the_rest_numbered_in_reading_order() -> None:
-    ids = np.array([[7, 7, 2], [7, 5, 2], [7, 2, 2]])
-    np.testing.assert_array_equal(number_masks(ids, 2), [[0, 0, 1], [0, -1, 1], [0, 1, 1]])
+    owner = np.array([3, 1, 2, 3, 2, 5])
+    area = np.array([4.0, 1, 2, 1, 1, 3])
+    np.testing.assert_array_equal(number_masks(owner, area, 2), [0, -1, 1, 0, 1, 2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_graph_of_regions_agrees_with_plain_loops(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    regions = np.unique(rng.integers(0, 5, (6, 8)), return_inverse=True)[1].reshape(6, 8).repeat(3, 0).repeat(2, 1)
+    lab = rng.normal(50, 20, (18, 16, 3)).astype(np.float32)
+    graph = region_graph(regions.astype(np.int32), lab)
+    borders: dict[tuple[int, int], list[float]] = {}
+    for y in range(18):
+        for x in range(16):
+            for dy, dx in ((0, 1), (1, 0)):
+                v, u = y + dy, x + dx
+                if v >= 18 or u >= 16 or regions[y, x] == regions[v, u]:
+                    continue
+                before = lab[max(y - dy, 0), max(x - dx, 0)].astype(float)
+                behind = lab[min(v + dy, 17), min(u + dx, 15)].astype(float)
+                pair = tuple(sorted((int(regions[y, x]), int(regions[v, u]))))
+                borders.setdefault(pair, []).append(float(np.linalg.norm(before - behind)))  # type: ignore[arg-type]
+    assert [tuple(pair) for pair in graph.pairs.tolist()] == sorted(borders)
+    for pair, length, contrast in zip(graph.pairs.tolist(), graph.length, graph.contrast):
+        assert length == len(borders[tuple(pair)])
+        np.testing.assert_allclose(contrast, sum(borders[tuple(pair)]))
+    for region in range(len(graph.area)):
+        assert graph.area[region] == (regions == region).sum()
+        np.testing.assert_allclose(graph.colour[region], lab[regions == region].mean(axis=0), rtol=1e-5)
+
+
+def slow_segment(image: np.ndarray, scale: float, smallest: int) -> NDArray[np.int64]:
+    """The paper's two sweeps with label pictures in place of a forest, over the same order of edges."""
+    height, width = image.shape[:2]
+    edges = []
+    for y in range(height):
+        for x in range(width):
+            for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                v, u = y + dy, x + dx
+                if v < height and 0 <= u < width:
+                    square = np.float32(0)
+                    for c in range(image.shape[2]):
+                        square += (image[y, x, c] - image[v, u, c]) ** 2
+                    edges.append((np.sqrt(square), y * width + x, v * width + u))
+    cost = np.array([edge[0] for edge in edges], np.float32)
+    order = np.argsort(cost.view(np.uint32) >> 16, kind="stable")
+    label = np.arange(height * width)
+    inner = np.zeros(height * width)
+    for e in order:
+        a, b = label[edges[e][1]], label[edges[e][2]]
+        if a == b:
+            continue
+        size_a, size_b = (label == a).sum(), (label == b).sum()
+        if cost[e] < min(inner[a] + scale / size_a, inner[b] + scale / size_b):
+            label[label == b] = a
+            inner[a] = cost[e]
+    for e in order:
+        a, b = label[edges[e][1]], label[edges[e][2]]
+        if a != b and min((label == a).sum(), (label == b).sum()) < smallest:
+            label[label == b] = a
+    first = {region: k for k, region in enumerate(dict.fromkeys(label.tolist()))}
+    return np.array([first[region] for region in label]).reshape(height, width)
+
+
+@pytest.mark.parametrize(("seed", "scale", "smallest"), [(0, 30.0, 1), (1, 60.0, 6), (2, 0.5, 12), (3, 1e6, 1)])
+def test_segments_agree_with_a_plain_loop(seed: int, scale: float, smallest: int) -> None:
+    image = np.random.default_rng(seed).normal(50, 10, (14, 19, 3)).astype(np.float32)
+    image[:, 9:] += 20
+    found = segment(image, scale, 1e-6, smallest)
+    np.testing.assert_array_equal(found, slow_segment(image, scale, smallest))
+    assert np.bincount(found.ravel()).min() >= smallest
+
+
+def test_segments_are_nearly_those_of_scikit_image() -> None:
+    """They differ where edges are nearly equal and in how its second sweep counts: few pairs of pixels change."""
+    from skimage.segmentation import felzenszwalb
+
+    lab = srgb_to_lab(picture(7))
+    ours = segment(lab, 0.3 / 255 * 100, 0.8, 24)
+    theirs = felzenszwalb(lab / np.float32(100), scale=0.3, sigma=0.8, min_size=24, channel_axis=-1)
+    table = np.zeros((ours.max() + 1, theirs.max() + 1))
+    np.add.at(table, (ours.ravel(), theirs.ravel()), 1)
+    assert table.max(axis=1).sum() / ours.size > 0.95
+    assert table.max(axis=0).sum() / ours.size > 0.95
+
+
+def test_edges_are_sorted_to_within_a_hundredth() -> None:
+    image = np.random.default_rng(0).gamma(0.3, 5, (30, 40, 3)).astype(np.float32)
+    costs, ends = grid_edges(image)
+    assert len(costs) == 30 * 39 + 29 * 40 + 2 * 29 * 39
+    assert len(np.unique(ends, axis=0)) == len(ends)
+    order = sort_edges(costs)
+    assert np.array_equal(np.sort(order), np.arange(len(costs)))
+    best = np.sort(costs)
+    assert (np.abs(costs[order] - best) <= best / 64 + 1e-30).all()
 
 
 def test_pooling_under_masks_agrees_with_a_plain_mean_over_pixels() -> None:
