@@ -58,15 +58,22 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def find_results(run: Path) -> dict[str, dict[str, Any]]:
-    """Results in the folder `run`, by task; of several of one task, the one whose file name comes last."""
+    """Results in the folder `run`, by `result_name`; of several of one name, the one whose file name comes last."""
     found = {}
     for path in sorted(run.glob("*.json")):
         try:
             document = read_result(path)
         except ConfigError:
             continue
-        found[str(document["task"])] = document
+        found[result_name(document)] = document
     return found
+
+
+def result_name(document: Mapping[str, Any]) -> str:
+    """What a result is of: its task, and for fine-tuning what was trained for what ("finetune linear semantic")."""
+    task = str(document["task"])
+    config = document["inputs"].get("config", {})
+    return f"{task} {config['mode']} {config['task']}" if task == "finetune" else task
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

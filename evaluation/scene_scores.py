@@ -65,6 +65,19 @@ class SceneScores:
         evaluator.scenes += [self.instances[row][name] for name in (self.instances[row] if scenes is None else scenes)]
         return evaluator
 
+    def per_scene(self) -> dict[str, dict[str, Any]]:
+        """scene -> row -> the means of that scene alone."""
+        found: dict[str, dict[str, Any]] = {}
+        for row, scenes in self.semantic.items():
+            for scene, matrix in scenes.items():
+                values = matrix.scores().as_dict()
+                short: dict[str, Any] = {key: values[key] for key in ("miou", "f_miou", "macc")}
+                if row in self.instances:
+                    alone = self.evaluator(row, [scene]).average_precision().as_dict()
+                    short |= {key: alone[key] for key in ("ap", "ap50", "ap25")}
+                found.setdefault(scene, {})[row] = short
+        return found
+
     def merge(self, other: SceneScores) -> None:
         """Add the scenes of `other`. Raises ConfigError for another label space, or a scene that is in both."""
         mine = (self.class_names, self.thing_names, self.min_region)

@@ -32,7 +32,7 @@ class Splits:
             both = sorted(set(self.train) & set(self.val))
             if both:
                 raise ConfigError(
-                    f"split '{both[0]}' would be learned from and scored; score scenes that were not learned from"
+                    f"--train-split and --split are both '{both[0]}'; score scenes that were not learned from"
                 )
             return _joined(stores, manifest, self.train), _joined(stores, manifest, self.val)
         pool = _joined(stores, manifest, tuple(dict.fromkeys((*self.train, *self.val))))

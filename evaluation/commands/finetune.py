@@ -87,6 +87,7 @@ def finetune_command(
         "label_space": space,
         "target": target,
         "k": k,
+        "run_folder": str(job.folder),
         "config": config.model_dump(mode="json"),
     }
     scores.write(scores_path(out))

@@ -8,15 +8,26 @@ from typing import Any
 import click
 
 from chorus_common.errors import ConfigError
-from evaluation.commands.options import FILE, device_option, finish, manifest_option, out_option, store_option
+from evaluation.commands.options import (
+    FILE,
+    device_option,
+    finish,
+    manifest_option,
+    optional_store_option,
+    out_option,
+    space_option,
+    split_option,
+)
 from evaluation.results import command_line, result_document, write_result
 
 
 @click.command("probe")
-@store_option
+@optional_store_option
 @manifest_option
-@click.option("--train-split", default="train", help="Split to fit the linear layer on.")
-@click.option("--split", default="val", help="Split to score.")
+@click.option("--train-split", "train_splits", multiple=True, default=["train"], help="Split to fit on; repeatable.")
+@split_option
+@click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
+@space_option
 @click.option("--encoder", type=FILE, required=True, help="Student folder or published checkpoint.")
 @click.option(
     "--points-per-scene",
@@ -34,8 +45,10 @@ from evaluation.results import command_line, result_document, write_result
 def probe_command(
     stores: tuple[Path, ...],
     manifest: Path | None,
-    train_split: str,
+    train_splits: tuple[str, ...],
     split: str,
+    hold_out: str,
+    label_space: str,
     encoder: Path,
     points_per_scene: int,
     balance: Any,
@@ -49,31 +62,27 @@ def probe_command(
         raise ConfigError(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"
         )
-    if train_split == split:
-        raise ConfigError(
-            f"--train-split and --split are both '{split}'; a probe is scored on scenes that it was not fitted on"
-        )
-    from evaluation.scenes import labelled_scenes, select_scenes
+    from evaluation.benchmarks import class_groups
+    from evaluation.scene_scores import SceneScores, scores_path
+    from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.probe import ProbeConfig, probe
     from stage2_distill.encoder import load_encoder
 
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
-    train, val = select_scenes(stores, manifest, train_split), select_scenes(stores, manifest, split)
-    class_names, label_space = labelled_scenes(val)
-    _, train_space = labelled_scenes(train)
-    if train_space != label_space:
-        raise ConfigError(
-            f"{manifest}: split '{train_split}' has label space '{train_space}', split '{split}' has '{label_space}'"
-        )
-    body = probe(train, val, class_names, load_encoder(encoder).to(device), config)
+    train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
+    class_names, space = labelled_pair(train, val, label_space)
+    scores = SceneScores(class_names, groups=class_groups(space))
+    body = probe(train, val, space, load_encoder(encoder).to(device), config, scores)
     inputs = {
         "stores": [str(s) for s in stores],
         "manifest": str(manifest),
-        "train_split": train_split,
+        "train_splits": list(train_splits),
         "split": split,
+        "hold_out": hold_out,
         "encoder": str(encoder),
-        "label_space": label_space,
+        "label_space": space,
         **config.model_dump(),
     }
+    scores.write(scores_path(out))
     write_result(out, result_document("probe", command_line(), inputs, body))
     return finish(body["rows"], body["excluded"], train.failed or val.failed, out)

@@ -24,17 +24,24 @@ from evaluation.results import command_line
 @click.option(
     "--query", "queries", multiple=True, help="Text to draw a heat map for; repeatable.  [default: classes in view]"
 )
+@click.option("--gallery", type=click.IntRange(min=0), default=3, help="Worst scenes to show of a fine-tuning result.")
 @click.option("--seconds", type=float, help="How long the whole run took, for results.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the tables.")
 def report_command(
-    run: Path, out: Path, scene: str | None, views: int, queries: tuple[str, ...], seconds: float | None, as_json: bool
+    run: Path,
+    out: Path,
+    scene: str | None,
+    views: int,
+    queries: tuple[str, ...],
+    gallery: int,
+    seconds: float | None,
+    as_json: bool,
 ) -> int:
     """One self-contained page: tables with their commands, pictures, curves."""
     from evaluation.report.build import ReportConfig, build_report
 
-    built = build_report(
-        run, out, ReportConfig(scene=scene, views=views, queries=queries, seconds=seconds), command_line()
-    )
+    config = ReportConfig(scene=scene, views=views, queries=queries, seconds=seconds, gallery=gallery)
+    built = build_report(run, out, config, command_line())
     if as_json:
         import json
 

@@ -17,6 +17,8 @@ from chorus_common.errors import ConfigError
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import load_text_encoder
 from evaluation.report.charts import class_bars, confusion_picture, read_log, training_curves
+from evaluation.report.export import latex_table, markdown_table
+from evaluation.report.gallery import failure_gallery
 from evaluation.report.page import Card, Chart, Table, page
 from evaluation.report.pictures import Subject, ViewPictures, view_pictures
 from evaluation.results import find_results, text_table
@@ -41,13 +43,14 @@ _MEANS = (
 
 class ReportConfig(Config):
     """What to show. scene: "<data set>/<id>" or id; queries: texts for heat maps; seconds: duration of the whole
-    run.
+    run; gallery: worst scenes to show of a fine-tuning result.
     """
 
     scene: str | None = None
     views: int = 3
     queries: tuple[str, ...] = ()
     seconds: float | None = None
+    gallery: int = 3
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,19 @@ def build_report(run: Path, out: Path, config: ReportConfig, command: str) -> Re
     found = find_results(run)
     if not found:
         raise ConfigError(
-            f"{run}: holds no results; run chorus-eval zero-shot or probe with --out {run}/NAME.json first"
+            f"{run}: holds no results; run chorus-eval zero-shot, probe or finetune with --out {run}/NAME.json first"
         )
     results = summary(found, config.seconds)
-    tables = [t for task in ("zero-shot", "probe") if task in found for t in _tables(task, found[task])]
+    tables = [table for name, document in _segmentations(found).items() for table in _tables(name, document)]
     charts = _charts(found)
     views = _pictures(found, config) if config.views and "zero-shot" in found else []
-    html = page("Chorus report", _subtitle(found), _cards(results), tables, views, charts, command)
+    gallery = _gallery(found, config.gallery)
+    html = page("Chorus report", _subtitle(found), _cards(results), tables, views, charts, command, gallery)
     target = out / "report.html"
     write_text_atomically(target, html)
-    for view in views:
+    write_text_atomically(out / "report.md", _markdown(tables, command))
+    write_text_atomically(out / "tables.tex", "\n".join(latex_table(t.header, t.rows, t.title) for t in tables))
+    for view in (*views, *gallery):
         for row in view.rows:
             for panel in row:
                 write_bytes_atomically(out / f"{panel.key}.png", panel.png)
@@ -102,11 +108,18 @@ def summary(found: Mapping[str, Mapping[str, Any]], seconds: float | None) -> di
     return result
 
 
+def _segmentations(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The results with rows of semantic scores, in the order in which a report shows them."""
+    names = [n for n in ("zero-shot", "probe") if n in found]
+    return {name: found[name] for name in [*names, *sorted(n for n in found if n.startswith("finetune "))]}
+
+
 def _subtitle(found: Mapping[str, Mapping[str, Any]]) -> str:
     parts = []
-    for task, document in found.items():
-        if task in ("zero-shot", "probe"):
-            parts.append(f"{task}: {len(document['per_scene'])} scenes of split {document['inputs']['split']}")
+    for name, document in _segmentations(found).items():
+        inputs = document["inputs"]
+        split = inputs["split"] if "split" in inputs else ", ".join(inputs["splits"])
+        parts.append(f"{name}: {len(document['per_scene'])} scenes of split {split}")
     return "; ".join(parts)
 
 
@@ -142,8 +155,17 @@ def _cards(results: Mapping[str, Any]) -> list[Card]:
     return cards
 
 
+def _title(name: str) -> str:
+    """A result's name as a heading."""
+    known = {"zero-shot": "Zero-shot segmentation", "probe": "Linear probe"}
+    if name in known:
+        return known[name]
+    _, mode, task = name.split(" ")
+    return f"Fine-tuning, {task}: {'everything' if mode == 'full' else f'{mode} probe'}"
+
+
 def _tables(task: str, document: Mapping[str, Any]) -> list[Table]:
-    title = {"zero-shot": "Zero-shot segmentation", "probe": "Linear probe"}[task]
+    title = _title(task)
     command, rows = document["command"], document["rows"]
     label = {key: _ROW_NAMES.get(key, key) for key in rows}
     note = (
@@ -176,7 +198,61 @@ def _tables(task: str, document: Mapping[str, Any]) -> list[Table]:
         f"{title}: per scene", command, ("scene", *(f"{label[k]} mIoU" for k in rows)),
         tuple((scene, *(_percent(values[k]["miou"]) for k in rows)) for scene, values in scenes.items()),
     )  # fmt: skip
-    return [main, per_class, per_scene, published]
+    return [main, *_group_tables(title, document, label), *_instance_tables(title, document, label), per_class,
+            per_scene, published]  # fmt: skip
+
+
+def _group_tables(title: str, document: Mapping[str, Any], label: Mapping[str, str]) -> list[Table]:
+    """Head, common and tail, where the label space has them."""
+    rows = document["rows"]
+    groups = list(next(iter(rows.values()))["groups"])
+    if not groups:
+        return []
+    header = ("", *(f"{group} {mean}" for group in groups for mean in ("mIoU", "mAcc")))
+    lines = tuple(
+        (label[k], *(_percent(r["groups"][group][mean]) for group in groups for mean in ("miou", "macc")))
+        for k, r in rows.items()
+    )
+    return [Table(f"{title}: groups of classes", document["command"], header, lines)]
+
+
+def _instance_tables(title: str, document: Mapping[str, Any], label: Mapping[str, str]) -> list[Table]:
+    """AP in the mean and per class, where a result has instances."""
+    rows = {k: r["instances"] for k, r in document["rows"].items() if "instances" in r}
+    if not rows:
+        return []
+    command, keys = document["command"], ("ap", "ap50", "ap25")
+    first = next(iter(rows.values()))
+    columns = [("", first, keys), *((f"{g} ", first["groups"][g], keys) for g in first.get("groups", {}))]
+    header = ("", *(f"{prefix}{m}" for prefix, _, _ in columns for m in ("AP", "AP50", "AP25")))
+    main = []
+    for k, r in rows.items():
+        parts = [r, *(r["groups"][g] for g in first.get("groups", {}))]
+        main.append((label[k], *(_percent(part[key]) for part in parts for key in keys)))
+    classes = [c for c, v in first["per_class"].items() if v["n_gt"]]
+    per_class = tuple((label[k], *(_percent(r["per_class"][c]["ap50"]) for c in classes)) for k, r in rows.items())
+    return [
+        Table(f"{title}: instances", command, header, tuple(main), "ScanNet's official AP."),
+        Table(f"{title}: AP50 per class", command, ("", *classes), per_class),
+    ]
+
+
+def _markdown(tables: Sequence[Table], command: str) -> str:
+    """All tables of the report as Markdown."""
+    parts = ["# Chorus report", "", f"Made by `{command}`.", ""]
+    for t in tables:
+        parts += [f"## {t.title}", "", markdown_table(t.header, t.rows), ""]
+        parts += [t.note, ""] if t.note else []
+        parts += [f"`{t.command}`", ""]
+    return "\n".join(parts)
+
+
+def _gallery(found: Mapping[str, Mapping[str, Any]], n: int) -> list[ViewPictures]:
+    """The worst scenes of the fine-tuning result with the best mIoU; without one there is no gallery."""
+    results = [d for name, d in found.items() if name.startswith("finetune ")]
+    if not results or n == 0:
+        return []
+    return failure_gallery(max(results, key=lambda d: d["rows"]["trained"]["miou"]), n)
 
 
 def _charts(found: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
@@ -184,12 +260,14 @@ def _charts(found: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
     log = _training_log(found)
     if log is not None and (curves := training_curves(read_log(log))) is not None:
         charts.append(Chart(f"Training ({log})", curves))
-    for task, shown in (("zero-shot", ("student", "features", "lifted_teacher")), ("probe", ("trained", "random"))):
-        if task not in found:
-            continue
+    shown = ("student", "features", "lifted_teacher", "trained", "random")
+    for task in _segmentations(found):
         rows = {k: r for k, r in found[task]["rows"].items() if k in shown}
         bars = {_ROW_NAMES[k]: {c: v["iou"] for c, v in r["per_class"].items()} for k, r in rows.items()}
         charts.append(Chart(f"{task}: IoU per class", class_bars(bars)))
+        groups = {_ROW_NAMES[k]: {g: v["miou"] for g, v in r["groups"].items()} for k, r in rows.items()}
+        if any(groups.values()):
+            charts.append(Chart(f"{task}: IoU per group of classes", class_bars(groups)))
         first, row = next(iter(rows.items()))
         confusion = row["confusion"]
         name = f"{task}, {_ROW_NAMES[first]}"

@@ -48,6 +48,7 @@ def page(
     views: Sequence[ViewPictures],
     charts: Sequence[Chart],
     command: str,
+    gallery: Sequence[ViewPictures] = (),
 ) -> str:
     """The whole document. Every text is escaped here and nowhere else."""
     parts = [_head(title, subtitle), _cards(cards)]
@@ -55,6 +56,8 @@ def page(
         parts.append("<section><h2>One scene, through teacher and student</h2>")
         parts += [_view(view) for view in views]
         parts.append("</section>")
+    if gallery:
+        parts.append("<section><h2>Where it fails most</h2>" + "".join(map(_view, gallery)) + "</section>")
     parts.append("<section><h2>Tables</h2>" + "".join(_table(t) for t in tables) + "</section>")
     if charts:
         parts.append("<section><h2>Charts</h2>" + "".join(_chart(c) for c in charts) + "</section>")
@@ -81,7 +84,7 @@ def _cards(cards: Sequence[Card]) -> str:
 def _view(view: ViewPictures) -> str:
     rows = "".join(f'<div class="row">{"".join(map(_panel, row))}</div>' for row in view.rows)
     legend = "".join(f'<span><i style="background:{escape(c)}"></i>{escape(name)}</span>' for name, c in view.legend)
-    return f'<article><h3>View {escape(view.name)}</h3>{rows}<p class="legend">{legend}</p></article>'
+    return f'<article><h3>{escape(view.name)}</h3>{rows}<p class="legend">{legend}</p></article>'
 
 
 def _panel(panel: Panel) -> str:

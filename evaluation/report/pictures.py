@@ -133,7 +133,7 @@ def view_pictures(subject: Subject, n_views: int, queries: Sequence[str]) -> lis
             _heat_row(view, layer_pictures["picture"], alpha, answer, wanted, ranges, student is not None),
         ]
         legend = _legend(names, palette, shares[view]) if "truth" in sheets else ()
-        result.append(ViewPictures(cache.cameras().names[view], tuple(tuple(r) for r in rows if r), legend))
+        result.append(ViewPictures(f"View {cache.cameras().names[view]}", tuple(tuple(r) for r in rows if r), legend))
     return result
 
 

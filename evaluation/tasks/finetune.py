@@ -95,7 +95,7 @@ def finetune(job: FineTuneJob, train: Selection, val: Selection) -> tuple[dict[s
         rows[row] = {**score_of(scores, row), "trained_parameters": trained}
     body = {
         "rows": rows,
-        "per_scene": scores_per_scene(scores),
+        "per_scene": scores.per_scene(),
         "excluded": dict(sorted({**train.excluded, **val.excluded}.items())),
         "learned_from": learned_from,
     }
@@ -154,17 +154,3 @@ def score_of(scores: SceneScores, row: str) -> dict[str, Any]:
     if row in scores.instances:
         result["instances"] = scores.evaluator(row).average_precision().as_dict()
     return result
-
-
-def scores_per_scene(scores: SceneScores) -> dict[str, dict[str, Any]]:
-    """scene -> row -> the means of that scene alone."""
-    found: dict[str, dict[str, Any]] = {}
-    for row, scenes in scores.semantic.items():
-        for scene, matrix in scenes.items():
-            values = matrix.scores().as_dict()
-            short: dict[str, Any] = {key: values[key] for key in ("miou", "f_miou", "macc")}
-            if row in scores.instances:
-                alone = scores.evaluator(row, [scene]).average_precision().as_dict()
-                short |= {key: alone[key] for key in ("ap", "ap50", "ap25")}
-            found.setdefault(scene, {})[row] = short
-    return found

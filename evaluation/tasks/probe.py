@@ -22,10 +22,10 @@ from pydantic import Field
 from scipy.optimize import minimize
 
 from chorus_common.config import Config
-from chorus_common.errors import CacheError, one_line
+from chorus_common.errors import CacheError, SceneError, one_line
 from chorus_common.progress import progress
 from evaluation.features import encode_latent
-from evaluation.metrics.semantic import ConfusionMatrix
+from evaluation.scene_scores import SceneScores
 from evaluation.scenes import EvalScene, Selection
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
@@ -128,41 +128,38 @@ def random_twin(encoder: Encoder, seed: int) -> Encoder:
 
 
 def probe(
-    train: Selection, val: Selection, class_names: tuple[str, ...], encoder: Encoder, config: ProbeConfig
+    train: Selection, val: Selection, label_space: str, encoder: Encoder, config: ProbeConfig, scores: SceneScores
 ) -> dict[str, Any]:
     """Fit on `train`, score on `val`, for the trained encoder and for its random twin.
 
-    Returns {"rows": {"trained": scores, "random": scores}, "per_scene": {scene: {"trained": ..., "random": ...}}, ...}.
+    The counts of every scene go into `scores`. Returns {"rows": {"trained": scores, "random": scores}, "per_scene":
+    {scene: {"trained": ..., "random": ...}}, "excluded": ...}.
     """
     rows: dict[str, Any] = {}
-    per_scene: dict[str, Any] = {}
+    n_classes = len(scores.class_names)
     for name, candidate in (("trained", encoder), ("random", random_twin(encoder, config.seed))):
-        head, n_train = _fit_on(train, candidate, len(class_names), config, name)
-        total = ConfusionMatrix(class_names)
+        head, n_train = _fit_on(train, label_space, candidate, n_classes, config, name)
+        counts = scores.semantic.setdefault(name, {})
         with progress(len(val.scenes), f"probe {name}: scoring") as report:
             for scene in list(val.scenes):
-                loaded = _load(val, scene, candidate)
+                loaded = _load(val, scene, label_space, candidate)
                 report.advance()
-                if loaded is None:
-                    continue
-                features, labels = loaded
-                matrix = ConfusionMatrix(class_names).add(labels, head.predict(features), who=scene.name)
-                total.merge(matrix)
-                scores = matrix.scores().as_dict()
-                per_scene.setdefault(scene.name, {})[name] = {key: scores[key] for key in ("miou", "f_miou", "macc")}
-        if total.truth.sum() == 0:
+                if loaded is not None:
+                    features, labels = loaded
+                    counts[scene.name] = scores.matrix().add(labels, head.predict(features), who=scene.name)
+        if not counts:
             raise CacheError("no scene with ground truth to evaluate the probe on")
-        rows[name] = {**score_row(total), "n_train": n_train}
-    return {"rows": rows, "per_scene": per_scene, "excluded": {**train.excluded, **val.excluded}}
+        rows[name] = {**score_row(scores.total(name)), "n_train": n_train}
+    return {"rows": rows, "per_scene": scores.per_scene(), "excluded": {**train.excluded, **val.excluded}}
 
 
 def _fit_on(
-    selection: Selection, encoder: Encoder, n_classes: int, config: ProbeConfig, name: str
+    selection: Selection, label_space: str, encoder: Encoder, n_classes: int, config: ProbeConfig, name: str
 ) -> tuple[LinearHead, int]:
     features, labels = [], []
     with progress(len(selection.scenes), f"probe {name}: reading training scenes") as report:
         for scene in list(selection.scenes):
-            loaded = _load(selection, scene, encoder)
+            loaded = _load(selection, scene, label_space, encoder)
             report.advance()
             if loaded is None:
                 continue
@@ -180,11 +177,13 @@ def _fit_on(
     return fit_linear(x, y, n_classes, config), len(y)
 
 
-def _load(selection: Selection, scene: EvalScene, encoder: Encoder) -> tuple[F32, NDArray[np.int32]] | None:
+def _load(
+    selection: Selection, scene: EvalScene, label_space: str, encoder: Encoder
+) -> tuple[F32, NDArray[np.int32]] | None:
     """Encoder output [N, D] and labels [N] of a scene, or None with the scene moved to the excluded ones."""
     try:
-        gaussians = scene.open().scene()
-    except CacheError as error:
+        gaussians = scene.load(label_space).gaussians
+    except (CacheError, SceneError) as error:
         selection.leave_out(scene, one_line(error), failed=True)
         selection.scenes.remove(scene)
         return None

@@ -230,7 +230,7 @@ def test_a_killed_command_goes_on_and_gives_the_same_bytes(labelled: LabelledRoo
 
 def test_bad_input_is_one_line(labelled: LabelledRooms, tmp_path: Path) -> None:
     for more, message in (
-        (["--split", "train"], "split 'train' would be learned from and scored"),
+        (["--split", "train"], "both 'train'"),
         (["--split", "nowhere"], "no scenes in split 'nowhere'"),
         (["--hold-out", "Area_9*"], "holds out 0 of 5 scenes"),
         (["--set", "mod=full"], "unknown key 'mod'; did you mean 'mode'"),

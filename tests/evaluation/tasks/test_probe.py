@@ -6,6 +6,7 @@ import torch
 from scipy.special import log_softmax
 
 from chorus_common.labels import SCANNET20
+from evaluation.scene_scores import SceneScores
 from evaluation.scenes import labelled_scenes, select_scenes
 from evaluation.tasks import probe as module
 from evaluation.tasks.probe import LinearHead, ProbeConfig, fit_linear, probe, random_twin
@@ -104,7 +105,8 @@ def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, mon
         val = select_scenes([rooms.store], rooms.manifest, "val")
         for selection in (train, val):
             labelled_scenes(selection)
-        return probe(train, val, SCANNET20, encoder, ProbeConfig(**{"points_per_scene": 200, **settings}))  # type: ignore[arg-type]
+        config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
+        return probe(train, val, "scannet20", encoder, config, SceneScores(SCANNET20))
 
     first = run()
     assert run() == first

@@ -1,0 +1,54 @@
+"""chorus-eval compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus_common.errors import EXIT_DONE, ConfigError
+from evaluation.commands.options import FILE
+from evaluation.results import command_line, result_document, write_result
+
+
+@click.command("compare")
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@click.option("--row-a", default="trained", help="Row of A.")
+@click.option("--row-b", default="trained", help="Row of B.")
+@click.option("--draws", type=click.IntRange(min=100), default=2000, help="Bootstrap draws (at most 200 for AP).")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, help="Share of the draws in the interval.")
+@click.option("--seed", type=int, default=0, help="Of the draws.")
+@click.option("--format", "kind", type=click.Choice(["markdown", "latex"]), default="markdown", help="Of the table.")
+@click.option("--out", type=FILE, help="Also write a result file (JSON).")
+def compare_command(
+    a: Path, b: Path, row_a: str, row_b: str, draws: int, level: float, seed: int, kind: str, out: Path | None
+) -> int:
+    """Is B better than A? Differences on the scenes that both scored, with confidence intervals over scenes."""
+    from evaluation.comparison import compare
+    from evaluation.report.export import latex_table, markdown_table
+    from evaluation.results import read_result
+    from evaluation.scene_scores import SceneScores, scores_path
+
+    for path, row in ((a, row_a), (b, row_b)):
+        rows = read_result(path)["rows"]
+        if row not in rows:
+            raise ConfigError(f"{path}: has no row '{row}'; it has {', '.join(rows)}")
+    scores = [SceneScores.read(scores_path(path)) for path in (a, b)]
+    found = compare(scores[0], row_a, scores[1], row_b, draws=draws, level=level, seed=seed)
+    header = ("metric", "A", "B", "B - A", f"{100 * level:g} % interval", "B better in", "scenes")
+    rows_of_text = [
+        (
+            d.metric, f"{100 * d.a:.1f}", f"{100 * d.b:.1f}", f"{100 * d.difference:+.1f}",
+            f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", f"{100 * d.better:.0f} % of draws", str(d.n_scenes),
+        )
+        for d in found
+    ]  # fmt: skip
+    caption = f"{b.name} ({row_b}) against {a.name} ({row_a}); paired bootstrap over scenes, {draws} draws, seed {seed}"
+    latex = kind == "latex"
+    click.echo(latex_table(header, rows_of_text, caption) if latex else markdown_table(header, rows_of_text))
+    if out is not None:
+        inputs = {"a": str(a), "b": str(b), "row_a": row_a, "row_b": row_b, "draws": draws, "seed": seed}
+        body = {"differences": {d.metric: vars(d) | {"difference": d.difference, "decided": d.decided} for d in found}}
+        write_result(out, result_document("compare", command_line(), inputs, body))
+    return EXIT_DONE
