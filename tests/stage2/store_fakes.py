@@ -14,6 +14,7 @@ from chorus_common.cache import GridAttributes, SceneCacheWriter, SceneHeader
 from chorus_common.cameras import CameraSet, look_at, pinhole
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.quantise import Bits
 from chorus_common.scene import GaussianScene, canonical_quats
 from chorus_common.scene_io import write_npy_folder
 from chorus_common.standardise import Moments, TeacherBasis, phi_s
@@ -155,8 +156,10 @@ def write_bases(folder: Path, bases: dict[str, TeacherBasis]) -> None:
         basis.save(folder / "bases" / f"{name}.safetensors")
 
 
-def publish_store(root: Path, entries: list[SceneEntry], splits: dict[str, str] | None = None) -> Path:
-    """The made-up entries as a store of stage 1 on disk (16-bit codes), and a manifest of them; returns its path."""
+def publish_store(
+    root: Path, entries: list[SceneEntry], splits: dict[str, str] | None = None, bits: Bits = "fp16"
+) -> Path:
+    """The made-up entries as a store of stage 1 on disk, and a manifest of them; returns its path."""
     bases = make_bases(entries)
     write_bases(root, bases)
     rows = []
@@ -180,7 +183,7 @@ def publish_store(root: Path, entries: list[SceneEntry], splits: dict[str, str] 
                 channels = cells.shape[-1]
                 basis = bases[name].fingerprint
                 teacher = writer.add_dense_teacher(
-                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, basis=basis, bits="fp16",
+                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, basis=basis, bits=bits,
                     text_aligned=name == "text",
                 )  # fmt: skip
                 teacher.append(cells)

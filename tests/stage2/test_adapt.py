@@ -115,7 +115,7 @@ def test_adaptation_brings_a_student_closer_to_the_new_domain(
     train(config, data, tmp_path, CPU)
     dataset = CacheDataset(
         data.validation, {"text": 8, "dense": 12}, {}, load_student(student).encoder.config, config.data,
-        config.augment, seed=0, batch_size=1,
+        config.augment, seed=0, batch_size=1, objective="rendered",
     )  # fmt: skip
     before, after = load_student(student), load_student(tmp_path)
     for name in before.teachers:

@@ -27,7 +27,7 @@ def start(out: Path, *arguments: str, **environment: str) -> subprocess.Popen[st
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=900)
     return process.returncode, err
 
 
@@ -62,7 +62,7 @@ def test_killed_at_any_step_ends_the_same(tmp_path: Path, undisturbed: Path) -> 
 def test_interrupt_saves_and_says_how_to_go_on(tmp_path: Path, undisturbed: Path) -> None:
     process = start(tmp_path, "epochs=400")
     log = tmp_path / "log.jsonl"
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 1):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -83,13 +83,14 @@ def run_pair(out: Path, *arguments: str) -> list[tuple[int, str]]:
 
 
 def test_two_processes_learn_the_same_as_one(tmp_path: Path) -> None:
-    plain = ("encoder.overrides.drop_path=0.0", "encoder.overrides.shuffle_orders=false")
-    run_tiny(tmp_path / "one", "micro_batch=1", *plain)
-    for code, err in run_pair(tmp_path / "two", "micro_batch=1", *plain):
+    """Two processes with a scene each, against one with both in one forward pass: eight steps of 2e-4."""
+    plain = ("encoder.overrides.drop_path=0.0", "encoder.overrides.shuffle_orders=false", "optim.lr=2e-4")
+    run_tiny(tmp_path / "one", *plain)
+    for code, err in run_pair(tmp_path / "two", *plain):
         assert code == 0, err
     one, two = load_student(tmp_path / "one").state_dict(), load_student(tmp_path / "two").state_dict()
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
