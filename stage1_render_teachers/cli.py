@@ -19,6 +19,7 @@ from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
 from stage1_render_teachers.cluster import open_pool
 from stage1_render_teachers.commands.capture import capture_command
+from stage1_render_teachers.commands.copy import copy
 from stage1_render_teachers.run import prepare_store, run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, Stage1Config, parse_shard
 from stage1_render_teachers.slurm_jobs import SlurmConfig
@@ -186,6 +187,9 @@ def verify(manifest: Path, store: Place, split: str | None, dataset: str | None,
 
 
 command.add_command(capture_command)
+
+
+command.add_command(copy)
 
 
 def _resolve(path: Path | None, settings: tuple[str, ...], teachers: tuple[str, ...]) -> Stage1Config:

@@ -6,30 +6,29 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from chorus_common.cache import SceneCache
+from chorus_common.cache import SceneCache, published_scenes
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.manifest import Manifest
+from chorus_common.places import Place
 from chorus_common.standardise import TeacherBasis
 from stage2_distill.data.dataset import SceneEntry
 
-Found = tuple[str, str, Path]
+Found = tuple[str, str, Place]
 Warn = Callable[[str], None]
 
 
-def find_scenes(stores: Sequence[Path], manifest: Path | None, split: str | None, warn: Warn) -> list[Found]:
+def find_scenes(stores: Sequence[Place], manifest: Path | None, split: str | None, warn: Warn) -> list[Found]:
     """(data set, scene id, store path) of the scenes to use, sorted by data set and id.
 
     Without a manifest these are all scenes of all stores; with one, its rows of `split` (None: all of them). Rows that
     no store holds are reported to `warn` once; CacheError where none is held at all.
     """
-    found: dict[tuple[str, str], Path] = {}
+    found: dict[tuple[str, str], Place] = {}
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 run --store {store} first")
-        for path in sorted(store.glob("*/*.zarr")):
+        for path in published_scenes(store):
             key = (path.parent.name, path.stem)
-            if key[1].startswith("."):  # an unfinished store of stage 1
-                continue
             if key in found:
                 raise CacheError(f"scene {key[0]}/{key[1]} is in two stores: {found[key]} and {path}; remove one")
             found[key] = path
@@ -62,7 +61,7 @@ def open_scenes(found: Iterable[Found]) -> list[SceneEntry]:
     return entries
 
 
-def read_bases(stores: Sequence[Path], scenes: Sequence[SceneEntry], wanted: Iterable[str]) -> dict[str, TeacherBasis]:
+def read_bases(stores: Sequence[Place], scenes: Sequence[SceneEntry], wanted: Iterable[str]) -> dict[str, TeacherBasis]:
     """Bases of the `wanted` teachers (none named: all dense teachers of the scenes), by name.
 
     Raises ConfigError for a teacher that no scene has, and CacheError where stores disagree about a teacher's basis:

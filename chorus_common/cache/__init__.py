@@ -2,6 +2,7 @@
 docs/cache.md.
 """
 
+from chorus_common.cache.copy import copy_scene
 from chorus_common.cache.files import is_published, published_bytes, published_scenes, unpublish
 from chorus_common.cache.fingerprint import fingerprint
 from chorus_common.cache.orphans import sweep_orphans
@@ -19,6 +20,7 @@ __all__ = [
     "SceneCache",
     "SceneCacheWriter",
     "SceneHeader",
+    "copy_scene",
     "fingerprint",
     "is_published",
     "published_bytes",

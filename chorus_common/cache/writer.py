@@ -264,7 +264,7 @@ class SceneCacheWriter:
         if empty := [name for name, record in records.items() if record.size == 0]:
             raise CacheError(f"scene {self.scene_id}: cannot publish, {empty[0]} is empty")
         (root / schema.FILES).write_bytes(dump_records(records))
-        published = _rename(root, self._final) if isinstance(self._final, Path) else upload(root, self._final)
+        published = publish_folder(root, self._final)
         self._discard()
         return published
 
@@ -362,8 +362,12 @@ def scratch_folder(path: Place) -> Path:
     return path.parent if isinstance(path, Path) else Path(tempfile.gettempdir(), f"chorus-{os.getuid()}", path.bucket)
 
 
-def _rename(root: Path, final: Path) -> bool:
-    """Sync the folder and publish it; False where another process was first."""
+def publish_folder(root: Path, final: Place) -> bool:
+    """Publish the complete scene in `root`, which lies in `scratch_folder(final)`; False where another process was
+    first.
+    """
+    if not isinstance(final, Path):
+        return upload(root, final)
     _sync_tree(root)
     try:
         os.rename(root, final)

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import click
 
+from chorus_common.places import Place, PlaceType
+
 FILE = click.Path(path_type=Path)
 
 
 @click.command("adapt")
 @click.option("--student", type=FILE, required=True, help="Folder of the student to adapt.")
 @click.option(
-    "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of the new domain; repeatable."
+    "--store",
+    "stores",
+    type=PlaceType(),
+    multiple=True,
+    required=True,
+    help="Cache root of the new domain; repeatable.",
 )
 @click.option("--manifest", type=FILE, help="Manifest that says which scenes are in --split.")
 @click.option("--split", help="Split of the manifest to adapt to.  [default: train]")
@@ -23,7 +30,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 def adapt_command(
     student: Path,
-    stores: tuple[Path, ...],
+    stores: tuple[Place, ...],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.errors import ConfigError
+from chorus_common.places import Place, PlaceType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,12 @@ FILE = click.Path(path_type=Path)
 
 @click.command("train")
 @click.option(
-    "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of stage 1; repeat to mix several."
+    "--store",
+    "stores",
+    type=PlaceType(),
+    multiple=True,
+    required=True,
+    help="Cache root of stage 1; repeat to mix several.",
 )
 @click.option(
     "--manifest",
@@ -46,7 +52,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 def train_command(
-    stores: tuple[Path, ...],
+    stores: tuple[Place, ...],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,
@@ -66,7 +72,7 @@ def train_command(
 
 def run_training(
     config: TrainConfig,
-    stores: Sequence[Path],
+    stores: Sequence[Place],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from chorus_common.bucket import BucketError, BucketPath
 from chorus_common.cache import SceneCache, published_bytes, published_scenes, sweep_orphans, unpublish, verify_store
@@ -22,6 +23,7 @@ from chorus_common.manifest import Manifest
 from chorus_common.places import parse_place
 from chorus_common.standardise import TeacherBasis
 from stage1_render_teachers import scene_task
+from stage1_render_teachers.commands.copy import copy, copy_bases
 from stage1_render_teachers.outcomes import read_outcomes
 from stage1_render_teachers.run import prepare_store, run_stage1
 from stage1_render_teachers.scene_task import publish_scene
@@ -169,3 +171,28 @@ def test_addresses(bucket: BucketPath) -> None:
     assert not (bucket / "fresh").exists()
     with pytest.raises(BucketError, match="there is no such bucket"):
         prepare_store(BucketPath("no-such-bucket", "x"))
+
+
+def test_scenes_are_copied_down_and_up(bucket: BucketPath, tmp_path: Path) -> None:
+    up, down, again = bucket / "copy", tmp_path / "down", bucket / "again"
+    write_example(up / "rooms" / "room_0.zarr", make_example(n=40, views=2))
+    write_example(up / "rooms" / "room_1.zarr", make_example(1, n=40, views=2))
+    (up / "bases" / "clip.safetensors").write_bytes(b"basis")
+    for source, target in ((up, down), (down, again)):
+        result = CliRunner().invoke(copy, ["--store", str(source), "--to", str(target)], standalone_mode=False)
+        assert result.output.startswith("2 scenes copied"), result.exception
+        assert (target / "bases" / "clip.safetensors").read_bytes() == b"basis"
+        for name in ("room_0.zarr", "room_1.zarr"):
+            assert verify_store(target / "rooms" / name) == []
+    for name in ("room_0.zarr", "room_1.zarr"):
+        assert digests(up / "rooms" / name) == tree_digest(down / "rooms" / name) == digests(again / "rooms" / name)
+    # what is there stays; what is damaged is not handed on; another basis is refused
+    unpublish(again / "rooms" / "room_0.zarr")
+    (down / "rooms" / "room_0.zarr" / "zarr.json").write_text("{}")
+    result = CliRunner().invoke(copy, ["--store", str(down), "--to", str(again), "--json"], standalone_mode=False)
+    assert result.return_value == 1
+    assert '"already_there": 1' in result.output
+    assert "zarr.json is damaged" in result.output
+    (down / "bases" / "clip.safetensors").write_bytes(b"other")
+    with pytest.raises(CacheError, match="another basis"):
+        copy_bases(down, again)

@@ -1,0 +1,70 @@
+"""chorus-stage1 copy: published scenes and bases from one store to another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from chorus_common.atomic import create_bytes_atomically
+from chorus_common.cache import copy_scene, published_scenes
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, CacheError, ChorusError, one_line
+from chorus_common.manifest import Manifest
+from chorus_common.places import Place, PlaceType
+from chorus_common.progress import progress
+from stage1_render_teachers.run import prepare_store, select_rows
+
+
+@click.command("copy")
+@click.option("--store", required=True, type=PlaceType(), help="where the scenes are: a folder, or s3://BUCKET/PATH")
+@click.option("--to", "target", required=True, type=PlaceType(), help="where they go, likewise")
+@click.option("--manifest", type=click.Path(path_type=Path), default=None, help="only scenes that it lists")
+@click.option("--split", default=None, help="only scenes of this split of the manifest")
+@click.option("--dataset", default=None, help="only scenes of this data set")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def copy(
+    store: Place, target: Place, manifest: Path | None, split: str | None, dataset: str | None, as_json: bool
+) -> int:
+    """Copy published scenes and their bases to another store; go on where an earlier copy stopped."""
+    scenes = _scenes(store, manifest, split, dataset)
+    prepare_store(target)
+    copy_bases(store, target)
+    copied, failed = 0, dict[str, str]()
+    with progress(len(scenes), "copy") as report:
+        for path in scenes:
+            name = f"{path.parent.name}/{path.stem}"
+            try:
+                copied += copy_scene(path, target / path.parent.name / path.name)
+            except ChorusError as error:
+                failed[name] = one_line(error)
+                report.say(f"failed: {name}: {failed[name]}")
+            report.advance(note=f"{len(failed)} failed" if failed else "")
+    there = len(scenes) - copied - len(failed)
+    if as_json:
+        click.echo(json.dumps({"copied": copied, "already_there": there, "failed": failed}))
+    else:
+        click.echo(f"{copied} scenes copied to {target}, {there} were there already, {len(failed)} failed")
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def copy_bases(store: Place, target: Place) -> None:
+    """Copy the teachers' bases. Raises CacheError where `target` has another one under the same name."""
+    bases: list[Place] = list((store / "bases").glob("*.safetensors"))
+    for path in bases:
+        data, other = path.read_bytes(), target / "bases" / path.name
+        if not create_bytes_atomically(other, data) and other.read_bytes() != data:
+            raise CacheError(f"{other}: is another basis than {path}; copy to a store of its own")
+
+
+def _scenes(store: Place, manifest: Path | None, split: str | None, dataset: str | None) -> list[Place]:
+    """Published scenes of `store` that are asked for."""
+    if manifest is None and split is not None:
+        raise CacheError(f"--split {split} needs --manifest, which says which scenes are in it")
+    found = [path for path in published_scenes(store) if dataset in (None, path.parent.name)]
+    if manifest is not None:
+        wanted = {(row.dataset, row.scene_id) for row in select_rows(Manifest.read(manifest), split, dataset)}
+        found = [path for path in found if (path.parent.name, path.stem) in wanted]
+    if not found:
+        raise CacheError(f"--store {store}: holds none of the scenes that are asked for")
+    return found
