@@ -52,4 +52,4 @@ def command(manifest: Path, store: Path, settings: tuple[str, ...], out: Path) -
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(command))
+    run_cli(command)

@@ -53,11 +53,11 @@ class Faults(Config):
     """
 
     slip: float = 0.15
-    noise: float = 0.5
-    small_noise: float = 0.5
+    noise: float = 0.25
+    small_noise: float = 0.35
     small_cells: float = 6.0
-    misread: float = 0.1
-    misread_fragment: float = 0.5
+    misread: float = 0.05
+    misread_fragment: float = 0.7
     fragment_cells: float = 12.0
 
 

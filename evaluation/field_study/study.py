@@ -57,7 +57,9 @@ class StudyConfig(Config):
         threshold: of the published IoU rule, on cells, without its 30-pixel box (a cell is coarser than that is wide).
     """
 
-    field: FieldConfig = FieldConfig(decoder_width=64, decoder_layers=4, iterations=600)
+    field: FieldConfig = FieldConfig(
+        decoder_width=64, decoder_layers=4, iterations=600, field_lr=0.05, decoder_lr=0.005
+    )
     faults: Faults = Faults()
     seeds: tuple[int, ...] = (0, 1, 2)
     hold_out: int = 4

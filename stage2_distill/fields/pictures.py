@@ -31,7 +31,7 @@ def write_picture(
     height, width = scores.shape
     with torch.no_grad():
         color, _, _ = rasterize_cpu(
-            *(torch.from_numpy(part) for part in (scene.means, scene.quats, scene.scales)),
+            torch.from_numpy(scene.means), torch.from_numpy(scene.quats), torch.from_numpy(scene.scales),
             torch.from_numpy(scene.opacities), torch.from_numpy(scene.colors), torch.as_tensor(viewmat),
             torch.as_tensor(intrinsics), width, height,
         )  # fmt: skip

@@ -56,7 +56,7 @@ class FieldConfig(Config):
     field_lr: float = Field(default=3e-2, gt=0)
     decoder_lr: float = Field(default=3e-3, gt=0)
     granularity_lr: float = Field(default=1e-2, gt=0)
-    select_from: float = Field(default=0.3, ge=0, le=1)
+    select_from: float = Field(default=0.4, ge=0, le=1)
     entropy: float = Field(default=0.001, ge=0)
     late_entropy: float = Field(default=0.002, ge=0)
     variance: float = Field(default=0.1, ge=0)

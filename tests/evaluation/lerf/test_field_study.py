@@ -98,7 +98,7 @@ def test_fragments_cover_and_things_are_sorted_by_distance() -> None:
     assert len(pieces) == 4
     assert np.array_equal(np.sum(pieces, axis=0), where.astype(int))
     things = np.array([[0, 0, 1], [2, 2, 1], [3, 3, 3]])
-    assert nearest_things(things, 2, np.array([0, 1, 3])).tolist() == [3, 0, 1]
+    assert nearest_things(things, 2, np.array([0, 1, 3])).tolist() == [0, 3, 1]
 
 
 def test_variance_across_views_equals_a_loop() -> None:
@@ -136,10 +136,8 @@ def test_mean_iou_of_a_confusion() -> None:
 
 def test_selection_is_ahead_in_a_small_room() -> None:
     """The study on one room and two seeds: choosing beats every fixed level and the average, and calms the views."""
-    config = StudyConfig(
-        field=FieldConfig(decoder_width=32, decoder_layers=3, iterations=400, field_lr=0.02, decoder_lr=0.005),
-        seeds=(0, 1),
-    )
+    field = FieldConfig(decoder_width=32, decoder_layers=3, iterations=400, field_lr=0.05, decoder_lr=0.005)
+    config = StudyConfig(field=field, seeds=(0, 1))
     rows = [row for seed in config.seeds for row in study_room(flat_room(seed=seed), config, seed)]
     body = summarise(rows)
     learned = body["selections"]["learned"]
