@@ -45,9 +45,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "window": ("window pane",),
 }
 
-#: What a query is compared against in a heat map (LERF, Kerr et al. 2023, section 3.3).
-CANONICAL_NEGATIVES = ("object", "things", "stuff", "texture")
-
 
 def class_embeddings(
     encoder: TextEncoder, class_names: Sequence[str], *, templates: str = "rooms", synonyms: bool = False

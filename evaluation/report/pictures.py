@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.relevancy import CANONICAL_PHRASES
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder
 from evaluation.features import encode_latent
 from evaluation.neighbours import nearest_fill
-from evaluation.prompts import CANONICAL_NEGATIVES, class_embeddings
+from evaluation.prompts import class_embeddings
 from evaluation.report.charts import picture_png
 from evaluation.report.colours import PcaColours, class_palette, heat
 from evaluation.report.render import draw
@@ -179,11 +180,11 @@ def _predict(layer: _Layer, text: F32) -> I32:
 
 
 def _relevance(subject: Subject, layer: _Layer, queries: Sequence[str]) -> F32:
-    """[N, Q]: cosine to each query minus the mean cosine to the canonical negatives."""
+    """[N, Q]: cosine to each query minus the mean cosine to the canonical phrases."""
     if not queries:
         return np.zeros((len(layer.unit), 0), dtype=np.float32)
     text = class_embeddings(subject.text_encoder, queries, templates=subject.prompts)
-    negatives = subject.text_encoder.encode(list(CANONICAL_NEGATIVES))
+    negatives = subject.text_encoder.encode(list(CANONICAL_PHRASES))
     return layer.unit @ text.T - (layer.unit @ negatives.T).mean(axis=1, keepdims=True)
 
 
