@@ -7,7 +7,7 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo test test-all chaos bench lint scatter gags stage1-local stage1-slurm clean
+.PHONY: help demo test test-all chaos bench study lint scatter gags stage1-local stage1-slurm clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos     kills, full disks, damaged and hostile files: minutes"
 	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/cluster.md)"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
+	@echo "make study     which findings hold on synthetic rooms -> docs/study.md (an hour on two cores)"
 	@echo "make lint      ruff and mypy             make scatter   build the optional torch-scatter"
 
 $(READY): pyproject.toml
@@ -51,6 +52,10 @@ stage1-slurm: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+# The synthetic benchmark of docs/study.md: at most an hour on two cores; the same command goes on.
+study: $(READY)
+	$(BIN)/python -m evaluation.study
 
 lint: $(READY)
 	$(BIN)/ruff check .
