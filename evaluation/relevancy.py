@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.relevancy import CANONICAL_PHRASES
 from chorus_common.text import TextEncoder
 from evaluation.features import PASS, SceneFeatures
-from evaluation.prompts import CANONICAL_NEGATIVES, class_embeddings
+from evaluation.prompts import class_embeddings
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -42,7 +43,7 @@ def query_embeddings(encoder: TextEncoder, queries: Sequence[str], prompts: str)
     """(queries [Q, C], canonical phrases [4, C]), unit rows. Queries are asked through the prompt templates; the
     canonical phrases are LERF's, as they stand.
     """
-    return class_embeddings(encoder, list(queries), templates=prompts), encoder.encode(list(CANONICAL_NEGATIVES))
+    return class_embeddings(encoder, list(queries), templates=prompts), encoder.encode(list(CANONICAL_PHRASES))
 
 
 def scene_relevancy(features: SceneFeatures, n: int, queries: F32, negatives: F32) -> F32:
