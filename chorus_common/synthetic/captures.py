@@ -38,7 +38,8 @@ class SensorConfig(Config):
         noise: standard deviation of depth at 1 m, metres; it grows with the square of depth (Khoshelham & Elberink,
             Sensors 2012: 1.425e-3).
         near, far: metres between which it measures.
-        edge: relative jump of depth to a neighbour at which a pixel is lost with probability one half.
+        edge: jump of depth to a neighbour, relative to the farther of the two, at which a pixel is lost with
+            probability one half.
         min_alpha: pixels that the scene covers less are lost.
     """
 
@@ -54,7 +55,7 @@ def sense_depth(depth: F32, alpha: F32, sensor: SensorConfig, rng: np.random.Gen
     noisy = depth + rng.standard_normal(depth.shape, dtype=np.float32) * np.float32(sensor.noise) * depth**2
     jump = np.zeros(depth.shape, dtype=bool)
     for axis in (0, 1):
-        large = np.abs(np.diff(depth, axis=axis)) > sensor.edge * np.minimum(*_neighbours(depth, axis))
+        large = np.abs(np.diff(depth, axis=axis)) > sensor.edge * np.maximum(*_neighbours(depth, axis))
         first, second = [slice(None)] * 2, [slice(None)] * 2
         first[axis], second[axis] = slice(0, -1), slice(1, None)
         jump[tuple(first)] |= large

@@ -80,7 +80,7 @@ def some_gaussians(seed: int, n: int, channels: int, *, dtype: torch.dtype = tor
 
 
 def some_camera(width: int, height: int, *, affine: bool = False) -> tuple[Tensor, Tensor]:
-    """viewmat [4, 4] and intrinsics [3, 3] f64 of a camera 2 m away; affine: with a stretched, mirrored space before."""
+    """viewmat [4, 4] and intrinsics [3, 3] f64 of a camera 2 m away; affine: of a stretched, mirrored space."""
     view = torch.tensor(look_at(np.array([1.7, 0.4, 0.9]), np.zeros(3)))
     if affine:
         before = torch.diag(torch.tensor([1.3, -0.8, 0.6, 1.0], dtype=torch.float64))

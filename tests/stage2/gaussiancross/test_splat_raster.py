@@ -1,4 +1,4 @@
-"""The differentiable CPU rasteriser against its slow twin, against finite differences, and against the exact promises."""
+"""The differentiable CPU rasteriser against its slow twin, finite differences, and its own promises."""
 
 from __future__ import annotations
 
