@@ -89,8 +89,12 @@ class ClusterUnderFire:
     # -- shots -------------------------------------------------------------------------------------------------------
 
     def at_work(self) -> bool:
-        """Whether a scene is being written right now."""
-        return any((self.store / "tiny").glob(".tmp-*"))
+        """Whether a scene was begun since the last shot: so that shots hit work, and not programs that just start."""
+        try:
+            begun = self._starts.read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return bool(begun) and float(begun[-1].split()[1]) > max(self.kills, default=0.0)
 
     def shoot(self, rng: random.Random) -> str:
         """SIGKILL one of: a worker process, a worker with its keeper, the client, the scheduler. What was hit."""

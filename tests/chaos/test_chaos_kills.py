@@ -23,7 +23,7 @@ from tests.stage1.small_rooms import CONFIG, tree_digest, write_rooms
 pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "50"))
 SCENES = 24
-PATIENCE = 900.0
+PATIENCE = 1800.0
 SETTINGS = [
     *(f"--teachers={spec}" for spec in CONFIG.teachers),
     *(
@@ -57,7 +57,6 @@ def test_fifty_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
                 if hit.total() < ROUNDS and cluster.at_work():
                     time.sleep(rng.uniform(0, 0.4))
                     hit[cluster.shoot(rng)] += 1
-                    time.sleep(rng.uniform(0.5, 4.0))
             assert code == 0, f"run {runs} did not come to its end"
         finally:
             cluster.close()

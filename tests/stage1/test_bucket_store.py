@@ -180,7 +180,7 @@ def test_scenes_are_copied_down_and_up(bucket: BucketPath, tmp_path: Path) -> No
     (up / "bases" / "clip.safetensors").write_bytes(b"basis")
     for source, target in ((up, down), (down, again)):
         result = CliRunner().invoke(copy, ["--store", str(source), "--to", str(target)], standalone_mode=False)
-        assert result.output.startswith("2 scenes copied"), result.exception
+        assert result.stdout.startswith("2 scenes copied"), result.exception
         assert (target / "bases" / "clip.safetensors").read_bytes() == b"basis"
         for name in ("room_0.zarr", "room_1.zarr"):
             assert verify_store(target / "rooms" / name) == []
@@ -191,8 +191,8 @@ def test_scenes_are_copied_down_and_up(bucket: BucketPath, tmp_path: Path) -> No
     (down / "rooms" / "room_0.zarr" / "zarr.json").write_text("{}")
     result = CliRunner().invoke(copy, ["--store", str(down), "--to", str(again), "--json"], standalone_mode=False)
     assert result.return_value == 1
-    assert '"already_there": 1' in result.output
-    assert "zarr.json is damaged" in result.output
+    assert '"already_there": 1' in result.stdout
+    assert "zarr.json is damaged" in result.stdout
     (down / "bases" / "clip.safetensors").write_bytes(b"other")
     with pytest.raises(CacheError, match="another basis"):
         copy_bases(down, again)
