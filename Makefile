@@ -7,7 +7,7 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo test test-all chaos bench study lint scatter gags stage1-local stage1-slurm clean
+.PHONY: gaussiancross help demo test test-all chaos bench study lint scatter gags stage1-local stage1-slurm clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -70,6 +70,13 @@ scatter: $(READY)
 # Granularity selection on six rooms and three seeds (docs/gags.md).
 gags: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/field_study/run.sh runs/gags
+
+# On the demo's rooms and caches (make demo first): sensors' views of them, then pretraining and its judgement over 3 seeds.
+gaussiancross: $(READY)
+	test -f $(DEMO)/rooms/manifest.parquet -a -d $(DEMO)/cache || { echo "error: run make demo first"; exit 2; }
+	$(BIN)/chorus-stage1 capture --manifest $(DEMO)/rooms/manifest.parquet --split train --out runs/gaussiancross/captures
+	$(BIN)/python -m evaluation.studies.gaussiancross --store $(DEMO)/cache --manifest $(DEMO)/rooms/manifest.parquet \
+	  --captures runs/gaussiancross/captures --out runs/gaussiancross/study
 
 # Numba keys its cache by file: after an edit of an inlined function in another file, the old machine code would run on.
 clean:
