@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+import evaluation.batch.run as run
+from chorus_common.errors import ChorusError, ConfigError
+from evaluation.batch.matrix import BatchConfig, Cell, cells, words
+from evaluation.batch.run import CellOutcome, run_cells
+from evaluation.batch.table import UNION, markdown, metrics_of, read_table, table_lines, write_parquet
+from evaluation.cli import cli
+from evaluation.published import PUBLISHED, published_for
+from evaluation.results import result_document, write_result
+from evaluation.scene_scores import SceneScores, scores_path
+from evaluation.tasks.finetune import score_of
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> BatchConfig:
+    """Two encoders, a data set of three folds and one without, a task that learns and one that does not."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_text(name)
+    (tmp_path / "m.parquet").write_text("manifest")
+    folds = {str(i): f"Area_{i}_*" for i in (1, 2, 3)}
+    areas = ["Area_1", "Area_2", "Area_3"]
+    return BatchConfig.model_validate(
+        {
+            "encoders": {name: str(tmp_path / name) for name in ("one", "two")},
+            "datasets": {
+                "rooms": {"manifest": str(tmp_path / "m.parquet"), "stores": ["cache"]},
+                "areas": {
+                    "manifest": str(tmp_path / "m.parquet"), "train_splits": areas, "split": "Area_1", "folds": folds
+                },
+            },
+            "tasks": {
+                "linear": {"command": "finetune", "seeds": [0, 1], "options": {"mode": "linear", "set": ["steps=3"]}},
+                "names": {"command": "zero-shot", "datasets": ["rooms"], "encoders": ["one"]},
+            },
+        }
+    )  # fmt: skip
+
+
+def fake_scores(cell: Cell) -> SceneScores:
+    """Counts of two scenes that depend on the cell."""
+    scores = SceneScores(("ceiling", "floor", "wall"))
+    rng = np.random.default_rng([int(cell.fold or 0), cell.seed])
+    for i in range(2):
+        matrix = scores.matrix()
+        matrix.counts[:] = rng.integers(0, 50, matrix.counts.shape)
+        scores.semantic.setdefault("trained", {})[f"toy/{cell.fold}_{i}"] = matrix
+    return scores
+
+
+def fake_run(cell: Cell, out: Path, threads: int) -> CellOutcome:
+    """What a cell leaves behind, without the work."""
+    scores = fake_scores(cell)
+    path = cell.result(out)
+    body = {"rows": {"trained": score_of(scores, "trained")}, "per_scene": scores.per_scene(), "excluded": {}}
+    write_result(path, result_document(cell.command, " ".join(cell.arguments), {"label_space": "s3dis13"}, body))
+    scores.write(scores_path(path))
+    return CellOutcome(cell, "")
+
+
+def test_the_matrix_has_every_cell_once(config: BatchConfig) -> None:
+    matrix = list(cells(config))
+    assert len(matrix) == 2 * 2 * (1 + 3) + 1
+    assert len({cell.name for cell in matrix}) == len(matrix)
+    fold = next(c for c in matrix if c.fold == "2" and c.seed == 1 and c.encoder == "two")
+    text = " ".join(fold.arguments)
+    assert "--train-split Area_1 --train-split Area_2 --train-split Area_3 --split Area_1 --hold-out Area_2_*" in text
+    assert text.endswith("--set seed=1 --set limit.seed=1 --mode linear --set steps=3")
+    names = matrix[-1]
+    assert names.arguments[:3] == ("zero-shot", "--manifest", config.datasets["rooms"].manifest)
+    assert "--train-split" not in names.arguments
+
+
+def test_options_become_words() -> None:
+    assert words({"random": True, "lifted": False, "k": 5, "on_points": "x", "set": ["a=1", "b=2"]}) == [
+        "--random", "-k", "5", "--on-points", "x", "--set", "a=1", "--set", "b=2"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": {"t": {"command": "prob"}}}, "unknown command 'prob'"),
+        ({"tasks": {"t": {"command": "probe", "encoders": ["three"]}}}, "encoders has no 'three'"),
+        ({"encoders": {"a/b": "x"}}, "may hold only"),
+        ({"encoders": {}}, "encoders"),
+    ],
+)
+def test_a_wrong_matrix_is_refused(config: BatchConfig, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BatchConfig.model_validate(config.model_dump() | change)
+
+
+def test_union_of_folds_is_one_confusion_matrix(
+    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "run_cell", fake_run)
+    matrix = list(cells(config))
+    lines = table_lines(run_cells(config, matrix, tmp_path / "out", workers=1, threads=1), tmp_path / "out")
+    union = [line for line in lines if line["fold"] == UNION]
+    assert len(union) == 2 * 2, "one per encoder and seed"
+    line = next(x for x in union if x["encoder"] == "one" and x["seed"] == 1)
+    total = fake_scores(matrix[0]).matrix()
+    for cell in matrix:
+        if cell.encoder == "one" and cell.seed == 1 and cell.fold:
+            total.merge(fake_scores(cell).total("trained"))
+    assert line["miou"] == total.scores().miou
+    assert line["n_scenes"] == 6
+    folds = [x["miou"] for x in lines if x["encoder"] == "one" and x["seed"] == 1 and x["fold"] in ("1", "2", "3")]
+    assert line["miou"] != pytest.approx(np.mean(folds), abs=1e-9), "a mean of folds is another number"
+    assert line["command"].count("finetune") == 3
+
+
+def test_workers_change_nothing_and_what_is_done_stays(
+    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "ran.txt"  # a file: dask sends the function to its workers as a copy
+
+    def counted(cell: Cell, out: Path, threads: int) -> CellOutcome:
+        with record.open("a") as handle:
+            handle.write(cell.name + "\n")
+        return fake_run(cell, out, threads)
+
+    monkeypatch.setattr(run, "run_cell", counted)
+    matrix = list(cells(config))
+    for name, workers in (("a", 1), ("b", 3)):
+        out = tmp_path / name
+        write_parquet(table_lines(run_cells(config, matrix, out, workers=workers, threads=1), out), out / "r.parquet")
+    assert (tmp_path / "a" / "r.parquet").read_bytes() == (tmp_path / "b" / "r.parquet").read_bytes()
+    assert len(record.read_text().split()) == 2 * len(matrix)
+    run_cells(config, matrix, tmp_path / "a", workers=1, threads=1)
+    assert len(record.read_text().split()) == 2 * len(matrix), "nothing is run twice"
+    (Path(config.encoders["two"]) / "model.safetensors").write_text("other weights")
+    run_cells(config, matrix, tmp_path / "a", workers=1, threads=1)
+    again = record.read_text().split()[2 * len(matrix) :]
+    assert again == [c.name for c in matrix if c.encoder == "two"], "new weights, new figures"
+
+
+def test_a_cell_that_fails_is_shown_and_tried_again(
+    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real process that ends with one line of error: there is no store."""
+    matrix = [c for c in cells(config) if c.task == "names"]
+    outcomes = run_cells(config, matrix, tmp_path, workers=1, threads=1)
+    assert outcomes[0].problem.startswith("error: cache: no such store")
+    lines = table_lines(outcomes, tmp_path)
+    assert [line["problem"] for line in lines] == [outcomes[0].problem]
+    assert "## Failed" in markdown(lines, "x")
+    monkeypatch.setattr(run, "run_cell", fake_run)
+    assert not run_cells(config, matrix, tmp_path, workers=1, threads=1)[0].problem
+
+
+def test_table_keeps_its_content(config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "run_cell", fake_run)
+    lines = table_lines(run_cells(config, list(cells(config)), tmp_path, workers=1, threads=1), tmp_path)
+    write_parquet(lines, tmp_path / "r.parquet")
+    read = read_table(tmp_path / "r.parquet")
+    assert [line["command"] for line in read] == [line["command"] for line in lines]
+    ours = [line for line in read if line["origin"] == "measured"]
+    assert all(line["command"] for line in ours)
+    published = [line for line in read if line["origin"] == "published"]
+    assert len(published) == len(published_for("s3dis13")) > 0
+    assert all(line["source"] for line in published)
+    text = markdown(lines, "chorus-eval batch")
+    assert "±" in text, "two seeds have a spread"
+    assert "72.1" in text, "GaussianCross on Area 5"
+    assert pq.read_table(tmp_path / "r.parquet").schema.field("miou").type == "double"
+    (tmp_path / "x.parquet").write_bytes(b"no")
+    with pytest.raises(ConfigError, match=r"x.parquet"):
+        read_table(tmp_path / "x.parquet")
+
+
+def test_metrics_of_a_row() -> None:
+    row = {
+        "miou": 0.5, "n": 3, "groups": {"tail": {"miou": 0.1, "macc": None}},
+        "instances": {"ap": 0.2, "definition": "x", "groups": {"tail": {"ap": 0.05}}},
+    }  # fmt: skip
+    assert metrics_of(row) == {"miou": 0.5, "ap": 0.2, "miou_tail": 0.1, "ap_tail": 0.05}
+
+
+def test_published_numbers_are_facts_with_a_source() -> None:
+    assert all(0 < p.percent < 100 and p.source and p.method for p in PUBLISHED)
+    keys = [(p.task, p.dataset, p.metric, p.method, p.source) for p in PUBLISHED]
+    assert len(set(keys)) == len(keys)
+    known = {(p.task, p.dataset, p.metric, p.method): p.percent for p in PUBLISHED}
+    assert known["zero-shot", "scannet200", "f_miou", "Chorus"] == 24.6
+    assert known["finetune full, 20 points", "scannet20", "miou", "GaussianCross"] == 61.7
+    assert known["finetune linear", "s3dis13 6-fold", "macc", "GaussianCross"] == 45.5
+    assert known["finetune full instance", "scannet200", "ap", "GaussianCross"] == 20.6
+
+
+def test_dry_run_prints_commands(config: BatchConfig, tmp_path: Path) -> None:
+    path = tmp_path / "matrix.toml"
+    path.write_text(
+        '[encoders]\ndemo = "d"\n[datasets.r]\nmanifest = "m"\n[tasks.t]\ncommand = "probe"\noptions = {l2 = 0.1}\n'
+    )
+    words = ["batch", "--config", str(path), "--out", str(tmp_path / "o"), "--dry-run"]
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.exception is None
+    assert result.output.startswith("chorus-eval probe --manifest m --train-split train --split val --encoder d")
+    missing = CliRunner().invoke(cli, words[:-1], standalone_mode=False)
+    assert isinstance(missing.exception, ChorusError)
+    assert "encoder t" in str(missing.exception) or "encoder demo" in str(missing.exception)
+    assert not (tmp_path / "o" / "cells").exists()
+    assert json.loads((tmp_path / "o" / "batch.json").read_text())["encoders"] == {"demo": "d"}
