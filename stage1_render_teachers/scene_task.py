@@ -40,6 +40,7 @@ from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
 from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.surfaces import SceneSurfaces
 from stage1_render_teachers.teacher_passes import open_passes
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
@@ -118,7 +119,8 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
     depths: list[NDArray[np.float16]] = []
     with SceneCacheWriter(job.path, scene_header(job)) as writer:
         writer.put_cameras(cameras)
-        passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene))
+        surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
+        passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
         batches = render_batches(scene, cameras, config)
         with teacher_threads(config.teacher_threads):
             while True:

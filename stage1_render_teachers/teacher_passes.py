@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,8 @@ from stage1_render_teachers.mask_embeddings import mask_embedder
 from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_basis, shared_teacher
 from stage1_render_teachers.render_views import ViewBatch, config_grid
 from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.surfaces import SceneSurfaces
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, teacher_name
-from stage1_render_teachers.teachers.protocol import masks_of_views
 
 F32 = NDArray[np.float32]
 Watch = Callable[[str], AbstractContextManager[None]]
@@ -44,7 +45,7 @@ class TeacherPass(Protocol):
 
 def open_passes(
     writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: Place, config: Stage1Config, device: str,
-    n_gaussians: int,
+    n_gaussians: int, surfaces: SceneSurfaces,
 ) -> list[TeacherPass]:  # fmt: skip
     """A pass per teacher, dense ones first: masks are given embeddings by the first text-aligned one."""
     dense: list[TeacherPass] = []
@@ -63,7 +64,7 @@ def open_passes(
         if isinstance(teacher, DenseTeacher):
             dense.append(DensePass(writer, plan, teacher, store, config, n_gaussians))
         else:
-            masks.append(MaskPass(writer, plan, teacher, config, speaker))
+            masks.append(MaskPass(writer, plan, teacher, config, speaker, surfaces))
     return dense + masks
 
 
@@ -115,7 +116,7 @@ class MaskPass:
 
     def __init__(
         self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config,
-        speaker: DenseTeacher | None,
+        speaker: DenseTeacher | None, surfaces: SceneSurfaces,
     ) -> None:  # fmt: skip
         self.name = plan.name
         self._teacher, self._config, self._grid = teacher, config, config_grid(config)
@@ -124,7 +125,7 @@ class MaskPass:
             form = config.mask_embeddings
             self._embed = mask_embedder(form, speaker, self._grid)
             source = EmbeddingSource(spec=speaker.spec, fingerprint=speaker.fingerprint, form=form)
-        self._speaker = speaker
+        self._speaker, self._surfaces = speaker, surfaces
         self._embeddings: dict[str, list[NDArray[np.float16]]] = {level: [] for level in teacher.levels}
         self._out = writer.add_mask_teacher(
             plan.name,
@@ -139,8 +140,9 @@ class MaskPass:
 
     def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
         seeds = [view_seed(self._config.seed, self._scene_id, view) for view in batch.views]
+        surfaces = [partial(self._surfaces.of_view, view, depth) for view, depth in zip(batch.views, batch.depth)]
         with watch(self.name):
-            per_view = masks_of_views(self._teacher, batch.images, seeds)
+            per_view = self._teacher.masks_of_views(batch.images, seeds, surfaces)
         for i, levels in enumerate(per_view):
             with watch("quantise"):
                 self._out.append(levels)

@@ -53,6 +53,12 @@ def _sam_masks(argument: str, device: str) -> Teacher:
     return build_sam_masks(argument, device)
 
 
+def _sam_density_masks(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam_masks import build_sam_density_masks
+
+    return build_sam_density_masks(argument, device)
+
+
 #: spec, or its family with a colon ("timm:"), -> builder(rest of the spec, device). Imports happen inside the builders:
 #: nobody pays for the teachers that do not run.
 _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
@@ -63,6 +69,7 @@ _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
     "timm:": _timm,
     "sam:": _sam,
     "sam-masks:": _sam_masks,
+    "sam-density-masks:": _sam_density_masks,
 }
 
 

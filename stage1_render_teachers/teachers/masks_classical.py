@@ -7,12 +7,14 @@ strengths. Every whole is a union of parts and every part a union of subparts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from stage1_render_teachers.teachers.dense_classical import srgb_to_lab
 from stage1_render_teachers.teachers.graph_segmentation import segment
-from stage1_render_teachers.teachers.protocol import I32, U8, fingerprint_of
+from stage1_render_teachers.teachers.protocol import I32, U8, AskSurface, fingerprint_of
 from stage1_render_teachers.teachers.region_merging import merge_regions, region_graph
 
 #: Border strength (Lab units, a just noticeable difference is about 2) up to which regions are merged, per level.
@@ -31,7 +33,7 @@ VERSION = 2
 
 
 class ClassicalMaskTeacher:
-    """See the module's docstring. Deterministic (`seed` is not needed); a 320x240 picture takes about 25 ms."""
+    """See the module's docstring. Deterministic; a 320x240 picture takes about 25 ms."""
 
     spec = "embedded:masks"
     levels = tuple(STRENGTHS)
@@ -39,7 +41,11 @@ class ClassicalMaskTeacher:
         spec, VERSION, STRENGTHS, FIRST_SCALE, FIRST_SIGMA, FIRST_AREA, FIRST_PIXELS, SMALLEST_AREA
     )
 
-    def masks(self, image: U8, seed: int) -> dict[str, I32]:
+    def masks_of_views(self, images: U8, seeds: Sequence[int], surfaces: Sequence[AskSurface]) -> list[dict[str, I32]]:
+        """`masks` of each of the pictures [B, H, W, 3] u8; seeds and surfaces are not needed."""
+        return [self.masks(image) for image in images]
+
+    def masks(self, image: U8) -> dict[str, I32]:
         """Ids [H, W] i32 per level of a picture [H, W, 3] u8, numbered from 0 in reading order, -1 = no mask."""
         lab = srgb_to_lab(image)
         pixels = image.shape[0] * image.shape[1]

@@ -6,12 +6,16 @@ patch of a picture gets n^2 prompts with
 
     n = clip(floor(4 r), 1, 20),   r = depth now / closest depth from which the same surface was ever seen.
 
-Two things differ from that code. r is a mean over one set of pixels for both depths: there the sets differ, r falls
-just below 1 in the closest view itself, and the count collapses from 16 prompts to 1. And prompts of a patch are
-distinct pixels drawn with a generator of their own, so that a picture's prompts depend on (seed, picture) alone.
+Two things differ from that code. Both depths are those of the Gaussians themselves, over one set of visible ones:
+there the sets differ, r falls just below 1 in the closest view itself, and the count collapses from 16 prompts to 1.
+And prompts of a patch are distinct pixels drawn with a generator of their own, so that a picture's prompts depend on
+(seed, picture) alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +34,23 @@ PATCHES, PROMPTS, MOST, SUBCELLS = 8, 4, 20, 10
 TOLERANCE = 0.25
 
 
-def visible_pixels(means: F32, viewmat: F64, intrinsics: F64, depth: F32) -> tuple[I64, I64]:
-    """Gaussians (index [M]) whose centre is visible in a view, and the flat pixel [M] each lies on.
+@dataclass(frozen=True, eq=False)
+class VisibleSurface:
+    """The M Gaussians whose centres a view of height x width pixels shows.
+
+    pixels [M]: the flat pixel each lies on.
+    now [M], closest [M]: metres from this camera plane, and from the closest one that ever saw it (closest <= now).
+    """
+
+    height: int
+    width: int
+    pixels: I64
+    now: F64
+    closest: F64
+
+
+def visible_gaussians(means: F32, viewmat: F64, intrinsics: F64, depth: F32) -> tuple[I64, I64, F64]:
+    """Gaussians (index [M]) whose centre is visible in a view, the flat pixel [M] each lies on, its own depth [M].
 
     Args:
         means: [N, 3] metres.
@@ -50,53 +69,51 @@ def visible_pixels(means: F32, viewmat: F64, intrinsics: F64, depth: F32) -> tup
     pixels = (v[framed] * width + u[framed]).astype(np.int64)
     here = depth.reshape(-1)[pixels]
     seen = (here > 0) & (np.abs(here - z) <= TOLERANCE * here)
-    return ahead[seen], pixels[seen]
+    return ahead[seen], pixels[seen], z[seen]
 
 
-def closest_depths(means: F32, cameras: CameraSet, depths: F32) -> F32:
-    """Smallest rendered depth [N] (metres) at which each Gaussian is visible in any view; inf where in none.
+def closest_depths(means: F32, cameras: CameraSet, depths: Iterable[F32]) -> F64:
+    """Smallest depth [N] (metres) at which each Gaussian is visible in any view; inf where in none.
 
     Args:
         means: [N, 3] metres.
         cameras: V views.
-        depths: [V, H, W] their rendered depths in metres, 0 where nothing is.
+        depths: their rendered depths [H, W] in metres, 0 where nothing is, one after the other.
     """
-    if depths.shape != (len(cameras), cameras.height, cameras.width):
-        raise ConfigError(
-            f"depths have shape {depths.shape}, expected {(len(cameras), cameras.height, cameras.width)} as the cameras"
-        )
-    closest = np.full(len(means), np.inf, dtype=np.float32)
-    for viewmat, intrinsics, depth in zip(cameras.viewmats, cameras.intrinsics, depths):
-        gaussians, pixels = visible_pixels(means, viewmat, intrinsics, depth)
-        closest[gaussians] = np.minimum(closest[gaussians], depth.reshape(-1)[pixels])
+    closest = np.full(len(means), np.inf)
+    for viewmat, intrinsics, depth in zip(cameras.viewmats, cameras.intrinsics, depths, strict=True):
+        if depth.shape != (cameras.height, cameras.width):
+            raise ConfigError(f"a depth picture has shape {depth.shape}, the cameras {(cameras.height, cameras.width)}")
+        gaussians, _, z = visible_gaussians(means, viewmat, intrinsics, depth)
+        closest[gaussians] = np.minimum(closest[gaussians], z)
     return closest
 
 
-def prompts_per_side(depth: F32, pixels: I64, closest: F32) -> I64:
-    """n of the module's docstring for each patch [8, 8]; 1 where no Gaussian of the patch is visible.
+def visible_surface(means: F32, closest: F64, viewmat: F64, intrinsics: F64, depth: F32) -> VisibleSurface:
+    """What a view shows, with `closest_depths` over all views; arguments as `visible_gaussians`."""
+    gaussians, pixels, z = visible_gaussians(means, viewmat, intrinsics, depth)
+    return VisibleSurface(depth.shape[0], depth.shape[1], pixels, z, np.minimum(closest[gaussians], z))
 
-    Args:
-        depth: [H, W] rendered depth of the view, metres.
-        pixels: [M] flat pixels of the visible Gaussians.
-        closest: [M] their closest depths, metres.
-    """
-    patch = patch_of_pixels(*depth.shape).reshape(-1)[pixels]
-    now = np.bincount(patch, weights=depth.reshape(-1)[pixels], minlength=PATCHES**2)
-    ever = np.bincount(patch, weights=closest, minlength=PATCHES**2)
+
+def prompts_per_side(surface: VisibleSurface) -> I64:
+    """n of the module's docstring for each patch [8, 8]; 1 where no Gaussian of the patch is visible."""
+    patch = patch_of_pixels(surface.height, surface.width).reshape(-1)[surface.pixels]
+    now = np.bincount(patch, weights=surface.now, minlength=PATCHES**2)
+    ever = np.bincount(patch, weights=surface.closest, minlength=PATCHES**2)
     ratio = np.divide(now, ever, out=np.zeros(PATCHES**2), where=ever > 0)
     n = np.floor(PROMPTS * ratio + 1e-6)  # the closest view has r = 1 up to rounding, and must get all of its prompts
     return np.clip(n, 1, MOST).astype(np.int64).reshape(PATCHES, PATCHES)
 
 
-def draw_prompts(depth: F32, pixels: I64, closest: F32, seed: int) -> F64:
-    """Point prompts [P, 2] (x, y: pixel centres) of one view, patch by patch.
+def draw_prompts(surface: VisibleSurface, seed: int) -> F64:
+    """Point prompts [P, 2] (x, y: pixel centres) of one view, patch by patch; `seed` is the (scene, view) pair's own.
 
     Within a patch, pixels are drawn without replacement, each in proportion to the visible Gaussians of its sub-cell (a
-    hundredth of the patch), evenly where there are none. Arguments as `prompts_per_side`.
+    hundredth of the patch), evenly where there are none.
     """
-    height, width = depth.shape
+    height, width, pixels = surface.height, surface.width, surface.pixels
     patch = patch_of_pixels(height, width)
-    counts = prompts_per_side(depth, pixels, closest).reshape(-1)
+    counts = prompts_per_side(surface).reshape(-1)
     subcell = subcell_of_pixels(height, width)
     n_subcells = int(subcell.max()) + 1
     density = np.bincount(subcell.reshape(-1)[pixels], minlength=n_subcells) / np.maximum(
@@ -111,12 +128,6 @@ def draw_prompts(depth: F32, pixels: I64, closest: F32, seed: int) -> F64:
         drawn = np.random.default_rng([seed, int(k)]).choice(len(p), size=n, replace=False, p=p / p.sum())
         points.append(np.stack([x[drawn], y[drawn]], axis=1) + 0.5)
     return np.concatenate(points)
-
-
-def prompts_of_view(means: F32, closest: F32, viewmat: F64, intrinsics: F64, depth: F32, seed: int) -> F64:
-    """Point prompts [P, 2] of a view, from `closest_depths` over all views; `seed` is the (scene, view) pair's own."""
-    gaussians, pixels = visible_pixels(means, viewmat, intrinsics, depth)
-    return draw_prompts(depth, pixels, closest[gaussians], seed)
 
 
 def patch_of_pixels(height: int, width: int) -> I64:

@@ -1,24 +1,27 @@
 """What a 2D teacher is: something frozen that looks at rendered pictures and says something about every cell or pixel.
 
-A teacher sees pixels only: no depth, no labels, no scene. It must be a pure function of its inputs (and of `seed` where
-it draws at random), because the cache promises the same bytes whatever the number of workers.
+A teacher sees pixels only: no depth, no labels, no scene. Geometry may say where a mask teacher puts its prompts, never
+what it answers. A teacher must be a pure function of its inputs (and of `seed` where it draws at random), because the
+cache promises the same bytes whatever the number of workers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.lifting import CellGrid
+from stage1_render_teachers.teachers.prompt_density import VisibleSurface
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
+AskSurface = Callable[[], VisibleSurface]
 
 
 @runtime_checkable
@@ -58,34 +61,22 @@ class PictureTeacher(DenseTeacher, Protocol):
 
 @runtime_checkable
 class MaskTeacher(Protocol):
-    """Masks of one picture at several granularities, named from coarse to fine in `levels`."""
+    """Masks of pictures at several granularities, named from coarse to fine in `levels`."""
 
     spec: str
     fingerprint: str
     levels: tuple[str, ...]
 
-    def masks(self, image: U8, seed: int) -> dict[str, I32]:
-        """Level -> ids [H, W] i32 of a picture [H, W, 3] u8; ids are 0..M-1, -1 = no mask here."""
-        ...
+    def masks_of_views(self, images: U8, seeds: Sequence[int], surfaces: Sequence[AskSurface]) -> list[dict[str, I32]]:
+        """Per picture of [B, H, W, 3] u8: level -> ids [H, W] i32; ids are 0..M-1, -1 = no mask here.
 
-
-@runtime_checkable
-class BatchedMaskTeacher(MaskTeacher, Protocol):
-    """A mask teacher that gains from seeing several pictures at once."""
-
-    def masks_of_views(self, images: U8, seeds: Sequence[int]) -> list[dict[str, I32]]:
-        """`masks` of each of the pictures [B, H, W, 3] u8 with its own seed."""
+        seeds [B]: each picture's own. surfaces [B]: what the geometry says about each picture's surfaces, for teachers
+        that place prompts by it; computed when it is asked for.
+        """
         ...
 
 
 Teacher = DenseTeacher | MaskTeacher
-
-
-def masks_of_views(teacher: MaskTeacher, images: U8, seeds: Sequence[int]) -> list[dict[str, I32]]:
-    """Masks of pictures [B, H, W, 3] u8, together where the teacher can, else one by one."""
-    if isinstance(teacher, BatchedMaskTeacher):
-        return teacher.masks_of_views(images, seeds)
-    return [teacher.masks(image, seed) for image, seed in zip(images, seeds)]
 
 
 def teacher_name(spec: str) -> str:

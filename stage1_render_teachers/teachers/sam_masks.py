@@ -1,4 +1,6 @@
-"""`sam-masks:ARCHITECTURE:CHECKPOINT`: SAM's masks at three granularities from a grid of point prompts.
+"""`sam-masks:` and `sam-density-masks:ARCHITECTURE:CHECKPOINT`: SAM's masks at three granularities from point prompts.
+
+The prompts stand on a regular grid, or as GAGS puts them, dense where a surface is seen from afar (prompt_density.py).
 
 Every prompt gives three masks; SAM's decoder orders them from subpart to whole and each output makes a level of its
 own, as in LangSplat (Qin et al., CVPR 2024) and GAGS. Unlike there, the stock package serves, and everything up to the
@@ -9,6 +11,7 @@ product. Only masks that stay are scaled to the picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +23,14 @@ from chorus_common.config import Config
 from chorus_common.teacher_specs import autocast
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
-from stage1_render_teachers.teachers.protocol import I32, U8, fingerprint_of
+from stage1_render_teachers.teachers.prompt_density import draw_prompts
+from stage1_render_teachers.teachers.protocol import I32, U8, AskSurface, fingerprint_of
 from stage1_render_teachers.teachers.sam_model import SamModel, load_sam
 
 #: Level -> output of SAM's decoder.
 OUTPUTS = {"whole": 2, "part": 1, "subpart": 0}
 
-VERSION = 1
+VERSION = 2
 
 #: Prompts per pass of the decoder, and masks scaled up at once, to start with.
 PROMPT_BATCH, UPSCALE_BATCH = 64, 32
@@ -35,7 +39,10 @@ PROMPT_BATCH, UPSCALE_BATCH = 64, 32
 class SamMaskSettings(Config):
     """What changes a mask. Thresholds are those of GAGS (preprocess.py), points those of SAM."""
 
-    points_per_side: int = Field(default=32, ge=1, le=256, description="prompts on a regular grid, per side")
+    prompts: Literal["grid", "density"] = Field(
+        default="grid", description="a regular grid, or as many per unit of surface from afar (prompt_density.py)"
+    )
+    points_per_side: int = Field(default=32, ge=1, le=256, description="prompts of a regular grid, per side")
     predicted_iou: float = Field(default=0.7, description="SAM's own guess of a mask's quality must exceed it")
     stability: float = Field(default=0.85, ge=0, le=1, description="IoU of the mask cut one logit higher and lower")
     smallest_pixels: int = Field(default=100, ge=1, description="masks with fewer visible pixels are not reported")
@@ -43,7 +50,7 @@ class SamMaskSettings(Config):
 
 
 class SamMaskTeacher:
-    """See the module's docstring and `protocol.MaskTeacher`. The grid of prompts is fixed: `seed` changes nothing."""
+    """See the module's docstring and `protocol.MaskTeacher`."""
 
     levels = tuple(OUTPUTS)
 
@@ -55,17 +62,16 @@ class SamMaskTeacher:
         self._upscale = HalvingBatches(UPSCALE_BATCH, spec)
         self.fingerprint = fingerprint_of("sam masks", VERSION, model.weights, model.precision, self.settings)
 
-    def masks(self, image: U8, seed: int) -> dict[str, I32]:
-        """Ids [H, W] i32 per level of a picture [H, W, 3] u8, numbered from 0 in reading order, -1 = no mask."""
-        return self.masks_of_views(image[None], [seed])[0]
-
-    def masks_of_views(self, images: U8, seeds: Sequence[int]) -> list[dict[str, I32]]:
-        """`masks` of pictures [B, H, W, 3] u8; they share the passes of the encoder."""
-        points = regular_points(self.settings.points_per_side, images.shape[2], images.shape[1])
-        return [self._masks(embedding, images.shape[1:3], points) for embedding in self._model.embed(images)]
+    def masks_of_views(self, images: U8, seeds: Sequence[int], surfaces: Sequence[AskSurface]) -> list[dict[str, I32]]:
+        """Masks of pictures [B, H, W, 3] u8, which share the passes of the encoder."""
+        place, size = _PLACEMENTS[self.settings.prompts], images.shape[1:3]
+        return [
+            self._masks(embedding, size, place(self.settings, size, seed, surface))
+            for embedding, seed, surface in zip(self._model.embed(images), seeds, surfaces, strict=True)
+        ]
 
     def masks_from_points(self, image: U8, points: NDArray[np.floating]) -> dict[str, I32]:
-        """`masks` with prompts [P, 2] (x, y in pixels of the picture) of the caller, e.g. of prompt_density.py."""
+        """Masks of one picture [H, W, 3] u8 with prompts [P, 2] (x, y in pixels of the picture) of the caller."""
         return self._masks(self._model.embed(image[None])[0], image.shape[:2], points)
 
     @torch.inference_mode()
@@ -128,6 +134,18 @@ def regular_points(per_side: int, width: int, height: int) -> NDArray[np.float64
     return np.stack([x, y], axis=-1).reshape(-1, 2)
 
 
+def _grid(settings: SamMaskSettings, size: Sequence[int], seed: int, surface: AskSurface) -> NDArray[np.float64]:
+    return regular_points(settings.points_per_side, size[1], size[0])
+
+
+def _density(settings: SamMaskSettings, size: Sequence[int], seed: int, surface: AskSurface) -> NDArray[np.float64]:
+    return draw_prompts(surface(), seed)
+
+
+#: Where the prompts [P, 2] of one view are put; `size` is (height, width) of its picture.
+_PLACEMENTS = {"grid": _grid, "density": _density}
+
+
 def valid_region(inside: tuple[int, int], side: int, tokens: int) -> tuple[int, int]:
     """Rows and columns of low-resolution logits (`tokens` per side) that show the picture and not the padding."""
     rows, cols = (max(1, round(length * tokens / side)) for length in inside)
@@ -157,5 +175,13 @@ def paint(masks: NDArray[np.bool_], smallest: int) -> I32:
 
 
 def build_sam_masks(argument: str, device: str = "cpu") -> SamMaskTeacher:
-    """The teacher of "ARCHITECTURE:CHECKPOINT[@PRECISION]"."""
+    """The teacher of "ARCHITECTURE:CHECKPOINT[@PRECISION]", prompted on a regular grid."""
     return SamMaskTeacher(f"sam-masks:{argument}", load_sam(argument, "sam-masks", device))
+
+
+def build_sam_density_masks(argument: str, device: str = "cpu") -> SamMaskTeacher:
+    """The same, prompted with GAGS's density."""
+    family = "sam-density-masks"
+    return SamMaskTeacher(
+        f"{family}:{argument}", load_sam(argument, family, device), SamMaskSettings(prompts="density")
+    )

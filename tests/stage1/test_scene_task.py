@@ -23,6 +23,7 @@ from stage1_render_teachers.scene_task import SceneJob, failure_line, run_scene,
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.teacher_passes import view_seed
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.teachers.prompt_density import VisibleSurface
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
 
@@ -62,7 +63,7 @@ def test_the_cache_holds_what_a_plain_pass_over_the_scene_gives(store: Path) -> 
 
     masks = shared_teacher("embedded:masks", "cpu")
     for view in range(5):
-        for level, ids in masks.masks(images[view], 0).items():  # type: ignore[union-attr]
+        for level, ids in masks.masks_of_views(images[[view]], [0], [unasked])[0].items():  # type: ignore[union-attr]
             np.testing.assert_array_equal(cache.masks("embedded-masks", level, [view])[0], ids)
 
 
@@ -167,6 +168,10 @@ def test_scenes_without_cameras_get_chosen_views_and_long_captures_are_thinned(s
     assert (thinned.width, thinned.height) == (64, 48)
     chosen = pick_views(replace(job.row, cameras_path=None), scene, CONFIG.model_copy(update={"n_views": 4}))
     assert (len(chosen), chosen.width, chosen.height) == (4, 64, 48)
+
+
+def unasked() -> VisibleSurface:
+    raise AssertionError("this teacher looks at pixels alone")
 
 
 class TextLike:

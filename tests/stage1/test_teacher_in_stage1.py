@@ -22,7 +22,7 @@ from stage1_render_teachers.teachers import DenseTeacher, build_teacher, sam_mas
 from stage1_render_teachers.teachers.sam_model import load_sam
 from tests.stage1.small_rooms import CONFIG, write_rooms
 from tests.stage1.test_teacher_open_clip import CLIP_TINY, save_random
-from tests.stage1.test_teacher_sam import LENIENT, random_state, small_sam
+from tests.stage1.test_teacher_sam import LENIENT, alone, random_state, small_sam
 
 
 def test_a_store_made_by_neural_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_store_made_by_neural_teachers(tmp_path: Path, monkeypatch: pytest.Mon
         stored = cache.masks(teacher_name(masks), level)
         offsets, embeddings = cache.mask_embeddings(teacher_name(masks), level)
         for view, image in enumerate(images):
-            assert (stored[view] == segmenter.masks(image, 0)[level]).mean() > 0.99
+            assert (stored[view] == alone(segmenter, image)[level]).mean() > 0.99
             pooled = unit_rows(pool_under_masks(stored[view], tokens[view], grid))
             np.testing.assert_allclose(embeddings[offsets[view] : offsets[view + 1]], pooled, atol=2e-3)
             found += len(pooled)

@@ -21,7 +21,7 @@ from chorus_common.errors import ConfigError, WeightsError
 from chorus_common.lifting import CellGrid
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
-from stage1_render_teachers.teachers.protocol import BatchedMaskTeacher, masks_of_views
+from stage1_render_teachers.teachers.prompt_density import VisibleSurface, draw_prompts
 from stage1_render_teachers.teachers.sam_dense import SamDenseTeacher, token_shares
 from stage1_render_teachers.teachers.sam_masks import (
     OUTPUTS,
@@ -172,6 +172,15 @@ def build_masks(checkpoint: Path, settings: SamMaskSettings = LENIENT) -> SamMas
     return SamMaskTeacher("sam-masks:small", load_sam(f"small:{checkpoint}", "sam-masks", "cpu"), settings)
 
 
+def unasked() -> VisibleSurface:
+    raise AssertionError("a regular grid needs no geometry")
+
+
+def alone(teacher: MaskTeacher, image: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Masks of one picture."""
+    return teacher.masks_of_views(image[None], [seed], [unasked])[0]
+
+
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (50, 70)])
 def test_masks_are_the_predictors_own_one_prompt_at_a_time(checkpoint: Path, width: int, height: int) -> None:
     image = pictures(2, 1, width, height)[0]
@@ -186,7 +195,7 @@ def test_masks_are_the_predictors_own_one_prompt_at_a_time(checkpoint: Path, wid
         for k in range(3):
             if inside[k].gt(0).any() and stability[k] > 0.3 and quality[k] > 0.8:
                 found[k].append((masks[k], inside[k].numpy() > 0, float(quality[k] * stability[k])))
-    levels = build_masks(checkpoint).masks(image, seed=0)
+    levels = alone(build_masks(checkpoint), image)
     assert tuple(levels) == ("whole", "part", "subpart")
     counts = np.zeros(3, dtype=int)  # of masks proposed, kept and seen in the end
     for level, k in (("whole", 2), ("part", 1), ("subpart", 0)):  # the decoder orders its outputs from small to large
@@ -204,38 +213,44 @@ def test_masks_follow_the_contract_and_do_not_depend_on_the_batch(checkpoint: Pa
     assert isinstance(teacher, MaskTeacher)
     assert not isinstance(teacher, DenseTeacher)
     images = pictures(3, 2, 96, 64)
-    together = teacher.masks_of_views(images, [0, 1])
+    together = teacher.masks_of_views(images, [0, 1], [unasked] * 2)
     for image, levels in zip(images, together):
-        alone = teacher.masks(image, seed=7)
+        by_itself = alone(teacher, image, seed=7)
         assert max(ids.max() for ids in levels.values()) > 4
         for level, ids in levels.items():
             assert ids.shape == (64, 96)
             assert ids.dtype == np.int32
             np.testing.assert_array_equal(np.unique(ids[ids >= 0]), np.arange(ids.max() + 1))
-            assert (ids == alone[level]).mean() > 0.99
-            np.testing.assert_array_equal(alone[level], teacher.masks(image, seed=8)[level])
+            assert (ids == by_itself[level]).mean() > 0.99
+            np.testing.assert_array_equal(by_itself[level], alone(teacher, image, seed=8)[level])
 
 
 def test_masks_in_half_precision(checkpoint: Path) -> None:
     image = pictures(2, 1, 96, 64)[0]
     half = SamMaskTeacher("half", load_sam(f"small:{checkpoint}@bf16", "sam-masks", "cpu"), LENIENT)
-    for level, ids in half.masks(image, 0).items():
-        assert ((ids >= 0) == (build_masks(checkpoint).masks(image, 0)[level] >= 0)).mean() > 0.8
+    for level, ids in alone(half, image).items():
+        assert ((ids >= 0) == (alone(build_masks(checkpoint), image)[level] >= 0)).mean() > 0.8
 
 
-def test_stage_1_hands_pictures_over_together(checkpoint: Path) -> None:
-    """`masks_of_views` uses the batch where a teacher has one and falls back to single pictures elsewhere."""
-    images = pictures(9, 3, 96, 64)
-    batched, single = build_masks(checkpoint), build_teacher("embedded:masks")
-    assert isinstance(batched, BatchedMaskTeacher)
-    assert isinstance(single, MaskTeacher)
-    assert not isinstance(single, BatchedMaskTeacher)
-    for teacher in (batched, single):
-        together = masks_of_views(teacher, images, [0, 1, 2])
-        assert len(together) == 3
-        for image, levels in zip(images, together):
-            for level, ids in teacher.masks(image, 0).items():
-                assert (ids == levels[level]).mean() > 0.99
+def test_prompts_of_gags_s_density(checkpoint: Path) -> None:
+    """The teacher asks for the view's surface and prompts what prompt_density draws from it with the view's seed."""
+    settings = LENIENT.model_copy(update={"prompts": "density"})
+    teacher = build_masks(checkpoint, settings)
+    assert teacher.fingerprint != build_masks(checkpoint).fingerprint
+    images = pictures(9, 2, 96, 64)
+    pixels = np.arange(96 * 64)
+    metres = np.ones(len(pixels))
+    near, far = (VisibleSurface(64, 96, pixels, now * metres, metres) for now in (1.0, 1.5))
+    found = teacher.masks_of_views(images, [5, 6], [lambda: near, lambda: far])
+    for image, seed, surface, levels in zip(images, (5, 6), (near, far), found):
+        points = draw_prompts(surface, seed)
+        for level, ids in teacher.masks_from_points(image, points).items():
+            assert (levels[level] == ids).mean() > 0.99
+    assert (len(draw_prompts(near, 5)), len(draw_prompts(far, 6))) == (64 * 4**2, 64 * 6**2)
+    spec = f"sam-density-masks:small:{checkpoint}"
+    built = build_teacher(spec)
+    assert isinstance(built, SamMaskTeacher)
+    assert (built.spec, built.settings.prompts) == (spec, "density")
 
 
 def test_prompts_of_the_caller_and_none_at_all(checkpoint: Path) -> None:
@@ -244,21 +259,21 @@ def test_prompts_of_the_caller_and_none_at_all(checkpoint: Path) -> None:
     grid = regular_points(6, 96, 64)
     np.testing.assert_allclose(grid, build_point_grid(6) * [96, 64])
     for level, ids in teacher.masks_from_points(image, grid).items():
-        np.testing.assert_array_equal(ids, teacher.masks(image, 0)[level])
+        np.testing.assert_array_equal(ids, alone(teacher, image)[level])
     for ids in teacher.masks_from_points(image, np.zeros((0, 2))).values():
         assert (ids == -1).all()
 
 
 def test_a_picture_without_good_masks_is_empty(checkpoint: Path) -> None:
     strict = LENIENT.model_copy(update={"predicted_iou": 1e6})
-    for ids in build_masks(checkpoint, strict).masks(pictures(5, 1, 64, 64)[0], 0).values():
+    for ids in alone(build_masks(checkpoint, strict), pictures(5, 1, 64, 64)[0]).values():
         assert (ids == -1).all()
 
 
 def test_batches_of_prompts_halve_and_give_the_same_masks(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = build_masks(checkpoint)
     image = pictures(6, 1, 96, 64)[0]
-    expected = teacher.masks(image, 0)
+    expected = alone(teacher, image)
     whole = teacher._propose
 
     def tight(embedding: torch.Tensor, coords: torch.Tensor, inside: tuple[int, int]) -> object:
@@ -267,7 +282,7 @@ def test_batches_of_prompts_halve_and_give_the_same_masks(checkpoint: Path, monk
         return whole(embedding, coords, inside)
 
     monkeypatch.setattr(teacher, "_propose", tight)
-    for level, ids in teacher.masks(image, 0).items():
+    for level, ids in alone(teacher, image).items():
         assert (ids == expected[level]).mean() > 0.99
     assert teacher._prompts.size <= 10
 
