@@ -118,3 +118,9 @@ def test_a_scheduler_file_is_used(tmp_path: Path) -> None:
 def test_bad_memory_limits_are_refused(size: str) -> None:
     with pytest.raises(ConfigError, match="is not a size"):
         cluster._memory_limit(RunConfig(workers=1, worker_memory=size))
+
+
+def test_only_a_run_in_this_process_needs_its_device_here() -> None:
+    assert RunConfig(device="cuda").client_device == "cuda"
+    for elsewhere in ({"workers": 2}, {"scheduler": "slurm"}, {"scheduler": "scheduler.json"}):
+        assert RunConfig(device="cuda", **elsewhere).client_device == "cpu"
