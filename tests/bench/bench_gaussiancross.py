@@ -1,4 +1,4 @@
-"""Cost of one differentiable view: our kernels against the same rule written in torch, and with the number of Gaussians."""
+"""Cost of one differentiable view: our kernels against the same rule written in torch."""
 
 from __future__ import annotations
 
