@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from chorus_common.errors import SceneError
+from chorus_common.labels import LABEL_SPACES
 from evaluation.neighbours import nearest_gaussians, neighbour_vote
 from evaluation.point_truth import read_point_truth
 from evaluation.run_scenes import NoGroundTruthError
@@ -98,6 +100,14 @@ def _columns(masks: sparse.csr_matrix, nearest: I32) -> sparse.csr_matrix:
     return carried
 
 
+def _check_labels(labels: I32 | None, label_space: str, who: str) -> None:
+    """Raises SceneError for labels that are no class of `label_space`: they must not pass for unlabelled."""
+    k = len(LABEL_SPACES.get(label_space, ()))
+    if labels is not None and k and len(labels) and (labels.min() < -1 or labels.max() >= k):
+        wrong = int(labels.min()) if labels.min() < -1 else int(labels.max())
+        raise SceneError(f"{who}: ground truth {wrong} is outside the label space of {k} classes ({label_space})")
+
+
 def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: int = 25) -> Target:
     """The places to score in `scene`.
 
@@ -106,6 +116,7 @@ def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: in
     """
     gaussians = scene.gaussians
     if kind == "gaussians":
+        _check_labels(gaussians.labels, label_space or gaussians.label_space, scene.name)
         return Target(scene, gaussians.means, gaussians.labels, gaussians.instances, False, k)
     cloud = read_point_truth(scene.where.source, label_space, scene.name)
     if cloud is None:

@@ -69,7 +69,8 @@ class Browser:
     def click(self, script: str) -> None:
         """Click the middle of the element that `script` evaluates to."""
         x, y = self.evaluate(
-            f"(() => {{ const r = ({script}).getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] }})()"
+            f"(() => {{ const r = ({script}).getBoundingClientRect(); "
+            "return [r.x + r.width / 2, r.y + r.height / 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

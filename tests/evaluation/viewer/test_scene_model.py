@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from chorus_common.errors import ConfigError
+from chorus_common.labels import SCANNET20
+from evaluation.report.colours import class_palette
+from evaluation.viewer.scene_model import COLOUR, FEATURES, PREDICTION, QUERY, TRUTH, SceneModel
+from tests.evaluation.viewer.models import toy_model
+
+
+def test_modes_follow_what_there_is() -> None:
+    assert toy_model(50).modes == (COLOUR, FEATURES, PREDICTION, QUERY, TRUTH)
+    assert toy_model(50, labels=False, features=False).modes == (COLOUR,)
+    assert toy_model(50, features=False).modes == (COLOUR, TRUTH)
+    with pytest.raises(ConfigError, match="unknown mode 'query'"):
+        toy_model(50, features=False).show(QUERY, "chair")
+
+
+def test_colours_mean_what_the_legend_says() -> None:
+    model: SceneModel = toy_model(300)
+    labels = model.scene.gaussians.labels
+    assert labels is not None
+    truth, prediction = model.show(TRUTH), model.show(PREDICTION)
+    known = labels >= 0
+    np.testing.assert_array_equal(truth.colors, class_palette(SCANNET20)[labels])
+    np.testing.assert_array_equal(truth.colors[known], prediction.colors[known])
+    assert "chair" in truth.legend
+    assert "bathtub" not in truth.legend
+    answer = model.show(QUERY, "chair")
+    chair = labels == SCANNET20.index("chair")
+    # turbo: red where it answers, blue where it does not
+    assert answer.colors[chair, 0].mean() > answer.colors[known & ~chair, 0].mean() + 0.2
+    assert "&lt;b&gt;" in model.show(QUERY, "<b>").legend
+    np.testing.assert_array_equal(model.show(QUERY, "  ").colors, model.scene.gaussians.colors)
+    assert model.show(FEATURES).colors.shape == (300, 3)
+
+
+def test_covariances_are_those_of_the_splats() -> None:
+    model = toy_model(20)
+    np.testing.assert_allclose(model.covariances()[0], 0.06**2 * np.eye(3), atol=1e-6)
+
+
+def test_server_follows_the_panel() -> None:
+    pytest.importorskip("viser")
+    from evaluation.viewer.server import ViewerServer
+
+    server = ViewerServer(toy_model(200), port=0)
+    try:
+        assert server.address.startswith("http://127.0.0.1:")
+        server.mode.value = TRUTH
+        server.refresh()
+        assert "chair" in server.legend.content
+        server.query.value = "table"
+        server._asked()
+        assert server.mode.value == QUERY
+        assert "Relevancy to “table”" in server.legend.content
+    finally:
+        server.stop()
