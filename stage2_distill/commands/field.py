@@ -166,11 +166,11 @@ def only_mask_teacher(cache: Any, wanted: str | None) -> str:
 def chosen_cameras(view: Any, names: tuple[str, ...], path: Path | None) -> Any:
     """The CameraSet to draw from: views of the cache by name, or the cameras of a file. Raises ConfigError."""
     from chorus_common.camera_io import read_cameras
-    from stage2_distill.fields.regions import held_out_rows
+    from stage2_distill.fields.regions import rows_of_views
 
     if names and path is not None:
         raise ConfigError("--view names views of the cache, --cameras other ones; give one of them")
     if path is not None:
         return read_cameras(path)
     cameras = view.cache.cameras()
-    return cameras.select(held_out_rows(cameras.names, names, view.field.card.scene_id))
+    return cameras.select(rows_of_views(cameras.names, names, view.field.card.scene_id))

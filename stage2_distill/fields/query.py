@@ -15,6 +15,7 @@ from chorus_common.cache import SceneCache
 from chorus_common.relevancy import relevancy
 from stage2_distill.fields.rendering import ViewMatrix, view_matrices
 from stage2_distill.fields.saved import SavedField
+from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 
 F32 = NDArray[np.float32]
 
@@ -66,8 +67,6 @@ class FieldView:
         """[H, W, Q] relevancy seen from any camera (viewmat [4, 4] world to camera, intrinsics [3, 3] in pixels), NaN
         where less than half a pixel is covered. Vectors are rendered, then decoded.
         """
-        from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
-
         scene = self.cache.scene()
         with torch.no_grad():
             picture, _, alpha = rasterize_cpu(

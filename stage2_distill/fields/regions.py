@@ -101,9 +101,9 @@ def cell_majority(ids: NDArray[np.integer], grid: CellGrid, min_share: float) ->
     return out
 
 
-def held_out_rows(names: Sequence[str], held_out: Sequence[str], scene: str = "") -> list[int]:
-    """Rows of the views named in `held_out`. Raises CacheError for a name that no view has."""
+def rows_of_views(names: Sequence[str], wanted: Sequence[str], scene: str = "") -> list[int]:
+    """Ascending rows of the views called `wanted`. Raises CacheError for a name that no view has."""
     place = {name: i for i, name in enumerate(names)}
-    if missing := [name for name in held_out if name not in place]:
+    if missing := [name for name in wanted if name not in place]:
         raise CacheError(f"scene {scene}: no view '{missing[0]}'; views are {names[0]} to {names[-1]}")
-    return sorted({place[name] for name in held_out})
+    return sorted({place[name] for name in wanted})

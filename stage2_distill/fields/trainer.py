@@ -4,7 +4,7 @@ of the Gaussians that these views see. Resumable to the bit at every saved step.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import Tensor
 from chorus_common.cache import EmbeddingSource, SceneCache
 from chorus_common.errors import CacheError, ChorusError
 from chorus_common.lifting import LiftingIndex
-from chorus_common.progress import Progress as Reporter
 from chorus_common.progress import progress as report_progress
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.order import ORDER, generator
@@ -29,12 +28,12 @@ from stage2_distill.fields.losses import (
     region_variance,
 )
 from stage2_distill.fields.model import GranularityField
-from stage2_distill.fields.regions import Regions, held_out_rows, read_regions
+from stage2_distill.fields.regions import Regions, read_regions, rows_of_views
 from stage2_distill.fields.rendering import view_matrices
 from stage2_distill.fields.saved import FieldCard, SavedField, save_field
 from stage2_distill.fields.settings import FieldConfig
 from stage2_distill.interruptions import stop_on_signal, survive_full_disk
-from stage2_distill.run_folder import RunFolder
+from stage2_distill.run_folder import RunFolder, RunLog
 
 #: Steps between two reports of the loss.
 _NOTE_EVERY = 50
@@ -157,7 +156,7 @@ def train_field(config: FieldConfig, run: FieldRun, out: Path, device: torch.dev
     attributes = run.cache.attributes
     scene = f"{attributes.dataset}/{attributes.scene_id}"
     names = run.cache.cameras().names
-    left_out = set(held_out_rows(names, run.held_out, scene))
+    left_out = set(rows_of_views(names, run.held_out, scene))
     views = [v for v in range(len(names)) if v not in left_out]
     folder = RunFolder(out)
     identity = {
@@ -189,11 +188,19 @@ def train_field(config: FieldConfig, run: FieldRun, out: Path, device: torch.dev
         field = saved()
         save_field(field.model, field.card, folder.path)
 
-    with stop_on_signal() as stop, report_progress(config.iterations, "field", done=done.step) as reporter:
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signal())
+        log = RunLog(folder, done.step)
+        stack.callback(log.close)
+        reporter = stack.enter_context(report_progress(config.iterations, "field", done=done.step))
+        note = ""
         for number in range(done.step, config.iterations):
             terms = trainer.step(number)
             done.step = number + 1
-            _report(reporter, folder.log, number, terms)
+            if number % _NOTE_EVERY == 0:
+                log.write("step", number, vars(terms))
+                note = f"loss {terms.total:.4f}"
+            reporter.advance(1, note)
             if stop.made:
                 save()
                 raise KeyboardInterrupt
@@ -213,15 +220,6 @@ def _source(cache: SceneCache, masks: str, scene: str) -> EmbeddingSource:
             "with a text-aligned teacher"
         )
     return source
-
-
-def _report(reporter: Reporter, log: Path, number: int, terms: StepTerms) -> None:
-    if number % _NOTE_EVERY:
-        reporter.advance()
-        return
-    reporter.advance(note=f"loss {terms.total:.4f}")
-    with open(log, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps({"step": number, **vars(terms)}) + "\n")
 
 
 def _adam(model: GranularityField, config: FieldConfig) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chorus_common.errors import CacheError
 from chorus_common.lifting import CellGrid
-from stage2_distill.fields.regions import cell_majority, held_out_rows, read_regions
+from stage2_distill.fields.regions import cell_majority, read_regions, rows_of_views
 from stage2_distill.fields.rendering import cell_pixels, view_matrices
 from tests.stage2.fields.field_scene import make_field_index, make_masks
 
@@ -75,7 +75,7 @@ def test_missing_masks_and_embeddings_are_named() -> None:
     with pytest.raises(CacheError, match="masks without embedding at level whole"):
         read_regions(short, "masks", index.grid)
     with pytest.raises(CacheError, match="no view 'c'"):
-        held_out_rows(("a", "b"), ("b", "c"))
+        rows_of_views(("a", "b"), ("b", "c"))
 
 
 def test_rendering_equals_the_index_and_its_gradient_equals_lifting() -> None:
