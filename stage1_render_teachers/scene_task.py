@@ -208,6 +208,8 @@ def already_published(job: SceneJob) -> bool:
     try:
         found = SceneCache.open(job.path).fingerprint
         problem = "was published with other settings, teachers or input files"
+    except BucketError:  # nothing is known about the scene: neither done nor damaged
+        raise
     except CacheError as error:
         found, problem = "", one_line(error)
     if found == scene_fingerprint(job):

@@ -182,7 +182,7 @@ def unpublish(path: Place) -> None:
 
 def uploads(folder: BucketPath) -> dict[BucketPath, bool]:
     """All uploads of a data set's folder in a bucket, and whether a published scene refers to each."""
-    published = {BucketPath(p.bucket, p.key) for p in folder.glob("*.zarr")}
+    published = set(folder.glob("*.zarr"))
     _, names = (folder / OBJECTS).children()
     found: dict[BucketPath, bool] = {}
     for name in names:

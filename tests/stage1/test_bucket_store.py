@@ -160,6 +160,26 @@ def test_what_passes_is_tried_again(bucket: BucketPath, tmp_path: Path, monkeypa
     assert "503 Slow Down" in summary.failures["tiny/scene00"]
 
 
+def test_a_server_that_is_away_says_nothing_about_a_scene(
+    bucket: BucketPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --overwrite a damaged scene is removed; one that cannot be asked for must not be."""
+    rows = list(Manifest.read(write_rooms(tmp_path / "rooms", 1)))
+    assert run_stage1(rows, bucket / "away", SMALL, RunConfig()).counts == {"done": 1}
+
+    def away(path: BucketPath, start: int = 0, end: int | None = None) -> bytes:
+        if ".zarr" in path.key or OBJECTS in path.key:
+            raise BucketError(f"{path}: the bucket does not answer as it should")
+        return real(path, start, end)
+
+    real = BucketPath.read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketPath, "read_bytes", away)
+        summary = run_stage1(rows, bucket / "away", SMALL, RunConfig(overwrite=True))
+    assert "does not answer" in summary.failures["tiny/scene00"]
+    assert run_stage1(rows, bucket / "away", SMALL, RunConfig()).counts == {"skipped": 1}
+
+
 def test_addresses(bucket: BucketPath) -> None:
     assert parse_place("s3://b/x//y/") == BucketPath("b", "x/y")
     assert str(BucketPath("b", "x") / "y") == "s3://b/x/y"

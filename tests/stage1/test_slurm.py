@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.stage1 import jobs_for_workers as jobs
 SBATCH = """#!/bin/sh
 cp "$1" "$FAKE_SLURM/$$.sh"
 setsid sh "$FAKE_SLURM/$$.sh" > "$FAKE_SLURM/$$.log" 2>&1 < /dev/null &
+echo $! >> "$FAKE_SLURM/jobs"
 echo "Submitted batch job $!"
 """
 SCANCEL = """#!/bin/sh
@@ -73,7 +76,26 @@ def test_jobs_run_on_slurm_workers_and_are_cancelled_afterwards(slurm: Path) -> 
         assert sorted(done.result for done in pool.map(jobs.double, range(20))) == [2 * i for i in range(20)]
         marks = slurm / "marks"
         marks.mkdir()
-        # a job whose worker dies is done on the worker that Slurm starts in its place, or on the other one
         results = [done.result for done in pool.map(jobs.die_once, [(i, str(marks)) for i in range(6)])]
         assert sorted(map(int, results)) == list(range(6))
-    assert 2 <= len(list(slurm.glob("*.sh"))) <= 4
+        # preempted: the whole job is gone, with the keeper of its worker; another one is submitted
+        first = int((slurm / "jobs").read_text().split()[0])
+        os.killpg(first, signal.SIGKILL)
+        deadline = time.monotonic() + 240
+        while len((slurm / "jobs").read_text().split()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert len((slurm / "jobs").read_text().split()) == 3
+        assert sorted(done.result for done in pool.map(jobs.double, range(20))) == [2 * i for i in range(20)]
+    for job in map(int, (slurm / "jobs").read_text().split()):
+        deadline = time.monotonic() + 60
+        while (alive := group_lives(job)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not alive, "a job runs on after the run"
+
+
+def group_lives(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
