@@ -72,7 +72,13 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     sources: dict[str, FeatureSource] = {}
     if options.random and options.encoder is None:
         raise ConfigError("--random needs --encoder: it takes its architecture")
+    if options.text is not None:
+        cached = {name: spec for name, spec in cached.items() if spec == options.text}
     if options.encoder is not None and is_student(options.encoder):
+        if options.text is not None:
+            raise ConfigError(
+                f"{options.encoder}: a student knows its own text side; leave out --text, or use --teacher"
+            )
         student = load_student(options.encoder, options.device)
         name, text_encoder = text_aligned_teacher(
             {n: t.spec for n, t in student.config.teachers.items()}, options.teacher
