@@ -207,6 +207,8 @@ def _slurm_client(config: RunConfig) -> Iterator[Any]:
     import dask
     from distributed import Client
 
+    if config.device.startswith("cuda") and not config.slurm.gpus:
+        raise ConfigError("--device cuda: the Slurm jobs ask for no GPU; write gpus = 1 into the file of --slurm")
     jobs = max(1, config.workers)
     with dask.config.set(_dask_settings(config)), slurm_cluster(config.slurm, {}) as cluster:
         cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)

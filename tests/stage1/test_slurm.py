@@ -66,6 +66,11 @@ def test_without_slurm_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
 
+def test_a_gpu_must_be_asked_for(slurm: Path) -> None:
+    with pytest.raises(ConfigError, match="gpus = 1"), open_pool(RunConfig(scheduler="slurm", device="cuda")):
+        pass
+
+
 @pytest.mark.slow
 def test_jobs_run_on_slurm_workers_and_are_cancelled_afterwards(slurm: Path) -> None:
     config = RunConfig(
