@@ -121,7 +121,7 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def rebase(self, name: str, basis: TeacherBasis) -> None:
-        """Speak of teacher `name` in another basis; features in the teacher's own space stay what they were.
+        """Speak of teacher `name` in another basis; what its head predicts means the same in the teacher's own space.
 
         Both spaces are affine images of the teacher's, so the change is one affine map, which the projector's last
         layer takes in: p' = A p + c with A = (phi / phi') R' R^T and c = R' (mean - mean') / phi'.

@@ -24,7 +24,7 @@ class Study:
     out: Path
     rooms: int = 36
     val: int = 8
-    steps: int = 240
+    steps: int = 160
     seeds: int = 3
     variants: tuple[str, ...] = ()
 

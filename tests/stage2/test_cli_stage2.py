@@ -217,3 +217,26 @@ def test_store_gives_the_targets_of_the_entries_it_was_made_from(tmp_path: Path)
     np.testing.assert_allclose(sums[seen] / weight[seen, None], expected[seen] / total[seen, None], atol=0.06)
     np.testing.assert_array_equal(cache.scene().means, memory.scene().means)
     assert torch.cuda.is_available() or pick_device("auto").type == "cpu"
+
+
+def test_adapt_starts_from_a_student_and_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *train_arguments(root, tmp_path / "run"), "--set", "epochs=1") == 0
+    more = [f"--set={s}" for s in ("epochs=1", "data.cover=0.0", "batch_size=1", "threads=1")]
+    place = ["--store", root / "store", "--manifest", root / "manifest.parquet", "--device", "cpu"]
+    arguments = ["adapt", "--student", tmp_path / "run", *place, "--out", tmp_path / "adapted", *more]
+    for _ in range(2):
+        assert call(monkeypatch, *arguments) == 0
+    before, after = (load_student(tmp_path / name).state_dict() for name in ("run", "adapted"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(v, before[k]) for k, v in after.items())
+    record = json.loads((tmp_path / "adapted" / "train.json").read_text())
+    assert record["config"]["objective"] == "rendered"
+    capsys.readouterr()
+    for wrong, message in (
+        (["--student", tmp_path / "nothing"], "no such file; is"),
+        (["--student", tmp_path / "run", "--set", "lora.rnk=2"], "unknown key 'lora.rnk'; did you mean 'lora.rank'?"),
+    ):
+        assert call(monkeypatch, "adapt", *wrong, *place, "--out", tmp_path / "wrong", *more) == 2
+        assert message in capsys.readouterr().err
