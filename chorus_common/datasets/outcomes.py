@@ -41,8 +41,13 @@ _SCHEMA = pa.schema(
 
 
 def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Write the table, a row per scene; `labels` is JSON: label space -> counts of the points (else the Gaussians)."""
-    rows = [
+    """Write the table, a row per scene; `labels` is JSON: label space -> counts of the points (else the Gaussians).
+
+    Rows that the table has of other scenes (of other splits, say) stay. Sorted by split and scene.
+    """
+    ran = {outcome.scene_id for outcome in outcomes}
+    rows = [row for row in _rows_there(path) if row["scene_id"] not in ran]
+    rows += [
         {
             "scene_id": outcome.scene_id,
             "split": outcome.split,
@@ -55,9 +60,20 @@ def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> Path:
         }
         for outcome in outcomes
     ]
+    rows.sort(key=lambda row: (row["split"], row["scene_id"]))
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
     return path
+
+
+def _rows_there(path: Path) -> list[dict[str, Any]]:
+    """Rows of an earlier table; none where there is none, or one of another program."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return []
+    rows: list[dict[str, Any]] = table.to_pylist() if table.schema.equals(_SCHEMA) else []
+    return rows
 
 
 def scored_labels(summary: Mapping[str, Any]) -> dict[str, Any]:

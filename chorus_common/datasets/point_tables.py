@@ -48,9 +48,10 @@ def read_point_table(source: SceneSource, root: Path, release: PointTables, labe
     for file in _beside(source, release.labels):
         ids = ids_1d(file, len(table))
         space = label_spaces[0] if release.label_ids == "index" else _ID_SPACE[release.label_ids]
+        if space not in label_spaces:
+            fail(file, f"{release.label_ids} labels are those of {space}, which is not among the label spaces to write")
         if release.label_ids == "index":
             segments[space] = _indices(file, ids, len(SPACES[space].names))
-            annotated = None
         else:
             segments[space] = SPACES[space].from_ids(ids)
             annotated = ids > 0

@@ -5,6 +5,7 @@ stopped.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -135,8 +136,7 @@ def prepare(config: PrepareConfig, root: Path, out: Path, *, workers: int = 1) -
                 report.say(f"failed: {outcome.scene_id}: {outcome.error}")
             report.advance(note=f"{failed} failed" if failed else "")
     ordered = tuple(outcomes[source.scene_id] for source in sources)
-    write_outcomes(out / "outcomes" / f"{config.name}.parquet", ordered)
-    return Prepared(ordered, tuple(found.notes), _write_manifest(config, out, ordered))
+    return Prepared(ordered, tuple(found.notes), _write_tables(config, out, ordered))
 
 
 def prepare_scene(job: SceneJob) -> Outcome:
@@ -186,8 +186,17 @@ def _run(jobs: list[SceneJob], workers: int) -> Iterator[Outcome]:
             pool.shutdown(cancel_futures=True)
 
 
-def _write_manifest(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...]) -> Path:
-    """The store's manifest: this run's scenes, and those of other runs that are still there."""
+def _write_tables(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...]) -> Path:
+    """Write the table of outcomes and the manifest; both keep what other runs put in. Returns the manifest's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".manifest.lock", "w") as lock:  # runs over other splits or data sets may end at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_outcomes(out / "outcomes" / f"{config.name}.parquet", outcomes)
+        return _merged_manifest(config, out, outcomes).write(out / MANIFEST)
+
+
+def _merged_manifest(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...]) -> Manifest:
+    """This run's good scenes, and those of other runs that are still there."""
     path, rows = out / MANIFEST, []
     ran = {outcome.scene_id for outcome in outcomes}
     if path.is_file():
@@ -215,4 +224,4 @@ def _write_manifest(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, .
             )
         )
     rows.sort(key=lambda row: (row.dataset, row.split, row.scene_id))
-    return Manifest(out, tuple(rows)).write(path)
+    return Manifest(out, tuple(rows))

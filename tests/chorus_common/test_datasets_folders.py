@@ -168,6 +168,7 @@ def test_tables_of_points_with_nyu40_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(out, "pc_coord")[0], table[:, :3])
     np.testing.assert_array_equal(load(out, "color")[0], table[:, 3:])
     assert result.outcomes[0].summary["point_labels"]["scannet20"]["unannotated"] == np.count_nonzero(nyu == 0)
+    assert "nyu40id labels are those of scannet20" in run(tmp_path, release, ["scannet200"]).outcomes[0].error
     np.save(tmp_path / "raw" / "scene0000_00_sem_label.npy", nyu[:-1])
     assert "sem_label.npy: has shape (69,) for 70 points" in run(tmp_path, release, ["scannet20"]).outcomes[0].error
 

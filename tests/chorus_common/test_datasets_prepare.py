@@ -125,6 +125,10 @@ def test_data_sets_and_splits_share_a_store(tmp_path: Path) -> None:
         ("scannet", "val", "scannet20"),
     ]  # fmt: skip
     assert result.manifest == tmp_path / "out" / MANIFEST
+    table = pq.read_table(tmp_path / "out" / "outcomes" / "scannet.parquet").to_pylist()
+    assert [(row["scene_id"], row["split"]) for row in table] == [
+        ("scene0000_00", "train"), ("scene0001_00", "train"), ("scene0002_00", "val"),
+    ]  # fmt: skip
 
 
 def test_a_full_disk_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
