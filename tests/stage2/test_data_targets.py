@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from chorus_common.errors import CacheError
-from stage2_distill.data.targets import voxel_targets
-from stage2_distill.data.targets import ByteBudget, LiftedRows, SceneTargets
+from stage2_distill.data.targets import ByteBudget, LiftedRows, SceneTargets, voxel_targets
 from tests.stage2.store_fakes import MemoryStore, make_store
 
 TEACHERS = {"text": 8, "dense": 12}
