@@ -61,5 +61,5 @@ def pool_under_masks(ids: I32, tokens: F32, grid: CellGrid) -> F32:
 
 def unit_rows(x: F32) -> F32:
     """Rows of [M, C] scaled to length one; rows of zeros stay."""
-    length: F32 = np.linalg.norm(x, axis=1, keepdims=True).astype(np.float32)
-    return x / np.where(length > 0, length, np.float32(1))
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, np.where(length > 0, length, 1), dtype=np.float32)

@@ -12,7 +12,14 @@ from stage1_render_teachers.rasterize.protocol import Fold, Rasterizer, Rendered
 
 __all__ = ["Fold", "Rasterizer", "Rendered", "get_backend"]
 
-_BACKENDS: dict[str, Callable[[], Rasterizer]] = {"cpu": CpuRasterizer}
+
+def _gsplat() -> Rasterizer:
+    from stage1_render_teachers.rasterize.gsplat_cuda import GsplatRasterizer
+
+    return GsplatRasterizer()
+
+
+_BACKENDS: dict[str, Callable[[], Rasterizer]] = {"cpu": CpuRasterizer, "gsplat": _gsplat}
 
 
 def get_backend(name: str) -> Rasterizer:

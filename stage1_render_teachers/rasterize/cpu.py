@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError, SceneError
 from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.scene import GaussianScene
 from chorus_common.threads import default_threads, run_tasks, split_range
 from stage1_render_teachers.rasterize.blend import LANES, blend_tile_row
+from stage1_render_teachers.rasterize.checks import checked_camera, checked_grid
 from stage1_render_teachers.rasterize.hits import join_sorted
 from stage1_render_teachers.rasterize.projection import DEPTH, SPLAT_WIDTH, project
 from stage1_render_teachers.rasterize.protocol import Fold, Rendered
@@ -44,8 +44,8 @@ class CpuRasterizer:
         background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Rendered:
         """See `protocol.Rasterizer.render`."""
-        view, intrinsics = _checked_camera(scene, viewmat, K, width, height)
-        _check_grid(grid, fold, width, height)
+        view, intrinsics = checked_camera(scene, viewmat, K, width, height)
+        checked_grid(grid, fold, width, height)
         threads = self.threads if self.threads is not None else default_threads()
         splats, ids = visible_splats(scene, view, intrinsics, width, height, threads)
 
@@ -86,31 +86,3 @@ def visible_splats(
     kept = np.concatenate([np.arange(a, a + m) for (a, _), m in zip(ranges, counts)] or [np.zeros(0, np.int64)])
     kept = kept[depth_order(splats[kept, DEPTH].view(np.uint32))]
     return splats[kept], ids[kept]
-
-
-def _checked_camera(
-    scene: GaussianScene, viewmat: NDArray[np.floating], K: NDArray[np.floating], width: int, height: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The camera as contiguous float64, or one clear line."""
-    who = f"scene {scene.name or '?'}"
-    view, intrinsics = np.ascontiguousarray(viewmat, np.float64), np.ascontiguousarray(K, np.float64)
-    if view.shape != (4, 4) or intrinsics.shape != (3, 3):
-        raise SceneError(f"{who}: camera needs viewmat [4, 4] and K [3, 3], got {view.shape} and {intrinsics.shape}")
-    if not (np.isfinite(view).all() and np.isfinite(intrinsics).all()):
-        raise SceneError(f"{who}: camera is not finite; remove that view")
-    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
-        raise SceneError(f"{who}: focal lengths must be positive, got {intrinsics[0, 0]:g} and {intrinsics[1, 1]:g}")
-    if width < 1 or height < 1:
-        raise SceneError(f"{who}: picture size {width}x{height} is empty")
-    return view, intrinsics
-
-
-def _check_grid(grid: CellGrid | None, fold: str, width: int, height: int) -> None:
-    if fold not in ("nearest", "bilinear"):
-        raise ConfigError(f"fold {fold!r} is unknown; use 'nearest' or 'bilinear'")
-    if grid is None:
-        return
-    if (grid.width, grid.height) != (width, height):
-        raise ConfigError(f"cell grid is made for {grid.width}x{grid.height} pictures, not {width}x{height}")
-    if not 1 <= grid.cell <= LANES:
-        raise ConfigError(f"cell size must lie in 1..{LANES} pixels for the cpu rasteriser, got {grid.cell}")
