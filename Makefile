@@ -3,11 +3,12 @@
 PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c 'import venv, ensurepip' 2>/dev/null && echo python3.12 || echo python3.11)
 BIN := .venv/bin
 READY := .venv/.ready
+TOOLS := .venv/.tools
 DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: gaussiancross help demo test test-all chaos bench study lint scatter gags stage1-local stage1-slurm clean
+.PHONY: help demo test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint scatter gsplat-ext clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -16,25 +17,32 @@ help:
 	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/cluster.md)"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
 	@echo "make study     which findings hold on synthetic rooms -> docs/study.md (an hour on two cores)"
-	@echo "make lint      ruff and mypy             make scatter   build the optional torch-scatter"
+	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/gags.md)"
+	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
+	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null || \
 	  { echo "error: Chorus needs Python 3.11 or 3.12; run: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# What tests, benchmarks and lint need besides.
+$(TOOLS): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/demo/run.sh $(DEMO)
 
-test: $(READY)
+test: $(TOOLS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
-test-all: $(READY)
+test-all: $(TOOLS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'not gpu'
 
-chaos: $(READY)
+chaos: $(TOOLS)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos -m slow -v --durations=0
 
 # Stage 1 on this machine, a worker per core by default; on Slurm as an array of SHARDS tasks. ARGS: more options of run.
@@ -50,17 +58,22 @@ stage1-slurm: $(READY)
 	MANIFEST="$(MANIFEST)" STORE="$(STORE)" ARGS="$(ARGS)" CHORUS_STAGE1="$(CURDIR)/$(BIN)/chorus-stage1" \
 	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) stage1_render_teachers/slurm/array.sbatch
 
-bench: $(READY)
+bench: $(TOOLS)
 	$(BIN)/python -m tests.bench
 
 # The synthetic benchmark of docs/study.md: at most an hour on two cores; the same command goes on.
 study: $(READY)
 	$(BIN)/python -m evaluation.study
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# gsplat compiles its CUDA extension on first use; this does it beforehand and fails with a reason (docs/gsplat.md).
+gsplat-ext: $(READY)
+	$(BIN)/python -c "from gsplat.cuda import _backend as b; assert b._C is not None, \
+	  'gsplat: no CUDA toolkit found; set CUDA_HOME and run make gsplat-ext again'"
 
 # A source build of about four minutes; it needs the torch that is already installed.
 scatter: $(READY)

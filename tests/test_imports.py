@@ -20,8 +20,8 @@ FORBIDDEN = {
 
 #: Exceptions, each for a reason. A class name must be encoded by the tower whose picture side made the features, and
 #: zero-shot evaluation may not import stage 1: open_clip's text side lives in chorus_common, imported inside functions
-#: so that stage 2 and everybody else never load it. GaussianCross needs gradients for the Gaussians themselves: on a GPU
-#: gsplat gives them, imported inside the function that renders.
+#: so that stage 2 and everybody else never load it. GaussianCross needs gradients for the Gaussians themselves: on a
+#: GPU gsplat gives them, imported inside the function that renders.
 ALLOWED = {
     "chorus_common/open_clip_model.py": {"open_clip", "timm"},
     "chorus_common/text_open_clip.py": {"open_clip"},

@@ -145,7 +145,7 @@ def _probes(encoder: Encoder, train: Selection, val: Selection, names: tuple[str
         some.append(features[::16])
         for name, head in heads.items():
             totals[name].add(labels, head.predict(features), who=scene.name)
-    scores = {name: float(total.scores().as_dict()["miou"]) for name, total in totals.items()}
+    scores = {name: float(total.scores().miou) for name, total in totals.items()}
     return scores | {"rank": effective_rank(np.concatenate(some))}
 
 

@@ -34,7 +34,7 @@ def open_capture_scenes(
     *,
     limit: int | None = None,
 ) -> CaptureData:
-    """Every scene of `split`, or the first `limit`, opened and checked; ChorusError names the first that cannot be used.
+    """Every scene of `split`, or the first `limit`, opened and checked; ChorusError names the first that is unusable.
 
     Without the semantic and the contrastive term no teacher is read at all.
     """

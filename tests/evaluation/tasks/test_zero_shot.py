@@ -171,7 +171,9 @@ def test_points_take_the_vote_of_their_neighbours(tmp_path: Path) -> None:
     contenders = {"features": Contender(FeatureFiles(features, TEXT.shape[1]))}
     result = run(rooms, contenders, target="points", k=1)
     assert result["rows"]["features"]["miou"] == 1.0  # type: ignore[index]
-    assert result["excluded"] == {"toy/val_1": "no ground truth: no pc_coord.npy beside the source"}  # it has no labelled cloud beside it
+    assert result["excluded"] == {
+        "toy/val_1": "no ground truth: no pc_coord.npy beside the source"
+    }  # it has no labelled cloud beside it
     assert run(rooms, contenders, target="points", k=25)["rows"]["features"]["miou"] < 1.0  # type: ignore[index]
 
 

@@ -43,7 +43,8 @@ class PictureStore:
         self._rgb = rng.integers(0, 256, (views, HEIGHT, WIDTH, 3), dtype=np.uint8)
         self._depth = rng.uniform(2, 4, (views, HEIGHT, WIDTH)).astype(np.float32)
         cells = (views, HEIGHT // CELL, WIDTH // CELL, CHANNELS)
-        common = np.random.default_rng(99).standard_normal(CHANNELS)  # what all cells share can be learnt in a few steps
+        # what all cells share can be learnt in a few steps
+        common = np.random.default_rng(99).standard_normal(CHANNELS)
         self._features = (common + 0.3 * rng.standard_normal(cells)).astype(np.float32)
         size = (HEIGHT, WIDTH)
         grid = SimpleNamespace(width=WIDTH, height=HEIGHT, cell=CELL)

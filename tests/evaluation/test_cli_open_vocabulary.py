@@ -1,0 +1,78 @@
+"""The programs of open-vocabulary evaluation, from arguments to files, and what they say to bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from chorus_common.errors import ChorusError
+from chorus_common.labels import SCANNET20
+from chorus_common.scene_io import read_scene, write_npy_folder
+from evaluation.cli import cli
+from evaluation.prompts import class_embeddings
+from tests.evaluation.instance_rooms import room_with_instances
+from tests.evaluation.rooms import WordVectors
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments], standalone_mode=False)
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A room as a folder, and perfect features of it in features/room.npy."""
+    monkeypatch.setattr("evaluation.sources.load_text_encoder", lambda spec: WordVectors())
+    monkeypatch.setattr("evaluation.heat_picture.WIDTH", 64)
+    monkeypatch.setattr("evaluation.heat_picture.HEIGHT", 48)
+    scene = room_with_instances(0)
+    write_npy_folder(scene, tmp_path / "toy" / "room")
+    (tmp_path / "features").mkdir()
+    text = class_embeddings(WordVectors(), SCANNET20)
+    features = np.where(scene.labels[:, None] >= 0, text[scene.labels], 0)  # type: ignore[index]
+    np.save(tmp_path / "features" / "room.npy", features.astype(np.float32))
+    return tmp_path / "toy" / "room"
+
+
+def test_query_finds_the_chair(room: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answer"
+    features = ("--features", tmp_path / "features", "--text", "embedded:text")
+    result = call("query", room, "chair", *features, "--out", out, "--json")
+    assert result.exception is None, result.exception
+    document = json.loads(result.output)
+    assert document == json.loads((out / "query.json").read_text())
+    assert document["objects_from"] == "clusters"
+    x, y, _ = document["objects"][0]["centre_m"]
+    assert 0.5 < x < 1.0, "the chair stands there"
+    assert 0.5 < y < 1.0
+    heat = read_scene(out / "heat.ply")
+    chair = room_with_instances(0).instances == 1
+    order = np.lexsort(heat.means.T)
+    same = np.lexsort(room_with_instances(0).means.T)
+    assert heat.colors[order][chair[same], 0].mean() > heat.colors[order][~chair[same], 0].mean() + 0.2
+    assert (out / "heat.png").read_bytes().startswith(b"\x89PNG")
+    first = (out / "heat.png").read_bytes()
+    call("query", room, "chair", *features, "--out", out)
+    assert (out / "heat.png").read_bytes() == first, "same input, same bytes"
+
+
+def test_bad_input_is_one_line(room: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "r.json")
+    for arguments, message in (
+        (("query", tmp_path / "gone.ply", "chair", *out), "no such scene"),
+        (("query", room, "chair", *out), "no text-aligned teacher"),
+        (("query", room, "chair", "--lifted", *out), "no text-aligned teacher"),
+        (("query", room, "chair", "--encoder", tmp_path / "none", *out), "no such file"),
+        (("query", room, "chair", "--features", tmp_path, "--text", "embedded:text", *out), "room.npy exists"),
+        (("instances", *out), "no scenes given; use --manifest, --store or both"),
+        (("retrieval", "--perturbation", "shake", *out), "unknown perturbation 'shake'; known: noise-0.01"),
+        (("view", room, "--label-space", "nyu40"), "unknown label space 'nyu40'"),
+        (("zero-shot", "--random", *out), "no scenes given"),
+    ):
+        result = call(*arguments)
+        assert isinstance(result.exception, ChorusError), (arguments, result.output, result.exception)
+        assert message in str(result.exception), (arguments, result.exception)
+        assert "\n" not in str(result.exception)
