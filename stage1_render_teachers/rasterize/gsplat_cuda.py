@@ -34,13 +34,7 @@ class GsplatRasterizer:
     def __init__(self, device: str = "cuda") -> None:
         if not torch.cuda.is_available():
             raise ConfigError("rasterizer 'gsplat' needs a CUDA GPU and none is visible; use --set rasterizer=cpu")
-        from gsplat.cuda import _backend
-
-        if _backend._C is None:
-            raise ConfigError(
-                "rasterizer 'gsplat': its CUDA extension cannot be compiled (no CUDA toolkit found); set CUDA_HOME to "
-                "one, or use --set rasterizer=cpu"
-            )
+        _check_extension()
         self.device = torch.device(device)
 
     def render(
@@ -90,6 +84,23 @@ class GsplatRasterizer:
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+
+
+def _check_extension() -> None:
+    """ConfigError unless gsplat's CUDA extension loads; compiles it the first time."""
+    reason = "no CUDA toolkit found"
+    try:
+        from gsplat.cuda import _backend
+
+        if _backend._C is not None:
+            return
+    except Exception as error:  # gsplat compiles while it is imported, by internals of torch: anything may come
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    raise ConfigError(
+        f"rasterizer 'gsplat': its CUDA extension cannot be compiled ({reason}); set CUDA_HOME to a CUDA toolkit that "
+        "fits torch, or use --set rasterizer=cpu"
+    )
 
 
 def max_alpha(gsplat: Any) -> float:

@@ -4,9 +4,11 @@ interpreter) against the CPU rasteriser; on a GPU, against gsplat's own operatio
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,24 +17,29 @@ import torch
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.errors import ConfigError
 from chorus_common.lifting import CellGrid, CellHits
-from stage1_render_teachers.rasterize import get_backend
+from stage1_render_teachers.rasterize import Fold, get_backend
 from stage1_render_teachers.rasterize.gsplat_cuda import TILE, Reach, cell_weights, gather_hits, max_alpha
 from tests.stage1.small_rooms import tiny_scene
 
 WIDTH, HEIGHT, N = 36, 20, 120
 VIEW = look_at(np.array([2.0, 1.0, 0.5]), np.zeros(3))
 K = pinhole(WIDTH, HEIGHT, 55)
-KERNEL = "stage1_render_teachers.rasterize.tile_weights"
 
 
-@pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Triton kernels run by numpy."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    sys.modules.pop(KERNEL, None)
-    importlib.import_module(KERNEL)
-    yield
-    sys.modules.pop(KERNEL, None)
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Executor]:
+    """A process whose Triton kernels are run by numpy; Triton settles that when it is first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(torch.set_num_threads, 1).result()
+            yield pool
+
+
+def interpreted_hits(grid: CellGrid, fold: Fold) -> CellHits:
+    means2d, conics, opacities, starts, flat = projected()
+    weights, reach = cell_weights(means2d, conics, opacities, starts, flat, grid, fold == "bilinear", 0.999)
+    return gather_hits(weights, reach, starts, flat, grid)
 
 
 def projected(n: int = N) -> tuple[torch.Tensor, ...]:
@@ -59,12 +66,10 @@ def projected(n: int = N) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize(("cell", "fold"), [(16, "bilinear"), (8, "nearest"), (7, "bilinear")])
-def test_weights_and_hits_are_those_of_the_cpu_rasteriser(interpreter: None, cell: int, fold: str) -> None:
+def test_weights_and_hits_are_those_of_the_cpu_rasteriser(interpreter: Executor, cell: int, fold: Fold) -> None:
     grid = CellGrid(WIDTH, HEIGHT, cell)
-    means2d, conics, opacities, starts, flat = projected()
-    weights, reach = cell_weights(means2d, conics, opacities, starts, flat, grid, fold == "bilinear", 0.999)
-    found = gather_hits(weights, reach, starts, flat, grid)
-    expected = get_backend("cpu").render(tiny_scene(3, N), VIEW, K, WIDTH, HEIGHT, grid=grid, fold=fold).hits  # type: ignore[arg-type]
+    found = interpreter.submit(interpreted_hits, grid, fold).result()
+    expected = get_backend("cpu").render(tiny_scene(3, N), VIEW, K, WIDTH, HEIGHT, grid=grid, fold=fold).hits
     assert expected is not None
     keys = found.cells.astype(np.int64) * 1000 + found.gaussian_ids
     assert (np.diff(keys) > 0).all()
@@ -102,13 +107,58 @@ def test_without_a_gpu_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch
         get_backend("gsplat")
 
 
-def test_without_a_toolkit_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gsplat.cuda import _backend
+BACKEND = "gsplat.cuda._backend"
+
+
+@pytest.fixture
+def fresh_backend(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A GPU seems to be there, and gsplat's extension is yet to be loaded."""
+    import gsplat.cuda
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_backend, "_C", None)
-    with pytest.raises(ConfigError, match="set CUDA_HOME"):
+    monkeypatch.delitem(sys.modules, BACKEND, raising=False)
+    monkeypatch.delattr(gsplat.cuda, "_backend", raising=False)
+    return monkeypatch
+
+
+def test_without_a_toolkit_the_error_says_what_to_do(fresh_backend: pytest.MonkeyPatch) -> None:
+    backend = ModuleType(BACKEND)
+    backend._C = None  # type: ignore[attr-defined]
+    fresh_backend.setitem(sys.modules, BACKEND, backend)
+    with pytest.raises(ConfigError, match=r"cannot be compiled \(no CUDA toolkit found\); set CUDA_HOME"):
         get_backend("gsplat")
+
+
+class Failing:
+    """An import hook by which gsplat's extension fails to compile."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == BACKEND:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("no csrc"),
+        TypeError("_jit_compile() misses an argument"),
+        IndexError("list index out of range"),
+        RuntimeError("Error building extension:\n[1/2] nvcc ..."),
+        OSError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_extension_that_fails_to_compile_is_one_line(fresh_backend: pytest.MonkeyPatch, error: Exception) -> None:
+    fresh_backend.setattr(sys, "meta_path", [Failing(error), *sys.meta_path])
+    with pytest.raises(ConfigError, match="set CUDA_HOME") as caught:
+        get_backend("gsplat")
+    message = str(caught.value)
+    assert type(error).__name__ in message
+    assert str(error).partition("\n")[0] in message
+    assert "\n" not in message
 
 
 def test_the_cap_of_alpha_follows_the_library() -> None:
