@@ -1,6 +1,6 @@
 """Makes the weights of the embedded text-aligned teacher (picture and text side together).
 
-    python -m stage1_render_teachers.teachers.train_text_aligned --rooms 200 --steps 14000
+    python -m stage1_render_teachers.teachers.train_text_aligned --rooms 500 --steps 36000
 
 Renders synthetic rooms of reserved seeds (`FIRST_SEED` on; no demo, test or study uses them), labels each cell with
 the share of each class in it, and trains both towers so that a cell's vector has its largest cosine with the text of
@@ -173,9 +173,9 @@ def learning_rate(step: int, total: int, peak: float = 3e-3) -> float:
 
 
 @click.command()
-@click.option("--rooms", default=200, show_default=True, help="rooms to render for training")
+@click.option("--rooms", default=500, show_default=True, help="rooms to render for training")
 @click.option("--held-out", default=8, show_default=True, help="further rooms to measure on")
-@click.option("--steps", default=14_000, show_default=True)
+@click.option("--steps", default=36_000, show_default=True)
 @click.option("--batch", default=8, show_default=True, help="pictures per step")
 @click.option("--workers", default=2, show_default=True, help="processes that render")
 @click.option("--threads", default=1, show_default=True, help="threads of the training itself")
