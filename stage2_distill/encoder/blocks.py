@@ -22,6 +22,10 @@ def batch_norm(channels: int, momentum: float = 0.01) -> nn.Module:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=momentum)
 
 
+#: deviations at which standardised inputs are cut off: a channel that is nearly always zero has rare, huge values
+INPUT_RANGE = 5.0
+
+
 class DropPath(nn.Module):
     """Drop the residual of single rows with probability `rate`, scaling the others by 1 / (1 - rate) (timm's
     DropPath on [N, C]).
@@ -243,7 +247,7 @@ class Stem(nn.Module):
 
     def forward(self, feat: Tensor, level: Level) -> Tensor:
         if hasattr(self, "input_norm"):
-            feat = self.input_norm(feat)
+            feat = self.input_norm(feat).clamp(-INPUT_RANGE, INPUT_RANGE)
         if "conv" in self.stem:
             conv = self.stem["conv"]
             assert isinstance(conv, SubMConv3d)

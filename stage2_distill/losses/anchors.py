@@ -26,6 +26,8 @@ from stage2_distill.settings import AnchorSettings
 def anchor_loss(predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tensor, temperature: float) -> Tensor:
     """sum over rows of shares * KL(softmax(cos(target, anchors) / T) || softmax(cos(predicted, anchors) / T)).
 
+    Predictions shorter than 1 (the teacher's features are sqrt(C) long) count as less than a direction.
+
     Args:
         predicted, target: [M, C] in the teacher's standardised space. anchors: [K, C] unit rows.
         shares: [M] weights of the rows, see `losses.match.cloud_shares`.
@@ -34,7 +36,8 @@ def anchor_loss(predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tens
         return predicted.sum() * 0
     predicted, target = predicted.float(), target.float()
     wanted = F.log_softmax(F.normalize(target, dim=1) @ anchors.T / temperature, dim=1)
-    given = F.log_softmax(F.normalize(predicted, dim=1) @ anchors.T / temperature, dim=1)
+    # eps: the gradient of a direction grows with one over the length, and a few features near zero would own a step
+    given = F.log_softmax(F.normalize(predicted, dim=1, eps=1.0) @ anchors.T / temperature, dim=1)
     return (F.kl_div(given, wanted, reduction="none", log_target=True).sum(1) * shares).sum()
 
 

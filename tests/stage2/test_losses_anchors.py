@@ -12,15 +12,15 @@ from stage2_distill.losses.anchors import anchor_loss, choose_anchors
 def twin(predicted: np.ndarray, target: np.ndarray, shares: np.ndarray, anchors: np.ndarray, t: float) -> float:
     """One row and one anchor at a time."""
 
-    def chances(v: np.ndarray) -> list[float]:
-        logits = [float(v @ a) / (np.linalg.norm(v) * np.linalg.norm(a)) / t for a in anchors]
+    def chances(v: np.ndarray, least: float) -> list[float]:
+        logits = [float(v @ a) / (max(float(np.linalg.norm(v)), least) * np.linalg.norm(a)) / t for a in anchors]
         top = max(logits)
         powers = [np.exp(x - top) for x in logits]
         return [p / sum(powers) for p in powers]
 
     total = 0.0
     for f, y, w in zip(predicted, target, shares):
-        total += w * sum(q * (np.log(q) - np.log(p)) for q, p in zip(chances(y), chances(f)))
+        total += w * sum(q * (np.log(q) - np.log(p)) for q, p in zip(chances(y, 0), chances(f, 1)))
     return total
 
 
@@ -40,18 +40,18 @@ def test_vanishes_for_the_teachers_direction_and_ignores_length() -> None:
     target = torch.from_numpy(rng.standard_normal((20, 6))).float()
     anchors = torch.from_numpy(choose_anchors(rng.standard_normal((8, 6)), 8, 0))
     shares = torch.full((20,), 1 / 20)
-    assert float(anchor_loss(target * 0.01, target, shares, anchors, 0.1)) == pytest.approx(0, abs=1e-5)
+    assert float(anchor_loss(target * 40, target, shares, anchors, 0.1)) == pytest.approx(0, abs=1e-5)
     assert float(anchor_loss(-target, target, shares, anchors, 0.1)) > 1
 
 
 def test_gradient_and_an_empty_selection() -> None:
     torch.manual_seed(0)
     anchors = torch.nn.functional.normalize(torch.randn(5, 4), dim=1)
-    predicted = torch.randn(6, 4, requires_grad=True)
+    predicted = (torch.nn.functional.normalize(torch.randn(6, 4), dim=1) * 3).requires_grad_()
     anchor_loss(predicted, torch.randn(6, 4), torch.full((6,), 1 / 6), anchors, 0.1).backward()
     assert predicted.grad is not None
     assert float(predicted.grad.abs().sum()) > 0
-    # only directions count, so the gradient is at right angles to the features
+    # only directions count beyond length 1, so the gradient is at right angles to the features
     torch.testing.assert_close((predicted.grad * predicted.detach()).sum(1), torch.zeros(6), atol=1e-5, rtol=0)
     empty = anchor_loss(predicted[:0], torch.zeros(0, 4), torch.zeros(0), anchors, 0.1)
     assert float(empty.detach()) == 0
