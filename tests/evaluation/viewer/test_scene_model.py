@@ -5,7 +5,7 @@ import pytest
 
 from chorus_common.errors import ConfigError
 from chorus_common.labels import SCANNET20
-from evaluation.report.colours import class_palette
+from evaluation.report.colours import class_palette, heat
 from evaluation.viewer.scene_model import COLOUR, FEATURES, PREDICTION, QUERY, TRUTH, SceneModel
 from tests.evaluation.viewer.models import toy_model
 
@@ -30,8 +30,13 @@ def test_colours_mean_what_the_legend_says() -> None:
     assert "bathtub" not in truth.legend
     answer = model.show(QUERY, "chair")
     chair = labels == SCANNET20.index("chair")
-    # turbo: red where it answers, blue where it does not
-    assert answer.colors[chair, 0].mean() > answer.colors[known & ~chair, 0].mean() + 0.2
+    blue, red = heat(np.array([0.0, 1.0], np.float32), 0, 1)
+    assert np.ptp(answer.colors[chair], axis=0).max() == 0
+    np.testing.assert_allclose(answer.colors[chair][0], red, atol=1e-6)
+    for name in ("floor", "wall", "table"):
+        assert np.abs(answer.colors[labels == SCANNET20.index(name)] - red).sum(axis=1).min() > 0.5
+    np.testing.assert_allclose(answer.colors[~known], np.tile(blue, ((~known).sum(), 1)), atol=1e-6)
+    assert "red 1.00" in answer.legend
     assert "&lt;b&gt;" in model.show(QUERY, "<b>").legend
     np.testing.assert_array_equal(model.show(QUERY, "  ").colors, model.scene.gaussians.colors)
     assert model.show(FEATURES).colors.shape == (300, 3)
