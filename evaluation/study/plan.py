@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chorus_common.atomic import write_text_atomically
 from chorus_common.errors import ConfigError
-from evaluation.study.variants import REFERENCE, VARIANTS, Variant
+from evaluation.study.variants import BOTH_LOSSES, REFERENCE, VARIANTS, Variant
 
 DEMO = Path(__file__).parents[1] / "demo"
 #: Runs are cut into so many epochs, so that stages are the same shares of runs of any length.
@@ -120,7 +120,7 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
     manifest = study.out / "rooms" / "manifest.parquet"
     common = ("--manifest", str(manifest), "--store", str(store))
     values = {"third": EPOCHS / 3, "tenth": EPOCHS / 10}
-    settings = [s.format(**values) for s in variant.settings]
+    settings = [s.format(**values) for s in (*BOTH_LOSSES, *variant.settings)]
     settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={samples_per_epoch(study)}", f"seed={seed}", "threads=1"]
     settings += ["data.workers=0"]
     train = ("chorus-stage2", "train", *common, "--split", "train", "--config", str(DEMO / "stage2.toml"))
