@@ -91,13 +91,14 @@ class AnchorSettings(Stage):
     """Which of the teacher's typical features a Gaussian has (losses/anchors.py); weight is eta_t, times lambda_t.
 
     Attributes:
-        count: anchors. temperature: of the softmax over them.
+        count: anchors. temperature: of the softmax over them. balance: 0 weighs Gaussians alike, 1 weighs anchors alike.
         scenes, per_scene: training scenes, and Gaussians of each, whose lifted features are clustered.
     """
 
     weight: float = Field(default=0.0, ge=0)
     count: int = Field(default=64, ge=2)
     temperature: float = Field(default=0.07, gt=0)
+    balance: float = Field(default=0.0, ge=0, le=1)
     scenes: int = Field(default=64, ge=1)
     per_scene: int = Field(default=1024, ge=1)
 

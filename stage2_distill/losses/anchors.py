@@ -23,7 +23,9 @@ from stage2_distill.data.targets import SceneTargets
 from stage2_distill.settings import AnchorSettings
 
 
-def anchor_loss(predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+def anchor_loss(
+    predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tensor, temperature: float, balance: float = 0.0
+) -> Tensor:
     """sum over rows of shares * KL(softmax(cos(target, anchors) / T) || softmax(cos(predicted, anchors) / T)).
 
     Predictions shorter than 1 (the teacher's features are sqrt(C) long) count as less than a direction.
@@ -31,6 +33,8 @@ def anchor_loss(predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tens
     Args:
         predicted, target: [M, C] in the teacher's standardised space. anchors: [K, C] unit rows.
         shares: [M] weights of the rows, see `losses.match.cloud_shares`.
+        balance: rows weigh by (share of the batch that is nearest to the same anchor) ** -balance, so that walls do not
+            own the loss; the sum of all weights stays.
     """
     if len(shares) == 0:
         return predicted.sum() * 0
@@ -38,6 +42,11 @@ def anchor_loss(predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tens
     wanted = F.log_softmax(F.normalize(target, dim=1) @ anchors.T / temperature, dim=1)
     # eps: the gradient of a direction grows with one over the length, and a few features near zero would own a step
     given = F.log_softmax(F.normalize(predicted, dim=1, eps=1.0) @ anchors.T / temperature, dim=1)
+    if balance > 0:
+        nearest = wanted.argmax(1)
+        held = shares.new_zeros(len(anchors)).scatter_add_(0, nearest, shares)
+        raised = shares * held[nearest].clamp_min(1e-9) ** -balance
+        shares = raised * (shares.sum() / raised.sum())
     return (F.kl_div(given, wanted, reduction="none", log_target=True).sum(1) * shares).sum()
 
 

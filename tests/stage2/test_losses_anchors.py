@@ -35,6 +35,19 @@ def test_equals_the_definition(seed: int, rows: int, count: int, temperature: fl
     assert float(found) == pytest.approx(twin(predicted, target, shares, anchors, temperature), rel=1e-3, abs=1e-5)
 
 
+def test_balance_gives_rare_anchors_more_and_keeps_the_sum() -> None:
+    rng = np.random.default_rng(5)
+    anchors = np.eye(3, dtype=np.float32)
+    target = np.repeat(np.eye(3), (90, 9, 1), axis=0) + 0.01 * rng.standard_normal((100, 3))
+    predicted, shares = rng.standard_normal((100, 3)) * 5, np.full(100, 0.01)
+    arrays = [torch.from_numpy(x).float() for x in (predicted, target, shares, anchors)]
+    for balance in (0.5, 1.0):
+        raised = np.repeat(np.array([0.9, 0.09, 0.01]) ** -balance, (90, 9, 1)) * shares
+        expected = twin(predicted, target, raised / raised.sum(), anchors, 0.2)
+        assert float(anchor_loss(*arrays, 0.2, balance)) == pytest.approx(expected, rel=1e-3)
+    assert raised[-1] == pytest.approx(90 * raised[0])
+
+
 def test_vanishes_for_the_teachers_direction_and_ignores_length() -> None:
     rng = np.random.default_rng(0)
     target = torch.from_numpy(rng.standard_normal((20, 6))).float()
