@@ -91,7 +91,8 @@ class AnchorSettings(Stage):
     """Which of the teacher's typical features a Gaussian has (losses/anchors.py); weight is eta_t, times lambda_t.
 
     Attributes:
-        count: anchors. temperature: of the softmax over them. balance: 0 weighs Gaussians alike, 1 weighs anchors alike.
+        count: anchors. temperature: of the softmax over them.
+        balance: 0 weighs Gaussians alike, 1 weighs anchors alike.
         scenes, per_scene: training scenes, and Gaussians of each, whose lifted features are clustered.
     """
 

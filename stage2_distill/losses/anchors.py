@@ -24,7 +24,13 @@ from stage2_distill.settings import AnchorSettings
 
 
 def anchor_loss(
-    predicted: Tensor, target: Tensor, shares: Tensor, anchors: Tensor, temperature: float, balance: float = 0.0
+    predicted: Tensor,
+    target: Tensor,
+    shares: Tensor,
+    cloud: Tensor,
+    anchors: Tensor,
+    temperature: float,
+    balance: float = 0.0,
 ) -> Tensor:
     """sum over rows of shares * KL(softmax(cos(target, anchors) / T) || softmax(cos(predicted, anchors) / T)).
 
@@ -33,8 +39,8 @@ def anchor_loss(
     Args:
         predicted, target: [M, C] in the teacher's standardised space. anchors: [K, C] unit rows.
         shares: [M] weights of the rows, see `losses.match.cloud_shares`.
-        balance: rows weigh by (share of the batch that is nearest to the same anchor) ** -balance, so that walls do not
-            own the loss; the sum of all weights stays.
+        cloud: [M] of each row. balance: rows weigh by (share of their cloud that is nearest to the same anchor) **
+            -balance, so that walls do not own the loss; each cloud keeps its sum of weights.
     """
     if len(shares) == 0:
         return predicted.sum() * 0
@@ -43,11 +49,16 @@ def anchor_loss(
     # eps: the gradient of a direction grows with one over the length, and a few features near zero would own a step
     given = F.log_softmax(F.normalize(predicted, dim=1, eps=1.0) @ anchors.T / temperature, dim=1)
     if balance > 0:
-        nearest = wanted.argmax(1)
-        held = shares.new_zeros(len(anchors)).scatter_add_(0, nearest, shares)
-        raised = shares * held[nearest].clamp_min(1e-9) ** -balance
-        shares = raised * (shares.sum() / raised.sum())
+        total = _sums(shares, cloud)
+        kind = cloud * len(anchors) + wanted.argmax(1)
+        raised = shares * (_sums(shares, kind)[kind] / total[cloud]).clamp_min(1e-9) ** -balance
+        shares = raised * (total / _sums(raised, cloud).clamp_min(1e-12))[cloud]
     return (F.kl_div(given, wanted, reduction="none", log_target=True).sum(1) * shares).sum()
+
+
+def _sums(values: Tensor, group: Tensor) -> Tensor:
+    """Sum of `values` [M] in each of the groups 0 to max(group)."""
+    return values.new_zeros(int(group.max()) + 1).scatter_add_(0, group, values)
 
 
 def choose_anchors(features: NDArray[np.floating], count: int, seed: int) -> NDArray[np.float32]:

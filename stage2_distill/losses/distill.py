@@ -111,7 +111,7 @@ def teacher_terms(
     loss, others = match.loss * seen, {}
     if weights.anchors > 0 and anchors is not None:
         asked = settings.anchors
-        term = anchor_loss(predicted, target.values, shares, anchors, asked.temperature, asked.balance)
+        term = anchor_loss(predicted, target.values, shares, target.cloud, anchors, asked.temperature, asked.balance)
         others["anchors"] = term.detach()
         loss = loss + weights.anchors * term * seen
     if masks is not None:

@@ -24,6 +24,20 @@ def twin(predicted: np.ndarray, target: np.ndarray, shares: np.ndarray, anchors:
     return total
 
 
+def loss_of(
+    predicted: np.ndarray,
+    target: np.ndarray,
+    shares: np.ndarray,
+    anchors: np.ndarray,
+    temperature: float,
+    balance: float = 0.0,
+    cloud: np.ndarray | None = None,
+) -> torch.Tensor:
+    clouds = torch.from_numpy(np.zeros(len(shares), dtype=np.int64) if cloud is None else cloud)
+    parts = [torch.from_numpy(np.asarray(x)).float() for x in (predicted, target, shares)]
+    return anchor_loss(*parts, clouds, torch.from_numpy(anchors).float(), temperature, balance)
+
+
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 9), st.floats(0.05, 1))
 @settings(max_examples=30, deadline=None)
 def test_equals_the_definition(seed: int, rows: int, count: int, temperature: float) -> None:
@@ -31,7 +45,7 @@ def test_equals_the_definition(seed: int, rows: int, count: int, temperature: fl
     predicted, target = rng.standard_normal((2, rows, 5))
     shares = rng.dirichlet(np.ones(rows))
     anchors = choose_anchors(rng.standard_normal((count, 5)), count, seed)
-    found = anchor_loss(*(torch.from_numpy(x).float() for x in (predicted, target, shares, anchors)), temperature)
+    found = loss_of(predicted, target, shares, anchors, temperature)
     assert float(found) == pytest.approx(twin(predicted, target, shares, anchors, temperature), rel=1e-3, abs=1e-5)
 
 
@@ -40,33 +54,37 @@ def test_balance_gives_rare_anchors_more_and_keeps_the_sum() -> None:
     anchors = np.eye(3, dtype=np.float32)
     target = np.repeat(np.eye(3), (90, 9, 1), axis=0) + 0.01 * rng.standard_normal((100, 3))
     predicted, shares = rng.standard_normal((100, 3)) * 5, np.full(100, 0.01)
-    arrays = [torch.from_numpy(x).float() for x in (predicted, target, shares, anchors)]
     for balance in (0.5, 1.0):
         raised = np.repeat(np.array([0.9, 0.09, 0.01]) ** -balance, (90, 9, 1)) * shares
         expected = twin(predicted, target, raised / raised.sum(), anchors, 0.2)
-        assert float(anchor_loss(*arrays, 0.2, balance)) == pytest.approx(expected, rel=1e-3)
+        assert float(loss_of(predicted, target, shares, anchors, 0.2, balance)) == pytest.approx(expected, rel=1e-3)
     assert raised[-1] == pytest.approx(90 * raised[0])
+    # a cloud's loss does not depend on its company
+    alone = loss_of(predicted[60:], target[60:], np.full(40, 1 / 40), anchors, 0.2, 0.5)
+    other = loss_of(predicted[:60], target[:60], np.full(60, 1 / 60), anchors, 0.2, 0.5)
+    shares = np.repeat([1 / 60, 1 / 40], (60, 40)) / 2
+    both = loss_of(predicted, target, shares, anchors, 0.2, 0.5, np.repeat([0, 1], (60, 40)))
+    assert float(both) == pytest.approx((float(alone) + float(other)) / 2, rel=1e-4)
 
 
 def test_vanishes_for_the_teachers_direction_and_ignores_length() -> None:
     rng = np.random.default_rng(0)
-    target = torch.from_numpy(rng.standard_normal((20, 6))).float()
-    anchors = torch.from_numpy(choose_anchors(rng.standard_normal((8, 6)), 8, 0))
-    shares = torch.full((20,), 1 / 20)
-    assert float(anchor_loss(target * 40, target, shares, anchors, 0.1)) == pytest.approx(0, abs=1e-5)
-    assert float(anchor_loss(-target, target, shares, anchors, 0.1)) > 1
+    target, shares = rng.standard_normal((20, 6)), np.full(20, 1 / 20)
+    anchors = choose_anchors(rng.standard_normal((8, 6)), 8, 0)
+    assert float(loss_of(target * 40, target, shares, anchors, 0.1)) == pytest.approx(0, abs=1e-5)
+    assert float(loss_of(-target, target, shares, anchors, 0.1)) > 1
 
 
 def test_gradient_and_an_empty_selection() -> None:
     torch.manual_seed(0)
     anchors = torch.nn.functional.normalize(torch.randn(5, 4), dim=1)
     predicted = (torch.nn.functional.normalize(torch.randn(6, 4), dim=1) * 3).requires_grad_()
-    anchor_loss(predicted, torch.randn(6, 4), torch.full((6,), 1 / 6), anchors, 0.1).backward()
+    anchor_loss(predicted, torch.randn(6, 4), torch.full((6,), 1 / 6), torch.zeros(6).long(), anchors, 0.1).backward()
     assert predicted.grad is not None
     assert float(predicted.grad.abs().sum()) > 0
     # only directions count beyond length 1, so the gradient is at right angles to the features
     torch.testing.assert_close((predicted.grad * predicted.detach()).sum(1), torch.zeros(6), atol=1e-5, rtol=0)
-    empty = anchor_loss(predicted[:0], torch.zeros(0, 4), torch.zeros(0), anchors, 0.1)
+    empty = anchor_loss(predicted[:0], torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), anchors, 0.1)
     assert float(empty.detach()) == 0
     assert empty.requires_grad
 
