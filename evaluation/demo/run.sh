@@ -10,7 +10,7 @@ MANIFEST=$OUT/rooms/manifest.parquet
 say() { printf '\n== %s\n' "$*"; }
 
 say "Synthetic rooms (seeds that no shipped weight has seen)"
-chorus-data synth --out "$OUT/rooms" --rooms 36 --val 8 --seed 1 --workers 2
+chorus-data synth --out "$OUT/rooms" --rooms 44 --val 8 --seed 1 --workers 2
 
 say "Stage 1: render, ask the teachers, cache"
 chorus-stage1 run --manifest "$MANIFEST" --store "$OUT/cache" --config "$HERE/stage1.toml" --workers 2
