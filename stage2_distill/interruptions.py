@@ -42,11 +42,12 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def survive_full_disk(reporter: Progress, what: str) -> Iterator[None]:
+def survive_full_disk(reporter: Progress | None, what: str) -> Iterator[None]:
     """Turn a full disk into a warning: the previous file is still there, and the next attempt may find space."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        reporter.say(f"warning: disk full, {what} not saved; the previous one is kept. Free some space")
+        if reporter is not None:
+            reporter.say(f"warning: disk full, {what} not saved; the previous one is kept. Free some space")

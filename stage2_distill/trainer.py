@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.distributed import Ranks, joined
 from stage2_distill.encoder import Encoder
+from stage2_distill.interruptions import StopRequest, stop_on_signal, survive_full_disk
 from stage2_distill.lora import add_lora, merged_tensors
 from stage2_distill.losses.anchors import anchors_of_scenes
 from stage2_distill.losses.distill import distill_loss
@@ -97,7 +95,7 @@ class Trainer:
         self.progress = Progress()
         if folder.state.exists():
             self.progress = load_state(folder.state, self.student, self.optimizer, self.average)
-        self._signalled = self.stopping = False
+        self.stop, self.stopping = StopRequest(), False
 
     def run(self) -> TrainResult:
         """All steps that are left."""
@@ -111,7 +109,7 @@ class Trainer:
             log = RunLog(self.folder, start, self.config.wandb) if main else None
             if log is not None:
                 stack.callback(log.close)
-            stack.enter_context(self._stop_on_signal())
+            self.stop = stack.enter_context(stop_on_signal())
             reporter = stack.enter_context(report_progress(self.total, "train", done=start)) if main else None
             began = time.perf_counter()
             for step, batches in enumerate(prefetcher, start):
@@ -169,7 +167,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip or math.inf)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         # all processes skip, stop and balance alike
-        mine = [not finite, self._signalled, *losses.values()]
+        mine = [not finite, self.stop.made, *losses.values()]
         flags = self.ranks.sum(torch.tensor(mine, dtype=torch.float64, device=self.device)).tolist()
         self.stopping = flags[1] > 0
         if flags[0] > 0:
@@ -252,7 +250,7 @@ class Trainer:
             value = -scores.get("f_miou", -math.inf)
         if value < self.progress.best:
             self.progress.best, self.progress.best_step = value, step
-            with _keep_going(reporter, "best student"):
+            with survive_full_disk(reporter, "best student"):
                 save_student(student, self.folder.best, notes=self._notes(step + 1))
 
     def _zero_shot_check(self) -> tuple[str, str] | None:
@@ -282,7 +280,7 @@ class Trainer:
         """State and student. A full disk in mid-run costs one checkpoint, not the run."""
         if self.ranks.rank != 0:
             return
-        guard = contextlib.nullcontext() if final else _keep_going(reporter, "checkpoint")
+        guard = contextlib.nullcontext() if final else survive_full_disk(reporter, "checkpoint")
         with guard:
             save_state(self.folder.state, self.progress, self.student, self.optimizer, self.average)
             save_student(self.plain, self.folder.path, self._saved_weights(), notes=self._notes(self.progress.step))
@@ -302,25 +300,6 @@ class Trainer:
             self.plain.encoder.config.model_dump(mode="json"),
             tensors_hash(self.plain) if self.config.student or self.config.encoder.weights else "",
         )
-
-    @contextlib.contextmanager
-    def _stop_on_signal(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the current step, its state saved; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: object) -> None:
-            if self._signalled:
-                raise KeyboardInterrupt
-            self._signalled = True
-
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _dataset_maker(
@@ -347,15 +326,3 @@ def _seed_of(seed: int, *key: int) -> int:
 def _note(record: Mapping[str, Any], starvation: float) -> str:
     cosines = " ".join(f"{name} {values['cosine']:.3f}" for name, values in record["teachers"].items())
     return f"loss {record['loss']:.3f}, cosine {cosines}, waiting for data {starvation:.0%}"
-
-
-@contextlib.contextmanager
-def _keep_going(reporter: Reporter | None, what: str) -> Iterator[None]:
-    """Turn a full disk into a warning: the previous file is still there, and the next attempt may find space."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        if reporter is not None:
-            reporter.say(f"warning: disk full, {what} not saved; the previous one is kept. Free some space")

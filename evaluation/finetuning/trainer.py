@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from evaluation.losses.offsets import offset_loss
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
+from stage2_distill.interruptions import stop_on_signal
 from stage2_distill.optim import build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog
 from stage2_distill.schedule import learning_rate
@@ -60,7 +58,7 @@ def finetune_model(
     with contextlib.ExitStack() as stack:
         log = RunLog(run, done.step)
         stack.callback(log.close)
-        stopped = stack.enter_context(_stop_on_signal())
+        stopped = stack.enter_context(stop_on_signal())
         report = stack.enter_context(progress(config.steps, label, done=done.step))
         for step, batch in enumerate(batches, done.step):
             torch.manual_seed(int(generator(config.seed, MODEL, step).integers(2**63 - 1)))
@@ -73,9 +71,9 @@ def finetune_model(
             done.step = step + 1
             log.write("step", step, record)
             report.advance(1, f"loss {record['loss']:.3f}")
-            if stopped.is_set() or done.step % config.checkpoint_every == 0 or done.step == config.steps:
+            if stopped.made or done.step % config.checkpoint_every == 0 or done.step == config.steps:
                 save_state(run.state, done, model, optimizer, None)
-            if stopped.is_set():
+            if stopped.made:
                 raise KeyboardInterrupt
 
 
@@ -164,24 +162,3 @@ def _count_bad_step(done: Progress, step: int, batch: LabelledBatch, config: Fin
             f"fine-tuning gave up: {done.bad_steps} steps in a row were not finite, the last (step {step}) on "
             f"scenes {scenes}; lower optim.lr"
         )
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that the running step ends and is saved; a second one ends it at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
