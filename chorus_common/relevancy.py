@@ -1,8 +1,9 @@
 """How much a feature is about a text, against phrases that are about nothing in particular.
 
 rel = min_n softmax(s [cos(f, query), cos(f, phrase_n)])_query with s = 10, over canonical phrases n: LERF (Kerr et al.
-2023, section 3.3), used alike by LangSplat and GAGS (eval/openclip_encoder.py). One half: the query is as near as the
-nearest phrase.
+2023, section 3.3), used alike by LangSplat and GAGS (eval/openclip_encoder.py). The paper's formula has s = 1; its code
+(lerf/encoders/openclip_encoder.py), and all that compare with it, s = 10. One half: the query is as near as the nearest
+phrase.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ CANONICAL_PHRASES = ("object", "things", "stuff", "texture")
 SHARPNESS = 10.0
 
 
-def relevancy(features: F32, queries: F32, phrases: F32) -> F32:
+def relevancy(features: NDArray[np.floating], queries: F32, phrases: F32) -> NDArray[np.floating]:
     """Relevancy [..., Q] in (0, 1) of unit features [..., E] for unit queries [Q, E] against unit phrases [P, E].
 
     The smallest of the pairwise softmaxes is the one against the nearest phrase.
     """
     nearest = (features @ phrases.T).max(axis=-1, keepdims=True)
     difference = features @ queries.T - nearest
-    return (1 / (1 + np.exp(-SHARPNESS * difference))).astype(np.float32)
+    return 1 / (1 + np.exp(-SHARPNESS * difference))
 
 
 def encode_queries(encoder: TextEncoder, queries: list[str]) -> tuple[F32, F32]:

@@ -12,7 +12,7 @@ from chorus_common.errors import ConfigError
 from chorus_common.standardise import TeacherBasis
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.encoder import Encoder, build_encoder, load_encoder
-from stage2_distill.settings import TrainConfig
+from stage2_distill.settings import EncoderSettings, TrainConfig
 from stage2_distill.student import Student, StudentTeacher, load_student
 
 
@@ -28,9 +28,8 @@ class TrainData:
     text_aligned: frozenset[str] = frozenset()
 
 
-def make_encoder(config: TrainConfig) -> Encoder:
-    """The encoder that `config` asks for, fresh from torch's generator or from a checkpoint."""
-    settings = config.encoder
+def make_encoder(settings: EncoderSettings) -> Encoder:
+    """The encoder that is asked for, fresh from torch's generator or from a checkpoint."""
     if settings.weights:
         if settings.overrides:
             raise ConfigError("encoder.weights brings its own architecture; remove encoder.overrides")
@@ -46,7 +45,7 @@ def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[st
     name.
     """
     if not config.student:
-        student = Student(make_encoder(config), _student_teachers(data, config))
+        student = Student(make_encoder(config.encoder), _student_teachers(data, config))
         for name, basis in data.bases.items():
             student.set_basis(name, basis)
         return student, dict(data.bases)

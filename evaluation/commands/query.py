@@ -41,9 +41,10 @@ def query_command(
 
     SCENE is a scene file or folder of any format, or a store's <scene>.zarr, whose cameras and masks are then used.
     """
+    from chorus_common.relevancy import SHARPNESS
     from evaluation.heat_picture import heat_range, write_heat_picture
     from evaluation.predictions.coloured_ply import write_coloured_ply
-    from evaluation.relevancy import SCALE, query_embeddings
+    from evaluation.relevancy import query_embeddings
     from evaluation.report.colours import class_palette, heat
     from evaluation.scenes import Selection, scene_at
     from evaluation.sources import SourceOptions, one_source
@@ -73,7 +74,7 @@ def query_command(
             "prompts": prompts,
             "source": name,
             "text_encoder": text_encoder.spec,
-            "scale": SCALE,
+            "scale": SHARPNESS,
         },
         {
             "objects": list(found.objects),

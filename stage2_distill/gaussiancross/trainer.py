@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.errors import ChorusError
 from chorus_common.progress import Progress as Reporter
 from chorus_common.progress import progress as report_progress
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.encode import encode_scene
-from stage2_distill.encoder import build_encoder, load_encoder
+from stage2_distill.encoder import load_encoder
 from stage2_distill.encoder.model import Encoder
 from stage2_distill.gaussiancross.data import CaptureBatch, CaptureDataset, CaptureScene
 from stage2_distill.gaussiancross.feature_rank import effective_rank
@@ -30,6 +30,7 @@ from stage2_distill.interruptions import stop_on_signal, survive_full_disk
 from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog
 from stage2_distill.schedule import learning_rate
+from stage2_distill.start import make_encoder
 from stage2_distill.student import Student, save_student
 
 #: Scenes and rows per scene that the effective rank is measured on.
@@ -69,7 +70,7 @@ class Pretrainer:
             torch.set_num_threads(config.threads)
         self.config, self.device, self.folder = config, device, RunFolder(out)
         torch.manual_seed(_seed_of(config.seed, 0))
-        encoder = make_encoder(config)
+        encoder = make_encoder(config.encoder)
         resolved = {"config": config.model_dump(mode="json"), "encoder": encoder.config.model_dump(mode="json")}
         self.folder.claim({"recipe": "gaussiancross", **resolved, **identity}, write=True)
         self.dataset = CaptureDataset(scenes, encoder.config, config)
@@ -180,16 +181,6 @@ class Pretrainer:
             rows = generator(self.config.seed, MODEL, 0, number).permutation(len(values))[:RANK_ROWS]
             features.append(values[np.sort(rows)])
         return effective_rank(np.concatenate(features))
-
-
-def make_encoder(config: GaussianCrossConfig) -> Encoder:
-    """The encoder to pretrain, fresh from torch's generator or from a checkpoint."""
-    settings = config.encoder
-    if settings.weights:
-        if settings.overrides:
-            raise ConfigError("encoder.weights brings its own architecture; remove encoder.overrides")
-        return load_encoder(settings.weights)
-    return build_encoder(settings.preset, **settings.overrides)
 
 
 def _seed_of(seed: int, *key: int) -> int:

@@ -21,8 +21,9 @@ from stage2_distill.gaussiancross.data import CaptureDataset, move
 from stage2_distill.gaussiancross.model import GaussianCross
 from stage2_distill.gaussiancross.settings import CaptureAugment
 from stage2_distill.gaussiancross.step import step_loss
-from stage2_distill.gaussiancross.trainer import Pretrainer, PretrainResult, make_encoder
+from stage2_distill.gaussiancross.trainer import Pretrainer, PretrainResult
 from stage2_distill.gaussiancross.views import SceneViews
+from stage2_distill.start import make_encoder
 from tests.stage2.gaussiancross.small_captures import CHANNELS, PictureStore, make_config, make_scenes
 
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def test_a_moved_scene_looks_the_same_to_its_moved_camera() -> None:
 
 def test_samples_depend_on_seed_and_place_alone_and_points_lie_in_their_cells() -> None:
     config = make_config()
-    dataset, again = (CaptureDataset(make_scenes(), make_encoder(config).config, config) for _ in range(2))
+    dataset, again = (CaptureDataset(make_scenes(), make_encoder(config.encoder).config, config) for _ in range(2))
     later = again.batch(3)  # asked for first, which must change nothing
     first, second = dataset.batch(0), dataset.batch(3)
     assert torch.equal(second.points.feat, later.points.feat)
@@ -111,7 +112,7 @@ def test_every_attribute_reaches_the_encoder() -> None:
         off = [f"loss.{other}=0" for other in ("appearance", "geometry", "semantics") if other != name]
         config = make_config(*off, *(["loss.contrast=1"] if name == "contrast" else []))
         torch.manual_seed(0)
-        encoder = make_encoder(config)
+        encoder = make_encoder(config.encoder)
         model = GaussianCross(encoder, config.head, {"text": CHANNELS}, 8)
         loss = step_loss(model, CaptureDataset(make_scenes(2), encoder.config, config).batch(0), config, 0)
         loss.total.backward()
