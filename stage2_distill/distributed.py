@@ -64,6 +64,11 @@ class Ranks:
                 dist.broadcast(buffer, 0)
 
 
+def is_main_process() -> bool:
+    """Whether this process is the one of torchrun's that speaks (or the only one)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the group that torchrun's environment describes, if any; leave it at the end."""

@@ -95,14 +95,16 @@ def run_training(
     bases = read_bases(stores, [*scenes, *validation], config.teachers)
     folders = parse_gaussian_features(gaussian_features)
     scenes, validation = give_features(scenes, folders), give_features(validation, folders)
-    click.echo(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(bases)}", err=True)
+    warn(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(bases)}")
     data = TrainData(scenes, validation, bases, text_aligned(scenes, bases))
     result = train(config, data, out, pick_device(device))
     skipped = f", {result.skipped} skipped as not finite" if result.skipped else ""
-    click.echo(
-        f"{out}: {result.steps} steps{skipped}; waiting for data took {result.starvation:.1%} of the time", err=True
-    )
+    warn(f"{out}: {result.steps} steps{skipped}; waiting for data took {result.starvation:.1%} of the time")
 
 
 def warn(line: str) -> None:
-    click.echo(line, err=True)
+    """One line for the user, from one of torchrun's processes."""
+    from stage2_distill.distributed import is_main_process
+
+    if is_main_process():
+        click.echo(line, err=True)
