@@ -5,8 +5,12 @@
     trainer      <name>.pth = {"state_dict": module.[student.]backbone.*, seg_head.*, ...}      SceneSplat, PTv3, LitePT
 
 A trainer's file holds no architecture: it is read off the shapes where they tell (widths, depths, decoder, stem,
-norms), and the preset that fits supplies what they do not (heads, patch sizes, pooling reduce, colour convention),
-unless `preset` names it. Every .pth is read with weights_only=True.
+which stages convolve or attend), and the preset that fits supplies what they do not (heads, patch sizes, pooling
+reduce, colour convention), unless `preset` names it. Files that we export carry our whole config as one more entry,
+`chorus_config`, which upstream's loaders pass over.
+
+Every .pth is read with weights_only=True. A trainer's file also holds its scheduler, its best metric and the like, as
+objects that torch refuses to build; they are replaced by empty stand-ins, so nothing of the file is ever run.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -26,15 +31,41 @@ from torch import Tensor
 
 from chorus_common.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.config import Config, dump_config
-from chorus_common.errors import WeightsError
+from chorus_common.errors import ConfigError, WeightsError
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.model import Encoder
 from stage2_distill.encoder.presets import PRESETS, preset_config
 
 #: longest first: what trainers put before an encoder's keys
 PREFIXES = ("module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", "")
+#: what upstream's classes have no argument for, by class: PTv3 m1, PTv3 m2 (Sonata, Concerto), LitePT
+_M1: dict[str, Any] = {
+    "block": "ptv3", "stem": "conv", "stem_kernel": 5, "norm": "batch", "pooling": "serialized",
+    "legacy_decoder_cpe": True, "input_norm": False,
+}  # fmt: skip
+_M2 = _M1 | {"stem": "linear", "norm": "layer", "pooling": "grid", "legacy_decoder_cpe": False, "pool_reduce": "max"}
+_LITEPT = _M2 | {"block": "litept", "stem": "conv", "norm": "batch"}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a model is published: the file's layout, and the classes that read it (settings they fix)."""
+
+    layout: Literal["folder", "released", "trainer"]
+    classes: tuple[dict[str, Any], ...] = ()
+
+
 #: formats that `export_encoder` writes
-FORMATS = ("chorus", "released", "trainer")
+FORMATS = {
+    "chorus": Format("folder"),
+    "released": Format("released", (_M2,)),
+    "sonata": Format("released", (_M2,)),
+    "concerto": Format("released", (_M2,)),
+    "trainer": Format("trainer", (_M1, _M2, _LITEPT)),
+    "scenesplat": Format("trainer", (_M1 | {"pool_reduce": "mean"},)),
+    "ptv3": Format("trainer", (_M1 | {"pool_reduce": "max"},)),
+    "litept": Format("trainer", (_LITEPT,)),
+}
 
 
 class EncoderFolder(Config):
@@ -55,16 +86,16 @@ def load_encoder(path: str | Path, *, preset: str | None = None, **overrides: An
     """
     path = Path(path)
     if path.is_dir():
+        if preset is not None or overrides:
+            raise WeightsError(f"{path}: this folder says itself what its encoder is; leave out the preset")
         config = _folder_config(path)
         tensors = _read_safetensors(path / "model.safetensors")
         if any(k.startswith("encoder.") for k in tensors):
             tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
-        tensors, arguments = _read_file(path)
-        tensors = convert(tensors)
-        if preset is None and arguments is None:
-            preset = _matching_preset(tensors, path)
-        config = _file_config(tensors, arguments, preset, path, overrides)
+        file = _read_file(path)
+        tensors = convert(file.tensors)
+        config = _file_config(file, tensors, preset, path, overrides)
     encoder = Encoder(config)
     load_weights(encoder, tensors, path)
     return encoder.eval()
@@ -114,22 +145,45 @@ def export_encoder(encoder: Encoder, path: str | Path, format: str = "chorus") -
     """Write `encoder`.
 
     Args:
-        format: "chorus" = a folder of ours; "released" = one .pth with constructor arguments and bare keys (Sonata,
-            Concerto); "trainer" = one
-            .pth with keys module.backbone.* (SceneSplat, PTv3, LitePT).
+        format: one of `FORMATS`. "chorus" = a folder of ours; "released" (or "sonata", "concerto") = one .pth with
+            constructor arguments and bare keys; "trainer" (or "scenesplat", "ptv3", "litept") = one .pth with keys
+            module.backbone.*.
+
+    Raises WeightsError where the encoder is none that the format's upstream class could build.
     """
     path = Path(path)
+    if format not in FORMATS:
+        raise WeightsError(f"unknown export format '{format}'; known: {', '.join(FORMATS)}")
+    _check_published(encoder.config, format)
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    if format == "chorus":
+    layout, record = FORMATS[format].layout, encoder.config.model_dump(mode="json")
+    if layout == "folder":
         folder = EncoderFolder(encoder=encoder.config)
         write_text_atomically(path / "config.json", dump_config(folder))
         write_bytes_atomically(path / "model.safetensors", save_tensors(state))
-    elif format == "released":
-        _save_pth({"config": constructor_arguments(encoder.config), "state_dict": state}, path)
-    elif format == "trainer":
-        _save_pth({"state_dict": {f"module.backbone.{k}": v for k, v in state.items()}}, path)
+    elif layout == "released":
+        arguments = constructor_arguments(encoder.config)
+        _save_pth({"config": arguments, "state_dict": state, "chorus_config": record}, path)
     else:
-        raise WeightsError(f"unknown export format '{format}'; known: {', '.join(FORMATS)}")
+        _save_pth({"state_dict": {f"module.backbone.{k}": v for k, v in state.items()}, "chorus_config": record}, path)
+
+
+def _check_published(config: EncoderConfig, format: str) -> None:
+    """Refuse settings that upstream's class for `format` does not have, naming what the nearest class would need."""
+    classes = FORMATS[format].classes
+    if not classes:
+        return
+    differing = [[k for k, v in fixed.items() if getattr(config, k) != v] for fixed in classes]
+    nearest = min(range(len(classes)), key=lambda i: len(differing[i]))
+    wrong = [f"{k} = {getattr(config, k)!r} (there: {classes[nearest][k]!r})" for k in differing[nearest]]
+    parts = [config.enc_conv, config.enc_attn] + ([] if config.enc_mode else [config.dec_conv, config.dec_attn])
+    if config.block == "ptv3" and not all(map(all, parts)):
+        wrong.append("stages without convolution or without attention")
+    if wrong:
+        raise WeightsError(
+            f"encoder {config.name} has no counterpart among the published models of format '{format}': "
+            f"{', '.join(wrong)}; export it as 'chorus'"
+        )
 
 
 def constructor_arguments(config: EncoderConfig) -> dict[str, Any]:
@@ -166,12 +220,31 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a valid safetensors file ({error})") from None
 
 
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """(state dict, constructor arguments or None) of a published file."""
+class _StandIn:
+    """In place of any object in a file that is neither a tensor nor a plain container: takes anything, does nothing."""
+
+    def __new__(cls, *arguments: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _File:
+    """A published file: its state dict as stored, upstream's constructor arguments, and our config if we wrote it."""
+
+    tensors: dict[str, Tensor]
+    arguments: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
+
+
+def _read_file(path: Path) -> _File:
     if path.suffix == ".safetensors":
-        return _read_safetensors(path), None
+        return _File(_read_safetensors(path))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_StandIn, name) for name in _foreign_names(path)]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
@@ -180,29 +253,42 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise WeightsError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
-    arguments = content.get("config") if isinstance(content, dict) else None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds no state dict")
+    state = content.get("state_dict", content)
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path}: holds no state dict")
-    return dict(state), dict(arguments) if isinstance(arguments, dict) else None
+    arguments, record = content.get("config"), content.get("chorus_config")
+    return _File(
+        dict(state),
+        dict(arguments) if isinstance(arguments, dict) else None,
+        dict(record) if isinstance(record, dict) else None,
+    )
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Classes and functions that the file names and torch does not build by itself."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError):
+        return []  # no zip archive; torch.load says what is wrong with it, or reads it
 
 
 def _file_config(
-    tensors: Mapping[str, Tensor],
-    arguments: dict[str, Any] | None,
-    preset: str | None,
-    path: Path,
-    overrides: dict[str, Any],
+    file: _File, tensors: Mapping[str, Tensor], preset: str | None, path: Path, overrides: dict[str, Any]
 ) -> EncoderConfig:
-    """Architecture of a published file: its own arguments, or what the shapes say on top of `preset`."""
-    shapes = _read_off(tensors, path)
-    if arguments is not None:
-        if preset is None:
-            preset = _matching_preset(tensors, path)
-        known = set(EncoderConfig.model_fields) | {"cls_mode"}
-        return preset_config(preset, **(shapes | {k: v for k, v in arguments.items() if k in known} | overrides))
-    assert preset is not None
-    return preset_config(preset, **(shapes | overrides))
+    """Architecture of a published file: our record of it, upstream's arguments, or what the shapes say; each on top of
+    `preset` or the preset that fits.
+    """
+    try:
+        if file.record is not None and preset is None:
+            return EncoderConfig.model_validate(file.record | overrides)
+        shapes = _read_off(tensors, path)
+        arguments = {k: v for k, v in (file.arguments or {}).items() if k != "type"}
+        preset = preset or _matching_preset(tensors, path, any_width=file.arguments is not None)
+        return preset_config(preset, **(shapes | arguments | overrides))
+    except (ConfigError, ValidationError) as error:
+        raise WeightsError(f"{path}: {' '.join(str(error).split())[:300]}") from None
 
 
 def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -216,37 +302,60 @@ def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     def depth(prefix: str) -> int:
         return len({k[len(prefix) :].split(".")[0] for k in tensors if k.startswith(f"{prefix}block")})
 
+    def parts(side: str, stages: int, names: tuple[str, ...]) -> tuple[bool, ...]:
+        """Which stages have blocks with one of the parts `names`; a stage without blocks has none."""
+        of_stage = [[k for k in tensors if k.startswith(f"{side}.{side}{s}.block")] for s in range(stages)]
+        return tuple(any(f".{name}." in k for k in keys for name in names) for keys in of_stage)
+
     channels = [int(stem.shape[0])]
     while f"enc.enc{len(channels)}.down.proj.weight" in tensors:
         channels.append(int(tensors[f"enc.enc{len(channels)}.down.proj.weight"].shape[0]))
     stages = len(channels)
+    convolution, attention = ("cpe", "conv"), ("attn",)
     out: dict[str, Any] = {
         "in_channels": int(stem.shape[-1]),
         "enc_channels": tuple(channels),
         "enc_depths": tuple(depth(f"enc.enc{s}.") for s in range(stages)),
+        "enc_conv": parts("enc", stages, convolution),
+        "enc_attn": parts("enc", stages, attention),
         "enc_mode": not any(k.startswith("dec.") for k in tensors),
         "mask_token": "embedding.mask_token" in tensors,
     }
+    if stem.ndim == 5:
+        out["stem_kernel"] = int(stem.shape[1])
     if not out["enc_mode"]:
-        out["dec_channels"] = tuple(int(tensors[f"dec.dec{s}.up.proj.0.weight"].shape[0]) for s in range(stages - 1))
+        ups = [tensors.get(f"dec.dec{s}.up.proj.0.weight") for s in range(stages - 1)]
+        if any(u is None for u in ups):
+            missing = [f"dec.dec{s}.up.proj.0.weight" for s, u in enumerate(ups) if u is None]
+            raise WeightsError(f"{path}: missing {', '.join(missing)}")
+        out["dec_channels"] = tuple(int(u.shape[0]) for u in ups if u is not None)
         out["dec_depths"] = tuple(depth(f"dec.dec{s}.") for s in range(stages - 1))
+        out["dec_conv"] = parts("dec", stages - 1, convolution)
+        out["dec_attn"] = parts("dec", stages - 1, attention)
+    attending = next((k.removesuffix("attn.qkv.weight") for k in tensors if k.endswith(".attn.qkv.weight")), None)
+    if attending is not None:
+        scale, hidden = tensors.get(f"{attending}ls1.0.gamma"), tensors.get(f"{attending}mlp.0.fc1.weight")
+        out["qkv_bias"] = f"{attending}attn.qkv.bias" in tensors
+        if scale is not None:
+            out["layer_scale"] = 1.0  # the start value in training; the file holds what it became
+        if hidden is not None:
+            out["mlp_ratio"] = hidden.shape[0] / hidden.shape[1]
     return out
 
 
-def _matching_preset(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """The published preset with the kind of stem, block, norm and the widths that a state dict shows."""
+def _matching_preset(tensors: Mapping[str, Tensor], path: Path, *, any_width: bool) -> str:
+    """The published preset with the kind of stem and block, the widths and the decoder that a state dict shows.
+
+    any_width: the file says itself what shapes do not tell, so a model of another width may take the conventions of
+    its kind (Concerto-small: Sonata's).
+    """
     shapes = _read_off(tensors, path)
     litept = any(".norm0." in k or ".conv.0." in k for k in tensors)
     linear = "embedding.stem.linear.weight" in tensors
-    candidates = [
-        name
-        for name, config in PRESETS.items()
-        if (config.block == "litept", config.stem == "linear", len(config.enc_channels))
-        == (litept, linear, len(shapes["enc_channels"]))
-    ]
-    exact = [n for n in candidates if PRESETS[n].enc_channels == shapes["enc_channels"]]
+    kind = [n for n, c in PRESETS.items() if (c.block == "litept", c.stem == "linear") == (litept, linear)]
+    exact = [n for n in kind if PRESETS[n].enc_channels == shapes["enc_channels"]]
     decoders = [n for n in exact if not shapes["enc_mode"] and PRESETS[n].dec_depths == shapes["dec_depths"]]
-    for found in (decoders, exact):
+    for found in (decoders, exact, kind if any_width else []):
         if found:
             return found[0]
     raise WeightsError(

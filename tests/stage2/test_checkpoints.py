@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,5 +148,136 @@ def test_unreadable_files(content: bytes, tmp_path: Path) -> None:
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="known: chorus, released, trainer"):
+    with pytest.raises(WeightsError, match="known: chorus, released, sonata"):
         export_encoder(tiny(), tmp_path / "x", "onnx")
+
+
+#: preset, and the formats in which its architecture is published
+PUBLISHED = [
+    ("sonata", "sonata"), ("concerto-base", "concerto"), ("concerto-large", "released"), ("ptv3", "ptv3"),
+    ("scenesplat", "scenesplat"), ("litept-s", "litept"), ("litept-s-star", "litept"), ("litept-b", "trainer"),
+    ("litept-l", "trainer"), ("sonata", "trainer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", sorted({p for p, _ in PUBLISHED}))
+def test_official_file_is_recognised(preset: str, tmp_path: Path) -> None:
+    """Keys and shapes of the full-size models (docs/encoder.md: confirmed against upstream's classes), as their
+    trainers and releases store them, without a word on which model it is.
+    """
+    with torch.device("meta"):
+        config = build_encoder(preset).config
+        shapes = {k: v.shape for k, v in build_encoder(preset).state_dict().items()}
+    state = {k: torch.zeros(()).expand(v) for k, v in shapes.items()}  # a stored tensor of one number each
+    contents: list[dict[str, Any]] = [
+        {"epoch": 3, "state_dict": {f"module.backbone.{k}": v for k, v in state.items()}},
+        {"state_dict": {f"module.student.backbone.{k}": v for k, v in state.items()}
+         | {"module.teacher.backbone.embedding.stem.norm.weight": torch.zeros(3)}},
+    ]  # fmt: skip
+    for i, content in enumerate(contents):
+        torch.save(content, tmp_path / f"{i}.pth")
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # copies onto meta tensors do nothing
+            found = load_encoder(tmp_path / f"{i}.pth").config
+        name = "sonata" if preset == "concerto-base" else preset  # the same architecture and conventions
+        assert found == config.model_copy(update={"name": name})
+
+
+@pytest.mark.parametrize(("preset", "format"), PUBLISHED)
+def test_round_trip_of_every_format(preset: str, format: str, tmp_path: Path) -> None:
+    """Random weights in the official layout, read, written and read again: the same bits, and the same conventions."""
+    sizes: dict[str, Any] = {"enc_channels": (18, 36, 54), "enc_depths": (1, 1, 2), "enc_patch_size": (16, 32, 64)}
+    if preset != "sonata":  # what differs from the preset and is in no shape: upstream's files do not tell it
+        sizes["order"] = ("hilbert", "z")
+    torch.manual_seed(3)
+    encoder = build_encoder(preset, **sizes).eval()
+    official = {k: torch.randn(v.shape) * 0.1 if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
+    official |= {k: v.abs() + 0.5 for k, v in official.items() if k.endswith("running_var")}
+    encoder.load_state_dict(official)
+    export_encoder(encoder, tmp_path / "a.pth", format)
+    loaded = load_encoder(tmp_path / "a.pth")
+    assert loaded.config == encoder.config
+    assert same_features(loaded, encoder)
+    export_encoder(loaded, tmp_path / "b.pth", format)
+    first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pth", "b.pth"))
+    assert list(first) == list(second)
+    prefix = "" if "config" in first else "module.backbone."
+    assert list(second["state_dict"]) == [prefix + k for k in official]
+    assert all(torch.equal(second["state_dict"][prefix + k], v) for k, v in official.items())
+    if "config" in first:
+        assert first["config"] == second["config"]
+        assert first["config"]["order"] == encoder.config.order
+
+
+def test_shapes_tell_what_presets_do_not_have(tmp_path: Path) -> None:
+    encoder = build_encoder("ptv3", **TINY, qkv_bias=False, mlp_ratio=2, layer_scale=0.1, stem_kernel=3).eval()
+    torch.save({"state_dict": encoder.state_dict()}, tmp_path / "x.pth")
+    loaded = load_encoder(tmp_path / "x.pth", preset="ptv3", enc_patch_size=(32, 32, 32))
+    assert (loaded.config.qkv_bias, loaded.config.mlp_ratio, loaded.config.stem_kernel) == (False, 2, 3)
+    assert same_features(loaded, encoder)
+
+
+def test_trainers_other_objects_are_passed_over(tmp_path: Path) -> None:
+    """What Pointcept saves beside the weights: numpy numbers, the scheduler's functions, an optimiser."""
+    encoder = tiny("ptv3")
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.AdamW([parameter])
+    content = {
+        "epoch": 800,
+        "state_dict": {f"module.backbone.{k}": v for k, v in encoder.state_dict().items()},
+        "optimizer": optimiser.state_dict(),
+        "scheduler": {"anneal_func": torch.optim.lr_scheduler.OneCycleLR._annealing_cos, "owner": Path("exp")},
+        "best_metric_value": np.float64(0.776),
+    }
+    torch.save(content, tmp_path / "model_best.pth")
+    loaded = load_encoder(tmp_path / "model_best.pth", preset="ptv3", enc_patch_size=(32, 32, 32))
+    assert same_features(loaded, encoder)
+    content["state_dict"] = {"module.backbone.embedding.stem.conv.weight": np.float64(1)}
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"odd\.pth: holds no state dict"):
+        load_encoder(tmp_path / "odd.pth")
+
+
+def test_release_of_another_width(tmp_path: Path) -> None:
+    """Concerto-small is in no preset; its file says what shapes do not tell."""
+    encoder = tiny("concerto-base", enc_num_head=(2, 3, 4), order=("hilbert",))
+    export_encoder(encoder, tmp_path / "x.pth", "concerto")
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    del content["chorus_config"]
+    torch.save(content, tmp_path / "x.pth")
+    loaded = load_encoder(tmp_path / "x.pth")
+    assert loaded.config.enc_num_head == (2, 3, 4)
+    assert same_features(loaded, encoder)
+
+
+def test_arguments_that_change_the_numbers_are_not_dropped(tmp_path: Path) -> None:
+    encoder = tiny("sonata")
+    export_encoder(encoder, tmp_path / "x.pth", "sonata")
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    del content["chorus_config"]
+    for arguments, message in (({"enable_rpe": True}, "enable_rpe"), ({"gating": 1}, "unknown key 'gating'")):
+        torch.save(content | {"config": content["config"] | arguments}, tmp_path / "y.pth")
+        with pytest.raises(WeightsError, match=rf"y\.pth: .*{message}"):
+            load_encoder(tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "format", "named"),
+    [
+        ("chorus", {}, "trainer", "block = 'litept'"),
+        ("sonata", {"norm": "batch"}, "sonata", "norm = 'batch'"),
+        ("ptv3", {}, "scenesplat", "pool_reduce = 'max'"),
+        ("ptv3", {"enc_attn": (False, True, True)}, "ptv3", "stages without convolution or without attention"),
+    ],
+)
+def test_what_upstream_has_no_class_for_is_refused(
+    preset: str, overrides: dict[str, Any], format: str, named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match=named):
+        export_encoder(tiny(preset, **overrides), tmp_path / "x.pth", format)
+    assert not (tmp_path / "x.pth").exists()
+
+
+def test_folders_say_themselves_what_they_are(tmp_path: Path) -> None:
+    export_encoder(tiny(), tmp_path / "e")
+    with pytest.raises(WeightsError, match="leave out the preset"):
+        load_encoder(tmp_path / "e", preset="sonata")
