@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from chorus_common.errors import ConfigError
@@ -22,9 +21,9 @@ from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene
-from stage2_distill.encode import encode_scene
 from stage2_distill.encoder import Encoder
 from stage2_distill.student import Student
+from stage2_distill.turns import TurnedFeatures, encode_turns
 
 F32 = NDArray[np.float32]
 
@@ -50,26 +49,28 @@ class FeatureSource(Protocol):
 
 @dataclass(frozen=True)
 class StudentFeatures:
-    """What the student predicts for teacher `teacher`: projector, then inverse PHI-S. Every Gaussian has a feature."""
+    """What the student predicts for teacher `teacher`: projector, then inverse PHI-S. Every Gaussian has a feature.
+
+    turns: angles that the scene is encoded at (`stage2_distill.turns`).
+    """
 
     student: Student
     teacher: str
+    turns: int = 1
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
-        return _StudentScene(self.student, self.teacher, encode_latent(self.student.encoder, scene.gaussians))
+        turned = encode_turns(self.student.encoder, scene.gaussians, self.turns)
+        return _StudentScene(self.student, self.teacher, turned)
 
 
 @dataclass(frozen=True)
 class _StudentScene:
     student: Student
     teacher: str
-    latent: F32
+    turned: TurnedFeatures
 
     def rows(self, start: int, stop: int) -> F32:
-        weights = next(self.student.parameters())
-        with torch.inference_mode():
-            part = torch.from_numpy(np.ascontiguousarray(self.latent[start:stop])).to(weights.device)
-            return self.student.to_teacher_space(self.teacher, part).float().cpu().numpy()
+        return self.turned.in_teacher_space(self.student, self.teacher, start, stop).numpy()
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ class EncoderFeatures:
     """The encoder's own output: of a checkpoint that was trained into a text encoder's space without a projector."""
 
     encoder: Encoder
+    turns: int = 1
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
-        return ArrayFeatures(encode_latent(self.encoder, scene.gaussians))
+        return ArrayFeatures(encode_latent(self.encoder, scene.gaussians, self.turns))
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,9 @@ class _FileScene:
         return part
 
 
-def encode_latent(encoder: Encoder, scene: GaussianScene) -> F32:
-    """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy."""
-    with torch.inference_mode():
-        return encode_scene(encoder, scene).numpy()
+def encode_latent(encoder: Encoder, scene: GaussianScene, turns: int = 1) -> F32:
+    """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy; the mean over `turns` angles."""
+    return encode_turns(encoder, scene, turns).mean().numpy()
 
 
 def check_pair(name: str, fingerprint: str, encoder: TextEncoder) -> None:

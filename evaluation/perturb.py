@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from chorus_common.lifting import morton_order
 from chorus_common.progress import progress
-from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.rotations import middle, rotate, rotation_about
+from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import write_ply
 from evaluation.scenes import LoadedScene, Selection
 
@@ -36,23 +37,7 @@ def _subsample(scene: GaussianScene, rng: np.random.Generator, *, share: float) 
 
 def _turn(scene: GaussianScene, rng: np.random.Generator, *, degrees: float) -> tuple[GaussianScene, I64]:
     """Turned about the vertical through the middle: centres, orientations and normals."""
-    angle = np.radians(degrees)
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    middle = (scene.means.min(axis=0) + scene.means.max(axis=0)).astype(np.float64) / 2
-    half = np.array([np.cos(angle / 2), np.sin(angle / 2)])  # quaternion (w, 0, 0, z)
-    w, x, y, z = scene.quats.astype(np.float64).T
-    quats = np.stack(
-        [half[0] * w - half[1] * z, half[0] * x - half[1] * y, half[0] * y + half[1] * x, half[0] * z + half[1] * w],
-        axis=1,
-    )
-    changed = replace(
-        scene,
-        means=((scene.means - middle) @ turn.T + middle).astype(np.float32),
-        quats=canonical_quats(quats),
-        normals=None if scene.normals is None else (scene.normals @ turn.T).astype(np.float32),
-    )
-    return changed, np.arange(len(scene))
+    return rotate(scene, rotation_about("z", np.radians(degrees)), middle(scene)), np.arange(len(scene))
 
 
 #: name -> change. Noise in metres, subsampling by the share that is kept, rotation in degrees.

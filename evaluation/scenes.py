@@ -121,6 +121,29 @@ class Selection:
         self.failed |= failed
 
 
+@dataclass(frozen=True)
+class SceneOptions:
+    """What scenes are asked for: see `select_scenes`; label_space: see `labelled_scenes`."""
+
+    stores: tuple[Path, ...] = ()
+    manifest: Path | None = None
+    split: str = "val"
+    label_space: str = ""
+
+    def labelled(self, *, keep_unlabelled: bool = False) -> tuple[Selection, tuple[str, ...], str]:
+        """(scenes, class names, label space); raises what `select_scenes` and `labelled_scenes` raise."""
+        selection = select_scenes(self.stores, self.manifest, self.split)
+        return selection, *labelled_scenes(selection, self.label_space, keep_unlabelled=keep_unlabelled)
+
+    def inputs(self) -> dict[str, Any]:
+        """For a result file; the label space that was found is the task's to tell."""
+        return {
+            "stores": [str(store) for store in self.stores],
+            "manifest": None if self.manifest is None else str(self.manifest),
+            "split": self.split,
+        }
+
+
 def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> Selection:
     """Scenes of `split` by (data set, id), found in the first store that has them; without a manifest, all scenes of
     the stores; without stores, the manifest's own files.

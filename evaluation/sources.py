@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,19 +40,36 @@ class SourceOptions:
     Attributes:
         encoder: a student's folder, or any encoder checkpoint whose output lives in the space of `text`.
         random: add the same architecture with random weights of `seed`.
-        features: folder of <scene id>.npy. lifted: add the teacher's own features, lifted from the cache.
+        features: folder of <scene id>.npy. lifted: add the teacher's own features, lifted from the cache; None = where
+            there is a cache.
         teacher: name of the text-aligned teacher, where there are several. text: spec of the text encoder, where
             neither a student nor a cache tells (published encoders, feature files).
+        turns: yaw angles that an encoder sees a scene at (`stage2_distill.turns`).
     """
 
     encoder: Path | None = None
     random: bool = False
     features: Path | None = None
-    lifted: bool = False
+    lifted: bool | None = False
     teacher: str | None = None
     text: str | None = None
     device: str = "cpu"
     seed: int = 0
+    turns: int = 1
+
+    @property
+    def given(self) -> bool:
+        """Whether any features are asked for."""
+        return self.encoder is not None or self.features is not None or bool(self.lifted)
+
+    def inputs(self) -> dict[str, Any]:
+        """For a result file."""
+        return {
+            "encoder": None if self.encoder is None else str(self.encoder),
+            "features": None if self.features is None else str(self.features),
+            "seed": self.seed,
+            "turns": self.turns,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,13 +80,18 @@ class TextSources:
     text_encoder: TextEncoder
     teacher: str
 
+    def inputs(self) -> dict[str, Any]:
+        """For a result file: whose text space it is."""
+        return {"teacher": self.teacher, "text_encoder": self.text_encoder.spec}
+
 
 def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     """The sources that `options` ask for: student (and random), features, lifted_teacher.
 
     Raises ConfigError, one line, where they do not share one text-aligned space or nothing is asked for.
     """
-    cached = _cached_specs(selection.scenes) if options.encoder is None or options.lifted else {}
+    lifted = options.lifted if options.lifted is not None else selection.scenes[0].store is not None
+    cached = _cached_specs(selection.scenes) if options.encoder is None or lifted else {}
     sources: dict[str, FeatureSource] = {}
     if options.random and options.encoder is None:
         raise ConfigError("--random needs --encoder: it takes its architecture")
@@ -84,10 +107,10 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
             {n: t.spec for n, t in student.config.teachers.items()}, options.teacher
         )
         check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
-        sources["student"] = StudentFeatures(student, name)
+        sources["student"] = StudentFeatures(student, name, options.turns)
         if options.random:
-            sources["random"] = StudentFeatures(random_student(student, options.seed), name)
-        if options.lifted and cached.get(name) != student.config.teachers[name].spec:
+            sources["random"] = StudentFeatures(random_student(student, options.seed), name, options.turns)
+        if lifted and cached.get(name) != student.config.teachers[name].spec:
             raise ConfigError(
                 f"{selection.scenes[0].store}: teacher '{name}' is {cached.get(name, 'absent')} here, the student's is "
                 f"{student.config.teachers[name].spec}; use --no-lifted"
@@ -105,16 +128,16 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
                 f"{options.encoder}: gives {encoder.out_channels} channels, text encoder {options.text} "
                 f"{text_encoder.channels}"
             )
-        sources["student"] = EncoderFeatures(encoder)
+        sources["student"] = EncoderFeatures(encoder, options.turns)
         if options.random:
-            sources["random"] = EncoderFeatures(random_twin(encoder, options.seed))
-    elif options.text is not None and not options.lifted:
+            sources["random"] = EncoderFeatures(random_twin(encoder, options.seed), options.turns)
+    elif options.text is not None and not lifted:
         name, text_encoder = "", load_text_encoder(options.text)
     else:
         name, text_encoder = text_aligned_teacher(cached, options.teacher)
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, text_encoder.channels)
-    if options.lifted:
+    if lifted:
         sources["lifted_teacher"] = _lifted(selection.scenes[0], name, text_encoder)
     if not sources:
         raise ConfigError("nothing to evaluate; give --encoder, --features or --lifted")
@@ -130,18 +153,16 @@ def one_source(options: SourceOptions, selection: Selection) -> tuple[str, Featu
     return name, source, found.text_encoder
 
 
-def retrieval_sources(
-    encoder: Path | None, random: bool, features: Path | None, device: str, seed: int
-) -> dict[str, FeatureSource]:
+def retrieval_sources(options: SourceOptions) -> dict[str, FeatureSource]:
     """Sources that need no text: an encoder's own output, its random twin, files per perturbation."""
     sources: dict[str, FeatureSource] = {}
-    if encoder is not None:
-        trained = load_any_encoder(encoder, device)
-        sources["encoder"] = EncoderFeatures(trained)
-        if random:
-            sources["random"] = EncoderFeatures(random_twin(trained, seed))
-    if features is not None:
-        sources["features"] = FeatureFiles(features, None)
+    if options.encoder is not None:
+        trained = load_any_encoder(options.encoder, options.device)
+        sources["encoder"] = EncoderFeatures(trained, options.turns)
+        if options.random:
+            sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.turns)
+    if options.features is not None:
+        sources["features"] = FeatureFiles(options.features, None)
     if not sources:
         raise ConfigError("nothing to evaluate; give --encoder or --features")
     return sources

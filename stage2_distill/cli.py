@@ -30,8 +30,11 @@ def cli() -> None:
 @click.option("--out", type=FILE, required=True, help="Features, one row per Gaussian of SCENE, as .npy.")
 @click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
 @click.option("--teacher", help="Project into this teacher's own space instead of giving the encoder's features.")
+@click.option(
+    "--turns", type=click.IntRange(min=1), default=1, help="Yaw angles to encode SCENE at; features are their mean."
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-def encode(scene: Path, checkpoint: Path, out: Path, dtype: str, teacher: str | None, device: str) -> None:
+def encode(scene: Path, checkpoint: Path, out: Path, dtype: str, teacher: str | None, turns: int, device: str) -> None:
     """Features of every Gaussian of SCENE (any format that chorus_common.scene_io reads)."""
     import numpy as np
     import torch
@@ -39,21 +42,20 @@ def encode(scene: Path, checkpoint: Path, out: Path, dtype: str, teacher: str | 
     from chorus_common.atomic import atomic_path
     from chorus_common.scene_io import read_scene
     from stage2_distill.devices import pick_device
-    from stage2_distill.encode import encode_scene
     from stage2_distill.encoder import load_encoder
     from stage2_distill.student import load_student
+    from stage2_distill.turns import encode_turns
 
     target = pick_device(device)
     gaussians = read_scene(scene)
-    with torch.no_grad():
-        if teacher is None:
-            features = encode_scene(load_encoder(checkpoint).to(target).eval(), gaussians)
-        else:
-            student = load_student(checkpoint, target)
-            student.basis(teacher)  # an unknown name is refused before the work, not after
-            latent = torch.as_tensor(encode_scene(student.encoder, gaussians), device=target)
-            features = torch.cat([student.to_teacher_space(teacher, part) for part in latent.split(1 << 16)])
-    values = torch.as_tensor(features).float().cpu().numpy()
+    if teacher is None:
+        values = encode_turns(load_encoder(checkpoint).to(target).eval(), gaussians, turns).mean().numpy()
+    else:
+        student = load_student(checkpoint, target)
+        student.basis(teacher)  # an unknown name is refused before the work, not after
+        turned = encode_turns(student.encoder, gaussians, turns)
+        passes = range(0, len(turned), 1 << 16)
+        values = torch.cat([turned.in_teacher_space(student, teacher, a, a + (1 << 16)) for a in passes]).numpy()
     with atomic_path(out) as temporary, open(temporary, "wb") as handle:
         np.save(handle, values.astype(np.float16 if dtype == "f16" else np.float32))
     click.echo(f"{out}: {values.shape[0]} Gaussians x {values.shape[1]} channels", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,28 +11,27 @@ from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.commands.options import (
     FILE,
     left_out,
-    manifest_option,
-    optional_store_option,
+    lifted_option,
     optional_text,
     out_option,
     prompts_option,
-    source_options,
-    space_option,
-    split_option,
+    scene_options,
     synonyms_option,
     target_option,
+    text_source_options,
     workers_option,
 )
 from evaluation.results import command_line, result_document, text_table, write_result
 
+if TYPE_CHECKING:
+    from evaluation.scenes import SceneOptions
+    from evaluation.sources import SourceOptions
+
 
 @click.command("instances")
-@optional_store_option
-@manifest_option
-@split_option
-@space_option
-@source_options
-@click.option("--lifted", is_flag=True, help="Add the teacher's own features, lifted from the cache.")
+@scene_options
+@text_source_options
+@lifted_option
 @click.option(
     "--proposals",
     multiple=True,
@@ -52,18 +51,8 @@ from evaluation.results import command_line, result_document, text_table, write_
 @workers_option
 @out_option
 def instances_command(
-    stores: tuple[Path, ...],
-    manifest: Path | None,
-    split: str,
-    label_space: str,
-    encoder: Path | None,
-    random: bool,
-    features: Path | None,
-    teacher: str | None,
-    text: str | None,
-    seed: int,
-    device: str,
-    lifted: bool,
+    scenes: SceneOptions,
+    sources: SourceOptions,
     proposals: tuple[str, ...],
     settings: tuple[str, ...],
     prompts: str,
@@ -82,12 +71,10 @@ def instances_command(
     from evaluation.proposals.choose import proposal_sources
     from evaluation.proposals.merged_masks import MergeConfig
     from evaluation.run_scenes import Pieces
-    from evaluation.scenes import labelled_scenes, select_scenes
-    from evaluation.sources import SourceOptions, text_sources
+    from evaluation.sources import text_sources
     from evaluation.tasks.instances import InstancesConfig, instances
 
-    selection = select_scenes(stores, manifest, split)
-    class_names, space = labelled_scenes(selection, label_space, keep_unlabelled=predictions is not None)
+    selection, class_names, space = scenes.labelled(keep_unlabelled=predictions is not None)
     config = InstancesConfig(
         prompts=prompts,
         synonyms=synonyms,
@@ -97,23 +84,17 @@ def instances_command(
         label_space=space,
     )
     merge = load_config(MergeConfig, None, settings)
-    found = text_sources(SourceOptions(encoder, random, features, lifted, teacher, text, device, seed), selection)
+    found = text_sources(sources, selection)
     inputs = {
-        "stores": [str(s) for s in stores],
-        "manifest": optional_text(manifest),
-        "split": split,
-        "encoder": optional_text(encoder),
-        "features": optional_text(features),
-        "teacher": found.teacher,
-        "text_encoder": found.text_encoder.spec,
+        **scenes.inputs(),
+        **sources.inputs(),
+        **found.inputs(),
         "proposals": list(proposals),
         "merging": merge.model_dump(),
-        "seed": seed,
         **config.model_dump(),
     }
-    pieces = Pieces.beside(
-        out, {**inputs, "rows": list(found.sources), "predictions": optional_text(predictions)}, encoder, features
-    )
+    key = {**inputs, "rows": list(found.sources), "predictions": optional_text(predictions)}
+    pieces = Pieces.beside(out, key, sources.encoder, sources.features)
     body = instances(
         selection,
         class_names,

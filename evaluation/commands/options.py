@@ -1,10 +1,12 @@
-"""Options that several commands share, and how a command ends."""
+"""Options that several commands share, the arguments they are bundled into, and how a command ends."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -12,7 +14,7 @@ from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.results import text_table
 
 FILE = click.Path(path_type=Path)
-F = TypeVar("F", bound=Callable[..., Any])
+Command = Callable[..., Any]
 
 store_option = click.option(
     "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of stage 1; repeatable."
@@ -44,7 +46,52 @@ prompts_option = click.option(
 )
 synonyms_option = click.option("--synonyms", is_flag=True, help="Average over other names of each class too.")
 
-_SOURCE_OPTIONS = (
+turns_option = click.option(
+    "--turns", type=click.IntRange(min=1), default=1, help="Yaw angles to encode a scene at; features are their mean."
+)
+lifted_option = click.option("--lifted", is_flag=True, help="The teacher's own features, lifted from the cache.")
+
+
+def bundle(
+    argument: str, kind: Callable[[], type], *options: Callable[[Command], Command]
+) -> Callable[[Command], Command]:
+    """`options` as one argument of the command: an instance of the dataclass that `kind()` imports.
+
+    Every option of the command that is named as a field of the dataclass goes into it, those that are declared beside
+    the bundle too (a command may word an option in its own way).
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def gathered(**given: Any) -> Any:
+            made = kind()
+            taken = {f.name: given.pop(f.name) for f in fields(made) if f.name in given}
+            return command(**given, **{argument: made(**taken)})
+
+        bundled: Command = gathered
+        for option in reversed(options):
+            bundled = option(bundled)
+        return bundled
+
+    return decorate
+
+
+def _source_kind() -> type:
+    from evaluation.sources import SourceOptions
+
+    return SourceOptions
+
+
+def _scene_kind() -> type:
+    from evaluation.scenes import SceneOptions
+
+    return SceneOptions
+
+
+#: -> sources: SourceOptions, for commands that ask by text; --lifted is worded by the command.
+text_source_options = bundle(
+    "sources",
+    _source_kind,
     click.option(
         "--encoder", type=FILE, help="Student folder of chorus-stage2 train, or another checkpoint: row 'student'."
     ),
@@ -53,15 +100,28 @@ _SOURCE_OPTIONS = (
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
     click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
     click.option("--seed", type=int, default=0, help="Of the random weights."),
+    turns_option,
     device_option,
 )
-
-
-def source_options(command: F) -> F:
-    """--encoder, --random, --features, --teacher, --text, --seed, --device; see `evaluation.sources.SourceOptions`."""
-    for option in reversed(_SOURCE_OPTIONS):
-        command = option(command)
-    return command
+#: -> sources: SourceOptions, for commands that compare an encoder's own output.
+encoder_source_options = bundle(
+    "sources",
+    _source_kind,
+    click.option(
+        "--encoder", type=FILE, help="Student folder or any encoder checkpoint: row 'encoder' (its own output)."
+    ),
+    click.option("--random/--no-random", default=True, help="The row 'random': the same architecture, random weights."),
+    click.option(
+        "--features",
+        type=FILE,
+        help="Folder with clean/<scene id>.npy and <perturbation>/<scene id>.npy: row 'features'. See --export.",
+    ),
+    click.option("--seed", type=int, default=0, help="Of noise, subsampling and random weights."),
+    turns_option,
+    device_option,
+)
+#: -> scenes: SceneOptions
+scene_options = bundle("scenes", _scene_kind, optional_store_option, manifest_option, split_option, space_option)
 
 
 def finish(rows: dict[str, Any], excluded: dict[str, str], failed: bool, out: Path) -> int:

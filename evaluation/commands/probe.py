@@ -17,6 +17,7 @@ from evaluation.commands.options import (
     out_option,
     space_option,
     split_option,
+    turns_option,
 )
 from evaluation.results import command_line, result_document, write_result
 
@@ -40,6 +41,7 @@ from evaluation.results import command_line, result_document, write_result
 )
 @click.option("--l2", type=click.FloatRange(min=0), default=1e-4, help="Weight decay of the linear layer.")
 @click.option("--seed", type=int, default=0, help="Of the draw and of the random encoder.")
+@turns_option
 @out_option
 @device_option
 def probe_command(
@@ -54,6 +56,7 @@ def probe_command(
     balance: Any,
     l2: float,
     seed: int,
+    turns: int,
     out: Path,
     device: str,
 ) -> int:
@@ -68,7 +71,7 @@ def probe_command(
     from evaluation.tasks.probe import ProbeConfig, probe
     from stage2_distill.encoder import load_encoder
 
-    config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
+    config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed, turns=turns)
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chorus_common.errors import EXIT_DONE
-from evaluation.commands.options import FILE, prompts_option, source_options
+from evaluation.commands.options import FILE, lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
+
+if TYPE_CHECKING:
+    from evaluation.sources import SourceOptions
 
 
 @click.command("query")
 @click.argument("scene", type=FILE)
 @click.argument("words")
-@source_options
-@click.option("--lifted", is_flag=True, help="Ask the teacher's own features, lifted from the cache (a .zarr scene).")
+@text_source_options
+@lifted_option
 @prompts_option
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Objects to list.")
 @click.option("--out", type=FILE, required=True, help="Folder: heat.ply, heat.png, objects.ply, query.json.")
@@ -24,14 +28,7 @@ from evaluation.results import command_line, result_document, text_table, write_
 def query_command(
     scene: Path,
     words: str,
-    encoder: Path | None,
-    random: bool,
-    features: Path | None,
-    teacher: str | None,
-    text: str | None,
-    seed: int,
-    device: str,
-    lifted: bool,
+    sources: SourceOptions,
     prompts: str,
     top: int,
     out: Path,
@@ -47,12 +44,11 @@ def query_command(
     from evaluation.relevancy import query_embeddings
     from evaluation.report.colours import class_palette, heat
     from evaluation.scenes import Selection, scene_at
-    from evaluation.sources import SourceOptions, one_source
+    from evaluation.sources import one_source
     from evaluation.tasks.query import answer
 
     where = scene_at(scene)
-    options = SourceOptions(encoder, random, features, lifted, teacher, text, device, seed)
-    name, source, text_encoder = one_source(options, Selection([where]))
+    name, source, text_encoder = one_source(sources, Selection([where]))
     loaded = where.load()
     query, negatives = query_embeddings(text_encoder, [words], prompts)
     found = answer(loaded, source.open(loaded), query, negatives, top=top)
@@ -73,6 +69,7 @@ def query_command(
             "query": words,
             "prompts": prompts,
             "source": name,
+            "turns": sources.turns,
             "text_encoder": text_encoder.spec,
             "scale": SHARPNESS,
         },

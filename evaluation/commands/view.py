@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chorus_common.errors import EXIT_DONE, ConfigError
-from evaluation.commands.options import FILE, prompts_option, source_options, space_option
+from evaluation.commands.options import FILE, lifted_option, prompts_option, space_option, text_source_options
+
+if TYPE_CHECKING:
+    from evaluation.sources import SourceOptions
 
 
 @click.command("view")
 @click.argument("scene", type=FILE)
-@source_options
-@click.option("--lifted", is_flag=True, help="Show the teacher's own features, lifted from the cache (a .zarr scene).")
+@text_source_options
+@lifted_option
 @prompts_option
 @space_option
 @click.option("--host", default="127.0.0.1", help="Address to listen on; others can reach anything but 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, help="0 = any free one.")
 def view_command(
     scene: Path,
-    encoder: Path | None,
-    random: bool,
-    features: Path | None,
-    teacher: str | None,
-    text: str | None,
-    seed: int,
-    device: str,
-    lifted: bool,
+    sources: SourceOptions,
     prompts: str,
     label_space: str,
     host: str,
@@ -40,7 +37,7 @@ def view_command(
     """
     from chorus_common.labels import LABEL_SPACES
     from evaluation.scenes import Selection, scene_at
-    from evaluation.sources import SourceOptions, one_source
+    from evaluation.sources import one_source
     from evaluation.viewer.scene_model import SceneModel
     from evaluation.viewer.server import ViewerServer
 
@@ -48,9 +45,8 @@ def view_command(
         raise ConfigError(f"unknown label space '{label_space}'; known: {', '.join(LABEL_SPACES)}")
     where = scene_at(scene)
     source = text_encoder = None
-    if encoder is not None or features is not None or lifted:
-        options = SourceOptions(encoder, random, features, lifted, teacher, text, device, seed)
-        _, source, text_encoder = one_source(options, Selection([where]))
+    if sources.given:
+        _, source, text_encoder = one_source(sources, Selection([where]))
     loaded = where.load(label_space if where.store is None else "")
     names = LABEL_SPACES.get(label_space or loaded.gaussians.label_space, ())
     server = ViewerServer(SceneModel(loaded, source, text_encoder, names, prompts), host=host, port=port)

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evaluation.commands.options import (
     FILE,
     finish,
-    manifest_option,
-    optional_store_option,
     optional_text,
     out_option,
     prompts_option,
-    source_options,
-    space_option,
-    split_option,
+    scene_options,
     synonyms_option,
     target_option,
+    text_source_options,
     workers_option,
 )
 from evaluation.results import command_line, result_document, text_table, write_result
 
+if TYPE_CHECKING:
+    from evaluation.scenes import SceneOptions
+    from evaluation.sources import SourceOptions
+
 
 @click.command("zero-shot")
-@optional_store_option
-@manifest_option
-@split_option
-@space_option
-@source_options
+@scene_options
+@text_source_options
 @click.option(
     "--lifted/--no-lifted",
     default=None,
@@ -47,18 +45,8 @@ from evaluation.results import command_line, result_document, text_table, write_
 @workers_option
 @out_option
 def zero_shot_command(
-    stores: tuple[Path, ...],
-    manifest: Path | None,
-    split: str,
-    label_space: str,
-    encoder: Path | None,
-    random: bool,
-    features: Path | None,
-    teacher: str | None,
-    text: str | None,
-    seed: int,
-    device: str,
-    lifted: bool | None,
+    scenes: SceneOptions,
+    sources: SourceOptions,
     prompts: str,
     synonyms: bool,
     target: Any,
@@ -72,32 +60,18 @@ def zero_shot_command(
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
     from evaluation.run_scenes import Pieces
-    from evaluation.scenes import labelled_scenes, select_scenes
-    from evaluation.sources import SourceOptions, text_sources
+    from evaluation.sources import text_sources
     from evaluation.tasks.zero_shot import ZeroShotConfig, contenders, zero_shot
 
-    selection = select_scenes(stores, manifest, split)
-    class_names, space = labelled_scenes(selection, label_space, keep_unlabelled=predictions is not None)
+    selection, class_names, space = scenes.labelled(keep_unlabelled=predictions is not None)
     config = ZeroShotConfig(
         prompts=prompts, synonyms=synonyms, target=target, k=k, oracle_instances=oracle_instances, label_space=space
     )
-    lifted = bool(stores) if lifted is None else lifted
-    found = text_sources(SourceOptions(encoder, random, features, lifted, teacher, text, device, seed), selection)
-    inputs = {
-        "stores": [str(s) for s in stores],
-        "manifest": optional_text(manifest),
-        "split": split,
-        "encoder": optional_text(encoder),
-        "features": optional_text(features),
-        "teacher": found.teacher,
-        "text_encoder": found.text_encoder.spec,
-        "seed": seed,
-        **config.model_dump(),
-    }
+    found = text_sources(sources, selection)
+    inputs = {**scenes.inputs(), **sources.inputs(), **found.inputs(), **config.model_dump()}
     rows = contenders(found.sources)
-    pieces = Pieces.beside(
-        out, {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}, encoder, features
-    )
+    key = {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}
+    pieces = Pieces.beside(out, key, sources.encoder, sources.features)
     body = zero_shot(
         selection,
         class_names,

@@ -308,6 +308,7 @@ def _pictures(found: Mapping[str, Mapping[str, Any]], config: ReportConfig) -> l
         basis=TeacherBasis.load(store / "bases" / f"{teacher}.safetensors"),
         text_encoder=load_text_encoder(inputs["text_encoder"]),
         student=load_student(inputs["encoder"]) if inputs["encoder"] else None,
+        turns=inputs.get("turns", 1),
         prompts=inputs["prompts"],
         synonyms=inputs["synonyms"],
     )

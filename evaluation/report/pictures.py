@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
@@ -20,7 +19,6 @@ from chorus_common.relevancy import CANONICAL_PHRASES
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder
-from evaluation.features import encode_latent
 from evaluation.neighbours import nearest_fill
 from evaluation.prompts import class_embeddings
 from evaluation.report.charts import picture_png
@@ -28,6 +26,7 @@ from evaluation.report.colours import PcaColours, class_palette, heat
 from evaluation.report.render import draw
 from evaluation.report.views import class_shares, informative_views, spread_views
 from stage2_distill.student import Student
+from stage2_distill.turns import encode_turns
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -60,7 +59,8 @@ class ViewPictures:
 class Subject:
     """What the pictures are about.
 
-    teacher: name of the text-aligned teacher in the cache; basis: its standardisation; student: None = teacher only.
+    teacher: name of the text-aligned teacher in the cache; basis: its standardisation; student: None = teacher only;
+    turns: angles that it sees the scene at.
     """
 
     cache: SceneCache
@@ -68,6 +68,7 @@ class Subject:
     basis: TeacherBasis
     text_encoder: TextEncoder
     student: Student | None
+    turns: int
     prompts: str
     synonyms: bool
 
@@ -163,12 +164,10 @@ def _lifted(subject: Subject) -> _Layer:
 def _student(subject: Subject, scene: GaussianScene) -> tuple[F32 | None, _Layer | None]:
     if subject.student is None:
         return None, None
-    latent = encode_latent(subject.student.encoder, scene)
-    with torch.inference_mode():
-        device = next(subject.student.parameters()).device
-        standardised = subject.student.project(subject.teacher, torch.from_numpy(latent).to(device)).float()
-        raw = subject.student.unstandardise(subject.teacher, standardised).cpu().numpy()
-    return latent, _Layer(standardised.cpu().numpy(), _unit(raw), np.ones(len(latent), dtype=bool))
+    turned = encode_turns(subject.student.encoder, scene, subject.turns)
+    features = turned.in_teacher_space(subject.student, subject.teacher).numpy()
+    standardised = subject.basis.forward(features).astype(np.float32, copy=False)
+    return turned.mean().numpy(), _Layer(standardised, _unit(features), np.ones(len(features), dtype=bool))
 
 
 def _unit(features: F32) -> F32:

@@ -43,7 +43,8 @@ class ProbeConfig(Config):
 
     points_per_scene: labelled Gaussians drawn from each training scene, without replacement. balance: "plain" counts
     every Gaussian once, "balanced" gives every class the same total weight. l2: weight of |W|^2 / 2 beside the mean
-    loss. seed: of the draw and of the random encoder.
+    loss. seed: of the draw and of the random encoder. turns: yaw angles that scenes are encoded at
+    (`stage2_distill.turns`).
     """
 
     points_per_scene: int = Field(default=4096, ge=1)
@@ -51,6 +52,7 @@ class ProbeConfig(Config):
     l2: float = Field(default=1e-4, ge=0)
     iterations: int = Field(default=300, ge=1)
     seed: int = 0
+    turns: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def probe(
         counts = scores.semantic.setdefault(name, {})
         with progress(len(val.scenes), f"probe {name}: scoring") as report:
             for scene in list(val.scenes):
-                loaded = _load(val, scene, label_space, candidate)
+                loaded = _load(val, scene, label_space, candidate, config.turns)
                 report.advance()
                 if loaded is not None:
                     features, labels = loaded
@@ -159,7 +161,7 @@ def _fit_on(
     features, labels = [], []
     with progress(len(selection.scenes), f"probe {name}: reading training scenes") as report:
         for scene in list(selection.scenes):
-            loaded = _load(selection, scene, label_space, encoder)
+            loaded = _load(selection, scene, label_space, encoder, config.turns)
             report.advance()
             if loaded is None:
                 continue
@@ -178,7 +180,7 @@ def _fit_on(
 
 
 def _load(
-    selection: Selection, scene: EvalScene, label_space: str, encoder: Encoder
+    selection: Selection, scene: EvalScene, label_space: str, encoder: Encoder, turns: int
 ) -> tuple[F32, NDArray[np.int32]] | None:
     """Encoder output [N, D] and labels [N] of a scene, or None with the scene moved to the excluded ones."""
     try:
@@ -191,4 +193,4 @@ def _load(
         selection.leave_out(scene, "no ground truth")
         selection.scenes.remove(scene)
         return None
-    return encode_latent(encoder, gaussians), gaussians.labels
+    return encode_latent(encoder, gaussians, turns), gaussians.labels

@@ -18,10 +18,10 @@ from pydantic import Field
 from scipy import ndimage
 
 from chorus_common.config import Config
+from chorus_common.rotations import middle, rotate, rotation_about
 from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
 
 F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
 
 
 class AugmentConfig(Config):
@@ -65,7 +65,7 @@ def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generato
         return scene
     if rng.random() < config.dropout_p:
         scene = dropout(scene, rng, config.dropout_ratio)
-    center = (scene.means.min(0) + scene.means.max(0)) / 2
+    center = middle(scene)
     turns = [
         ("z", config.rotate_z_p, 180.0),
         ("x", config.tilt_p, config.tilt_degrees),
@@ -125,25 +125,6 @@ def inflate_scales(scene: GaussianScene, rng: np.random.Generator, largest: floa
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry
-
-
-def rotation_about(axis: str, angle: float) -> F64:
-    """Rotation matrix [3, 3] about "x", "y" or "z" by `angle` radians, counter-clockwise seen from the axis' tip."""
-    a = "xyz".index(axis)
-    b, c = (a + 1) % 3, (a + 2) % 3
-    matrix = np.eye(3)
-    matrix[b, b] = matrix[c, c] = np.cos(angle)
-    matrix[b, c], matrix[c, b] = -np.sin(angle), np.sin(angle)
-    return matrix
-
-
-def rotate(scene: GaussianScene, rotation: NDArray[np.floating], center: NDArray[np.floating]) -> GaussianScene:
-    """Turn the whole scene by `rotation` [3, 3] about `center` [3]: centres, quaternions (left product) and normals."""
-    turned = (scene.means - center) @ rotation.T + center
-    normals = None if scene.normals is None else scene.normals @ rotation.T
-    return replace(
-        scene, means=turned, quats=_left_multiply(quat_from_rotation(rotation), scene.quats), normals=normals
-    )
 
 
 def rescale(scene: GaussianScene, factor: float) -> GaussianScene:
@@ -216,32 +197,3 @@ def jitter_colors(scene: GaussianScene, rng: np.random.Generator, sigma: float) 
     """Independent noise per Gaussian and channel, clipped to [0, 1]."""
     noise = rng.standard_normal((len(scene), 3), dtype=np.float32) * np.float32(sigma)
     return replace(scene, colors=np.clip(scene.colors + noise, 0, 1))
-
-
-# ---------------------------------------------------------------------------------------------------------- quaternions
-
-
-def quat_from_rotation(rotation: NDArray[np.floating]) -> F64:
-    """Unit quaternion [4] (w, x, y, z) of a rotation matrix [3, 3], w >= 0 (Shepperd's method: divides by the largest
-    component).
-    """
-    m = np.asarray(rotation, dtype=np.float64)
-    t = np.array([np.trace(m), m[0, 0], m[1, 1], m[2, 2]])
-    k = int(np.argmax(t))
-    if k == 0:
-        q = np.array([1 + t[0], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])
-    else:
-        a, b, c = k - 1, k % 3, (k + 1) % 3
-        q = np.empty(4)
-        q[0] = m[c, b] - m[b, c]
-        q[1 + a] = 1 + m[a, a] - m[b, b] - m[c, c]
-        q[1 + b], q[1 + c] = m[b, a] + m[a, b], m[c, a] + m[a, c]
-    q /= np.linalg.norm(q)
-    return -q if q[0] < 0 else q
-
-
-def _left_multiply(quat: F64, quats: F32) -> F32:
-    """Hamilton products quat * quats[i], canonical, [N, 4]."""
-    w, x, y, z = quat
-    matrix = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
-    return canonical_quats(quats @ matrix.T)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chorus_common.errors import ConfigError
+from chorus_common.rotations import rotate, rotation_about
 from chorus_common.scene import GaussianScene
-from stage2_distill.data.augment import flip, jitter, jitter_colors, rescale, rotate, rotation_about, shift_colors
+from stage2_distill.data.augment import flip, jitter, jitter_colors, rescale, shift_colors
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
 from stage2_distill.encoder import EncoderConfig, PointBatch
 from stage2_distill.encoder.inputs import centred, scene_inputs

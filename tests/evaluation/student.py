@@ -9,8 +9,10 @@ import torch
 
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import TeacherBasis
+from stage2_distill.encode import VoxelFeatures
 from stage2_distill.encoder import build_encoder
 from stage2_distill.student import Student, StudentTeacher
+from stage2_distill.turns import TurnedFeatures, turned_scenes
 from tests.evaluation.rooms import TEACHER, TEXT_SPEC, WordVectors
 
 TINY = {
@@ -36,6 +38,16 @@ def make_student(basis: TeacherBasis) -> Student:
     student = Student(build_encoder("chorus", **TINY), {TEACHER: teacher})
     student.set_basis(TEACHER, basis)
     return student.eval()
+
+
+def fake_turns(encoder: torch.nn.Module, scene: GaussianScene, turns: int = 1) -> TurnedFeatures:
+    """`fake_latent` in place of the point transformer at every angle, each Gaussian a voxel of its own."""
+    return TurnedFeatures(
+        tuple(
+            VoxelFeatures(torch.from_numpy(fake_latent(encoder, turned)), torch.arange(len(scene)))
+            for turned in turned_scenes(scene, turns)
+        )
+    )
 
 
 def fake_latent(encoder: torch.nn.Module, scene: GaussianScene) -> np.ndarray:

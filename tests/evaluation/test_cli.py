@@ -15,7 +15,7 @@ from chorus_common.standardise import TeacherBasis
 from evaluation.cli import cli
 from stage2_distill.student import save_student
 from tests.evaluation.rooms import TEACHER, Rooms, make_rooms
-from tests.evaluation.student import fake_latent, make_student
+from tests.evaluation.student import fake_turns, make_student
 
 
 def call(*arguments: object) -> Result:
@@ -32,8 +32,8 @@ def done(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture
 def student(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in ("evaluation.features", "evaluation.tasks.probe", "evaluation.report.pictures"):
-        monkeypatch.setattr(f"{module}.encode_latent", fake_latent)
+    for module in ("evaluation.features", "evaluation.report.pictures"):
+        monkeypatch.setattr(f"{module}.encode_turns", fake_turns)
     monkeypatch.setattr("evaluation.report.pictures.PICTURE_SIZE", 64)
     folder = tmp_path / "run" / "student"
     save_student(make_student(TeacherBasis.load(rooms.store / "bases" / f"{TEACHER}.safetensors")), folder)

@@ -12,7 +12,7 @@ from evaluation.tasks import probe as module
 from evaluation.tasks.probe import LinearHead, ProbeConfig, fit_linear, probe, random_twin
 from stage2_distill.encoder import build_encoder
 from tests.evaluation.rooms import Rooms
-from tests.evaluation.student import TINY, fake_latent
+from tests.evaluation.student import TINY, fake_turns
 
 
 def plain_loss(head: LinearHead, x: np.ndarray, y: np.ndarray, config: ProbeConfig) -> float:
@@ -97,7 +97,7 @@ def test_random_twin_has_the_shape_but_not_the_weights() -> None:
 
 
 def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "encode_latent", fake_latent)
+    monkeypatch.setattr("evaluation.features.encode_turns", fake_turns)
     encoder = build_encoder("chorus", **TINY)
 
     def run(**settings: object) -> dict[str, object]:

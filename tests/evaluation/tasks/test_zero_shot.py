@@ -16,7 +16,7 @@ from evaluation.prompts import class_embeddings
 from evaluation.scenes import EvalScene, LoadedScene, labelled_scenes, select_scenes
 from evaluation.tasks.zero_shot import Contender, ZeroShotConfig, classify, zero_shot
 from tests.evaluation.rooms import GRID, TEACHER, Rooms, WordVectors, make_rooms
-from tests.evaluation.student import fake_latent, make_student
+from tests.evaluation.student import fake_latent, fake_turns, make_student
 
 TEXT = class_embeddings(WordVectors(), SCANNET20)
 
@@ -71,7 +71,7 @@ def test_row_passes_do_not_change_the_result(rooms: Rooms, monkeypatch: pytest.M
 def test_student_equals_the_direction_of_its_projector_then_inverse_basis(
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_module, "encode_latent", fake_latent)
+    monkeypatch.setattr(features_module, "encode_turns", fake_turns)
     basis = basis_of(rooms)
     student = make_student(basis)
     scene = loaded(rooms, "val_0").gaussians

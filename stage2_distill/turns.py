@@ -1,0 +1,60 @@
+"""Test-time turns: a scene encoded at several yaw angles, and what the views of it say on average.
+
+Which way a room faces says nothing about what is in it, but it decides where voxels and patches are cut. The mean over
+angles keeps what all of them agree on. One turn is the scene as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chorus_common.rotations import middle, rotate, rotation_about
+from chorus_common.scene import GaussianScene
+from stage2_distill.encode import VoxelFeatures, encode_voxels
+from stage2_distill.encoder import Encoder
+from stage2_distill.student import Student
+
+
+def turned_scenes(scene: GaussianScene, turns: int) -> Iterator[GaussianScene]:
+    """`scene` at i * 360 / turns degrees about the vertical through the middle of its box; first as it is."""
+    yield scene
+    for i in range(1, turns):
+        yield rotate(scene, rotation_about("z", 2 * np.pi * i / turns), middle(scene))
+
+
+@dataclass(frozen=True)
+class TurnedFeatures:
+    """An encoder's output for a scene, once per angle; rows are the scene's Gaussians in its own order."""
+
+    angles: tuple[VoxelFeatures, ...]
+
+    def __len__(self) -> int:
+        return len(self.angles[0].voxel)
+
+    def mean(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """[stop - start, D] f32: mean output over the angles."""
+        first, *others = (angle.rows(start, stop) for angle in self.angles)
+        return sum(others, first) / len(self.angles)
+
+    @torch.no_grad()
+    def in_teacher_space(self, student: Student, teacher: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """[stop - start, C] f32 on the CPU: what `student` predicts for `teacher`, in the teacher's own space.
+
+        The mean is one of directions in the standardised space, where every channel weighs the same and none holds the
+        teacher's mean, then turned back as for a single angle (`Student.unstandardise`).
+        """
+        device = next(student.parameters()).device
+        angles = (angle.rows(start, stop).to(device) for angle in self.angles)
+        first, *others = (F.normalize(student.project(teacher, latent), dim=-1) for latent in angles)
+        return student.unstandardise(teacher, sum(others, first)).float().cpu()
+
+
+def encode_turns(encoder: Encoder, scene: GaussianScene, turns: int = 1) -> TurnedFeatures:
+    """`scene` encoded at `turns` >= 1 angles (see `turned_scenes` and `encode_voxels`)."""
+    return TurnedFeatures(tuple(encode_voxels(encoder, turned) for turned in turned_scenes(scene, turns)))
