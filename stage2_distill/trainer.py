@@ -176,7 +176,7 @@ class Trainer:
             self._skip(step, batches, reporter)
         else:
             self.optimizer.step()
-            self.ranks.share_buffers(student.encoder)
+            self.ranks.average_buffers(student.encoder)
             if self.average is not None:
                 self.average.update(student, step)
             self.progress.bad_steps = 0
