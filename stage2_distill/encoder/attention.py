@@ -91,10 +91,13 @@ class SerializedAttention(nn.Module):
             step = max(1, tile_rows // group.shape[1])
             for i in range(0, len(group), step):
                 rows, mine = group[i : i + step].reshape(-1), own[i : i + step].reshape(-1)
-                qkv = self.qkv(norm(x.index_select(0, rows)))
-                qkv = _rotate(qkv, self.heads, None if angles is None else angles.index_select(0, rows))
-                out = self.proj(_attend(qkv, group.shape[1], self.heads))
+                turn = None if angles is None else angles.index_select(0, rows)
+                out = self.within(norm(x.index_select(0, rows)), group.shape[1], turn)
                 yield (rows, out) if bool(mine.all()) else (rows[mine], out[mine])
+
+    def within(self, x: Tensor, length: int, angles: Tensor | None) -> Tensor:
+        """The result for rows x [P * length, C] that are P whole patches, one after the other."""
+        return self.proj(_attend(_rotate(self.qkv(x), self.heads, angles), length, self.heads))
 
 
 def patch_attention(qkv: Tensor, heads: int, patches: Patches, angles: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stage2_distill.encoder.attention import SerializedAttention
 from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.pooling import NormFactory
+from stage2_distill.encoder.rope import rope_angles
 from stage2_distill.encoder.sparse_conv import CPU_TILE, DEVICE_TILE, SubMConv3d
 
 #: what a voxel of a surface has of its 27 neighbours, itself included (rooms at 0.08 to 0.15 m: 10 to 14)
@@ -190,15 +191,10 @@ class Block(nn.Module):
         return x + self.drop_path(self.ls2(y) if hasattr(self, "ls2") else y)
 
     def _infer(self, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
-        tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
-        if self.conv_name is not None:
-            unit = self.get_submodule(self.conv_name)
-            assert isinstance(unit, ConvUnit | BasicUnit)
-            x = unit.infer(x, level, x if conv_input is None else conv_input)
-        elif hasattr(self, "norm0"):
-            x = self.norm0(x)
+        x = self.before_attention(x, level, conv_input)
         if not self.attends:
             return x
+        tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
         angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
         out = torch.empty_like(x)
         for rows, values in self.attn.tiles(
@@ -206,10 +202,35 @@ class Block(nn.Module):
         ):
             out[rows] = (self.ls1(values) if hasattr(self, "ls1") else values).to(x.dtype)
         for start in range(0, len(x), tile):
-            part = x[start : start + tile] + out[start : start + tile]
-            y = self.mlp(self.norm2(part))
-            out[start : start + tile] = part + (self.ls2(y) if hasattr(self, "ls2") else y)
+            out[start : start + tile] = self.after_attention(x[start : start + tile] + out[start : start + tile])
         return out
+
+    # The three parts of `_infer` for rows that are not a whole level (out_of_core.py).
+
+    @property
+    def reach(self) -> int:
+        """How many voxels away `before_attention` looks."""
+        unit = None if self.conv_name is None else self.get_submodule(self.conv_name)
+        return 0 if unit is None else 2 if isinstance(unit, BasicUnit) else 1
+
+    def before_attention(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
+        """The block up to its attention (all of it where it has none); without gradients."""
+        if self.conv_name is not None:
+            unit = self.get_submodule(self.conv_name)
+            assert isinstance(unit, ConvUnit | BasicUnit)
+            return unit.infer(x, level, x if conv_input is None else conv_input)
+        return self.norm0(x) if hasattr(self, "norm0") else x
+
+    def attention(self, x: Tensor, grid: Tensor, length: int) -> Tensor:
+        """x + attention of rows x [P * length, C] at voxels `grid` that are P whole patches; without gradients."""
+        angles = None if self.rope_base is None else rope_angles(grid, x.shape[1] // self.heads, self.rope_base)
+        y = self.attn.within(self.norm1(x), length, angles)
+        return x + (self.ls1(y) if hasattr(self, "ls1") else y)
+
+    def after_attention(self, x: Tensor) -> Tensor:
+        """The MLP with its residual, for any rows; without gradients."""
+        y = self.mlp(self.norm2(x))
+        return x + (self.ls2(y) if hasattr(self, "ls2") else y)
 
 
 class Stem(nn.Module):
@@ -244,6 +265,12 @@ class Stem(nn.Module):
             self.input_norm = nn.BatchNorm1d(in_channels, eps=1e-6, momentum=None)
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(1, channels))
+
+    @property
+    def reach(self) -> int:
+        """How many voxels away it looks."""
+        first = next(iter(self.stem.values()))
+        return first.kernel // 2 if isinstance(first, SubMConv3d) else 0
 
     def forward(self, feat: Tensor, level: Level) -> Tensor:
         if hasattr(self, "input_norm"):

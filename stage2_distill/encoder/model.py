@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,12 @@ class Encoder(nn.Module):
         """Width D of the features that `forward` returns."""
         return self.config.out_channels
 
+    def stage(self, side: Literal["enc", "dec"], s: int) -> Stage:
+        """The modules `down` or `up` and `block{i}` of stage s of the encoder or decoder."""
+        stage = self.get_submodule(f"{side}.{side}{s}")
+        assert isinstance(stage, Stage)
+        return stage
+
     def hierarchy(
         self,
         batch: PointBatch,
@@ -139,8 +146,7 @@ class Encoder(nn.Module):
         x = self.embedding(feat, levels[0])
         outputs = []
         for s, level in enumerate(levels):
-            stage = self.enc.get_submodule(f"enc{s}")
-            assert isinstance(stage, Stage)
+            stage = self.stage("enc", s)
             if s:
                 x = stage["down"](x, level.cluster, len(level))
             for i in range(self.config.enc_depths[s]):
@@ -151,8 +157,7 @@ class Encoder(nn.Module):
     def _decode(self, stages: list[Tensor], levels: list[Level]) -> Tensor:
         x = stages[-1]
         for s in reversed(range(len(levels) - 1)):
-            stage = self.dec.get_submodule(f"dec{s}")
-            assert isinstance(stage, Stage)
+            stage = self.stage("dec", s)
             x, skip = stage["up"](x, stages[s], levels[s + 1].cluster)
             for i in range(self.config.dec_depths[s]):
                 x = self._run(

@@ -125,6 +125,16 @@ def required_depth(grid: Tensor, rule: str) -> int:
     return (int(grid.max()) + (rule == "max+1")).bit_length()
 
 
+def check_depth(depths: Sequence[int]) -> None:
+    """Refuse clouds whose codes and cloud number do not fit into 63 bits."""
+    if max(depths) > MAX_DEPTH or 3 * max(depths) + len(depths).bit_length() > 63:
+        raise SceneError(
+            f"the scene spans 2^{max(depths)} voxels along an axis ({len(depths)} clouds in the batch), "
+            "more than a 63-bit code holds; "
+            "use a larger grid size or split the scene"
+        )
+
+
 def serialize(grid: Tensor, batch: Tensor, depth: Tensor, orders: Sequence[str]) -> list[Tensor]:
     """Row order of every curve: for each of `orders` the permutation [N] i64 that sorts rows by (cloud, code along
     the curve).
@@ -133,13 +143,8 @@ def serialize(grid: Tensor, batch: Tensor, depth: Tensor, orders: Sequence[str])
         grid [N, 3] i64, batch [N] i64 (cloud of each row), depth [B] i64 on the CPU: bits per axis of each cloud.
     """
     depths = depth.tolist()
+    check_depth(depths)
     bits = 3 * max(depths)
-    if max(depths) > MAX_DEPTH or bits + len(depths).bit_length() > 63:
-        raise SceneError(
-            f"the scene spans 2^{max(depths)} voxels along an axis ({len(depths)} clouds in the batch), "
-            "more than a 63-bit code holds; "
-            "use a larger grid size or split the scene"
-        )
     permutations = []
     for order in orders:
         if order.startswith("z") or len(set(depths)) == 1:
