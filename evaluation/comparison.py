@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.errors import ConfigError
 from chorus_common.labels import FOREGROUND_EXCLUDED
+from evaluation.metrics.retrieval import FIGURES
 from evaluation.scene_scores import SceneScores
 
 F64 = NDArray[np.float64]
@@ -53,25 +55,31 @@ class Difference:
 def compare(
     a: SceneScores, row_a: str, b: SceneScores, row_b: str, *, draws: int = 2000, level: float = 0.95, seed: int = 0
 ) -> list[Difference]:
-    """mIoU, f-mIoU and mAcc, and AP, AP50, AP25 where both runs have instances; b against a.
+    """What both runs have of mIoU, f-mIoU and mAcc; AP, AP50 and AP25; retrieval figures, as means over perturbations
+    and recall@1 of each. b against a.
 
-    Raises ConfigError where the runs share no scene, or differ in label space or in a scene's ground truth.
+    Queries of a gallery that is the whole split search all of it in every draw: only queries are drawn.
+
+    Raises ConfigError where the runs share no scene, or differ in label space, rules or a scene's ground truth.
     """
     if a.class_names != b.class_names:
         raise ConfigError("the two results have different label spaces")
     found = []
-    for kind, statistic in (("semantic", _semantic), ("instances", _instances)):
+    for kind, statistic in _STATISTICS.items():
         mine, theirs = getattr(a, kind).get(row_a, {}), getattr(b, kind).get(row_b, {})
         names = sorted(mine.keys() & theirs.keys())
         if not names:
             continue
+        if a.meta() != b.meta():
+            raise ConfigError(
+                "the two results were made with different classes of things, smallest regions or galleries"
+            )
         _check_truth(a, row_a, b, row_b, names, kind)
-        count = draws if kind == "semantic" else min(draws, 200)
+        count = min(draws, 200) if kind == "instances" else draws
         rng = np.random.default_rng(seed)
         picks = np.concatenate([np.arange(len(names))[None], rng.integers(0, len(names), (count, len(names)))])
         values_a, values_b = statistic(a, row_a, names)(picks), statistic(b, row_b, names)(picks)
-        metrics = ("miou", "f_miou", "macc") if kind == "semantic" else ("ap", "ap50", "ap25")
-        for i, metric in enumerate(metrics):
+        for i, metric in enumerate(_metrics(kind, mine[names[0]])):
             found.append(_difference(metric, values_a[:, i], values_b[:, i], level, len(names)))
     if not found:
         raise ConfigError(f"the results share no scene of rows '{row_a}' and '{row_b}'")
@@ -128,14 +136,42 @@ def _instances(scores: SceneScores, row: str, names: Sequence[str]) -> Callable[
     return values
 
 
+def _retrieval(scores: SceneScores, row: str, names: Sequence[str]) -> Callable[[I64], F64]:
+    """picks [D, S] of scenes -> [D, 4 + P]: figures as the mean over P perturbations, then recall@1 under each."""
+    scenes = [scores.retrieval[row][name] for name in names]
+    order = list(scenes[0])
+    queries = np.array([[held[p].n for p in order] for held in scenes], dtype=np.float64)  # [S, P]
+    sums = np.array([[held[p].sums for p in order] for held in scenes])  # [S, P, 4]
+
+    def values(picks: I64) -> F64:
+        times = np.stack([np.bincount(p, minlength=len(names)) for p in picks]).astype(np.float64)  # [D, S]
+        with np.errstate(invalid="ignore"):
+            figures = np.tensordot(times, sums, axes=1) / (times @ queries)[..., None]  # [D, P, 4]
+        return np.concatenate([figures.mean(axis=1), figures[..., 0]], axis=1)
+
+    return values
+
+
+_STATISTICS = {"semantic": _semantic, "instances": _instances, "retrieval": _retrieval}
+
+
+def _metrics(kind: str, scene: Any) -> tuple[str, ...]:
+    """Names of what the statistic of `kind` gives; scene: what one scene holds of it."""
+    if kind == "retrieval":
+        return (*FIGURES, *(f"{FIGURES[0]} {perturbation}" for perturbation in scene))
+    return ("miou", "f_miou", "macc") if kind == "semantic" else ("ap", "ap50", "ap25")
+
+
 def _check_truth(a: SceneScores, row_a: str, b: SceneScores, row_b: str, names: Sequence[str], kind: str) -> None:
-    """Raise ConfigError where the runs saw another ground truth of a scene."""
+    """Raise ConfigError where the runs saw another ground truth of a scene, or asked other queries."""
+    truths: dict[str, Callable[[Any], Any]] = {
+        "semantic": lambda matrix: matrix.truth.tolist(),
+        "instances": lambda matches: (matches.gt_class.tolist(), matches.gt_size.tolist()),
+        "retrieval": lambda held: [(perturbation, part.n) for perturbation, part in held.items()],
+    }
+    truth = truths[kind]
     for name in names:
-        if kind == "semantic":
-            same = np.array_equal(a.semantic[row_a][name].truth, b.semantic[row_b][name].truth)
-        else:
-            same = np.array_equal(a.instances[row_a][name].gt_size, b.instances[row_b][name].gt_size)
-        if not same:
+        if truth(getattr(a, kind)[row_a][name]) != truth(getattr(b, kind)[row_b][name]):
             raise ConfigError(
                 f"scene {name} was scored on another ground truth in the two results; compare like with like"
             )

@@ -1,4 +1,4 @@
-"""What a metric needs from every scene, in one Parquet file beside a result: counts and matches, never scores.
+"""What a metric needs from every scene, in one Parquet file beside a result: counts, matches and sums, never scores.
 
 From them any mean over any set of scenes can be recomputed exactly: the union over the folds of a cross validation, a
 bootstrap over scenes, another definition. A scene of ScanNet200 takes a few kilobytes.
@@ -19,30 +19,38 @@ import pyarrow.parquet as pq
 from chorus_common.atomic import atomic_path
 from chorus_common.errors import ConfigError
 from evaluation.metrics.instance import InstanceEvaluator, SceneMatches
+from evaluation.metrics.retrieval import FIGURES, QuerySums
 from evaluation.metrics.semantic import ConfusionMatrix
 
 _MATCHES = tuple(f.name for f in fields(SceneMatches))
 _SCHEMA = pa.schema(
     [pa.field("row", pa.string()), pa.field("scene", pa.string()), pa.field("counts", pa.list_(pa.int64()))]
     + [pa.field(name, pa.list_(pa.float64() if name == "pred_score" else pa.int64())) for name in _MATCHES]
+    + [pa.field("perturbations", pa.list_(pa.string())), pa.field("n_queries", pa.list_(pa.int64()))]
+    + [pa.field("query_sums", pa.list_(pa.float64()))]  # [perturbations, 4], flat
 )
 _META = b"chorus_scene_scores"
+#: What a result may hold of every row and scene.
+KINDS = ("semantic", "instances", "retrieval")
 
 
 @dataclass
 class SceneScores:
-    """Counts of a result: row name -> scene name -> confusion matrix, and the same for instance matches.
+    """Counts of a result: row name -> scene name -> confusion matrix, and the same for instance matches and for sums of
+    retrieval figures by perturbation.
 
     class_names: of the matrices; thing_names: of the matches; groups: head, common, tail where the space has them;
-    min_region: of the matches, in vertices.
+    min_region: of the matches, in vertices; gallery: what queries searched.
     """
 
     class_names: tuple[str, ...]
     thing_names: tuple[str, ...] = ()
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     min_region: int = 100
+    gallery: str = ""
     semantic: dict[str, dict[str, ConfusionMatrix]] = field(default_factory=dict)
     instances: dict[str, dict[str, SceneMatches]] = field(default_factory=dict)
+    retrieval: dict[str, dict[str, dict[str, QuerySums]]] = field(default_factory=dict)
 
     def matrix(self, entries: Any = None) -> ConfusionMatrix:
         """An empty matrix of these classes, or one with `entries` = (truth, predicted, count) triples, flat."""
@@ -66,24 +74,24 @@ class SceneScores:
         return evaluator
 
     def per_scene(self) -> dict[str, dict[str, Any]]:
-        """scene -> row -> the means of that scene alone."""
+        """scene -> row -> the means of that scene alone: of its matrix, and of its matches."""
         found: dict[str, dict[str, Any]] = {}
         for row, scenes in self.semantic.items():
             for scene, matrix in scenes.items():
                 values = matrix.scores().as_dict()
-                short: dict[str, Any] = {key: values[key] for key in ("miou", "f_miou", "macc")}
-                if row in self.instances:
-                    alone = self.evaluator(row, [scene]).average_precision().as_dict()
-                    short |= {key: alone[key] for key in ("ap", "ap50", "ap25")}
-                found.setdefault(scene, {})[row] = short
+                found.setdefault(scene, {})[row] = {key: values[key] for key in ("miou", "f_miou", "macc")}
+        for row, matched in self.instances.items():
+            for scene in matched:
+                alone = self.evaluator(row, [scene]).average_precision().as_dict()
+                short = found.setdefault(scene, {}).setdefault(row, {})
+                short.update({key: alone[key] for key in ("ap", "ap50", "ap25")})
         return found
 
     def merge(self, other: SceneScores) -> None:
         """Add the scenes of `other`. Raises ConfigError for another label space, or a scene that is in both."""
-        mine = (self.class_names, self.thing_names, self.min_region)
-        if (other.class_names, other.thing_names, other.min_region) != mine:
-            raise ConfigError("results of different label spaces or region sizes cannot be put together")
-        for kind in ("semantic", "instances"):
+        if other.meta() != self.meta():
+            raise ConfigError("results of different label spaces, region sizes or galleries cannot be put together")
+        for kind in KINDS:
             for row, scenes in getattr(other, kind).items():
                 held = getattr(self, kind).setdefault(row, {})
                 twice = sorted(held.keys() & scenes.keys())
@@ -91,20 +99,27 @@ class SceneScores:
                     raise ConfigError(f"scene {twice[0]} is in two results that must not overlap")
                 held.update(scenes)
 
+    def meta(self) -> dict[str, Any]:
+        """What all scenes share, as JSON values."""
+        return {name: getattr(self, name) for name in ("class_names", "thing_names", "groups", "min_region", "gallery")}
+
     def write(self, path: Path) -> None:
         """Write the file, atomically; the same counts give the same bytes."""
         records = []
-        for row in dict.fromkeys((*self.semantic, *self.instances)):
-            semantic, instances = self.semantic.get(row, {}), self.instances.get(row, {})
-            for scene in dict.fromkeys((*semantic, *instances)):
+        for row in dict.fromkeys((*self.semantic, *self.instances, *self.retrieval)):
+            semantic, instances, retrieval = (getattr(self, kind).get(row, {}) for kind in KINDS)
+            for scene in dict.fromkeys((*semantic, *instances, *retrieval)):
                 record: dict[str, Any] = {"row": row, "scene": scene}
                 if scene in semantic:
                     record["counts"] = np.ravel(sparse_counts(semantic[scene])).tolist()
                 if scene in instances:
                     record |= {name: getattr(instances[scene], name).tolist() for name in _MATCHES}
+                if scene in retrieval:
+                    record["perturbations"] = list(retrieval[scene])
+                    record["n_queries"] = [part.n for part in retrieval[scene].values()]
+                    record["query_sums"] = [value for part in retrieval[scene].values() for value in part.sums]
                 records.append(record)
-        meta = {name: getattr(self, name) for name in ("class_names", "thing_names", "groups", "min_region")}
-        table = pa.Table.from_pylist(records, schema=_SCHEMA.with_metadata({_META: json.dumps(meta).encode()}))
+        table = pa.Table.from_pylist(records, schema=_SCHEMA.with_metadata({_META: json.dumps(self.meta()).encode()}))
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
@@ -119,6 +134,7 @@ class SceneScores:
                 tuple(meta["thing_names"]),
                 {k: tuple(v) for k, v in meta["groups"].items()},
                 int(meta["min_region"]),
+                str(meta["gallery"]),
             )
             for record in table.to_pylist():
                 row, scene = record["row"], record["scene"]
@@ -126,6 +142,10 @@ class SceneScores:
                     found.semantic.setdefault(row, {})[scene] = found.matrix(record["counts"])
                 if record["gt_class"] is not None:
                     found.instances.setdefault(row, {})[scene] = matches_of(record)
+                if record["perturbations"] is not None:
+                    sums = np.reshape(record["query_sums"], (-1, len(FIGURES))).tolist()  # [perturbations, 4]
+                    parts = zip(record["perturbations"], record["n_queries"], sums)
+                    found.retrieval.setdefault(row, {})[scene] = {p: QuerySums(n, tuple(s)) for p, n, s in parts}
         except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
             raise ConfigError(f"{path}: no readable counts per scene ({' '.join(str(error).split())[:100]})") from None
         return found

@@ -2,6 +2,10 @@
 
 Which way a room faces says nothing about what is in it, but it decides where voxels and patches are cut. The mean over
 angles keeps what all of them agree on. One turn is the scene as it is.
+
+Angles are multiples of the golden angle: spread evenly whatever their number, and no two of them cut the same voxels. A
+circle in equal parts does that badly where it matters most: a quarter turn about the middle maps the grid of voxels
+onto itself (figures in docs/open-vocabulary.md).
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from stage2_distill.encode import VoxelFeatures, encode_voxels
 from stage2_distill.encoder import Encoder
 from stage2_distill.student import Student
 
+#: 360 (1 - 1 / golden ratio) = 137.5 degrees, in radians.
+GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
+
 
 def turned_scenes(scene: GaussianScene, turns: int) -> Iterator[GaussianScene]:
-    """`scene` at i * 360 / turns degrees about the vertical through the middle of its box; first as it is."""
+    """`scene` at 0, 1, ... times the golden angle about the vertical through the middle of its box; first as it is."""
     yield scene
     for i in range(1, turns):
-        yield rotate(scene, rotation_about("z", 2 * np.pi * i / turns), middle(scene))
+        yield rotate(scene, rotation_about("z", i * GOLDEN_ANGLE), middle(scene))
 
 
 @dataclass(frozen=True)

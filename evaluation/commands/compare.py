@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,15 +15,23 @@ from evaluation.results import command_line, result_document, write_result
 @click.command("compare")
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
-@click.option("--row-a", default="trained", help="Row of A.")
-@click.option("--row-b", default="trained", help="Row of B.")
+@click.option("--row-a", help="Row of A.  [default: its first]")
+@click.option("--row-b", help="Row of B.  [default: that of A]")
 @click.option("--draws", type=click.IntRange(min=100), default=2000, help="Bootstrap draws (at most 200 for AP).")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, help="Share of the draws in the interval.")
 @click.option("--seed", type=int, default=0, help="Of the draws.")
 @click.option("--format", "kind", type=click.Choice(["markdown", "latex"]), default="markdown", help="Of the table.")
 @click.option("--out", type=FILE, help="Also write a result file (JSON).")
 def compare_command(
-    a: Path, b: Path, row_a: str, row_b: str, draws: int, level: float, seed: int, kind: str, out: Path | None
+    a: Path,
+    b: Path,
+    row_a: str | None,
+    row_b: str | None,
+    draws: int,
+    level: float,
+    seed: int,
+    kind: str,
+    out: Path | None,
 ) -> int:
     """Is B better than A? Differences on the scenes that both scored, with confidence intervals over scenes."""
     from evaluation.comparison import compare
@@ -30,10 +39,8 @@ def compare_command(
     from evaluation.results import read_result
     from evaluation.scene_scores import SceneScores, scores_path
 
-    for path, row in ((a, row_a), (b, row_b)):
-        rows = read_result(path)["rows"]
-        if row not in rows:
-            raise ConfigError(f"{path}: has no row '{row}'; it has {', '.join(rows)}")
+    row_a = _row(a, read_result(a), row_a)
+    row_b = _row(b, read_result(b), row_b or row_a)
     scores = [SceneScores.read(scores_path(path)) for path in (a, b)]
     found = compare(scores[0], row_a, scores[1], row_b, draws=draws, level=level, seed=seed)
     header = ("metric", "A", "B", "B - A", f"{100 * level:g} % interval", "B better in", "scenes")
@@ -52,3 +59,13 @@ def compare_command(
         body = {"differences": {d.metric: vars(d) | {"difference": d.difference, "decided": d.decided} for d in found}}
         write_result(out, result_document("compare", command_line(), inputs, body))
     return EXIT_DONE
+
+
+def _row(path: Path, result: dict[str, Any], wanted: str | None) -> str:
+    """The row `wanted` of a result, or its first."""
+    rows = list(result.get("rows", {}))
+    if not rows:
+        raise ConfigError(f"{path}: a result of {result['task']} has no rows to compare")
+    if wanted is not None and wanted not in rows:
+        raise ConfigError(f"{path}: has no row '{wanted}'; it has {', '.join(rows)}")
+    return wanted or rows[0]

@@ -71,6 +71,7 @@ def instances_command(
     from evaluation.proposals.choose import proposal_sources
     from evaluation.proposals.merged_masks import MergeConfig
     from evaluation.run_scenes import Pieces
+    from evaluation.scene_scores import scores_path
     from evaluation.sources import text_sources
     from evaluation.tasks.instances import InstancesConfig, instances
 
@@ -95,7 +96,7 @@ def instances_command(
     }
     key = {**inputs, "rows": list(found.sources), "predictions": optional_text(predictions)}
     pieces = Pieces.beside(out, key, sources.encoder, sources.features)
-    body = instances(
+    body, scores = instances(
         selection,
         class_names,
         class_embeddings(found.text_encoder, class_names, templates=prompts, synonyms=synonyms),
@@ -106,6 +107,7 @@ def instances_command(
         pieces=pieces,
         predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
     )
+    scores.write(scores_path(out))
     write_result(out, result_document("instances", command_line(), inputs, body))
     pieces.clear()
     rows = body["rows"]

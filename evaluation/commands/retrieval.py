@@ -44,10 +44,12 @@ def retrieval_command(
     out: Path | None,
 ) -> int:
     """Find the objects of a noisy, sparse or turned scene among those of the clean one."""
+    from evaluation.metrics.retrieval import FIGURES
     from evaluation.perturb import PERTURBATIONS, export_perturbed
     from evaluation.run_scenes import Pieces
+    from evaluation.scene_scores import scores_path
     from evaluation.sources import retrieval_sources
-    from evaluation.tasks.retrieval import FIGURES, RetrievalConfig, retrieval
+    from evaluation.tasks.retrieval import RetrievalConfig, retrieval
 
     unknown = [name for name in perturbations if name not in PERTURBATIONS]
     if unknown:
@@ -69,7 +71,8 @@ def retrieval_command(
     found = retrieval_sources(sources)
     inputs = {**scenes.inputs(), **sources.inputs(), **config.model_dump()}
     pieces = Pieces.beside(out, {**inputs, "rows": list(found)}, sources.encoder, sources.features)
-    body = retrieval(selection, found, config, workers=workers, pieces=pieces)
+    body, scores = retrieval(selection, found, config, workers=workers, pieces=pieces)
+    scores.write(scores_path(out))
     write_result(out, result_document("retrieval", command_line(), inputs, body))
     pieces.clear()
     header = (f"gallery: {gallery}", "perturbation", "recall@1", "mAP", "class recall@1", "class mAP")

@@ -60,6 +60,7 @@ def zero_shot_command(
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
     from evaluation.run_scenes import Pieces
+    from evaluation.scene_scores import scores_path
     from evaluation.sources import text_sources
     from evaluation.tasks.zero_shot import ZeroShotConfig, contenders, zero_shot
 
@@ -72,7 +73,7 @@ def zero_shot_command(
     rows = contenders(found.sources)
     key = {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}
     pieces = Pieces.beside(out, key, sources.encoder, sources.features)
-    body = zero_shot(
+    body, scores = zero_shot(
         selection,
         class_names,
         class_embeddings(found.text_encoder, class_names, templates=prompts, synonyms=synonyms),
@@ -82,6 +83,7 @@ def zero_shot_command(
         pieces=pieces,
         predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
     )
+    scores.write(scores_path(out))
     write_result(out, result_document("zero-shot", command_line(), inputs, body))
     pieces.clear()
     code = finish(body["rows"], selection.excluded, selection.failed, out)

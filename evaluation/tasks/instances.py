@@ -28,6 +28,7 @@ from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.predictions.folder import PredictionFolder
 from evaluation.proposals.proposals import ProposalSource
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.scene_scores import SceneScores, matches_of
 from evaluation.scenes import EvalScene, Selection
 from evaluation.targets import Target, TargetKind, open_target
 
@@ -147,31 +148,34 @@ def instances(
     workers: int = 1,
     pieces: Pieces | None = None,
     predictions: PredictionFolder | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], SceneScores]:
     """Evaluate every source on every kind of proposals.
 
     Args: as `evaluation.tasks.zero_shot.zero_shot`; `config.label_space` must be given.
 
-    Returns {"rows": {name: AP, AP50, AP25, groups, per class, "oracle"}, "per_scene": {scene: {...}}, "excluded"}.
+    Returns {"rows": {name: AP, AP50, AP25, groups, per class, "oracle"}, "per_scene": {scene: {...}}, "excluded"}
+    and the matches per scene.
     """
     job = InstancesJob(class_names, text, sources, proposals, config, predictions)
     found = run_scenes(selection, job, label="instances", workers=workers, pieces=pieces)
     oracle = {row_name(name, source): source.oracle for name in sources for source in proposals}
-    total = {row: job._evaluator() for row in oracle}
-    per_scene: dict[str, Any] = {}
+    scores = SceneScores(class_names, class_names, class_groups(config.label_space), config.min_region)
     for scene, piece in found.items():
         if not piece["states"]:
             selection.excluded[scene] = "no ground-truth instances: predictions written, not scored"
-            continue
-        per_scene[scene] = {"proposals": piece["proposals"]}
         for row, state in piece["states"].items():
-            total[row].merge(state)
-            alone = job._evaluator().merge(state).average_precision().as_dict()
-            per_scene[scene][row] = {key: alone[key] for key in ("ap", "ap50", "ap25")}
-    rows = (
-        {row: {"oracle": oracle[row], **total[row].average_precision().as_dict()} for row in total} if per_scene else {}
-    )
-    return {"rows": rows, "per_scene": per_scene, "excluded": selection.excluded}
+            scores.instances.setdefault(row, {})[scene] = matches_of(state[0])
+    body = {
+        "rows": {
+            row: {"oracle": oracle[row], **scores.evaluator(row).average_precision().as_dict()}
+            for row in scores.instances
+        },
+        "per_scene": {
+            scene: {"proposals": found[scene]["proposals"], **rows} for scene, rows in scores.per_scene().items()
+        },
+        "excluded": selection.excluded,
+    }
+    return body, scores
 
 
 def _truth(target: Target, label_space: str) -> tuple[I32 | None, I32 | None]:

@@ -29,16 +29,14 @@ from scipy import sparse
 from chorus_common.config import Config
 from evaluation.benchmarks import thing_classes
 from evaluation.features import FeatureSource
+from evaluation.metrics.retrieval import FIGURES, QuerySums, mean_figures, rank
 from evaluation.perturb import PERTURBATIONS, perturb
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.scene_scores import SceneScores
 from evaluation.scenes import EvalScene, Selection
 from evaluation.tasks.instances import pool_features
 
-F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-#: numbers of one row and perturbation
-FIGURES = ("recall_at_1", "map", "class_recall_at_1", "class_map")
 
 
 class RetrievalConfig(Config):
@@ -91,71 +89,44 @@ def retrieval(
     *,
     workers: int = 1,
     pieces: Pieces | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], SceneScores]:
     """Evaluate every source under every perturbation.
 
-    Returns {"rows": {name: {perturbation: figures, n_queries; "mean": figures}}, "per_scene", "chance", "excluded"}.
+    Returns {"rows": {name: {perturbation: figures, n_queries; "mean": figures}}, "per_scene", "chance", "excluded"} and
+    the sums per scene.
     """
     found = run_scenes(selection, RetrievalJob(sources, config), label="retrieval", workers=workers, pieces=pieces)
     scenes = list(found.values())
     starts = np.cumsum([0] + [len(piece["ids"]) for piece in scenes])
     classes = np.concatenate([np.array(piece["classes"], np.int64) for piece in scenes])
     rows: dict[str, Any] = {}
+    scores = SceneScores((), gallery=config.gallery)
     per_scene: dict[str, Any] = {name: {"n_instances": len(piece["ids"])} for name, piece in found.items()}
     for name in sources:
         clean = [np.array(piece["features"][name]["clean"]["rows"]) for piece in scenes]
         everything = np.concatenate(clean)
-        rows[name] = {}
-        for perturbation in config.perturbations:
-            figures = []
-            for s, (scene_name, piece) in enumerate(found.items()):
+        held = scores.retrieval.setdefault(name, {})
+        for s, (scene_name, piece) in enumerate(found.items()):
+            sums = {}
+            for perturbation in config.perturbations:
                 asked = piece["features"][name][perturbation]
                 right = np.array(asked["of"], np.int64)
-                if len(right) == 0:
-                    continue
-                whole = config.gallery == "split"
-                gallery = everything if whole else clean[s]
-                gallery_classes = classes if whole else classes[starts[s] : starts[s + 1]]
-                answers = rank(np.array(asked["rows"]), gallery, right + (starts[s] if whole else 0), gallery_classes)
-                per_scene[scene_name].setdefault(name, {})[perturbation] = dict(zip(FIGURES, answers.mean(0).tolist()))
-                figures.append(answers)
-            table = np.concatenate(figures) if figures else np.zeros((0, len(FIGURES)))
-            means = table.mean(axis=0).tolist() if len(table) else [None] * len(FIGURES)
-            rows[name][perturbation] = {**dict(zip(FIGURES, means)), "n_queries": len(table)}
+                if len(right):
+                    whole = config.gallery == "split"
+                    gallery = everything if whole else clean[s]
+                    gallery_classes = classes if whole else classes[starts[s] : starts[s + 1]]
+                    right = right + (starts[s] if whole else 0)
+                    sums[perturbation] = QuerySums.of(rank(np.array(asked["rows"]), gallery, right, gallery_classes))
+            held[scene_name] = sums
+            per_scene[scene_name][name] = {p: mean_figures([part]) for p, part in sums.items()}
+        rows[name] = {p: mean_figures(sums[p] for sums in held.values() if p in sums) for p in config.perturbations}
         rows[name]["mean"] = {
             key: _mean([rows[name][p][key] for p in config.perturbations if rows[name][p][key] is not None])
             for key in FIGURES
         }
     sizes = np.diff(starts) if config.gallery == "scene" else np.full(len(scenes), starts[-1])
     chance = float((np.diff(starts) / sizes).sum() / starts[-1])
-    return {"rows": rows, "per_scene": per_scene, "chance": chance, "excluded": selection.excluded}
-
-
-def rank(queries: F64, gallery: F64, right: I64, classes: I64) -> F64:
-    """[Q, 4] recall@1, AP, class recall@1 and class AP of every query.
-
-    queries [Q, C], gallery [G, C] (any length; zeros are nobody's neighbour), right [Q] rows of the gallery,
-    classes [G].
-    """
-    cosine = _unit(queries) @ _unit(gallery).T
-    # Rounding must not decide between equal answers: they are tied on purpose, and ties count against the query.
-    cosine = np.round(cosine, 9)
-    figures = np.empty((len(queries), len(FIGURES)))
-    for q, target in enumerate(right):
-        own = cosine[q, target]
-        position = int((cosine[q] >= own).sum())
-        same = classes == classes[target]
-        # Within a tie, other classes come first.
-        order = np.lexsort((same, -cosine[q]))
-        hits = same[order]
-        precision = np.cumsum(hits) / np.arange(1, len(order) + 1)
-        figures[q] = position == 1, 1 / position, hits[0], precision[hits].mean()
-    return figures
-
-
-def _unit(rows: F64) -> F64:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return {"rows": rows, "per_scene": per_scene, "chance": chance, "excluded": selection.excluded}, scores
 
 
 def _mean(values: list[float]) -> float | None:

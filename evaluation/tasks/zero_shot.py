@@ -27,6 +27,7 @@ from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix
 from evaluation.neighbours import nearest_fill
 from evaluation.predictions.folder import PredictionFolder
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.scene_scores import SceneScores, sparse_counts
 from evaluation.scenes import EvalScene, LoadedScene, Selection
 from evaluation.targets import Target, TargetKind, open_target
 
@@ -126,7 +127,7 @@ class ZeroShotJob:
                 self.predictions.semantic(name, target, prediction)
             if target.labels is not None and target.has_truth:
                 matrix = ConfusionMatrix(self.class_names).add(target.labels, prediction, who=scene.name)
-                counts[name] = _sparse(matrix)
+                counts[name] = sparse_counts(matrix)
         return {"counts": counts, "seen_share": _seen_share(scene, target)}
 
     def _predictions(self, scene: LoadedScene, target: Target) -> dict[str, I32]:
@@ -158,7 +159,7 @@ def zero_shot(
     workers: int = 1,
     pieces: Pieces | None = None,
     predictions: PredictionFolder | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], SceneScores]:
     """Evaluate every contender on every scene.
 
     Args:
@@ -168,33 +169,30 @@ def zero_shot(
         predictions: write them, for scenes without ground truth too.
 
     Returns {"rows": {name: scores under our definition, published definitions, confusion matrix, "oracle"},
-    "per_scene": {scene: {name: ...}}, "excluded": {scene: reason}}.
+    "per_scene": {scene: {name: ...}}, "excluded": {scene: reason}} and the counts per scene.
     """
     job = ZeroShotJob(class_names, text, contenders, config, predictions)
     found = run_scenes(selection, job, label="zero-shot", workers=workers, pieces=pieces)
-    groups = class_groups(config.label_space)
-    total: dict[str, ConfusionMatrix] = {}
-    per_scene: dict[str, Any] = {}
+    scores = SceneScores(class_names, groups=class_groups(config.label_space))
     for scene, piece in found.items():
         if not piece["counts"]:
             selection.excluded[scene] = "no ground truth: predictions written, not scored"
-            continue
-        matrices = {name: _dense(triples, class_names) for name, triples in piece["counts"].items()}
-        for name, matrix in matrices.items():
-            total.setdefault(name, ConfusionMatrix(class_names, groups=groups)).merge(matrix)
-        per_scene[scene] = {
-            "n_scored": int(next(iter(matrices.values())).truth.sum()),
-            "seen_share": piece["seen_share"],
-            **{
-                name: {key: matrix.scores().as_dict()[key] for key in ("miou", "f_miou", "macc")}
-                for name, matrix in matrices.items()
-            },
+        for name, entries in piece["counts"].items():
+            scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
+    per_scene = {
+        scene: {
+            "n_scored": int(next(held[scene] for held in scores.semantic.values()).truth.sum()),
+            "seen_share": found[scene]["seen_share"],
+            **rows,
         }
-    return {
-        "rows": {name: {"oracle": name.endswith(ORACLE_SUFFIX), **score_row(matrix)} for name, matrix in total.items()},
+        for scene, rows in scores.per_scene().items()
+    }
+    body = {
+        "rows": {n: {"oracle": n.endswith(ORACLE_SUFFIX), **score_row(scores.total(n))} for n in scores.semantic},
         "per_scene": per_scene,
         "excluded": selection.excluded,
     }
+    return body, scores
 
 
 def score_row(matrix: ConfusionMatrix) -> dict[str, Any]:
@@ -218,16 +216,3 @@ def _seen_share(scene: LoadedScene, target: Target) -> float | None:
     if target.points or target.labels is None:
         return float((weight > 0).mean())
     return float((weight[target.labels >= 0] > 0).mean())
-
-
-def _sparse(matrix: ConfusionMatrix) -> list[list[int]]:
-    """(row, column, count) of the entries that are not 0."""
-    rows, columns = np.nonzero(matrix.counts)
-    return np.stack([rows, columns, matrix.counts[rows, columns]], axis=1).tolist()
-
-
-def _dense(triples: list[list[int]], class_names: tuple[str, ...]) -> ConfusionMatrix:
-    matrix = ConfusionMatrix(class_names)
-    table = np.array(triples, dtype=np.int64).reshape(-1, 3)
-    matrix.counts[table[:, 0], table[:, 1]] = table[:, 2]
-    return matrix

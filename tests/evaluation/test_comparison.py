@@ -6,8 +6,9 @@ from click.testing import CliRunner
 
 from chorus_common.errors import ConfigError
 from evaluation.cli import cli
-from evaluation.comparison import _instances, _semantic, compare
+from evaluation.comparison import _instances, _retrieval, _semantic, compare
 from evaluation.metrics.instance import InstanceEvaluator
+from evaluation.metrics.retrieval import FIGURES, QuerySums
 from evaluation.results import result_document, write_result
 from evaluation.scene_scores import SceneScores, scores_path
 
@@ -122,3 +123,42 @@ def test_the_command(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert "\\toprule" in latex.output
     wrong = CliRunner().invoke(cli, [*words, "--row-b", "none"], standalone_mode=False)
     assert "has no row 'none'; it has trained" in str(wrong.exception)
+
+
+def test_retrieval_draws_are_means_over_the_queries_of_the_drawn_scenes() -> None:
+    rng = np.random.default_rng(0)
+    scores = SceneScores((), gallery="scene")
+    figures = {f"toy/{s}": {p: rng.random((3 + s, 4)) for p in ("noise", "turn")} for s in range(5)}
+    scores.retrieval["encoder"] = {
+        scene: {p: QuerySums.of(values) for p, values in held.items()} for scene, held in figures.items()
+    }
+    names = sorted(figures)
+    picks = rng.integers(0, 5, (4, 5))
+    for pick, row in zip(picks, _retrieval(scores, "encoder", names)(picks)):
+        drawn = {p: np.concatenate([figures[names[i]][p] for i in pick]) for p in ("noise", "turn")}
+        expected = np.mean([drawn[p].mean(axis=0) for p in drawn], axis=0)
+        np.testing.assert_allclose(row[:4], expected)
+        np.testing.assert_allclose(row[4:], [drawn["noise"][:, 0].mean(), drawn["turn"][:, 0].mean()])
+    found = compare(scores, "encoder", scores, "encoder", draws=100)
+    assert [d.metric for d in found] == [*FIGURES, "recall_at_1 noise", "recall_at_1 turn"]
+    other = SceneScores((), gallery="split", retrieval=scores.retrieval)
+    with pytest.raises(ConfigError, match="galleries"):
+        compare(scores, "encoder", other, "encoder")
+    fewer = {
+        **scores.retrieval["encoder"],
+        "toy/0": {"noise": QuerySums(2, (1.0,) * 4), "turn": QuerySums(3, (1.0,) * 4)},
+    }
+    with pytest.raises(ConfigError, match=r"toy/0 was scored on another ground truth"):
+        compare(scores, "encoder", SceneScores((), gallery="scene", retrieval={"encoder": fewer}), "encoder")
+
+
+def test_query_sums_survive_the_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    scores = make_scores(0.7, n_scenes=2)
+    scores.retrieval["encoder"] = {
+        "toy/0": {"noise": QuerySums(2, (1.0, 0.5, 2.0, 1.5)), "turn": QuerySums(1, (0.1,) * 4)}
+    }
+    scores.write(tmp_path / "a.parquet")
+    read = SceneScores.read(tmp_path / "a.parquet")
+    assert read.retrieval == scores.retrieval
+    assert read.meta() == SceneScores.read(tmp_path / "a.parquet").meta()
+    assert set(read.semantic["trained"]) == set(read.instances["trained"]) == {"toy/0", "toy/1"}

@@ -51,7 +51,7 @@ def rooms(folder: Path, n: int = 2, *, shuffle: int | None = None, points: bool 
 
 
 def run(selection: Selection, *proposals: object, config: InstancesConfig = CONFIG, **options: object) -> dict:
-    return instances(selection, SCANNET20, TEXT, {"student": ByColour()}, proposals, config, **options)  # type: ignore[arg-type]
+    return instances(selection, SCANNET20, TEXT, {"student": ByColour()}, proposals, config, **options)[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("target", ["gaussians", "points"])
@@ -93,7 +93,7 @@ def test_order_of_points_and_batch_size_change_nothing(tmp_path: Path, monkeypat
 
 def zero_shot_of(selection: Selection, **config: object) -> dict:
     settings = ZeroShotConfig(label_space="scannet20", **config)  # type: ignore[arg-type]
-    return zero_shot(selection, SCANNET20, TEXT, {"student": Contender(ByColour())}, settings)
+    return zero_shot(selection, SCANNET20, TEXT, {"student": Contender(ByColour())}, settings)[0]
 
 
 def test_scenes_that_cannot_be_scored_are_stated(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene_io import write_npy_folder
 from evaluation.features import ArrayFeatures
+from evaluation.metrics.retrieval import rank
 from evaluation.perturb import PERTURBATIONS, perturb
 from evaluation.scenes import EvalScene, LoadedScene, Selection, select_scenes
-from evaluation.tasks.retrieval import RetrievalConfig, rank, retrieval
+from evaluation.tasks.retrieval import RetrievalConfig, retrieval
 from tests.evaluation.instance_rooms import room_with_instances
 
 
@@ -56,7 +57,7 @@ SOURCES = {"place": Place(), "colour": Colour(), "constant": Constant()}
 
 
 def test_figures_tell_invariant_features_from_others(tmp_path: Path) -> None:
-    body = retrieval(rooms(tmp_path), SOURCES, CONFIG)
+    body, _ = retrieval(rooms(tmp_path), SOURCES, CONFIG)
     assert body["rows"]["colour"]["turn-90"]["recall_at_1"] == 1.0
     assert body["rows"]["colour"]["keep-0.2"]["map"] > 0.9
     assert body["rows"]["place"]["turn-180"]["recall_at_1"] < body["rows"]["place"]["noise-0.01"]["recall_at_1"]

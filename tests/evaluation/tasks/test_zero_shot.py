@@ -88,7 +88,7 @@ def test_student_equals_the_direction_of_its_projector_then_inverse_basis(
 def run(rooms: Rooms, contenders: dict[str, Contender], **config: object) -> dict[str, object]:
     selection = select_scenes([rooms.store], rooms.manifest, "val")
     labelled_scenes(selection)
-    return zero_shot(selection, SCANNET20, TEXT, contenders, ZeroShotConfig(**config))  # type: ignore[arg-type]
+    return zero_shot(selection, SCANNET20, TEXT, contenders, ZeroShotConfig(**config))[0]  # type: ignore[arg-type]
 
 
 def test_rows_share_their_gaussians_and_fill_only_helps_the_unseen(rooms: Rooms) -> None:
@@ -215,7 +215,7 @@ def test_damaged_scene_is_left_out_visibly(tmp_path: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:-1])
     selection = select_scenes([rooms.store], rooms.manifest, "val")
     labelled_scenes(selection)
-    result = zero_shot(
+    result, _ = zero_shot(
         selection, SCANNET20, TEXT, {"a": Contender(LiftedTeacher(TEACHER, basis_of(rooms)))}, ZeroShotConfig()
     )
     assert list(result["per_scene"]) == ["toy/val_0"]
