@@ -61,6 +61,16 @@ def best_view(scene: LoadedScene, relevancy: F32) -> tuple[F64, F64]:
     return best, pinhole(WIDTH, HEIGHT, 75.0)
 
 
+def heat_over(picture: F32, alpha: F32, relevancy: F32, low: float, high: float) -> F32:
+    """Heat [H, W, 3] over the grey `picture` [H, W, 3] of coverage alpha [H, W, 1]: the stronger the answer [H, W], the
+    more heat; low, high: see `heat_range`.
+    """
+    strength = np.clip((relevancy - low) / (high - low), 0, 1)[..., None]
+    grey = picture.mean(axis=-1, keepdims=True)
+    mix = (0.35 + 0.5 * strength) * alpha
+    return (1 - mix) * (0.25 + 0.6 * grey) + mix * heat_colours(relevancy, low, high)
+
+
 def write_heat_picture(path: Path, scene: LoadedScene, relevancy: F32, title: str) -> Path:
     """Write the PNG: colours on the left, heat on the right, with the scale."""
     gaussians: GaussianScene = scene.gaussians
@@ -71,10 +81,7 @@ def write_heat_picture(path: Path, scene: LoadedScene, relevancy: F32, title: st
     alpha = alpha[..., None]
     picture = drawn[..., :3] + (1 - alpha)
     shown = drawn[..., 3] / np.maximum(alpha[..., 0], 1e-6)
-    strength = np.clip((shown - low) / (high - low), 0, 1)[..., None]
-    grey = picture.mean(axis=-1, keepdims=True)
-    mix = (0.35 + 0.5 * strength) * alpha
-    hot = (1 - mix) * (0.25 + 0.6 * grey) + mix * heat_colours(shown.astype(np.float32), low, high)
+    hot = heat_over(picture, alpha, shown.astype(np.float32), low, high)
     figure = Figure(figsize=(13.2, 5.2), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)

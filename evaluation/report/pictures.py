@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError
 from chorus_common.labels import LABEL_SPACES
-from chorus_common.relevancy import CANONICAL_PHRASES
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder
+from evaluation.heat_picture import heat_over, heat_range
 from evaluation.neighbours import nearest_fill
 from evaluation.prompts import class_embeddings
+from evaluation.relevancy import query_embeddings, relevancy
 from evaluation.report.charts import picture_png
-from evaluation.report.colours import PcaColours, class_palette, heat
+from evaluation.report.colours import PcaColours, class_palette
 from evaluation.report.render import draw
 from evaluation.report.views import class_shares, informative_views, spread_views
 from stage2_distill.student import Student
@@ -120,7 +121,7 @@ def view_pictures(subject: Subject, n_views: int, queries: Sequence[str]) -> lis
         if scene.labels is not None:
             sheets["truth"] = palette[scene.labels]
     answers = _relevance(subject, student or lifted, wanted)
-    ranges = [tuple(np.percentile(a[(student or lifted).known], [2, 99.5])) for a in answers.T]
+    ranges = [heat_range(a[(student or lifted).known]) for a in answers.T]
 
     result = []
     stacked = np.concatenate([*sheets.values(), answers], axis=1)
@@ -179,12 +180,11 @@ def _predict(layer: _Layer, text: F32) -> I32:
 
 
 def _relevance(subject: Subject, layer: _Layer, queries: Sequence[str]) -> F32:
-    """[N, Q]: cosine to each query minus the mean cosine to the canonical phrases."""
+    """[N, Q] in (0, 1): LERF's relevancy, as in `chorus-eval query`; 0 where nothing is known."""
     if not queries:
         return np.zeros((len(layer.unit), 0), dtype=np.float32)
-    text = class_embeddings(subject.text_encoder, queries, templates=subject.prompts)
-    negatives = subject.text_encoder.encode(list(CANONICAL_PHRASES))
-    return layer.unit @ text.T - (layer.unit @ negatives.T).mean(axis=1, keepdims=True)
+    answers = relevancy(layer.unit, *query_embeddings(subject.text_encoder, queries, subject.prompts))
+    return np.where(layer.known[:, None], answers, 0).astype(np.float32)
 
 
 def _default_queries(names: Sequence[str], in_view: NDArray[np.floating], n: int = 4) -> list[str]:
@@ -247,18 +247,15 @@ def _heat_row(
     alpha: F32,
     answers: F32,
     queries: Sequence[str],
-    ranges: Sequence[tuple[float, ...]],
+    ranges: Sequence[tuple[float, float]],
     of_student: bool,
 ) -> list[Panel]:
-    """Heat over the grey picture: the stronger the answer, the more heat."""
-    grey = picture.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    """Where each query is answered."""
     row = []
     for i, (query, (low, high)) in enumerate(zip(queries, ranges)):
-        strength = np.clip((answers[..., i : i + 1] - low) / max(high - low, 1e-12), 0, 1)
-        mix = (0.35 + 0.5 * strength) * alpha
-        shown = (1 - mix) * (0.25 + 0.6 * grey) + mix * heat(answers[..., i], low, high)
+        shown = heat_over(picture, alpha, answers[..., i], low, high)
         who = "student" if of_student else "lifted teacher"
-        caption = f"{who}: cosine minus negatives, {low:+.2f} (blue) to {high:+.2f} (red)"
+        caption = f"{who}: relevancy, {low:.2f} (blue) to {high:.2f} (red); 0.5: as near as the canonical phrases"
         row.append(_panel(view, f"query{i}", f"“{query}”", caption, shown))
     return row
 
