@@ -6,24 +6,19 @@ the scenes, so that no result depends on which process was faster.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from chorus_common.atomic import write_text_atomically
 from chorus_common.errors import CacheError, ChorusError, one_line
+from chorus_common.processes import each_as_done
 from chorus_common.progress import progress
 from evaluation.scenes import EvalScene, Selection
 
@@ -99,7 +94,7 @@ def run_scenes(
             found[scene.name] = piece
     waiting = [scene for scene in selection.scenes if scene.name not in found]
     with progress(len(selection.scenes), label, done=len(found)) as report:
-        for scene, outcome in _outcomes(job, waiting, workers):
+        for scene, outcome in each_as_done(_Attempt(job), waiting, workers, start=_one_thread):
             if isinstance(outcome, ChorusError):
                 selection.leave_out(scene, one_line(outcome), failed=not isinstance(outcome, NoGroundTruthError))
                 report.say(f"left out: {scene.name}: {one_line(outcome)}")
@@ -116,58 +111,22 @@ def run_scenes(
     return {scene.name: found[scene.name] for scene in selection.scenes}
 
 
-def _outcomes(job: SceneJob, scenes: list[EvalScene], workers: int) -> Iterator[tuple[EvalScene, Piece | ChorusError]]:
-    """(scene, piece or error), as they come."""
-    if workers <= 1 or len(scenes) <= 1:
-        for scene in scenes:
-            yield scene, _attempt(job, scene)
-        return
-    # `spawn`: a forked process would inherit locks of the parent's threads. The job travels through a file: once, not
-    # with every scene.
-    with (
-        TemporaryDirectory(prefix="chorus-eval-") as folder,
-        ProcessPoolExecutor(min(workers, len(scenes)), mp_context=get_context("spawn")) as pool,
-    ):
-        path = Path(folder) / "job.pickle"
-        path.write_bytes(pickle.dumps(job))
-        left: Iterator[EvalScene] = iter(scenes)
-        running: dict[Future[Piece | ChorusError], EvalScene] = {}
+@dataclass(frozen=True)
+class _Attempt:
+    """A job whose ChorusErrors are outcomes."""
+
+    job: SceneJob
+
+    def __call__(self, scene: EvalScene) -> Piece | ChorusError:
         try:
-            while True:
-                while len(running) < 2 * workers and (following := next(left, None)) is not None:
-                    running[pool.submit(_attempt_in_worker, str(path), following)] = following
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool:
-            raise ChorusError(
-                "a worker process died (out of memory?); finished scenes are kept: use fewer --workers and run it again"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return self.job(scene)
+        except ChorusError as error:
+            return error
 
 
-def _attempt(job: SceneJob, scene: EvalScene) -> Piece | ChorusError:
-    try:
-        return job(scene)
-    except ChorusError as error:
-        return error
-
-
-@functools.cache
-def _read_job(path: str) -> SceneJob:
-    """In a worker process: the job that the parent wrote. One thread each, as the processes share the cores; results do
-    not depend on threads.
-    """
+def _one_thread() -> None:
+    """In a worker process: the processes share the cores; results do not depend on threads."""
     torch.set_num_threads(1)
-    job: SceneJob = pickle.loads(Path(path).read_bytes())
-    return job
-
-
-def _attempt_in_worker(path: str, scene: EvalScene) -> Piece | ChorusError:
-    return _attempt(_read_job(path), scene)
 
 
 def _files_of(path: Path | None) -> list[Path]:

@@ -8,12 +8,9 @@ import errno
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +27,7 @@ from chorus_common.datasets.settings import PrepareConfig
 from chorus_common.datasets.store import CAMERAS, publish, published, sweep
 from chorus_common.errors import ChorusError, ManifestError, one_line
 from chorus_common.manifest import Manifest, ManifestRow, check_name
+from chorus_common.processes import each_as_done
 from chorus_common.progress import progress
 
 #: Raised whenever the program starts to write something else: scenes prepared before are then made anew.
@@ -129,7 +127,7 @@ def prepare(config: PrepareConfig, root: Path, out: Path, *, workers: int = 1) -
     sweep(out / config.name)
     failed = 0
     with progress(len(sources), f"prepare {config.name}", done=len(outcomes)) as report:
-        for outcome in _run(waiting, workers):
+        for _, outcome in each_as_done(prepare_scene, waiting, workers):
             outcomes[outcome.scene_id] = outcome
             if outcome.error:
                 failed += 1
@@ -163,27 +161,6 @@ def prepare_scene(job: SceneJob) -> Outcome:
             raise
         return Outcome(source.scene_id, source.split, error=one_line(error))
     return Outcome(source.scene_id, source.split, summary)
-
-
-def _run(jobs: list[SceneJob], workers: int) -> Iterator[Outcome]:
-    """Outcomes, as they come."""
-    if workers <= 1 or len(jobs) <= 1:
-        yield from map(prepare_scene, jobs)
-        return
-    # spawn: a forked process would inherit locks of the parent's threads
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        running: set[Future[Outcome]] = {pool.submit(prepare_scene, job) for job in jobs}
-        try:
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise ChorusError(
-                "a worker process died (out of memory?); finished scenes are kept: use fewer --workers and run it again"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _write_tables(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...]) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,6 +19,7 @@ from chorus_common.atomic import fsync_directory, write_bytes_atomically, write_
 from chorus_common.config import Config, dump_config
 from chorus_common.errors import ConfigError
 from chorus_common.manifest import Manifest, ManifestRow, path_digest
+from chorus_common.processes import each_as_done
 from chorus_common.scene_io.npy_folder import count_npy_folder
 from chorus_common.synthetic.categories import labels_tsv
 from chorus_common.synthetic.options import RoomOptions, RoomType
@@ -98,7 +98,7 @@ def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[Job]:
     return jobs
 
 
-def write_job(root: Path, job: Job, config: SynthConfig) -> str:
+def write_job(root: Path, config: SynthConfig, job: Job) -> str:
     """Make one room and publish its folder by rename; a folder that exists is complete and left alone. Returns the
     scene id.
     """
@@ -133,18 +133,8 @@ def write_dataset(root: Path, config: SynthConfig, counts: dict[str, int], worke
     """
     check_settings(root, config)
     jobs = plan_jobs(config, counts)
-    if workers <= 1:
-        for job in jobs:
-            yield write_job(root, job, config)
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            waiting = {pool.submit(write_job, root, job, config) for job in jobs}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from sorted(future.result() for future in done)
-            finally:
-                pool.shutdown(cancel_futures=True)
+    for _, scene_id in each_as_done(functools.partial(write_job, root, config), jobs, workers):
+        yield scene_id
     _finish(root, config, jobs)
 
 
