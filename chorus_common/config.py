@@ -80,6 +80,9 @@ def first_problem(kind: type[BaseModel], error: ValidationError) -> str:
         known = sorted(known_keys(kind))
         near = difflib.get_close_matches(where, known, n=1, cutoff=0.0)
         return f"unknown key '{where}'; did you mean '{near[0]}'?" if near else f"unknown key '{where}'"
+    if isinstance(problem["input"], dict):  # a check of several keys together, whose message names them
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"'{where}': {message}" if where else message
     return f"'{where}': {problem['msg']} (got {problem['input']!r})"
 
 

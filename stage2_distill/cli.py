@@ -10,6 +10,7 @@ import click
 
 from chorus_common.errors import ConfigError, run_cli
 from stage2_distill.commands.adapt import adapt_command
+from stage2_distill.commands.encode import encode_command
 from stage2_distill.commands.field import field_command
 from stage2_distill.commands.gaussiancross import gaussiancross_command
 from stage2_distill.commands.train import train_command
@@ -23,53 +24,20 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("scene", type=FILE)
-@click.option(
-    "--encoder", "checkpoint", type=FILE, required=True, help="Folder of a student, or any published checkpoint."
-)
-@click.option("--out", type=FILE, required=True, help="Features, one row per Gaussian of SCENE, as .npy.")
-@click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
-@click.option("--teacher", help="Project into this teacher's own space instead of giving the encoder's features.")
-@click.option(
-    "--turns", type=click.IntRange(min=1), default=1, help="Yaw angles to encode SCENE at; features are their mean."
-)
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-def encode(scene: Path, checkpoint: Path, out: Path, dtype: str, teacher: str | None, turns: int, device: str) -> None:
-    """Features of every Gaussian of SCENE (any format that chorus_common.scene_io reads)."""
-    import numpy as np
-    import torch
-
-    from chorus_common.atomic import atomic_path
-    from chorus_common.scene_io import read_scene
-    from stage2_distill.devices import pick_device
-    from stage2_distill.encoder import load_encoder
-    from stage2_distill.student import load_student
-    from stage2_distill.turns import encode_turns
-
-    target = pick_device(device)
-    gaussians = read_scene(scene)
-    if teacher is None:
-        values = encode_turns(load_encoder(checkpoint).to(target).eval(), gaussians, turns).mean().numpy()
-    else:
-        student = load_student(checkpoint, target)
-        student.basis(teacher)  # an unknown name is refused before the work, not after
-        turned = encode_turns(student.encoder, gaussians, turns)
-        passes = range(0, len(turned), 1 << 16)
-        values = torch.cat([turned.in_teacher_space(student, teacher, a, a + (1 << 16)) for a in passes]).numpy()
-    with atomic_path(out) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, values.astype(np.float16 if dtype == "f16" else np.float32))
-    click.echo(f"{out}: {values.shape[0]} Gaussians x {values.shape[1]} channels", err=True)
-
-
-@cli.command()
 @click.argument("checkpoint", type=FILE)
-@click.option("--format", "kind", default="chorus", help="Layout of the exported weights: chorus, or a published one.")
+@click.option(
+    "--format",
+    "kind",
+    default="chorus",
+    help="chorus (our folder), or a published layout: sonata, concerto, scenesplat, ptv3, litept.",
+)
+@click.option("--preset", help="What CHECKPOINT is, for a published file of a width that no preset has.")
 @click.option("--out", type=FILE, required=True, help="Where the exported encoder goes.")
-def export(checkpoint: Path, kind: str, out: Path) -> None:
+def export(checkpoint: Path, kind: str, preset: str | None, out: Path) -> None:
     """Write the encoder of CHECKPOINT alone, in our layout or in that of the published model with its architecture."""
     from stage2_distill.encoder import export_encoder, load_encoder
 
-    export_encoder(load_encoder(checkpoint), out, kind)
+    export_encoder(load_encoder(checkpoint, preset=preset), out, kind)
     click.echo(f"{out}: exported as {kind}", err=True)
 
 
@@ -102,13 +70,12 @@ def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
         encoder = load_encoder(checkpoint)
     config = encoder.config
     facts: dict[str, Any] = {
-        "name": config.name,
+        "preset": config.name,
         "n_parameters": sum(p.numel() for p in encoder.parameters()),
-        "inputs": list(config.inputs.features),
-        "grid_size": config.inputs.grid_size,
-        "color_range": config.inputs.color_range,
         "in_channels": config.in_channels,
         "out_channels": encoder.out_channels,
+        "conventions": config.inputs.model_dump(mode="json")
+        | {k: getattr(config, k) for k in ("order", "pooling", "pool_reduce", "depth_rule", "legacy_decoder_cpe")},
         "config": config.model_dump(mode="json"),
     }
     if checkpoint is not None and (checkpoint / "train.json").exists():
@@ -118,6 +85,7 @@ def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
 
 cli.add_command(train_command)
 cli.add_command(adapt_command)
+cli.add_command(encode_command)
 cli.add_command(field_command)
 cli.add_command(gaussiancross_command)
 

@@ -1,49 +1,124 @@
-"""Features for every Gaussian of a scene in one pass, whatever its size."""
+"""Features for every Gaussian of a scene, whatever its size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from chorus_common.errors import ConfigError
 from chorus_common.scene import GaussianScene
-from stage2_distill.encoder import Encoder
-from stage2_distill.encoder.inputs import scene_inputs
+from stage2_distill.encoder import Encoder, EncoderConfig
+from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, scene_inputs
+from stage2_distill.encoder.out_of_core import encode_out_of_core
+from stage2_distill.encoder.scratch import Scratch
+
+#: voxels per block where a scene is too large for one pass: about 1 GiB of working memory at 256 channels
+BLOCK_ROWS = 1 << 18
+#: share of the free memory that one pass may take by the estimate of `bytes_per_voxel`
+_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How scenes that are larger than memory are encoded (encoder/out_of_core.py).
+
+    Attributes:
+        scratch: folder for features between layers. The caller removes it after reading the result; what was begun
+            there goes on.
+        rows: voxels per block; None = only scenes whose one pass would not fit into the free memory go in blocks.
+    """
+
+    scratch: Path
+    rows: int | None = None
+
+    def rows_for(self, voxels: int, config: EncoderConfig, device: torch.device) -> int | None:
+        """Voxels per block for a scene of so many, or None where it is encoded in one pass."""
+        if self.rows is not None:
+            return self.rows
+        return None if voxels * bytes_per_voxel(config) <= _SHARE * free_memory(device) else BLOCK_ROWS
 
 
 @dataclass(frozen=True)
 class VoxelFeatures:
-    """An encoder's output for one scene, on the CPU: values [M, D] f32 of its voxels; voxel [N] i64 of Gaussians."""
+    """An encoder's output for one scene, on the CPU: values [M, D] f32 of its voxels; voxel [N] i64 of Gaussians.
+
+    scratch: where `values` are a file.
+    """
 
     values: Tensor
     voxel: Tensor
+    scratch: Scratch | None = None
 
     def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Features [stop - start, D] of these Gaussians; those of one voxel share a row."""
-        return self.values[self.voxel[start:stop]]
+        part = self.values[self.voxel[start:stop]]
+        if self.scratch is not None:
+            self.scratch.release()
+        return part
 
 
 @torch.no_grad()
-def encode_voxels(encoder: Encoder, scene: GaussianScene, *, absent: tuple[str, ...] = ()) -> VoxelFeatures:
+def encode_voxels(
+    encoder: Encoder, scene: GaussianScene, *, absent: tuple[str, ...] = (), blocks: Blocks | None = None
+) -> VoxelFeatures:
     """Features of the voxels of `scene`, and the voxel of every Gaussian, in the scene's order.
 
     The encoder is used in eval mode (and left in the mode it was in) on the device where its weights are.
 
     Args:
         absent: attributes to treat as missing (see `scene_inputs`).
+        blocks: how to go about scenes that are too large for one pass; None = always one pass.
     """
     batch, inverse = scene_inputs(scene, encoder.config, absent=absent)
     device = next(encoder.parameters()).device
+    rows = None if blocks is None else blocks.rows_for(len(batch), encoder.config, device)
+    voxel = torch.from_numpy(inverse)
     was_training = encoder.training
     encoder.eval()
     try:
-        features = encoder(batch.to(device))
+        if blocks is not None and rows is not None:
+            values, scratch = encode_out_of_core(encoder, batch, blocks.scratch, rows)
+            return VoxelFeatures(values, voxel, scratch)
+        return VoxelFeatures(encoder(batch.to(device)).float().cpu(), voxel)
     finally:
         encoder.train(was_training)
-    return VoxelFeatures(features.float().cpu(), torch.from_numpy(inverse))
 
 
 def encode_scene(encoder: Encoder, scene: GaussianScene, *, absent: tuple[str, ...] = ()) -> Tensor:
     """Features [N, D] f32 on the CPU, one row per Gaussian of `scene`, in its order; see `encode_voxels`."""
     return encode_voxels(encoder, scene, absent=absent).rows()
+
+
+def missing_in_points(config: EncoderConfig) -> tuple[str, ...]:
+    """The attributes among the encoder's inputs that a point cloud lacks; ConfigError where it cannot do without."""
+    lacking = tuple(f for f in POINT_CLOUD_LACKS if f in config.inputs.features)
+    if lacking and not config.inputs.indicator:
+        raise ConfigError(
+            f"encoder {config.name} needs {', '.join(lacking)} and was not trained to do without (inputs.indicator); "
+            "let the points be turned into Gaussians, or use an encoder for points"
+        )
+    return lacking
+
+
+def bytes_per_voxel(config: EncoderConfig) -> int:
+    """About what one pass takes per voxel of the finest level: integer tables, the result twice, and five arrays of
+    the widest features there (measured with 96 and 256 channels: 3.0 and 5.6 kB of 3.3 and 7.8).
+    """
+    widest = max(config.enc_channels[0], 0 if config.enc_mode else config.dec_channels[0])
+    return 600 + 4 * (2 * config.out_channels + 5 * widest)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on `device`; for the CPU also within the limit of this control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

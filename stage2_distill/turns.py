@@ -11,7 +11,7 @@ onto itself (figures in docs/open-vocabulary.md).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chorus_common.rotations import middle, rotate, rotation_about
 from chorus_common.scene import GaussianScene
-from stage2_distill.encode import VoxelFeatures, encode_voxels
+from stage2_distill.encode import Blocks, VoxelFeatures, encode_voxels
 from stage2_distill.encoder import Encoder
 from stage2_distill.student import Student
 
@@ -62,6 +62,17 @@ class TurnedFeatures:
         return student.unstandardise(teacher, sum(others, first)).float().cpu()
 
 
-def encode_turns(encoder: Encoder, scene: GaussianScene, turns: int = 1) -> TurnedFeatures:
+def encode_turns(
+    encoder: Encoder,
+    scene: GaussianScene,
+    turns: int = 1,
+    *,
+    absent: tuple[str, ...] = (),
+    blocks: Blocks | None = None,
+) -> TurnedFeatures:
     """`scene` encoded at `turns` >= 1 angles (see `turned_scenes` and `encode_voxels`)."""
-    return TurnedFeatures(tuple(encode_voxels(encoder, turned) for turned in turned_scenes(scene, turns)))
+    angles = []
+    for i, turned in enumerate(turned_scenes(scene, turns)):
+        of_angle = None if blocks is None else replace(blocks, scratch=blocks.scratch / f"turn{i}")
+        angles.append(encode_voxels(encoder, turned, absent=absent, blocks=of_angle))
+    return TurnedFeatures(tuple(angles))

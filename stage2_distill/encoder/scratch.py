@@ -72,11 +72,6 @@ class Scratch:
         self._maps.pop(name, None)
         (self.folder / f"{name}.bin").unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove the folder with all that is in it."""
-        self._maps.clear()
-        shutil.rmtree(self.folder)
-
     def _reserve(self, file: Path, size: int) -> None:
         """Blocks on the disk before anything is written: a mapped file that runs out of them kills the process."""
         try:

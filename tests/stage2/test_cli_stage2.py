@@ -12,12 +12,14 @@ import torch
 
 from chorus_common.cache import SceneCache
 from chorus_common.errors import CacheError, ConfigError
-from stage2_distill import cli
+from chorus_common.scene_io import write_scene
+from stage2_distill import cli, encode
 from stage2_distill.devices import pick_device
-from stage2_distill.encoder import preset_config
+from stage2_distill.encoder import build_encoder, export_encoder, preset_config
 from stage2_distill.sources import find_scenes, open_scenes, read_bases
 from stage2_distill.student import load_student
 from tests.stage2.store_fakes import make_bases, make_entries, publish_store
+from tests.stage2.test_inputs import scene
 from tests.stage2.train_child import TINY
 
 SPLITS = {"room0": "train", "room1": "train", "room2": "train", "room3": "val"}
@@ -100,11 +102,61 @@ def test_train_encode_and_describe(
     assert facts["teachers"]["text"]["channels"] == 8
 
 
+def test_encode_in_blocks_and_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = scene(600, side=0.4)
+    write_scene(room, tmp_path / "room.ply")
+    torch.manual_seed(0)
+    both = {"features": ("coord", "color", "opacity", "quat", "scale"), "indicator": True}
+    small = {"enc_channels": (24, 36, 48), "enc_patch_size": (32, 32, 32)}
+    export_encoder(build_encoder("chorus", inputs=both, **small), tmp_path / "both")
+    export_encoder(build_encoder("chorus", **small), tmp_path / "gaussians")
+
+    def features(name: str, *extra: object, scene: str = "room.ply") -> np.ndarray:
+        out, where = tmp_path / "f.npy", ("--device", "cpu")
+        assert (
+            call(monkeypatch, "encode", tmp_path / scene, "--encoder", tmp_path / name, "--out", out, *where, *extra)
+            == 0
+        )
+        assert [p.name for p in tmp_path.glob(".f.npy*")] == []  # nothing is left on the disk
+        return np.load(out, allow_pickle=False)
+
+    whole = features("both", "--turns", "2")
+    assert whole.shape == (600, 48)
+    for rows in (50, 333):
+        blocks = features("both", "--turns", "2", "--block-voxels", rows, "--scratch", tmp_path / "disk")
+        assert np.abs(blocks - whole).max() < 1e-4 * np.abs(whole).max()
+
+    # a point cloud is known by its file; the encoder is told what it lacks
+    np.save(tmp_path / "points.npy", np.concatenate([room.means, room.colors * 255], axis=1).astype(np.float32))
+    points = features("both", scene="points.npy")
+    assert np.array_equal(points, features("both", "--input", "points", scene="points.npy"))
+    assert not np.array_equal(points, features("both", "--input", "gaussians", scene="points.npy"))
+    features("gaussians", scene="points.npy")
+    capsys.readouterr()
+    arguments = ("encode", tmp_path / "room.ply", "--out", tmp_path / "g.npy", "--input", "points", "--encoder")
+    assert call(monkeypatch, *arguments, tmp_path / "gaussians") == 2
+    assert "was not trained to do without (inputs.indicator)" in capsys.readouterr().err
+
+
+def test_memory_decides_on_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config, cpu = preset_config("scenesplat"), torch.device("cpu")
+    assert 0 < encode.free_memory(cpu) < 1 << 50
+    for free, expected in ((1 << 40, None), (1 << 20, encode.BLOCK_ROWS)):
+        monkeypatch.setattr(encode, "free_memory", lambda device, free=free: free)
+        assert encode.Blocks(tmp_path).rows_for(100_000, config, cpu) == expected
+        assert encode.Blocks(tmp_path, rows=7).rows_for(100_000, config, cpu) == 7
+
+
 def test_info_of_a_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "info", "--preset", "ptv3", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_parameters"] == 46_166_272
     assert facts["out_channels"] == preset_config("ptv3").out_channels
+    assert facts["preset"] == "ptv3"
+    assert facts["conventions"]["color_range"] == "unit"
+    assert facts["conventions"]["legacy_decoder_cpe"] is True
     assert call(monkeypatch, "info", "--preset", "chorus") == 0
     assert "n_parameters" in capsys.readouterr().out
     assert call(monkeypatch, "info", "--preset", "corus") == 2

@@ -257,7 +257,7 @@ def test_bad_settings_name_the_key() -> None:
         preset_config("chorus", enc_chanels=(1, 2))
     with pytest.raises(ConfigError, match="enable_rpe"):
         preset_config("ptv3", enable_rpe=True)
-    with pytest.raises(ConfigError, match="not divisible by 5 heads"):
+    with pytest.raises(ConfigError, match=r"sonata: enc_channels\[0\] = 48 is not divisible by 5 heads$"):
         preset_config("sonata", enc_num_head=(5, 6, 12, 24, 32))
 
 
