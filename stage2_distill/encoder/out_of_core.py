@@ -144,18 +144,17 @@ class _Plan:
         for s in range(len(self.levels)):
             stage = self.encoder.stage("enc", s)
             if s == 0:
-                source, first, frees = self._input, [self._stem()], ()
+                x = self._stage("enc", s, stage, self._input, [self._stem()], ())
             else:
                 pooled = self._pooled(features[-1], s, stage)
-                source, first, frees = self._rows_of(pooled), [], (pooled,)
-            features.append(self._stage("enc", s, stage, source, first, frees))
+                x = self._stage("enc", s, stage, self._rows_of(pooled), [], (pooled,))
+            features.append(x)
         if self.config.enc_mode:
             return self._upcast(features)
         x = features[-1]
         for s in reversed(range(len(self.levels) - 1)):
             stage = self.encoder.stage("dec", s)
-            source = self._unpooled(x, features[s], s, stage)
-            x = self._stage("dec", s, stage, source, [], (x, features[s]))
+            x = self._stage("dec", s, stage, self._unpooled(x, features[s], s, stage), [], (x, features[s]))
         return x
 
     # what a step reads for given rows
@@ -163,7 +162,7 @@ class _Plan:
     def _take(self, array: _Array, rows: Tensor) -> Tensor:
         return self.open(array).index_select(0, rows).to(self.device)
 
-    def _input(self, rows: Tensor) -> tuple[Tensor, None]:
+    def _input(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.batch.feat[rows].to(self.device), None
 
     def _rows_of(self, array: _Array) -> _Source:

@@ -6,16 +6,21 @@ gathers N x 27 x C.
 
 python -m tests.bench.bench_encoder            all rows
 python -m tests.bench.bench_encoder scaling    time and memory of `chorus` and `sonata` over the number of voxels
+python -m tests.bench.bench_encoder blocks     the rows on encoding in blocks alone
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import multiprocessing
 import resource
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,7 @@ from stage2_distill.encoder import Encoder, PointBatch, build_encoder
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.neighbours import Neighbours
+from stage2_distill.encoder.out_of_core import encode_out_of_core
 from tests.bench.row import Row
 
 COMMAND = "python -m tests.bench.bench_encoder"
@@ -35,6 +41,7 @@ SONATA: dict[str, Any] = {
     "dec_num_head": (6, 6, 12, 32),
 }  # fmt: skip
 FORWARD_VOXELS, STEP_VOXELS = 60_000, 4_000
+BLOCK_VOXELS, BLOCK_ROWS = 200_000, 20_000
 
 
 def rows() -> list[Row]:
@@ -54,6 +61,20 @@ def rows() -> list[Row]:
             chorus["voxels_per_s"] / scenesplat["voxels_per_s"], COMMAND, "scenesplat", scenesplat["voxels_per_s"]),
         Row("encoder/chorus-vs-scenesplat-memory", chorus["mib"], "MiB, weights and gradients included",
             chorus["mib"] / scenesplat["mib"], COMMAND, "scenesplat", scenesplat["mib"]),
+        *out_of_core_rows(),
+    ]  # fmt: skip
+
+
+def out_of_core_rows() -> list[Row]:
+    """`chorus` in blocks with features on disk against one pass in memory."""
+    whole, blocks = isolated(_forward, "tiled", BLOCK_VOXELS, "chorus"), isolated(_blocks, BLOCK_VOXELS, BLOCK_ROWS)
+    one = "one pass in memory"
+    return [
+        Row("encoder/out-of-core-memory", blocks["mib"], "MiB beyond weights", blocks["mib"] / whole["mib"], COMMAND,
+            one, whole["mib"]),
+        Row("encoder/out-of-core-time", blocks["cpu_seconds"], "s of CPU",
+            blocks["cpu_seconds"] / whole["cpu_seconds"], COMMAND, one, whole["cpu_seconds"]),
+        Row("encoder/out-of-core-deviation", blocks["deviation"], "of the largest value", blocks["deviation"], COMMAND),
     ]  # fmt: skip
 
 
@@ -122,6 +143,25 @@ def _forward(kind: str, n: int, preset: str = "sonata") -> dict[str, float]:
     return result
 
 
+def _blocks(n: int, block_rows: int, preset: str = "chorus") -> dict[str, float]:
+    """Seconds of CPU and peak MiB beyond the weights of encoding in blocks, and the largest deviation from one pass."""
+    torch.manual_seed(0)
+    encoder = build_encoder(preset).eval()
+    batch = room(n, encoder.config.in_channels)
+    before, start = _peak_mib(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        result, scratch = encode_out_of_core(encoder, batch, Path(folder) / "work", block_rows)
+        scratch.release()
+        measured = {
+            "cpu_seconds": time.process_time() - start,
+            "mib": _peak_mib() - before,
+            "voxels": float(len(batch)),
+        }
+        with torch.inference_mode():
+            whole = encoder(batch)
+        return measured | {"deviation": float((result - whole).abs().max() / whole.abs().max())}
+
+
 def _step(preset: str, n: int) -> dict[str, float]:
     """Voxels per second of forward and backward in training mode, and the peak MiB of the process beyond its start."""
     torch.manual_seed(0)
@@ -187,13 +227,13 @@ def scaling(sizes: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("rows", "scaling"), default="rows")
+    parser.add_argument("what", nargs="?", choices=("rows", "scaling", "blocks"), default="rows")
     parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 60_000, 200_000, 600_000])
     arguments = parser.parse_args()
     if arguments.what == "scaling":
         scaling(arguments.sizes)
     else:
-        for row in rows():
+        for row in rows() if arguments.what == "rows" else out_of_core_rows():
             print(json.dumps(row.as_dict()))
 
 

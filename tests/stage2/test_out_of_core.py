@@ -42,8 +42,8 @@ def small(preset: str, **overrides: Any) -> Encoder:
     encoder = build_encoder(preset, **(SMALL | overrides))
     for module in encoder.modules():  # statistics and scales of a trained network, not the identity of a fresh one
         if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_(std=0.1)  # type: ignore[union-attr, operator]
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+            module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     return encoder.eval()
 
