@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -39,6 +39,8 @@ class StudentTeacher(Config):
         spec, fingerprint: which teacher it was, and the hash of its weights and settings, as recorded by stage 1.
         channels: width of its features. hidden: width of the projector's hidden layer.
         text_aligned: whether `chorus_common.text.load_text_encoder(spec)` gives vectors of the same space.
+        length: of predictions in the standardised space (`stage2_distill.lengths`); None = sqrt(channels), the length
+            that PHI-S gives a teacher's token.
     """
 
     spec: str
@@ -46,6 +48,7 @@ class StudentTeacher(Config):
     channels: int
     hidden: int
     text_aligned: bool = False
+    length: float | None = Field(default=None, gt=0)
 
 
 class StudentConfig(Config):
@@ -166,14 +169,19 @@ class Student(nn.Module):
         return self.unstandardise(name, self.project(name, latent))
 
     def unstandardise(self, name: str, standardised: Tensor) -> Tensor:
-        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the length sqrt(C) that the
-        teacher's features typically have (PHI-S gives every channel unit variance).
+        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the teacher's `length`.
 
         A student in doubt predicts short features, and once the teacher's mean is added a short one is mostly that
         mean: everything would look like the commonest thing.
         """
-        length = standardised.shape[-1] ** 0.5
+        length = self.config.teachers[name].length or standardised.shape[-1] ** 0.5
         return self.basis(name).inverse(F.normalize(standardised, dim=-1) * length)
+
+    def set_length(self, name: str, length: float) -> None:
+        """Length of predictions for teacher `name`, see `unstandardise`."""
+        self._check(name)
+        teacher = StudentTeacher.model_validate(self.config.teachers[name].model_dump() | {"length": length})
+        self.config = self.config.model_copy(update={"teachers": {**self.config.teachers, name: teacher}})
 
     def _check(self, name: str) -> None:
         if name not in self.config.teachers:

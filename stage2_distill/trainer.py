@@ -28,6 +28,7 @@ from stage2_distill.data.order import MODEL, generator
 from stage2_distill.distributed import Ranks, joined
 from stage2_distill.encoder import Encoder
 from stage2_distill.interruptions import StopRequest, stop_on_signal, survive_full_disk
+from stage2_distill.lengths import calibrate_lengths
 from stage2_distill.lora import add_lora, merged_tensors
 from stage2_distill.losses.anchors import anchors_of_scenes
 from stage2_distill.losses.distill import distill_loss
@@ -36,7 +37,7 @@ from stage2_distill.run_folder import RunFolder, RunLog, run_identity
 from stage2_distill.schedule import TermWeights, learning_rate, term_weights
 from stage2_distill.settings import TeacherSettings, TrainConfig
 from stage2_distill.start import TrainData, make_student, tensors_hash
-from stage2_distill.student import save_student
+from stage2_distill.student import Student, save_student
 from stage2_distill.validation import Sums, validate
 from stage2_distill.zero_shot import ZeroShotCheck, text_aligned_teacher
 
@@ -233,8 +234,8 @@ class Trainer:
     def _validate(self, step: int, log: RunLog | None, reporter: Reporter | None) -> None:
         """Match all teachers on the validation scenes with the averaged weights; keep the best student."""
         assert self.validation is not None
-        student = copy.deepcopy(self.plain).to(self.device)
-        student.load_state_dict(self._saved_weights())
+        student = self._averaged_student()
+        self._measure_lengths(student)
         check = None if self.check is None else ZeroShotCheck(student, *self.check)
         values = validate(student, self.validation, self.teachers, self.device, check)
         scores = {} if check is None else check.scores()
@@ -276,6 +277,19 @@ class Trainer:
         lora = self.config.lora
         return merged_tensors(tensors, lora.alpha / lora.rank) if lora.rank > 0 else tensors
 
+    def _averaged_student(self) -> Student:
+        """What training has made so far: averaged weights, adapters merged."""
+        student = copy.deepcopy(self.plain).to(self.device)
+        student.load_state_dict(self._saved_weights())
+        return student
+
+    def _measure_lengths(self, student: Student) -> None:
+        """Lengths of predictions, where training lifts targets; pictures say nothing about single voxels, and the
+        lengths that an adapted student came with stay.
+        """
+        if self.config.objective == "lifted":
+            calibrate_lengths(student, self.dataset, self.config.seed)
+
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
         """State and student. A full disk in mid-run costs one checkpoint, not the run."""
         if self.ranks.rank != 0:
@@ -283,7 +297,10 @@ class Trainer:
         guard = contextlib.nullcontext() if final else survive_full_disk(reporter, "checkpoint")
         with guard:
             save_state(self.folder.state, self.progress, self.student, self.optimizer, self.average)
-            save_student(self.plain, self.folder.path, self._saved_weights(), notes=self._notes(self.progress.step))
+            student = self._averaged_student()
+            if final:  # in between a checkpoint should cost no passes over scenes
+                self._measure_lengths(student)
+            save_student(student, self.folder.path, notes=self._notes(self.progress.step))
 
     def _notes(self, step: int) -> str:
         return (

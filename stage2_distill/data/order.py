@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 I64 = NDArray[np.int64]
 
 #: Streams of random numbers that must not overlap: the order of samples, the content of a sample, the model's own draws
-#: in a step.
-ORDER, SAMPLE, MODEL, ANCHORS = 1, 2, 3, 4
+#: in a step, the anchors, and the scenes that lengths are measured on.
+ORDER, SAMPLE, MODEL, ANCHORS, LENGTHS = 1, 2, 3, 4, 5
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
