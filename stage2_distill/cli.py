@@ -54,8 +54,12 @@ def info(preset: str | None, checkpoint: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(facts, sort_keys=True))
         return
     for key, value in facts.items():
-        if key != "config":
-            click.echo(f"{key:14} {value}")
+        if isinstance(value, dict) and key != "config":
+            click.echo(key)
+            for name, part in value.items():
+                click.echo(f"  {name:18} {', '.join(map(str, part)) if isinstance(part, list | tuple) else part}")
+        elif key != "config":
+            click.echo(f"{key:20} {value}")
 
 
 def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:

@@ -43,14 +43,15 @@ def test_equals_dense_convolution(kernel: int, tile: int, monkeypatch: pytest.Mo
         assert torch.allclose(a, b, atol=1e-10)
 
 
-def test_gradcheck() -> None:
-    batch = cloud(14, 2, extent=3)
-    table = find_neighbours(batch.grid_coord, batch.batch, 3)
+@pytest.mark.parametrize(("kernel", "inner", "outer"), [(3, 2, 3), (5, 1, 2)])
+def test_gradcheck(kernel: int, inner: int, outer: int) -> None:
+    batch = cloud(14, inner, extent=kernel)
+    table = find_neighbours(batch.grid_coord, batch.batch, kernel)
     torch.manual_seed(0)
     inputs = (
         batch.feat.double().requires_grad_(),
-        torch.randn(3, 3, 3, 3, 2, dtype=torch.float64, requires_grad=True),
-        torch.randn(3, dtype=torch.float64, requires_grad=True),
+        torch.randn(outer, kernel, kernel, kernel, inner, dtype=torch.float64, requires_grad=True),
+        torch.randn(outer, dtype=torch.float64, requires_grad=True),
     )
     assert torch.autograd.gradcheck(lambda x, w, b: submanifold_conv(x, w, b, table), inputs)
 
