@@ -146,6 +146,10 @@ class SceneScores:
                     sums = np.reshape(record["query_sums"], (-1, len(FIGURES))).tolist()  # [perturbations, 4]
                     parts = zip(record["perturbations"], record["n_queries"], sums)
                     found.retrieval.setdefault(row, {})[scene] = {p: QuerySums(n, tuple(s)) for p, n, s in parts}
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{path}: the counts per scene are not beside the result; run its command again"
+            ) from None
         except (OSError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
             raise ConfigError(f"{path}: no readable counts per scene ({' '.join(str(error).split())[:100]})") from None
         return found

@@ -19,6 +19,7 @@ from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
+from chorus_common.scene_io.npy_folder import names_label_space
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,20 @@ class EvalScene:
             if label_space and gaussians.label_space != label_space:
                 gaussians = replace(gaussians, **_other_labels(self, gaussians, label_space))
             return LoadedScene(self, gaussians, cache)
-        assert self.source is not None, "a scene has a store or a source"
-        gaussians = read_scene(self.source, label_space=label_space or self.label_space)
+        gaussians = self.read_source(label_space)
         # The cache's order: what is computed does not depend on the order of the rows in the file.
         return LoadedScene(self, gaussians.select(morton_order(gaussians.means)), None)
+
+    def read_source(self, label_space: str = "") -> GaussianScene:
+        """The source with labels of `label_space` ("" = the manifest's word); without labels where it has none of them:
+        those of a file that names no space are of the manifest's.
+        """
+        assert self.source is not None, "a scene has a store or a source"
+        gaussians = read_scene(self.source, label_space=label_space or self.label_space)
+        other = label_space and self.label_space and label_space != self.label_space
+        if other and not names_label_space(self.source, label_space):
+            return replace(gaussians, labels=None, label_space="")
+        return gaussians
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +174,11 @@ def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> 
         if not found:
             raise CacheError(f"{stores[0]}: holds no scenes; run chorus-stage1 first")
         return Selection([EvalScene(dataset, scene, store) for (dataset, scene), store in sorted(found.items())])
-    rows = sorted(Manifest.read(manifest).select(split=split), key=lambda row: (row.dataset, row.scene_id))
+    listed = Manifest.read(manifest)
+    rows = sorted(listed.select(split=split), key=lambda row: (row.dataset, row.scene_id))
     if not rows:
-        raise ManifestError(f"{manifest}: no scenes in split '{split}'")
+        known = ", ".join(sorted({row.split for row in listed}))
+        raise ManifestError(f"{manifest}: no scenes in split '{split}'; it has {known or 'no scenes at all'}")
     if not stores:
         return Selection(
             [EvalScene(r.dataset, r.scene_id, None, Path(r.scene_path), r.label_space) for r in rows],
@@ -233,7 +246,7 @@ def _other_labels(scene: EvalScene, gaussians: GaussianScene, label_space: str) 
             f"{scene.name}: the cache holds labels of '{gaussians.label_space or 'none'}'; for {label_space} give "
             "--manifest, so that they can be read from the source"
         )
-    source = read_scene(scene.source, label_space=label_space)
+    source = scene.read_source(label_space)
     if len(source) <= int(gaussians.source_ids.max(initial=-1)):
         raise CacheError(f"{scene.name}: the cache was made from another file than {scene.source}; run stage 1 again")
     labels = None if source.labels is None else source.labels[gaussians.source_ids]

@@ -91,6 +91,10 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     Raises ConfigError, one line, where they do not share one text-aligned space or nothing is asked for.
     """
     lifted = options.lifted if options.lifted is not None else selection.scenes[0].store is not None
+    if options.lifted and selection.scenes[0].store is None:
+        raise ConfigError(
+            f"{selection.scenes[0].name}: the lifted teacher lives in the cache of a store; none is given"
+        )
     cached = _cached_specs(selection.scenes) if options.encoder is None or lifted else {}
     sources: dict[str, FeatureSource] = {}
     if options.random and options.encoder is None:
@@ -212,8 +216,7 @@ def _cached_specs(scenes: Sequence[EvalScene]) -> dict[str, str]:
 
 
 def _lifted(first: EvalScene, name: str, text_encoder: TextEncoder) -> LiftedTeacher:
-    if first.store is None:
-        raise ConfigError("the lifted teacher lives in the cache; give --store, or --no-lifted")
+    assert first.store is not None, "refused before"
     cache = first.open()
     if name not in cache.dense_teachers:
         raise CacheError(f"cache {cache.path}: no dense teacher '{name}'; it has {', '.join(cache.dense_teachers)}")

@@ -38,6 +38,11 @@ def count_npy_folder(path: Path) -> int:
     return len(array) if array.ndim else 0
 
 
+def names_label_space(path: Path, label_space: str) -> bool:
+    """Whether the folder has labels that say themselves that they are of `label_space`; "segment" could be any."""
+    return any(space == label_space and (path / f"{key}.npy").is_file() for key, space in SEGMENT_FILES.items())
+
+
 def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_space: str = "") -> GaussianScene:
     """Read the folder at `path`. `label_space` chooses among several segment files; "" takes the first one there is."""
     columns: dict[str, NDArray[Any]] = {}

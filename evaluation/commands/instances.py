@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
 from evaluation.commands.options import (
     FILE,
     left_out,
@@ -84,6 +84,8 @@ def instances_command(
         temperature=temperature,
         label_space=space,
     )
+    if "masks" in proposals and not scenes.stores:
+        raise ConfigError("2D masks live in the cache; give --store, or --proposals truth or a folder")
     merge = load_config(MergeConfig, None, settings)
     found = text_sources(sources, selection)
     inputs = {

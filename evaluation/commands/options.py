@@ -29,8 +29,23 @@ optional_store_option = click.option(
 manifest_option = click.option(
     "--manifest", type=FILE, help="Manifest that names the scenes of each split.  [default: all of the store]"
 )
-out_option = click.option("--out", type=FILE, required=True, help="Result file (JSON).")
-device_option = click.option("--device", default="cpu", help="Torch device of the encoder.")
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Result file (JSON)."
+)
+
+
+def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The device as torch names it; one that is not there is refused before any work."""
+    if name == "cpu":
+        return name
+    from stage2_distill.devices import pick_device
+
+    return str(pick_device(name))
+
+
+device_option = click.option(
+    "--device", default="cpu", callback=_device, help="Torch device of the encoder: auto, cpu, cuda or cuda:N."
+)
 split_option = click.option("--split", default="val", help="Split of the manifest to evaluate.")
 space_option = click.option(
     "--label-space", default="", help="Score against these classes.  [default: the scenes' own]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus_common.errors import EXIT_DONE
+from chorus_common.errors import EXIT_DONE, ConfigError
 from evaluation.commands.options import FILE, lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 @lifted_option
 @prompts_option
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Objects to list.")
-@click.option("--out", type=FILE, required=True, help="Folder: heat.ply, heat.png, objects.ply, query.json.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder: heat.ply, heat.png, objects.ply, query.json.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print query.json instead of the table.")
 def query_command(
     scene: Path,
@@ -47,6 +52,8 @@ def query_command(
     from evaluation.sources import one_source
     from evaluation.tasks.query import answer
 
+    if not words.strip():
+        raise ConfigError("query: no words to look for")
     where = scene_at(scene)
     name, source, text_encoder = one_source(sources, Selection([where]))
     loaded = where.load()

@@ -74,8 +74,8 @@ def build_report(run: Path, out: Path, config: ReportConfig, command: str) -> Re
         )
     results = summary(found, config.seconds)
     tables = [table for name, document in _segmentations(found).items() for table in _tables(name, document)]
-    charts = _charts(found)
     views = _pictures(found, config) if config.views and "zero-shot" in found else []
+    charts = _charts(found)
     gallery = _gallery(found, config.gallery)
     html = page("Chorus report", _subtitle(found), _cards(results), tables, views, charts, command, gallery)
     target = out / "report.html"

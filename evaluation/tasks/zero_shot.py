@@ -120,7 +120,7 @@ class ZeroShotJob:
         space = self.config.label_space or scene.gaussians.label_space
         target = open_target(scene, self.config.target, space, k=self.config.k)
         if not target.has_truth and self.predictions is None:
-            raise NoGroundTruthError("no ground truth")
+            raise NoGroundTruthError(f"no ground truth of {space}")
         counts: dict[str, list[list[int]]] = {}
         for name, prediction in self._predictions(scene, target).items():
             if self.predictions is not None:

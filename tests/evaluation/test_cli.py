@@ -60,6 +60,9 @@ def test_from_rooms_to_report(rooms: Rooms, student: Path) -> None:
         "toy/missing_0": "not in the store; run chorus-stage1",
         "toy/zz_0": "no ground truth",
     }
+    table = done("compare", run / "zero_shot.json", run / "zero_shot.json", "--row-b", "lifted_teacher", "--draws", 100)
+    scores = [100 * document["rows"][name]["miou"] for name in ("student", "lifted_teacher")]
+    assert f"| miou | {scores[0]:.1f} | {scores[1]:.1f} |" in table
     first = (run / "zero_shot.json").read_bytes()
     done(*zero_shot, code=1)
     assert (run / "zero_shot.json").read_bytes() == first, "same input, same bytes"

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from chorus_common.errors import ChorusError
 from chorus_common.labels import SCANNET20
+from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene_io import read_scene, write_npy_folder
 from evaluation.cli import cli
 from evaluation.prompts import class_embeddings
@@ -66,15 +67,32 @@ def test_query_finds_the_chair(room: Path, tmp_path: Path) -> None:
     assert (out / "heat.png").read_bytes() == first, "same input, same bytes"
 
 
+def test_instances_can_be_compared(room: Path, tmp_path: Path) -> None:
+    scene = room_with_instances(0)
+    row = ManifestRow("toy", "room", "val", "npy-folder", room, None, "scannet20", len(scene), "0" * 64)
+    manifest = Manifest(tmp_path, (row,)).write(tmp_path / "manifest.parquet")
+    features = ("--features", tmp_path / "features", "--text", "embedded:text", "--prompts", "plain")
+    asked = ("instances", "--manifest", manifest, *features, "--proposals", "truth", "--out")
+    for name in ("a.json", "b.json"):
+        result = call(*asked, tmp_path / name)
+        assert result.exception is None, result.exception
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert document["inputs"]["turns"] == 1
+    table = call("compare", tmp_path / "a.json", tmp_path / "b.json", "--draws", 100).output
+    assert "| ap | 100.0 | 100.0 | +0.0 |" in table
+
+
 def test_bad_input_is_one_line(room: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "r.json")
     for arguments, message in (
         (("query", tmp_path / "gone.ply", "chair", *out), "no such scene"),
         (("query", room, "chair", *out), "no text-aligned teacher"),
-        (("query", room, "chair", "--lifted", *out), "no text-aligned teacher"),
+        (("query", room, "chair", "--lifted", *out), "the lifted teacher lives in the cache of a store"),
+        (("query", room, " ", *out), "no words to look for"),
+        (("query", room, "chair", "--device", "gpu0", *out), "--device gpu0: use auto, cpu, cuda or cuda:N"),
         (("query", room, "chair", "--encoder", tmp_path / "none", *out), "no such file"),
         (("query", room, "chair", "--features", tmp_path, "--text", "embedded:text", *out), "room.npy exists"),
-        (("instances", *out), "no scenes given; use --manifest, --store or both"),
+        (("instances", "--proposals", "truth", *out), "no scenes given; use --manifest, --store or both"),
         (("retrieval", "--perturbation", "shake", *out), "unknown perturbation 'shake'; known: noise-0.01"),
         (("view", room, "--label-space", "nyu40"), "unknown label space 'nyu40'"),
         (("zero-shot", "--random", *out), "no scenes given"),

@@ -116,6 +116,17 @@ def test_scenes_that_cannot_be_scored_are_stated(tmp_path: Path) -> None:
         zero_shot_of(Selection([s for s in rooms(tmp_path / "x", 1).scenes if _relabel(s.source)]))
 
 
+def test_labels_of_another_space_are_not_read_as_it(tmp_path: Path) -> None:
+    """A file that names no space holds the manifest's classes: as indices of another table they would be nonsense."""
+    (scene,) = rooms(tmp_path, 1).scenes
+    own = scene.load("scannet20").gaussians
+    assert scene.load("scannet200").gaussians.labels is None
+    np.save(tmp_path / "room_0" / "segment200.npy", np.arange(len(own), dtype=np.int16) % 7)
+    other = scene.load("scannet200").gaussians
+    np.testing.assert_array_equal(other.labels, other.source_ids % 7)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(scene.load().gaussians.labels, own.labels)  # type: ignore[arg-type]
+
+
 def _relabel(folder: Path | None) -> bool:
     assert folder is not None
     segment = next(folder.glob("segment*.npy"))

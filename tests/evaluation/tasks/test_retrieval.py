@@ -7,6 +7,7 @@ import pytest
 
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene_io import write_npy_folder
+from evaluation.comparison import compare
 from evaluation.features import ArrayFeatures
 from evaluation.metrics.retrieval import rank
 from evaluation.perturb import PERTURBATIONS, perturb
@@ -57,7 +58,10 @@ SOURCES = {"place": Place(), "colour": Colour(), "constant": Constant()}
 
 
 def test_figures_tell_invariant_features_from_others(tmp_path: Path) -> None:
-    body, _ = retrieval(rooms(tmp_path), SOURCES, CONFIG)
+    body, scores = retrieval(rooms(tmp_path), SOURCES, CONFIG)
+    for difference in compare(scores, "place", scores, "colour", draws=100)[:4]:
+        values = [body["rows"][name]["mean"][difference.metric] for name in ("place", "colour")]
+        assert [difference.a, difference.b] == pytest.approx(values), "what is drawn from is what is reported"
     assert body["rows"]["colour"]["turn-90"]["recall_at_1"] == 1.0
     assert body["rows"]["colour"]["keep-0.2"]["map"] > 0.9
     assert body["rows"]["place"]["turn-180"]["recall_at_1"] < body["rows"]["place"]["noise-0.01"]["recall_at_1"]
