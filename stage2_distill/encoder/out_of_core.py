@@ -79,11 +79,21 @@ def encode_out_of_core(encoder: Encoder, batch: PointBatch, folder: Path, block_
     if encoder.training:
         raise ValueError("out of core there is inference only; call encoder.eval() first")
     scratch = Scratch(folder, _fingerprint(encoder, batch, block_rows))
-    plan = _Plan(encoder, batch, scratch, block_rows)
-    result = plan.make()
-    done = sum(step.rows for step in plan.steps[: scratch.finished])
-    with progress(sum(step.rows for step in plan.steps), "rows of all layers", done=done) as reporter:
-        for number, step in enumerate(plan.steps, start=1):
+    try:
+        plan = _Plan(encoder, batch, scratch, block_rows)
+        result = plan.make()
+        _carry_out(plan.steps, scratch)
+        return plan.open(result), scratch
+    except BaseException:
+        scratch.close()
+        raise
+
+
+def _carry_out(steps: list[_Step], scratch: Scratch) -> None:
+    """The steps that are not finished yet, in order."""
+    done = sum(step.rows for step in steps[: scratch.finished])
+    with progress(sum(step.rows for step in steps), "rows of all layers", done=done) as reporter:
+        for number, step in enumerate(steps, start=1):
             if number > scratch.finished:
                 for rows in step.run():
                     scratch.release()
@@ -91,7 +101,6 @@ def encode_out_of_core(encoder: Encoder, batch: PointBatch, folder: Path, block_
                 scratch.finish(number)
             for array in step.frees:
                 scratch.free(array.name)
-    return plan.open(result), scratch
 
 
 def _fingerprint(encoder: Encoder, batch: PointBatch, block_rows: int) -> str:
@@ -135,8 +144,8 @@ class _Plan:
         self.orders: dict[tuple[int, int], _Array] = {}
         self.steps: list[_Step] = []
 
-    def open(self, array: _Array) -> Tensor:
-        return self.scratch.array(array.name, array.shape, array.dtype)
+    def open(self, array: _Array, *, new: bool = False) -> Tensor:
+        return self.scratch.array(array.name, array.shape, array.dtype, new=new)
 
     def make(self) -> _Array:
         """Plan everything; returns the array of the result."""
@@ -219,6 +228,7 @@ class _Plan:
         reach = sum(reach for reach, _ in layers)
 
         def run() -> Iterator[int]:
+            result = self.open(out, new=True)
             for start, stop in rows.blocks(self.block_rows):
                 window = rows.around(start, stop, reach) if reach else torch.arange(start, stop)
                 x, conv_input = source(window)
@@ -226,7 +236,7 @@ class _Plan:
                 for _, layer in layers:
                     x, conv_input = layer(x, level, conv_input), None
                 core = int(torch.searchsorted(window, start))
-                self.open(out)[start:stop] = x[core : core + stop - start].float().cpu()
+                result[start:stop] = x[core : core + stop - start].float().cpu()
                 yield stop - start
 
         self.steps.append(_Step(len(rows), run, frees))
@@ -243,15 +253,15 @@ class _Plan:
             return block.attention(self._take(x, rows), grid, length).float().cpu()
 
         def run() -> Iterator[int]:
-            along = self.open(order)
+            along, result = self.open(order), self.open(out, new=True)
             tail = n % length
             for start in range(0, n - tail, at_once):
                 rows = along[start : min(start + at_once, n - tail)].clone()
-                self.open(out)[rows] = attend(rows)
+                result[rows] = attend(rows)
                 yield len(rows)
             if tail:  # the last patch is filled from the patch before it
                 rows = torch.cat([along[n - tail :], along[n - length : n - tail]])
-                self.open(out)[rows[:tail]] = attend(rows)[:tail]
+                result[rows[:tail]] = attend(rows)[:tail]
                 yield tail
 
         self.steps.append(_Step(n, run, (x,)))
@@ -268,7 +278,7 @@ class _Plan:
         def run() -> Iterator[int]:
             spans = level.blocks(self.block_rows)
             code = torch.cat([curve_encode(level.grid(slice(a, b)), depth, name) for a, b in spans])
-            self.open(out)[:] = torch.argsort(code)
+            self.open(out, new=True)[:] = torch.argsort(code)
             yield len(level)
 
         self.steps.append(_Step(len(level), run))
@@ -280,10 +290,11 @@ class _Plan:
         needed = not self.config.enc_mode or s - 1 >= len(self.levels) - 1 - self.config.upcast
 
         def run() -> Iterator[int]:
+            result = self.open(out, new=True)
             for start, stop in coarse.blocks(max(1, self.block_rows // stride**2)):  # surfaces: stride^2 children
                 rows, parents = level.children(coarse, start, stop, stride)
                 x = stage["down"](self._take(fine, rows), (parents - start).to(self.device), stop - start)
-                self.open(out)[start:stop] = x.float().cpu()
+                result[start:stop] = x.float().cpu()
                 yield stop - start
 
         self.steps.append(_Step(len(coarse), run, () if needed else (fine,)))
@@ -295,6 +306,7 @@ class _Plan:
         out = _Array("upcast", (len(finest), self.config.out_channels))
 
         def run() -> Iterator[int]:
+            result = self.open(out, new=True)
             for start, stop in finest.blocks(self.block_rows):
                 rows, parts = torch.arange(start, stop), []
                 for s, array in enumerate(features):
@@ -302,7 +314,7 @@ class _Plan:
                         rows = self.levels[s - 1].parents(rows, self.levels[s], self.strides[s - 1])
                     if s >= first:
                         parts.append(self._take(array, rows))
-                self.open(out)[start:stop] = torch.cat(parts, dim=1).cpu()
+                result[start:stop] = torch.cat(parts, dim=1).cpu()
                 yield stop - start
 
         self.steps.append(_Step(len(finest), run, tuple(features[first:])))

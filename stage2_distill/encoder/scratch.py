@@ -7,9 +7,9 @@ which they count neither as this process's memory nor are lost (the system write
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
-import shutil
 import uuid
 from pathlib import Path
 
@@ -35,13 +35,25 @@ class Scratch:
         boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else uuid.uuid4().hex
         self._head = f"{key} {boot}"
         self._maps: dict[str, tuple[Tensor, mmap.mmap]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._journal.exists() and any(f.name != "lock" for f in folder.iterdir()):
+            raise ConfigError(f"{folder}: holds other files; name a scratch folder that is new or empty")
+        self._lock = open(folder / "lock", "w")  # noqa: SIM115  held until `close`
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another process is at work here; wait for it, or use another folder"
+            ) from None
         self.finished = self._read_journal()
         if not self.finished:
-            if folder.exists() and not self._journal.exists() and any(folder.iterdir()):
-                raise ConfigError(f"{folder}: holds other files; name a scratch folder that is new or empty")
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            for file in folder.glob("*.bin"):
+                file.unlink()
             self.finish(0)
+
+    def close(self) -> None:
+        """Let other processes work in the folder."""
+        self._lock.close()
 
     def finish(self, steps: int) -> None:
         """Note that so many steps are complete."""
@@ -50,13 +62,15 @@ class Scratch:
         temporary.write_text(f"{self._head} {steps}\n")
         temporary.replace(self._journal)  # not synced to disk, as the arrays are not
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The array `name`, as it was left or new."""
+    def array(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, *, new: bool = False) -> Tensor:
+        """The array `name` as it was left, or, to be filled by a step, a `new` one."""
         if name not in self._maps:
             file = self.folder / f"{name}.bin"
             kind = torch.empty((), dtype=dtype).numpy().dtype
             size = int(np.prod(shape)) * kind.itemsize
             if not file.exists() or file.stat().st_size != size:
+                if not new:
+                    raise ConfigError(f"{file}: is gone or damaged; remove {self.folder} and start again")
                 self._reserve(file, size)
             mapped = np.memmap(file, dtype=kind, mode="r+", shape=shape)
             self._maps[name] = torch.from_numpy(mapped), mapped._mmap  # type: ignore[attr-defined]

@@ -69,6 +69,7 @@ def test_result_is_that_of_one_pass(preset: str, overrides: dict[str, Any], tmp_
         assert (result - whole).abs().max() / whole.abs().max() < 1e-5  # given back memory is not lost
         left = [f.name for f in (tmp_path / "work").glob("*.bin") if not f.name.startswith("order")]
         assert len(left) == 1  # the result alone
+        scratch.close()
 
 
 def test_random_weights_of_full_depth_and_any_block_size(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_random_weights_of_full_depth_and_any_block_size(tmp_path: Path) -> None
     with torch.no_grad():
         whole = encoder(batch)
     for rows in (100, 1000):
-        result, _ = encode_out_of_core(encoder, batch, tmp_path, rows)
+        result, _ = encode_out_of_core(encoder, batch, tmp_path / str(rows), rows)
         assert ((result - whole).norm(dim=1) / whole.norm(dim=1)).max() < 1e-3
 
 
@@ -112,7 +113,8 @@ def test_goes_on_after_the_last_complete_layer(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(Killed):
             encode_out_of_core(encoder, batch, tmp_path / "c", 50)
     killed_at(10**6)
-    result, _ = encode_out_of_core(encoder, batch, tmp_path / "c", 50)
+    result, scratch = encode_out_of_core(encoder, batch, tmp_path / "c", 50)
+    scratch.close()
     assert torch.equal(result, expected)
     assert calls[0] < 0.75 * blocks  # what was complete is not made again
     killed_at(1)
@@ -123,10 +125,22 @@ def test_goes_on_after_the_last_complete_layer(tmp_path: Path, monkeypatch: pyte
 def test_other_work_in_the_folder_is_not_taken_up(tmp_path: Path) -> None:
     first, second = small("chorus"), small("chorus", enc_depths=(1, 1, 1))
     batch = sorted_cloud(200, 11)
-    encode_out_of_core(first, batch, tmp_path, 50)
+    _, scratch = encode_out_of_core(first, batch, tmp_path, 50)
+    with pytest.raises(ConfigError, match="another process is at work here"):
+        encode_out_of_core(second, batch, tmp_path, 50)
+    scratch.close()
     result, _ = encode_out_of_core(second, batch, tmp_path, 50)
     with torch.no_grad():
         assert torch.allclose(result, second(batch), atol=1e-5)
+
+
+def test_lost_files_are_no_zeros(tmp_path: Path) -> None:
+    encoder, batch = small("chorus"), sorted_cloud(100, 11)
+    _, scratch = encode_out_of_core(encoder, batch, tmp_path, 50)
+    scratch.close()
+    (tmp_path / "dec0.bin").unlink()
+    with pytest.raises(ConfigError, match=r"dec0\.bin: is gone or damaged; remove"):
+        encode_out_of_core(encoder, batch, tmp_path, 50)
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
@@ -143,7 +157,7 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     scratch = Scratch(tmp_path / "work", "key")
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ConfigError, match=r"work: no room for 1\.0 GiB more"):
-        scratch.array("x", (1 << 28,), torch.float32)
+        scratch.array("x", (1 << 28,), torch.float32, new=True)
     assert not (tmp_path / "work" / "x.bin").exists()
 
 
