@@ -19,7 +19,7 @@ from evaluation.study.table import figures, write_page
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/study.md"), help="Page to write into.")
 @click.option("--rooms", type=click.IntRange(min=2), default=36, help="Rooms to train on.")
 @click.option("--val", type=click.IntRange(min=1), default=8, help="Rooms to score on.")
-@click.option("--steps", type=click.IntRange(min=1), default=160, help="Steps of every training.")
+@click.option("--steps", type=click.IntRange(min=1), default=100, help="Steps of every training.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, help="Trainings per variant.")
 @click.option("--variants", default="", help="Names, comma between; the reference always runs.  [default: all]")
 @click.option("--minutes", type=click.FloatRange(min=0), default=60.0, help="Nothing is started after that.")

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chorus_common.atomic import write_text_atomically
+from chorus_common.config import load_config
 from chorus_common.errors import ConfigError
 from evaluation.study.variants import BOTH_LOSSES, REFERENCE, VARIANTS, Variant
+from stage2_distill.settings import TrainConfig
 
 DEMO = Path(__file__).parents[1] / "demo"
 #: Runs are cut into so many epochs, so that stages are the same shares of runs of any length.
-EPOCHS = 30
+EPOCHS = 20
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Study:
     out: Path
     rooms: int = 36
     val: int = 8
-    steps: int = 160
+    steps: int = 100
     seeds: int = 3
     variants: tuple[str, ...] = ()
 
@@ -173,8 +175,9 @@ def _zero_shot(common: Sequence[str], student: Path, out: Path) -> tuple[str, ..
 
 
 def samples_per_epoch(study: Study) -> int:
-    """Crops per epoch for the study's number of steps of two crops."""
-    return max(2, 2 * study.steps // EPOCHS)
+    """Rooms per epoch for the study's number of steps, in whole batches of the demo's size."""
+    batch = load_config(TrainConfig, DEMO / "stage2.toml", ()).batch_size
+    return batch * max(1, study.steps // EPOCHS)
 
 
 def _sets(settings: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ class Variant:
         bits: of the cache that it learns from; "" = that of evaluation/demo/stage1.toml.
         adapt: settings of `chorus-stage2 adapt` where the reference's student is adapted instead of a fresh one
             trained; it and the reference are then scored in the shifted domain.
-        points: labelled Gaussians per room for the linear probe; several give several rows.
+        points: labelled Gaussians per room for the linear probe; several give several rows, none is no probe.
         zero_shot: whether it has a text-aligned head.
     """
 
@@ -38,23 +38,26 @@ class Variant:
     settings: tuple[str, ...] = ()
     bits: str = ""
     adapt: tuple[str, ...] | None = None
-    points: tuple[int, ...] = (4096,)
+    points: tuple[int, ...] = ()
     zero_shot: bool = True
 
 
+#: For the rows that are compared by probing.
+PROBE = (1024,)
 #: Share of a room's 24,000 Gaussians that the probe sees labels of.
 LABEL_SHARES = {1: 240, 5: 1200, 10: 2400, 20: 4800}
 
 REFERENCE = Variant(
-    "reference", "teachers", "language + generalist + object-aware", OBJECTS, points=(4096, *LABEL_SHARES.values())
+    "reference", "teachers", "language + generalist + object-aware", OBJECTS, points=(*PROBE, *LABEL_SHARES.values())
 )
 
 VARIANTS: tuple[Variant, ...] = (
     REFERENCE,
-    Variant("language", "teachers", "language only", (f"teachers.{DENSE}.weight=0",)),
-    Variant("language-generalist", "teachers", "language + generalist"),
+    Variant("language", "teachers", "language only", (f"teachers.{DENSE}.weight=0",), points=PROBE),
+    Variant("language-generalist", "teachers", "language + generalist", points=PROBE),
     Variant(
-        "generalist", "trunk", "generalist only (a branch of its own)", (f"teachers.{TEXT}.weight=0",), zero_shot=False
+        "generalist", "trunk", "generalist only (a branch of its own)", (f"teachers.{TEXT}.weight=0",),
+        points=PROBE, zero_shot=False,
     ),
     Variant(
         "cosine", "losses", "cosine only", (*OBJECTS, f"teachers.{TEXT}.l2=0", f"teachers.{DENSE}.l2=0")

@@ -33,7 +33,7 @@ def test_every_variant_is_a_valid_difference_from_the_demo(tmp_path: Path) -> No
                 load_config(AdaptConfig, None, [*settings_of(command), "student=x"])
     assert len(trained) == 3 * sum(v.adapt is None for v in VARIANTS)
     reference = trained["reference seed 0"]
-    assert reference.epochs * samples_per_epoch(study) // 2 == 240
+    assert reference.epochs * samples_per_epoch(study) // reference.batch_size == 240
     assert reference.model_copy(update={"seed": 1}) == trained["reference seed 1"]
     for variant in VARIANTS:
         if variant.adapt is None and variant is not REFERENCE and not variant.bits:
