@@ -112,13 +112,23 @@ def bytes_per_voxel(config: EncoderConfig) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on `device`; for the CPU also within the limit of this control group."""
+    """Bytes that can be allocated on `device`; for the CPU within the limits of this process's control groups."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/")
+    return min([free, *free_in_groups(Path("/sys/fs/cgroup"), own)])
+
+
+def free_in_groups(root: Path, own: str) -> list[int]:
+    """Bytes that each control group (version 2) from `own` up to `root` still allows; nothing for those without a
+    limit. Batch systems and containers set them.
+    """
+    free, group = [], root / own.strip("/")
+    while group != root.parent:
+        limit, used = group / "memory.max", group / "memory.current"
+        if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+            free.append(int(limit.read_text()) - int(used.read_text()))
+        group = group.parent
     return free

@@ -149,6 +149,16 @@ def test_memory_decides_on_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert encode.Blocks(tmp_path, rows=7).rows_for(100_000, config, cpu) == 7
 
 
+def test_limits_of_control_groups_count(tmp_path: Path) -> None:
+    job = tmp_path / "slurm" / "job_1"
+    job.mkdir(parents=True)
+    for group, limit, used in ((job, "max", "5"), (job.parent, "1000", "300")):
+        (group / "memory.max").write_text(limit + "\n")
+        (group / "memory.current").write_text(used + "\n")
+    assert encode.free_in_groups(tmp_path, "/slurm/job_1") == [700]
+    assert encode.free_in_groups(tmp_path, "/") == []
+
+
 def test_info_of_a_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "info", "--preset", "ptv3", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
