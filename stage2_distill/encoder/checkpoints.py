@@ -360,7 +360,7 @@ def _matching_preset(tensors: Mapping[str, Tensor], path: Path, *, any_width: bo
             return found[0]
     raise WeightsError(
         f"{path}: widths {shapes['enc_channels']} belong to no published preset; "
-        "load it with preset=... and the constructor arguments it was made with"
+        "name one (preset=..., --preset) and, from Python, the constructor arguments it was made with"
     )
 
 

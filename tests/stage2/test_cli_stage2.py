@@ -149,6 +149,30 @@ def test_memory_decides_on_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert encode.Blocks(tmp_path, rows=7).rows_for(100_000, config, cpu) == 7
 
 
+def test_export_and_describe_published_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"enc_channels": (24, 36, 48), "enc_depths": (1, 1, 1), "enc_patch_size": (32, 32, 32)}
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs.pth"
+    export_encoder(build_encoder("scenesplat", **sizes), ours)
+    assert call(monkeypatch, "export", ours, "--format", "scenesplat", "--out", theirs) == 0
+    capsys.readouterr()
+    facts = []
+    for path in (ours, theirs):
+        assert call(monkeypatch, "info", "--encoder", path, "--json") == 0
+        facts.append(json.loads(capsys.readouterr().out))
+    assert facts[0] == facts[1]
+    assert facts[0]["conventions"]["pool_reduce"] == "mean"
+
+    foreign = torch.load(theirs, weights_only=True)
+    torch.save({"state_dict": foreign["state_dict"]}, theirs)  # as a trainer that does not know us writes it
+    assert call(monkeypatch, "export", theirs, "--out", tmp_path / "again") == 2
+    assert "theirs.pth: widths (24, 36, 48) belong to no published preset" in capsys.readouterr().err
+    assert call(monkeypatch, "export", theirs, "--preset", "scenesplat", "--out", tmp_path / "again") == 0
+    assert call(monkeypatch, "export", ours, "--format", "sonata", "--out", tmp_path / "x.pth") == 2
+    assert "has no counterpart among the published models of format 'sonata'" in capsys.readouterr().err
+
+
 def test_limits_of_control_groups_count(tmp_path: Path) -> None:
     job = tmp_path / "slurm" / "job_1"
     job.mkdir(parents=True)
