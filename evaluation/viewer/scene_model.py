@@ -89,10 +89,12 @@ class SceneModel:
         return (axes @ axes.transpose(0, 2, 1)).astype(np.float32)
 
     def start(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(position [3], look-at [3]) of the first view: above a corner of the scene's box, looking at its middle."""
+        """(position [3], look-at [3]) of the first view: from within an upper corner of the scene's box to its lower
+        middle. From outside a room shows its ceiling and nothing else.
+        """
         low, high = np.percentile(self.scene.gaussians.means, [2, 98], axis=0).astype(np.float64)
-        middle, size = (low + high) / 2, high - low
-        return middle + np.array([0.75, -0.95, 1.1]) * size.max() * np.array([1, 1, 0.9]), middle
+        size = high - low
+        return low + np.array([0.92, 0.08, 0.85]) * size, low + np.array([0.5, 0.5, 0.3]) * size
 
     @cached_property
     def _features(self) -> SceneFeatures:
