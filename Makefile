@@ -21,11 +21,12 @@ help:
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
 
+# --no-compile: most of what comes along is never imported; Python compiles the rest when it is.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null || \
 	  { echo "error: Chorus needs Python 3.11 or 3.12; run: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 # What tests, benchmarks and lint need besides.
