@@ -20,7 +20,7 @@ from stage2_distill.losses.anchors import choose_anchors
 from stage2_distill.student import Student
 
 #: Whole scenes that are looked at, voxels of each, and clusters of the teacher's features.
-SCENES, PER_SCENE, CLUSTERS = 16, 512, 64
+SCENES, PER_SCENE, CLUSTERS = 16, 2048, 64
 #: Lengths tried, in units of sqrt(C): the length that PHI-S gives a teacher's token.
 FACTORS = tuple(2 ** (k / 8) for k in range(-4, 13))
 
