@@ -234,8 +234,7 @@ class Trainer:
     def _validate(self, step: int, log: RunLog | None, reporter: Reporter | None) -> None:
         """Match all teachers on the validation scenes with the averaged weights; keep the best student."""
         assert self.validation is not None
-        student = self._averaged_student()
-        self._measure_lengths(student)
+        student = self._measured_student()
         check = None if self.check is None else ZeroShotCheck(student, *self.check)
         values = validate(student, self.validation, self.teachers, self.device, check)
         scores = {} if check is None else check.scores()
@@ -277,18 +276,16 @@ class Trainer:
         lora = self.config.lora
         return merged_tensors(tensors, lora.alpha / lora.rank) if lora.rank > 0 else tensors
 
-    def _averaged_student(self) -> Student:
-        """What training has made so far: averaged weights, adapters merged."""
+    def _measured_student(self) -> Student:
+        """What training has made so far: averaged weights, adapters merged, lengths of predictions measured.
+
+        Where pictures are matched, which say nothing about single voxels, the lengths that the student came with stay.
+        """
         student = copy.deepcopy(self.plain).to(self.device)
         student.load_state_dict(self._saved_weights())
-        return student
-
-    def _measure_lengths(self, student: Student) -> None:
-        """Lengths of predictions, where training lifts targets; pictures say nothing about single voxels, and the
-        lengths that an adapted student came with stay.
-        """
         if self.config.objective == "lifted":
             calibrate_lengths(student, self.dataset, self.config.seed)
+        return student
 
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
         """State and student. A full disk in mid-run costs one checkpoint, not the run."""
@@ -297,10 +294,11 @@ class Trainer:
         guard = contextlib.nullcontext() if final else survive_full_disk(reporter, "checkpoint")
         with guard:
             save_state(self.folder.state, self.progress, self.student, self.optimizer, self.average)
-            student = self._averaged_student()
-            if final:  # in between a checkpoint should cost no passes over scenes
-                self._measure_lengths(student)
-            save_student(student, self.folder.path, notes=self._notes(self.progress.step))
+            notes = self._notes(self.progress.step)
+            if not final:  # in between a checkpoint should cost neither a copy nor passes over scenes
+                save_student(self.plain, self.folder.path, self._saved_weights(), notes)
+                return
+            save_student(self._measured_student(), self.folder.path, notes=notes)
 
     def _notes(self, step: int) -> str:
         return (
