@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -115,9 +116,11 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated on `device`; for the CPU within the limits of this process's control groups."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/")
+    free = psutil.virtual_memory().available
+    groups = Path("/proc/self/cgroup")
+    if not groups.exists():
+        return free
+    own = next((line[3:] for line in groups.read_text().splitlines() if line.startswith("0::")), "/")
     return min([free, *free_in_groups(Path("/sys/fs/cgroup"), own)])
 
 
