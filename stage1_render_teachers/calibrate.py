@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from chorus_common.allocator import keep_freed_memory
 from chorus_common.atomic import create_bytes_atomically
 from chorus_common.errors import CacheError, one_line
 from chorus_common.manifest import ManifestRow
@@ -103,6 +104,7 @@ def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
 
 def scene_moments(job: CalibrationJob) -> SceneMoments:
     """Moments of the tokens of a few seeded views of one scene. Never raises for bad input."""
+    keep_freed_memory()
     config = job.config
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.allocator import keep_freed_memory
 from chorus_common.bucket import BucketError
 from chorus_common.cache import (
     GridAttributes,
@@ -88,6 +89,7 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     Only an interrupt and a broken CUDA context get out: the first is the user's wish, the second poisons every scene
     that this process would still do, so a worker ends itself and its keeper starts a fresh one.
     """
+    keep_freed_memory()
     watch = Stopwatch()
     blank = SceneOutcome(job.row.dataset, job.row.scene_id, "failed")
     try:

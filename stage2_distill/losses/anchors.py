@@ -9,18 +9,20 @@ queue, so that the loss of a cloud depends on nothing but the cloud, and resumin
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
+from scipy import sparse
 from torch import Tensor
 
 from stage2_distill.data.order import ANCHORS, generator
 from stage2_distill.data.targets import SceneTargets
 from stage2_distill.settings import AnchorSettings
+
+#: of k-means; by then hardly a direction changes its centre
+ROUNDS = 20
 
 
 def anchor_loss(
@@ -62,20 +64,36 @@ def _sums(values: Tensor, group: Tensor) -> Tensor:
 
 
 def choose_anchors(features: NDArray[np.floating], count: int, seed: int) -> NDArray[np.float32]:
-    """Unit rows [K, C]: centres of the directions of `features` [M, C], by k-means from a k-means++ start; a pure
-    function of its arguments. K is `count`, or fewer where there are fewer features or clusters run empty.
+    """Unit rows [K, C]: centres of the directions of `features` [M, C], by spherical k-means (Dhillon and Modha 2001)
+    from a k-means++ start; a pure function of its arguments. K is `count`, or fewer where there are fewer features or
+    clusters run empty.
     """
     directions = np.asarray(features, dtype=np.float64)
     length = np.linalg.norm(directions, axis=1, keepdims=True)
     directions = directions[length[:, 0] > 0] / length[length[:, 0] > 0]
-    centres = directions
-    if len(directions) > count:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of empty clusters, which are dropped below
-            centres, owner = kmeans2(directions, count, iter=20, minit="++", rng=np.random.default_rng(seed))
-        centres = centres[np.bincount(owner, minlength=count) > 0]
-    norms = np.linalg.norm(centres, axis=1, keepdims=True)
-    return (centres / np.maximum(norms, 1e-12)).astype(np.float32)
+    if len(directions) <= count:
+        return directions.astype(np.float32)
+    centres = _spread(directions, count, np.random.default_rng(seed))
+    for _ in range(ROUNDS):
+        owner = (directions @ centres.T).argmax(1)
+        members = sparse.csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))), (len(centres), len(owner)))
+        sums = members @ directions
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        centres = sums[norms[:, 0] > 0] / norms[norms[:, 0] > 0]
+    return centres.astype(np.float32)
+
+
+def _spread(directions: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """`count` rows, each drawn in proportion to its squared distance from those before it (k-means++)."""
+    chosen = [int(rng.integers(len(directions)))]
+    far = np.full(len(directions), np.inf)
+    while len(chosen) < count:
+        far = np.minimum(far, np.maximum(2 - 2 * directions @ directions[chosen[-1]], 0))
+        reach = np.cumsum(far)
+        if reach[-1] <= 0:
+            break  # fewer distinct directions than centres
+        chosen.append(min(int(np.searchsorted(reach, rng.random() * reach[-1], side="right")), len(far) - 1))
+    return directions[chosen]
 
 
 def anchors_of_scenes(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.vq import kmeans2
 
 from stage2_distill.losses.anchors import anchor_loss, choose_anchors
 
@@ -98,6 +99,34 @@ def test_anchors_find_clusters_and_are_reproducible() -> None:
     np.testing.assert_allclose(np.linalg.norm(anchors, axis=1), 1, atol=1e-6)
     best = (truth @ anchors.T).max(1)
     assert (best > 0.99).sum() >= 4  # k-means may merge a pair, never all
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=10, deadline=None)
+def test_anchors_are_as_good_as_scipys_k_means(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((20, 6))[rng.integers(20, size=600)] + 0.4 * rng.standard_normal((600, 6))
+    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+    theirs, _ = kmeans2(directions, 12, iter=20, minit="++", rng=np.random.default_rng(seed), missing="raise")
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    ours = choose_anchors(features, 12, seed)
+    assert len(ours) == 12
+
+    def near(centres: np.ndarray) -> float:
+        return float((directions @ centres.T).max(1).mean())
+
+    assert near(ours) > near(theirs) - 0.02  # either start may be the lucky one
+    # a fixed point: every centre is the mean direction of those nearest to it
+    nearest = (directions @ ours.T).argmax(1)
+    means = np.stack([directions[nearest == k].sum(0) for k in range(12)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    assert (means * ours).sum(1).min() > 0.98
+
+
+def test_fewer_distinct_directions_than_anchors() -> None:
+    anchors = choose_anchors(np.repeat(np.eye(3), 50, axis=0), 8, 0)
+    np.testing.assert_allclose(np.sort(anchors, axis=0)[::-1].max(0), 1)
+    assert len(anchors) == 3
 
 
 def test_fewer_features_than_anchors() -> None:
