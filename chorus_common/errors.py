@@ -7,6 +7,7 @@ setting and says what to do. Exit codes (docs/architecture.md): 0 done, 1 some s
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,11 @@ class WeightsError(ChorusError):
     """Model weights are missing or do not fit the architecture."""
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM as Ctrl-C: what a scheduler ends closes its files and takes its own processes along."""
+    raise KeyboardInterrupt
+
+
 def one_line(error: BaseException) -> str:
     """The message of `error` as a single line, with its type where the message alone would not say what happened."""
     text = " ".join(str(error).split())
@@ -47,12 +53,13 @@ def one_line(error: BaseException) -> str:
 
 
 def run_cli(command: Callable[..., Any]) -> None:
-    """Run a click command as a program: one clear line and exit code 2 for bad input, 130 for Ctrl-C.
+    """Run a click command as a program: one clear line and exit code 2 for bad input, 130 for Ctrl-C and SIGTERM.
 
     `command` may return an int, which becomes the exit code (1 = some scenes failed).
     """
     import click
 
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = command.main(standalone_mode=False) if isinstance(command, click.Command) else command()
         sys.exit(code if isinstance(code, int) else EXIT_DONE)

@@ -1,0 +1,65 @@
+"""The one place where programs end: exit codes, lines, and what happens to a program's own processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PARENT = """
+import subprocess, sys
+from chorus_common.errors import run_cli
+def work():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        print(child.pid, flush=True)
+        child.wait()
+    finally:
+        child.terminate()
+        child.wait()
+run_cli(work)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_program_and_its_own_processes(number: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.send_signal(number)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode == 130
+    assert said == "interrupted; run the same command again to go on\n"
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline, "the child lives on"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        ("ChorusError('scene a: is\\n no scene; leave it out')", 2, "error: scene a: is no scene; leave it out\n"),
+        ("FileNotFoundError(2, 'No such file or directory', 'a.ply')", 2, "error: a.ply: No such file or directory\n"),
+        ("OSError(28, 'No space left', 'a.zarr')", 2, "error: disk full while writing a.zarr; "),
+        ("KeyboardInterrupt()", 130, "interrupted; "),
+    ],
+)
+def test_what_a_command_raises_becomes_one_line(raised: str, code: int, said: str) -> None:
+    program = f"from chorus_common.errors import *\ndef work():\n    raise {raised}\nrun_cli(work)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
