@@ -22,6 +22,8 @@ from stage2_distill.encoder.neighbours import Neighbours
 
 #: output rows per tile on a CPU (an accumulator of 4096 x 96 floats fills a level-2 cache) and elsewhere
 CPU_TILE, DEVICE_TILE = 4096, 1 << 18
+#: On a CPU, oneDNN compiles a kernel for every shape of a low-precision product: rows are rounded up to this.
+LOW_PRECISION_ROWS = 128
 
 
 class SubMConv3d(nn.Module):
@@ -46,7 +48,8 @@ class SubMConv3d(nn.Module):
 
     def tiles(self, x: Tensor, neighbours: Neighbours) -> Iterator[tuple[slice, Tensor]]:
         """The result in parts, (rows, values of these rows), for callers that use them up at once. No gradients."""
-        x, weight, bias = _autocast(x, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.detach()
+        x, weight, bias = _autocast(x.detach(), self.weight.detach(), bias)
         _check_kernel(weight, neighbours)
         return _gather_gemm(x, _taps(weight), bias, neighbours)
 
@@ -91,7 +94,7 @@ def _taps(weight: Tensor) -> Tensor:
 
 def _tiles(neighbours: Neighbours, device: torch.device) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
     """Output rows [start, stop) and, for each tap that has pairs there, (tap, first pair, last pair + 1)."""
-    rows = CPU_TILE if device.type == "cpu" else DEVICE_TILE
+    rows = _tile(device)
     splits = neighbours.tile_splits(rows)
     for j, start in enumerate(range(0, neighbours.n_rows, rows)):
         ranges = [(t, s[j], s[j + 1]) for t, s in enumerate(splits) if s[j + 1] > s[j]]
@@ -107,13 +110,17 @@ def _gather_gemm(
     """
     centre = taps[neighbours.centre]
     wide = torch.promote_types(x.dtype, torch.float32)
+    gathered, product = _workspace(x, neighbours, x.shape[1]), _workspace(x, neighbours, taps.shape[2])
     for start, stop, ranges in _tiles(neighbours, x.device):
         out = (x[start:stop] @ centre).to(wide)
         if bias is not None:
             out += bias.to(wide)
         for t, first, last in ranges:
-            product = x.index_select(0, neighbours.in_rows[first:last]) @ taps[t]
-            out.index_add_(0, neighbours.out_rows[first:last] - start, product.to(wide))
+            n = last - first
+            rows = _product_rows(n, gathered)
+            torch.index_select(x, 0, neighbours.in_rows[first:last], out=gathered[:n])
+            torch.mm(gathered[:rows], taps[t], out=product[:rows])
+            out.index_add_(0, neighbours.out_rows[first:last] - start, product[:n].to(wide))
         yield slice(start, stop), out.to(x.dtype)
 
 
@@ -128,11 +135,35 @@ def _weight_grad(x: Tensor, grad: Tensor, neighbours: Neighbours) -> Tensor:
     """sum over pairs of grad[out row]^T x[in row] for every tap; [k^3, out, in]."""
     out = grad.new_zeros(neighbours.kernel**3, grad.shape[1], x.shape[1])
     out[neighbours.centre] = grad.T @ x
+    given, gathered = _workspace(grad, neighbours, grad.shape[1]), _workspace(x, neighbours, x.shape[1])
     for _, _, ranges in _tiles(neighbours, x.device):
         for t, first, last in ranges:
-            rows = grad.index_select(0, neighbours.out_rows[first:last])
-            out[t].addmm_(rows.T, x.index_select(0, neighbours.in_rows[first:last]))
+            n = last - first
+            torch.index_select(grad, 0, neighbours.out_rows[first:last], out=given[:n])
+            torch.index_select(x, 0, neighbours.in_rows[first:last], out=gathered[:n])
+            rows = _product_rows(n, gathered)
+            if rows > n:
+                given[n:rows], gathered[n:rows] = 0, 0
+            out[t].addmm_(given[:rows].T, gathered[:rows])
     return out
+
+
+def _product_rows(n: int, workspace: Tensor) -> int:
+    """Rows of a workspace that a product of `n` is taken over."""
+    if workspace.dtype not in (torch.bfloat16, torch.float16) or workspace.device.type != "cpu":
+        return n
+    return min(-(-n // LOW_PRECISION_ROWS) * LOW_PRECISION_ROWS, len(workspace))
+
+
+def _workspace(like: Tensor, neighbours: Neighbours, channels: int) -> Tensor:
+    """Room for what one tap takes from one tile, the same for all of them: it stays in the cache, and a heap that would
+    otherwise be asked for thousands of sizes per step does not break into pieces (docs/encoder.md).
+    """
+    return like.new_empty((min(_tile(like.device), neighbours.n_rows), channels))
+
+
+def _tile(device: torch.device) -> int:
+    return CPU_TILE if device.type == "cpu" else DEVICE_TILE
 
 
 def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -80,6 +80,30 @@ def test_autocast_runs_in_low_precision_and_stays_close(dtype: torch.dtype) -> N
     assert conv.weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("rounding", [1, 128])
+def test_what_lies_in_the_workspace_reaches_no_result(rounding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Low-precision products are taken over more rows than there are; the rest of the workspace is poisoned here."""
+    empty = sparse_conv._workspace
+    monkeypatch.setattr(sparse_conv, "_workspace", lambda *given: empty(*given).fill_(torch.nan))
+    monkeypatch.setattr(sparse_conv, "LOW_PRECISION_ROWS", rounding)
+    batch = cloud(300, 16, extent=12)
+    table = find_neighbours(batch.grid_coord, batch.batch, 3)
+    torch.manual_seed(0)
+    weight, seen = torch.randn(8, 3, 3, 3, 16) / 10, torch.randn(len(batch.feat), 8)
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        x, w = batch.feat.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = submanifold_conv(x, w, None, table)
+        (out.float() * seen).sum().backward()
+        assert x.grad is not None
+        assert w.grad is not None
+        found.append((out.float(), x.grad, w.grad))
+    for low, full in zip(*found):
+        assert torch.isfinite(low).all()
+        assert (low - full).norm() / full.norm() < 0.01
+
+
 def test_largest_tensor_is_linear_in_rows() -> None:
     """No intermediate of forward or backward has more elements than the weight or N x max(in, out)."""
     batch = cloud(1500, 8, extent=16)
