@@ -119,6 +119,15 @@ def _cell_sums(inverse: I64, local: F64, upright: F64, height: F64, n_cells: int
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _first_at_least(keys: I64, wanted: int, start: int) -> int:
+    """The first place from `start` on whose key is not below `wanted`."""
+    j = start
+    while j < len(keys) and keys[j] < wanted:
+        j += 1
+    return j
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _block_sums(keys: I64, strides: I64, own: F64, low: F64, high: F64, edge: float) -> tuple[F64, F64, F64, F64]:
     """`_cell_sums` of each cell's 3 x 3 x 3 block, moments about the block's middle; how many of its cells are filled;
     its lowest and highest point. Neighbours are found by walking the sorted keys once per offset.
@@ -133,8 +142,7 @@ def _block_sums(keys: I64, strides: I64, own: F64, low: F64, high: F64, edge: fl
                 dx, dy, dz = a * edge, b * edge, c * edge
                 j = 0
                 for i in range(n_cells):
-                    while j < n_cells and keys[j] < keys[i] + step:
-                        j += 1
+                    j = _first_at_least(keys, keys[i] + step, j)
                     if j == n_cells:
                         break
                     if keys[j] != keys[i] + step:
@@ -167,8 +175,7 @@ def _column_sums(keys: I64, strides: I64, own: F64) -> F64:
             step = a * strides[0] + b * strides[1]
             j = 0
             for i in range(n_cells):
-                while j < n_cells and keys[j] < keys[i] + step:
-                    j += 1
+                j = _first_at_least(keys, keys[i] + step, j)
                 if j == n_cells:
                     break
                 if keys[j] == keys[i] + step:
