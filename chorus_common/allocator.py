@@ -1,8 +1,9 @@
 """Freed memory stays with the process, so that the next array of that size costs no page faults.
 
-Views and training steps ask for the same megabytes again and again. By default glibc returns them to the system each
-time, and dask's nanny makes it do so sooner (MALLOC_TRIM_THRESHOLD_ = 65536); the faults cost a worker of stage 1 a
-fifth of its time (docs/stage1.md). Only the arrays above `LARGEST` still go back at once.
+The views of a scene ask for the same megabytes again and again. By default glibc returns them to the system each time,
+and dask's nanny makes it do so sooner (MALLOC_TRIM_THRESHOLD_ = 65536); the faults cost a worker of stage 1 a third of
+its time (docs/stage1.md). Training gains 3 % at most and leaves it alone. Only arrays above `LARGEST` still go back at
+once.
 """
 
 from __future__ import annotations

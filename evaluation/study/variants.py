@@ -107,7 +107,6 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("a student beats the lifted teacher on rooms it never saw", "reference", "lifted teacher", "zero_shot"),
     Claim("three teachers beat language alone in zero-shot", "reference", "language", "zero_shot"),
     Claim("three teachers beat language alone in probing", "reference", "language", "probe"),
-    Claim("a generalist helps language in zero-shot", "language-generalist", "language", "zero_shot"),
     Claim("object-aware contrast helps probing", "reference", "language-generalist", "probe"),
     Claim("one trunk beats the language branch in zero-shot", "language-generalist", "language", "zero_shot"),
     Claim("one trunk beats the generalist branch in probing", "language-generalist", "generalist", "probe"),

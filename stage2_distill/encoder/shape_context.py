@@ -68,6 +68,7 @@ def _block(coord: F64, upright: F64, edge: float) -> F64:
         )
     )
     rows = of_cell[inverse]
+    # the mean height and the lowest and highest point are told from the point's own height
     rows[:, 4] -= local[:, 2] / half
     rows[:, 6:8] -= coord[:, 2:] / half
     return rows

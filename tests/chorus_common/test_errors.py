@@ -9,7 +9,8 @@ import time
 import pytest
 
 PARENT = """
-import subprocess, sys
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test runner in the background may have it ignored
 from chorus_common.errors import run_cli
 def work():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
