@@ -18,6 +18,7 @@ from evaluation.commands.options import (
     space_option,
     split_option,
     turns_option,
+    workers_option,
 )
 from evaluation.results import command_line, result_document, write_result
 
@@ -42,6 +43,7 @@ from evaluation.results import command_line, result_document, write_result
 @click.option("--l2", type=click.FloatRange(min=0), default=1e-4, help="Weight decay of the linear layer.")
 @click.option("--seed", type=int, default=0, help="Of the draw and of the random encoder.")
 @turns_option
+@workers_option
 @out_option
 @device_option
 def probe_command(
@@ -57,6 +59,7 @@ def probe_command(
     l2: float,
     seed: int,
     turns: int,
+    workers: int,
     out: Path,
     device: str,
 ) -> int:
@@ -75,7 +78,7 @@ def probe_command(
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))
-    body = probe(train, val, space, load_encoder(encoder).to(device), config, scores)
+    body = probe(train, val, space, load_encoder(encoder).to(device), config, scores, workers=workers)
     inputs = {
         "stores": [str(s) for s in stores],
         "manifest": str(manifest),

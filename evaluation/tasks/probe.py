@@ -11,7 +11,9 @@ away by themselves.
 
 from __future__ import annotations
 
+import copy
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,10 +24,11 @@ from pydantic import Field
 from scipy.optimize import minimize
 
 from chorus_common.config import Config
-from chorus_common.errors import CacheError, SceneError, one_line
-from chorus_common.progress import progress
+from chorus_common.scene import GaussianScene
 from evaluation.features import encode_latent
-from evaluation.scene_scores import SceneScores
+from evaluation.metrics.semantic import ConfusionMatrix
+from evaluation.run_scenes import NoGroundTruthError, Piece, run_scenes
+from evaluation.scene_scores import SceneScores, sparse_counts
 from evaluation.scenes import EvalScene, Selection
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
@@ -130,67 +133,79 @@ def random_twin(encoder: Encoder, seed: int) -> Encoder:
 
 
 def probe(
-    train: Selection, val: Selection, label_space: str, encoder: Encoder, config: ProbeConfig, scores: SceneScores
+    train: Selection,
+    val: Selection,
+    label_space: str,
+    encoder: Encoder,
+    config: ProbeConfig,
+    scores: SceneScores,
+    *,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Fit on `train`, score on `val`, for the trained encoder and for its random twin.
 
-    The counts of every scene go into `scores`. Returns {"rows": {"trained": scores, "random": scores}, "per_scene":
-    {scene: {"trained": ..., "random": ...}}, "excluded": ...}.
+    The counts of every scene go into `scores`; `workers` are processes, which change no number. Returns {"rows":
+    {"trained": scores, "random": scores}, "per_scene": {scene: {"trained": ..., "random": ...}}, "excluded": ...}.
     """
-    rows: dict[str, Any] = {}
+    encoders = {"trained": encoder, "random": random_twin(encoder, config.seed)}
     n_classes = len(scores.class_names)
-    for name, candidate in (("trained", encoder), ("random", random_twin(encoder, config.seed))):
-        head, n_train = _fit_on(train, label_space, candidate, n_classes, config, name)
-        counts = scores.semantic.setdefault(name, {})
-        with progress(len(val.scenes), f"probe {name}: scoring") as report:
-            for scene in list(val.scenes):
-                loaded = _load(val, scene, label_space, candidate, config.turns)
-                report.advance()
-                if loaded is not None:
-                    features, labels = loaded
-                    counts[scene.name] = scores.matrix().add(labels, head.predict(features), who=scene.name)
-        if not counts:
-            raise CacheError("no scene with ground truth to evaluate the probe on")
-        rows[name] = {**score_row(scores.total(name)), "n_train": n_train}
-    return {"rows": rows, "per_scene": scores.per_scene(), "excluded": {**train.excluded, **val.excluded}}
+    drawn = run_scenes(train, _Draw(encoders, label_space, config), label="probe: reading", workers=workers).values()
+    labels = np.concatenate([piece["labels"] for piece in drawn])
+    heads = {
+        name: fit_linear(np.concatenate([piece[name] for piece in drawn]), labels, n_classes, config)
+        for name in encoders
+    }
+    score = _Score(encoders, heads, label_space, config.turns, scores.matrix())
+    for scene, counts in run_scenes(val, score, label="probe: scoring", workers=workers).items():
+        for name, entries in counts.items():
+            scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
+    return {
+        "rows": {name: {**score_row(scores.total(name)), "n_train": len(labels)} for name in encoders},
+        "per_scene": scores.per_scene(),
+        "excluded": {**train.excluded, **val.excluded},
+    }
 
 
-def _fit_on(
-    selection: Selection, label_space: str, encoder: Encoder, n_classes: int, config: ProbeConfig, name: str
-) -> tuple[LinearHead, int]:
-    features, labels = [], []
-    with progress(len(selection.scenes), f"probe {name}: reading training scenes") as report:
-        for scene in list(selection.scenes):
-            loaded = _load(selection, scene, label_space, encoder, config.turns)
-            report.advance()
-            if loaded is None:
-                continue
-            x, y = loaded
-            # Drawn by the scene's own seed: leaving a scene out changes no other scene's draw.
-            rng = np.random.default_rng([config.seed, zlib.crc32(scene.name.encode())])
-            rows = np.flatnonzero(y >= 0)
-            if len(rows) > config.points_per_scene:
-                rows = np.sort(rng.choice(rows, config.points_per_scene, replace=False))
-            features.append(x[rows])
-            labels.append(y[rows].astype(np.int64))
-    if not features:
-        raise CacheError("no labelled scene to fit the probe on")
-    x, y = np.concatenate(features), np.concatenate(labels)
-    return fit_linear(x, y, n_classes, config), len(y)
+@dataclass(frozen=True)
+class _Draw:
+    """Of a training scene: labels [R] of the Gaussians that are drawn, and their features [R, D] by encoder."""
+
+    encoders: Mapping[str, Encoder]
+    label_space: str
+    config: ProbeConfig
+
+    def __call__(self, scene: EvalScene) -> Piece:
+        gaussians, labels = _labelled(scene, self.label_space)
+        # Drawn by the scene's own seed: leaving a scene out changes no other scene's draw.
+        rng = np.random.default_rng([self.config.seed, zlib.crc32(scene.name.encode())])
+        rows = np.flatnonzero(labels >= 0)
+        if len(rows) > self.config.points_per_scene:
+            rows = np.sort(rng.choice(rows, self.config.points_per_scene, replace=False))
+        features = {n: encode_latent(e, gaussians, self.config.turns)[rows] for n, e in self.encoders.items()}
+        return {"labels": labels[rows].astype(np.int64), **features}
 
 
-def _load(
-    selection: Selection, scene: EvalScene, label_space: str, encoder: Encoder, turns: int
-) -> tuple[F32, NDArray[np.int32]] | None:
-    """Encoder output [N, D] and labels [N] of a scene, or None with the scene moved to the excluded ones."""
-    try:
-        gaussians = scene.load(label_space).gaussians
-    except (CacheError, SceneError) as error:
-        selection.leave_out(scene, one_line(error), failed=True)
-        selection.scenes.remove(scene)
-        return None
+@dataclass(frozen=True)
+class _Score:
+    """Confusion counts of a scene by encoder."""
+
+    encoders: Mapping[str, Encoder]
+    heads: Mapping[str, LinearHead]
+    label_space: str
+    turns: int
+    empty: ConfusionMatrix
+
+    def __call__(self, scene: EvalScene) -> Piece:
+        gaussians, labels = _labelled(scene, self.label_space)
+        counts = {}
+        for name, encoder in self.encoders.items():
+            predicted = self.heads[name].predict(encode_latent(encoder, gaussians, self.turns))
+            counts[name] = sparse_counts(copy.deepcopy(self.empty).add(labels, predicted, who=scene.name))
+        return counts
+
+
+def _labelled(scene: EvalScene, label_space: str) -> tuple[GaussianScene, NDArray[np.int32]]:
+    gaussians = scene.load(label_space).gaussians
     if gaussians.labels is None or not (gaussians.labels >= 0).any():
-        selection.leave_out(scene, "no ground truth")
-        selection.scenes.remove(scene)
-        return None
-    return encode_latent(encoder, gaussians, turns), gaussians.labels
+        raise NoGroundTruthError("no ground truth")
+    return gaussians, gaussians.labels

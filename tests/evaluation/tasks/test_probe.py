@@ -96,20 +96,21 @@ def test_random_twin_has_the_shape_but_not_the_weights() -> None:
             assert not torch.equal(b, d), name
 
 
+def run(rooms: Rooms, workers: int = 1, **settings: object) -> dict[str, object]:
+    train = select_scenes([rooms.store], rooms.manifest, "train")
+    val = select_scenes([rooms.store], rooms.manifest, "val")
+    for selection in (train, val):
+        labelled_scenes(selection)
+    config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    encoder = build_encoder("chorus", **TINY)
+    return probe(train, val, "scannet20", encoder, config, SceneScores(SCANNET20), workers=workers)
+
+
 def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.features.encode_turns", fake_turns)
-    encoder = build_encoder("chorus", **TINY)
-
-    def run(**settings: object) -> dict[str, object]:
-        train = select_scenes([rooms.store], rooms.manifest, "train")
-        val = select_scenes([rooms.store], rooms.manifest, "val")
-        for selection in (train, val):
-            labelled_scenes(selection)
-        config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
-        return probe(train, val, "scannet20", encoder, config, SceneScores(SCANNET20))
-
-    first = run()
-    assert run() == first
+    first = run(rooms)
+    assert run(rooms) == first
     rows = first["rows"]
     assert set(rows) == {"trained", "random"}  # type: ignore[call-overload]
     for row in rows.values():  # type: ignore[attr-defined]
@@ -118,4 +119,8 @@ def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, mon
     assert list(first["per_scene"]) == ["toy/val_0", "toy/val_1"]  # type: ignore[call-overload]
     assert list(first["excluded"]) == ["toy/missing_0", "toy/zz_0"]  # type: ignore[call-overload]
     # with so few points what is drawn must matter, and the draw is the seed's
-    assert run(seed=1, points_per_scene=30) != run(seed=2, points_per_scene=30)
+    assert run(rooms, seed=1, points_per_scene=30) != run(rooms, seed=2, points_per_scene=30)
+
+
+def test_processes_change_no_number(rooms: Rooms) -> None:
+    assert run(rooms, workers=2) == run(rooms)
