@@ -28,7 +28,7 @@ from chorus_common.errors import CacheError
 from chorus_common.hadamard import Rotation, hadamard
 from chorus_common.places import Place, local_copy, parse_place
 
-__all__ = ["Moments", "Rotation", "TeacherBasis", "hadamard", "phi_s"]
+__all__ = ["Moments", "Rotation", "TeacherBasis", "Translation", "hadamard", "phi_s"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -88,6 +88,17 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
+class Translation:
+    """values @ linear + shift: standardised features [..., C] of one basis in another one's space."""
+
+    linear: F32
+    shift: F32
+
+    def __call__(self, values: NDArray[np.floating]) -> F32:
+        return np.asarray(values, dtype=np.float32) @ self.linear + self.shift
+
+
+@dataclass(frozen=True, eq=False)
 class TeacherBasis:
     """The standardisation of one teacher.
 
@@ -122,6 +133,18 @@ class TeacherBasis:
         return np.asarray(standardised, dtype=np.float32) @ (self.rotation * self.phi).astype(
             np.float32
         ) + self.mean.astype(np.float32)
+
+    def translation(self, mean: NDArray[np.floating], rotation: NDArray[np.floating], phi: float) -> Translation | None:
+        """From this basis's standardised space to that of another basis (`mean`, `rotation`, `phi`) of the same
+        teacher; None where they are the same to fp32.
+        """
+        pairs = ((self.mean, mean), (self.rotation, rotation), (np.array(self.phi), np.array(phi)))
+        if all(np.array_equal(mine.astype(np.float32), theirs.astype(np.float32)) for mine, theirs in pairs):
+            return None
+        there = np.asarray(rotation, dtype=np.float64)
+        linear = (self.phi / phi) * self.rotation @ there.T
+        shift = (self.mean - np.asarray(mean, dtype=np.float64)) @ there.T / phi
+        return Translation(linear.astype(np.float32), shift.astype(np.float32))
 
     @property
     def fingerprint(self) -> str:

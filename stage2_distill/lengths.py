@@ -1,4 +1,4 @@
-"""How long a student's predictions should be: measured on training scenes, without labels.
+"""How long a student's predictions should be: measured on training scenes (or their pictures), without labels.
 
 A prediction's direction says what it sees. Its length decides how far it stands from the teacher's mean once that is
 added again, and so how much of what it says outweighs "looks like anything": too short, and everything becomes the
@@ -38,24 +38,26 @@ def calibrate_lengths(student: Student, dataset: CacheDataset, seed: int) -> Non
         latent = student.encoder(batch.points)
         for name, target in batch.targets.items():
             drawn = torch.from_numpy(rng.permutation(len(target.rows))[:PER_SCENE]).to(device)
-            predicted.setdefault(name, []).append(student.project(name, latent[target.rows[drawn]]))
+            directions = F.normalize(student.project(name, latent), dim=1)
+            if batch.pixels is not None:
+                directions = batch.pixels @ directions  # what a cell shows grows with the length as its voxels do
+            predicted.setdefault(name, []).append(directions[target.rows[drawn]])
             wanted.setdefault(name, []).append(target.values[drawn].float())
     for name in predicted:
         student.set_length(name, best_length(student, name, torch.cat(predicted[name]), torch.cat(wanted[name]), seed))
 
 
-def best_length(student: Student, name: str, predicted: Tensor, target: Tensor, seed: int) -> float:
+def best_length(student: Student, name: str, directions: Tensor, target: Tensor, seed: int) -> float:
     """The length, out of FACTORS times sqrt(C), at which predictions agree most often with the teacher on the nearest
     cluster; the smallest among equals.
 
-    predicted, target: [M, C] standardised.
+    directions: [M, C] predictions at length 1, or means of such. target: [M, C] standardised.
     """
     basis = student.basis(name)
     own = F.normalize(basis.inverse(target), dim=1)
     anchors = torch.from_numpy(choose_anchors(own.cpu().numpy(), CLUSTERS, seed)).to(own.device)
     right = (own @ anchors.T).argmax(1)
-    direction = F.normalize(predicted, dim=1)
-    lengths = [factor * predicted.shape[1] ** 0.5 for factor in FACTORS]
+    lengths = [factor * directions.shape[1] ** 0.5 for factor in FACTORS]
     # the nearest anchor needs no division: a feature's own length is the same for all anchors
-    agreeing = [int(((basis.inverse(direction * at) @ anchors.T).argmax(1) == right).sum()) for at in lengths]
+    agreeing = [int(((basis.inverse(directions * at) @ anchors.T).argmax(1) == right).sum()) for at in lengths]
     return lengths[agreeing.index(max(agreeing))]

@@ -40,9 +40,8 @@ def make_encoder(settings: EncoderSettings) -> Encoder:
 def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[str, TeacherBasis]]:
     """The student that a run starts with, and the bases of the teachers that it learns from.
 
-    A trained student (`config.student`) keeps all its heads and learns from those of its teachers that the scenes have;
-    their heads are turned to the scenes' bases. ConfigError where there is none, or one is another teacher of that
-    name.
+    A trained student (`config.student`) keeps all its heads and their bases, and learns from those of its teachers that
+    the scenes have. ConfigError where there is none, or one is another teacher of that name.
     """
     if not config.student:
         student = Student(make_encoder(config.encoder), _student_teachers(data, config))
@@ -65,7 +64,6 @@ def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[st
                 f"{config.student}: teacher '{name}' of the student is not the one of the scenes "
                 f"({student.config.teachers[name].fingerprint}, {basis.teacher_fingerprint}); use the same weights"
             )
-        student.rebase(name, basis)
     return student, bases
 
 

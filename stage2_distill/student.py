@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from chorus_common.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.config import Config, dump_config
 from chorus_common.errors import ConfigError, WeightsError
-from chorus_common.standardise import TeacherBasis
+from chorus_common.standardise import TeacherBasis, Translation
 from stage2_distill.encoder import Encoder, EncoderConfig, PointBatch
 from stage2_distill.projectors import Projector
 
@@ -122,24 +122,10 @@ class Student(nn.Module):
         """Take over the basis of teacher `name`."""
         self.bases[_key(name)].load_state_dict(Basis.of(basis).state_dict())
 
-    @torch.no_grad()
-    def rebase(self, name: str, basis: TeacherBasis) -> None:
-        """Speak of teacher `name` in another basis; what its head predicts means the same in the teacher's own space.
-
-        Both spaces are affine images of the teacher's, so the change is one affine map, which the projector's last
-        layer takes in: p' = A p + c with A = (phi / phi') R' R^T and c = R' (mean - mean') / phi'.
-        """
-        old, new = self.basis(name), Basis.of(basis).to(self.basis(name).mean.device)
-        rotation, phi = new.rotation.double(), new.phi.double()
-        linear = (old.phi.double() / phi) * rotation @ old.rotation.double().T
-        shift = rotation @ (old.mean.double() - new.mean.double()) / phi
-        projector = self.projectors[_key(name)]
-        assert isinstance(projector, Projector)
-        last = projector[-1]
-        assert isinstance(last, nn.Linear)
-        last.weight.copy_(linear @ last.weight.double())
-        last.bias.copy_(linear @ last.bias.double() + shift)
-        old.load_state_dict(new.state_dict())
+    def translation(self, name: str, basis: TeacherBasis) -> Translation | None:
+        """From `basis` of teacher `name`, as some store has it, to the student's own; None where they are the same."""
+        own = self.basis(name)
+        return basis.translation(own.mean.numpy(force=True), own.rotation.numpy(force=True), float(own.phi))
 
     def basis(self, name: str) -> Basis:
         """Basis of teacher `name`; ConfigError where the student has no such teacher."""

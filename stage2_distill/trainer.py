@@ -19,7 +19,7 @@ from chorus_common.errors import ChorusError, ConfigError
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.progress import Progress as Reporter
 from chorus_common.progress import progress as report_progress
-from chorus_common.standardise import TeacherBasis
+from chorus_common.standardise import TeacherBasis, Translation
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
@@ -35,7 +35,7 @@ from stage2_distill.losses.distill import distill_loss
 from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog, run_identity
 from stage2_distill.schedule import TermWeights, learning_rate, term_weights
-from stage2_distill.settings import TeacherSettings, TrainConfig
+from stage2_distill.settings import AnchorSettings, TeacherSettings, TrainConfig
 from stage2_distill.start import TrainData, make_student, tensors_hash
 from stage2_distill.student import Student, save_student
 from stage2_distill.validation import Sums, validate
@@ -77,7 +77,8 @@ class Trainer:
         self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in bases}
         folder.claim(self._identity(data, bases), write=ranks.rank == 0)
         channels = {name: basis.channels for name, basis in bases.items()}
-        make = _dataset_maker(config, channels, self.teachers, self.plain.encoder)
+        translations = {n: t for n, b in bases.items() if (t := self.plain.translation(n, b)) is not None}
+        make = _dataset_maker(config, channels, self.teachers, self.plain.encoder, translations)
         self.dataset = make(data.scenes)
         self.validation = make(data.validation) if data.validation else None
         self.check = self._zero_shot_check()
@@ -88,9 +89,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.student, config.optim)
         self.average = WeightAverage(self.student, config.optim.ema) if config.optim.ema > 0 else None
         self.anchors = {
-            name: torch.from_numpy(anchors_of_scenes(self.dataset.scenes, name, t.anchors, config.seed)).to(device)
-            for name, t in self.teachers.items()
-            if t.anchors.weight > 0
+            name: self._anchors(name, teacher.anchors)
+            for name, teacher in self.teachers.items()
+            if teacher.anchors.weight > 0
         }
         self.total = config.epochs * self.dataset.steps_per_epoch
         self.progress = Progress()
@@ -191,6 +192,10 @@ class Trainer:
             "teachers": {n: {"weight": weights[n].teacher, **values} for n, values in sums.means().items()},
         }
 
+    def _anchors(self, teacher: str, settings: AnchorSettings) -> Tensor:
+        anchors = anchors_of_scenes(self.dataset.scenes, teacher, settings, self.config.seed, self.config.objective)
+        return torch.from_numpy(anchors).to(self.device)
+
     def _term_weights(self, step: int) -> dict[str, TermWeights]:
         epoch = step / self.dataset.steps_per_epoch
         weights = {name: term_weights(epoch, settings) for name, settings in self.teachers.items()}
@@ -277,14 +282,10 @@ class Trainer:
         return merged_tensors(tensors, lora.alpha / lora.rank) if lora.rank > 0 else tensors
 
     def _measured_student(self) -> Student:
-        """What training has made so far: averaged weights, adapters merged, lengths of predictions measured.
-
-        Where pictures are matched, which say nothing about single voxels, the lengths that the student came with stay.
-        """
+        """What training has made so far: averaged weights, adapters merged, lengths of predictions measured."""
         student = copy.deepcopy(self.plain).to(self.device)
         student.load_state_dict(self._saved_weights())
-        if self.config.objective == "lifted":
-            calibrate_lengths(student, self.dataset, self.config.seed)
+        calibrate_lengths(student, self.dataset, self.config.seed)
         return student
 
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
@@ -318,7 +319,11 @@ class Trainer:
 
 
 def _dataset_maker(
-    config: TrainConfig, channels: Mapping[str, int], teachers: Mapping[str, TeacherSettings], encoder: Encoder
+    config: TrainConfig,
+    channels: Mapping[str, int],
+    teachers: Mapping[str, TeacherSettings],
+    encoder: Encoder,
+    translations: Mapping[str, Translation],
 ) -> Callable[[Sequence[SceneEntry]], CacheDataset]:
     """Datasets of one run share everything but their scenes."""
     return lambda scenes: CacheDataset(
@@ -331,6 +336,7 @@ def _dataset_maker(
         seed=config.seed,
         batch_size=config.batch_size,
         objective=config.objective,
+        translations=translations,
     )
 
 

@@ -19,6 +19,19 @@ OBJECTS = (f"teachers.{DENSE}.masks.weight=0.1", f"teachers.{DENSE}.masks.levels
 BOTH_LOSSES = (f"teachers.{TEXT}.l1=0.1", f"teachers.{TEXT}.l2=0.1")
 
 
+#: Adaptation: the teachers as in the reference's training, whole rooms, a few views of each.
+ADAPT = (
+    *BOTH_LOSSES,
+    f"teachers.{TEXT}.anchors.weight=1",
+    f"teachers.{TEXT}.anchors.temperature=0.12",
+    f"teachers.{TEXT}.anchors.balance=0.5",
+    f"teachers.{DENSE}.weight=0.1",
+    "data.max_points=0",
+    "data.views=3",
+    "optim.lr=2e-3",
+)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One row of the study.
@@ -86,8 +99,8 @@ VARIANTS: tuple[Variant, ...] = (
         (*OBJECTS, f"teachers.{TEXT}.labels.weight=0.02"),
     ),
     *(Variant(f"bits-{b}", "bits", f"cache at {b} bits per channel", OBJECTS, bits=b) for b in ("2", "3", "8")),
-    Variant("adapted", "adaptation", "reference adapted to the shifted domain", adapt=()),
-    Variant("adapted-lora", "adaptation", "the same by low-rank adapters", adapt=("lora.rank=8", "optim.lr=2e-3")),
+    Variant("adapted", "adaptation", "reference adapted to the shifted domain", adapt=ADAPT),
+    Variant("adapted-lora", "adaptation", "the same by low-rank adapters", adapt=(*ADAPT, "lora.rank=8")),
 )  # fmt: skip
 
 

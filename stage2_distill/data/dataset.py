@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
+from chorus_common.standardise import Translation
 from stage2_distill.data.augment import AugmentConfig, augment
 from stage2_distill.data.batch import Batch, LabelGroups, MaskGroups, Target, collate
 from stage2_distill.data.crops import crop_rows
@@ -81,6 +82,7 @@ class CacheDataset:
         teachers: {name: channels} of the teachers to train on. settings: of these teachers (their contrastive terms
             need groups).
         objective: whether targets are lifted to voxels, or the voxels rendered to the teachers' cells.
+        translations: of teachers whose targets are wanted in another space than the stores'.
         batch_size: samples per optimiser step over all processes.
     """
 
@@ -96,6 +98,7 @@ class CacheDataset:
         seed: int,
         batch_size: int,
         objective: Objective = "lifted",
+        translations: Mapping[str, Translation] | None = None,
     ) -> None:
         if not scenes:
             raise ConfigError("no scenes to train on; check --manifest, --split and --store")
@@ -116,7 +119,13 @@ class CacheDataset:
         budget = ByteBudget(data.memory_mb * 2**20)
         self.scenes = [
             SceneTargets(
-                e.store, e.scene_id, teachers, min_weight=data.min_weight, min_views=data.min_views, budget=budget
+                e.store,
+                e.scene_id,
+                teachers,
+                min_weight=data.min_weight,
+                min_views=data.min_views,
+                budget=budget,
+                translations=translations,
             )
             for entries in sizes.values()
             for e in entries

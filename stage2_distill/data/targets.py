@@ -21,6 +21,7 @@ from scipy import sparse
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
+from chorus_common.standardise import Translation
 from stage2_distill.data.batch import Target
 from stage2_distill.data.groups import cell_masks
 from stage2_distill.settings import MaskContrastSettings
@@ -99,6 +100,8 @@ class SceneTargets:
     Args:
         name: for messages.
         teachers: {name: channels}; those that the store lacks are left out of `LiftedRows.values`.
+        translations: of teachers whose features are wanted in another basis's space than the store's (a trained
+            student's).
     """
 
     def __init__(
@@ -110,8 +113,10 @@ class SceneTargets:
         min_weight: float,
         min_views: int,
         budget: ByteBudget,
+        translations: Mapping[str, Translation] | None = None,
     ) -> None:
         self.name = name
+        self._translations = translations or {}
         self.teachers = {t: c for t, c in teachers.items() if t in store.dense_teachers}
         self._store, self._min_weight, self._min_views, self._budget = store, min_weight, min_views, budget
         self._lock = threading.Lock()
@@ -214,7 +219,9 @@ class SceneTargets:
         # with a subset of views a Gaussian may have lost what made it valid
         weight = np.where(geometry.valid[rows] & (weight > self._min_weight), weight, np.float32(0))
         values = {
-            t: self._lift_teacher(t, index, needed, weight) if (own := self._given(t)) is None else own[rows]
+            t: self._lift_teacher(t, index, needed, weight)
+            if (own := self._given(t)) is None
+            else self._translated(t, own[rows]).astype(np.float16, copy=False)
             for t in self.teachers
         }
         return LiftedRows(values, weight)
@@ -231,7 +238,11 @@ class SceneTargets:
             raise CacheError(
                 f"scene {self.name}: teacher {teacher} has {cells.shape[-1]} channels, not {channels}; redo stage 1"
             )
-        return cells.reshape(-1, channels)  # [V, rows, cols, C] -> [V * cells, C]
+        return self._translated(teacher, cells.reshape(-1, channels))  # [V, rows, cols, C] -> [V * cells, C]
+
+    def _translated(self, teacher: str, values: NDArray[Any]) -> NDArray[Any]:
+        translation = self._translations.get(teacher)
+        return values if translation is None else translation(values)
 
     def _lift_teacher(self, teacher: str, index: LiftingIndex, views: I64, weight: F32) -> F16:
         if len(views) == 0:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stage2_distill.data.order import ANCHORS, generator
 from stage2_distill.data.targets import SceneTargets
-from stage2_distill.settings import AnchorSettings
+from stage2_distill.settings import AnchorSettings, Objective
 
 #: of k-means; by then hardly a direction changes its centre
 ROUNDS = 20
@@ -97,14 +97,31 @@ def _spread(directions: NDArray[np.float64], count: int, rng: np.random.Generato
 
 
 def anchors_of_scenes(
-    scenes: Sequence[SceneTargets], teacher: str, settings: AnchorSettings, seed: int
+    scenes: Sequence[SceneTargets],
+    teacher: str,
+    settings: AnchorSettings,
+    seed: int,
+    objective: Objective = "lifted",
 ) -> NDArray[np.float32]:
-    """Anchors [K, C] from the lifted targets of some training scenes, drawn alike whatever the number of processes."""
+    """Anchors [K, C] from what the teacher says in some training scenes, of Gaussians or of cells as the `objective`
+    has it; drawn alike whatever the number of processes.
+    """
     rng = generator(seed, ANCHORS)
-    drawn: list[NDArray[np.float32]] = []
     having = [scene for scene in scenes if teacher in scene.teachers]
-    for k in np.sort(rng.permutation(len(having))[: settings.scenes]):
-        geometry = having[k].geometry()
-        rows = rng.permutation(np.flatnonzero(geometry.valid))[: settings.per_scene]
-        drawn.append(having[k].targets(np.sort(rows), geometry).values[teacher].astype(np.float32))
+    chosen = np.sort(rng.permutation(len(having))[: settings.scenes])
+    said = _of_gaussians if objective == "lifted" else _of_cells
+    drawn = [said(having[k], teacher, settings.per_scene, rng) for k in chosen]
     return choose_anchors(np.concatenate(drawn), settings.count, seed)
+
+
+def _of_gaussians(scene: SceneTargets, teacher: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    geometry = scene.geometry()
+    rows = rng.permutation(np.flatnonzero(geometry.valid))[:count]
+    return scene.targets(np.sort(rows), geometry).values[teacher].astype(np.float32)
+
+
+def _of_cells(scene: SceneTargets, teacher: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Cells that show something; nothing is lifted."""
+    seen = np.unique(scene.index(np.arange(len(scene.geometry().scene))).columns)
+    columns = np.sort(rng.permutation(seen)[:count])
+    return scene.cells(teacher, np.arange(scene.n_views))[columns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.rendered import rendered_targets
 from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.config import InputConfig
+from stage2_distill.lengths import FACTORS
 from stage2_distill.lora import LoraLinear, add_lora, merged_tensors
-from stage2_distill.settings import AdaptConfig, DataSettings, TeacherSettings
+from stage2_distill.losses.anchors import anchors_of_scenes, choose_anchors
+from stage2_distill.settings import AdaptConfig, AnchorSettings, DataSettings, TeacherSettings
 from stage2_distill.start import TrainData
 from stage2_distill.student import load_student
 from stage2_distill.trainer import train
@@ -113,16 +116,18 @@ def test_adaptation_brings_a_student_closer_to_the_new_domain(
     data = shifted_data()
     config = adapt_config(student, "epochs=12", "optim.lr=0.003", *settings)
     train(config, data, tmp_path, CPU)
-    dataset = CacheDataset(
-        data.validation, {"text": 8, "dense": 12}, {}, load_student(student).encoder.config, config.data,
-        config.augment, seed=0, batch_size=1, objective="rendered",
-    )  # fmt: skip
     before, after = load_student(student), load_student(tmp_path)
-    for name in before.teachers:
-        before.rebase(name, data.bases[name])
+    translations = {name: before.translation(name, data.bases[name]) for name in before.teachers}
+    dataset = CacheDataset(
+        data.validation, {"text": 8, "dense": 12}, {}, before.encoder.config, config.data, config.augment, seed=0,
+        batch_size=1, objective="rendered", translations={n: t for n, t in translations.items() if t is not None},
+    )  # fmt: skip
     found = [validate(s, dataset, dict.fromkeys(s.teachers, TeacherSettings()), CPU) for s in (before, after)]
     for name in before.teachers:
         assert found[1][name]["match"] < found[0][name]["match"] - 0.005, name
+        length = after.config.teachers[name].length  # measured on the new domain's pictures
+        assert length is not None
+        assert length / after.basis(name).mean.numel() ** 0.5 in FACTORS
     if config.lora.rank:
         same = [n for n, v in after.state_dict().items() if torch.equal(v, before.state_dict()[n])]
         changed = set(after.state_dict()) - set(same)
@@ -158,19 +163,48 @@ def test_a_lora_layer_starts_as_its_base_and_merges_into_it() -> None:
     assert merged_tensors(plain.state_dict(), 2.0).keys() == plain.state_dict().keys()
 
 
-def test_a_head_turned_to_another_basis_says_the_same(student: Path) -> None:
-    rng = np.random.default_rng(0)
-    tokens = rng.standard_normal((300, 8)) @ rng.standard_normal((8, 8)) + 3
+def test_targets_of_another_basis_are_translated_into_the_students(student: Path) -> None:
+    """A store's cells mean the same in the teacher's own space, whichever basis they are told in."""
     model = load_student(student)
-    latent = torch.randn(20, model.encoder.out_channels)
-    before = model.basis("text").inverse(model.project("text", latent))
-    basis = phi_s(Moments.of(tokens), spec="made-up:text")
-    model.rebase("text", basis)
-    after = model.basis("text").inverse(model.project("text", latent))
-    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(
-        model.project("text", latent).detach(), basis.forward(before.detach().numpy()), atol=1e-4
+    rng = np.random.default_rng(0)
+    other = phi_s(Moments.of(rng.standard_normal((300, 8)) @ rng.standard_normal((8, 8)) + 3), spec="made-up:text")
+    translation = model.translation("text", other)
+    assert translation is not None
+    entries = make_entries(scenes=1, n=150)
+    for objective in ("lifted", "rendered"):
+        plain, translated = (
+            CacheDataset(
+                entries, {"text": 8, "dense": 12}, {}, ENCODER, DataSettings(cover=0.0), AugmentConfig(), seed=0,
+                batch_size=1, objective=objective, translations=given,
+            ).whole(0).batch.targets
+            for given in (None, {"text": translation})
+        )  # fmt: skip
+        meant = other.inverse(plain["text"].values.numpy())
+        found = model.basis("text").inverse(translated["text"].values).numpy()
+        np.testing.assert_allclose(found, meant, atol=0.02 if objective == "lifted" else 1e-4)  # fp16 rows
+        assert torch.equal(plain["dense"].values, translated["dense"].values)
+
+
+def test_anchors_of_pictures_are_centres_of_cells_that_show_something(student: Path, tmp_path: Path) -> None:
+    entries = make_entries(scenes=2, n=150)
+    dataset = CacheDataset(
+        entries, {"text": 8}, {}, ENCODER, DataSettings(), AugmentConfig(), seed=0, batch_size=1, objective="rendered"
     )
+    found = anchors_of_scenes(dataset.scenes, "text", AnchorSettings(count=6), 3, "rendered")
+    stores = [entry.store for entry in entries]
+    seen = [s.cells["text"].reshape(-1, 8)[np.unique(s.index.columns)] for s in stores if isinstance(s, MemoryStore)]
+    np.testing.assert_allclose(found, choose_anchors(np.concatenate(seen), 6, 3), atol=1e-6)
+    # and they teach: the term is in the log and falls
+    config = adapt_config(student, "epochs=12", "teachers.text.anchors.weight=1", "teachers.text.anchors.count=6")
+    train(config, shifted_data(), tmp_path, CPU)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    terms = [r["teachers"]["text"]["anchors"] for r in records if r["kind"] == "step"]
+    assert np.mean(terms[-6:]) < np.mean(terms[:6])
+
+
+def test_a_store_of_the_students_own_basis_needs_no_translation(student: Path) -> None:
+    model = load_student(student)
+    assert all(model.translation(name, basis) is None for name, basis in tiny_data().bases.items())
 
 
 def test_a_student_of_other_teachers_is_refused(student: Path, tmp_path: Path) -> None:
