@@ -126,8 +126,7 @@ def test_adaptation_brings_a_student_closer_to_the_new_domain(
     for name in before.teachers:
         assert found[1][name]["match"] < found[0][name]["match"] - 0.005, name
         length = after.config.teachers[name].length  # measured on the new domain's pictures
-        assert length is not None
-        assert length / after.basis(name).mean.numel() ** 0.5 in FACTORS
+        assert length in [factor * after.basis(name).mean.numel() ** 0.5 for factor in FACTORS]
     if config.lora.rank:
         same = [n for n, v in after.state_dict().items() if torch.equal(v, before.state_dict()[n])]
         changed = set(after.state_dict()) - set(same)
