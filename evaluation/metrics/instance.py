@@ -26,7 +26,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from evaluation.metrics.masks import Masks, count_pairs, ground_truth_groups
+from evaluation.metrics.masks import Masks, count_pairs, ground_truth
 from evaluation.metrics.semantic import MetricError, _mean, _plain
 
 I64 = NDArray[np.int64]
@@ -123,8 +123,8 @@ class InstanceEvaluator:
             raise MetricError(f"{who}: {len(labels)} predicted classes and {len(scores)} scores")
         if np.isnan(scores).any():
             raise MetricError(f"{who}: the score of prediction {int(np.flatnonzero(np.isnan(scores))[0])} is NaN")
-        group, gt_class, gt_size = ground_truth_groups(gt_labels, gt_instances)
-        pairs = count_pairs(masks, labels, group, gt_class, who=who)
+        truth = ground_truth(gt_labels, gt_instances)
+        pairs = count_pairs(masks, labels, truth, who=who)
         keep = (labels >= 0) & (labels < k) & (pairs.sizes >= self.min_region_size)
         used = keep[pairs.mask]
         pred = (np.cumsum(keep) - 1)[pairs.mask[used]]
@@ -132,8 +132,8 @@ class InstanceEvaluator:
         order = np.lexsort((pred, instance))
         self.scenes.append(
             SceneMatches(
-                gt_class,
-                gt_size,
+                truth.classes,
+                truth.sizes,
                 labels[keep],
                 pairs.sizes[keep],
                 scores[keep],

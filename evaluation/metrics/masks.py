@@ -1,7 +1,8 @@
 """Masks in any common form, and how many vertices each shares with each instance of the ground truth.
 
 The official algorithms AND a dense vertex mask per (prediction, ground truth) pair: P x G x V. Here every mask index is
-looked at once and counted into its instance: as much work as there are indices.
+looked at once and counted into its instance, and where vertices of a mask follow each other as those of an instance do,
+whole stretches are counted at once.
 """
 
 from __future__ import annotations
@@ -113,12 +114,27 @@ def _mask_rows(masks: Masks, n_vertices: int, who: str) -> Iterator[NDArray[np.i
             yield indices
 
 
-def count_pairs(masks: Masks, labels: I64, group: I32, gt_class: I64, *, who: str = "scene") -> PairCounts:
-    """Count what P masks of classes `labels` share with the instances of a ground truth (see `ground_truth_groups`).
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Instances of a ground truth, sorted by (class, instance id).
+
+    group [V]: instance of every vertex, -1 void. stretch [V]: first vertex behind it that is of another group.
+    classes, sizes [G]: of the instances.
+    """
+
+    group: I32
+    stretch: I32
+    classes: I64
+    sizes: I64
+
+
+def count_pairs(masks: Masks, labels: I64, truth: GroundTruth, *, who: str = "scene") -> PairCounts:
+    """Count what P masks of classes `labels` share with the instances of a ground truth.
 
     Raises MetricError naming `who` where masks and labels differ in number, or a mask holds an index twice or out of
     range.
     """
+    group, gt_class = truth.group, truth.classes
     p, g = len(labels), len(gt_class)
     sizes, void = np.zeros(p, np.int64), np.zeros(p, np.int64)
     pairs = [(np.zeros(0, np.int64),) * 3]
@@ -129,7 +145,7 @@ def count_pairs(masks: Masks, labels: I64, group: I32, gt_class: I64, *, who: st
         if rows.stop > p:
             raise MetricError(f"{who}: more masks than predicted classes ({p})")
         table = np.zeros((len(bounds) - 1, g + 1), dtype=np.int64)
-        row, problem = _tally(indices, bounds, group, stamp, done, table)
+        row, problem = _tally(indices, bounds, group, truth.stretch, stamp, done, table)
         if problem:
             what = "holds an index outside the ground truth's vertices" if problem == 1 else "lists a vertex twice"
             raise MetricError(f"{who}: mask {done + row} {what} ({len(group)} vertices)")
@@ -144,8 +160,8 @@ def count_pairs(masks: Masks, labels: I64, group: I32, gt_class: I64, *, who: st
     return PairCounts(sizes, void, *(np.concatenate(column) for column in zip(*pairs)))
 
 
-def ground_truth_groups(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> tuple[I32, I64, I64]:
-    """Group of every vertex [V] (-1 void), class and size of every group; groups sorted by (class, instance id)."""
+def ground_truth(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> GroundTruth:
+    """Instances of labels and instance ids [V]; negative ones are void."""
     top = int(instances.max(initial=-1))
     class_of = np.full(top + 1 if top < _SMALL_ID else 0, -1, dtype=np.int64)
     if top >= _SMALL_ID or not _one_class_each(labels, instances, class_of):
@@ -159,16 +175,21 @@ def ground_truth_groups(labels: NDArray[np.integer], instances: NDArray[np.integ
     ids = ids[np.argsort(class_of[ids], kind="stable")]
     rank = np.full(len(class_of), -1, dtype=np.int32)
     rank[ids] = np.arange(len(ids))
-    group, sizes = np.empty(len(labels), np.int32), np.zeros(len(ids), np.int64)
-    _assign_groups(labels, instances, rank, group, sizes)
-    return group, class_of[ids], sizes
+    group, stretch = np.empty((2, len(labels)), np.int32)
+    sizes = np.zeros(len(ids), np.int64)
+    _assign_groups(labels, instances, rank, group, stretch, sizes)
+    return GroundTruth(group, stretch, class_of[ids], sizes)
 
 
 @njit(cache=True, nogil=True)
 def _one_class_each(labels, instances, class_of):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Fill the class of every instance id; False as soon as an id has two."""
+    before_c, before_i = -1, -1
     for v in range(labels.shape[0]):
         c, i = labels[v], instances[v]
+        if c == before_c and i == before_i:
+            continue
+        before_c, before_i = c, i
         if c >= 0 and i >= 0:
             if class_of[i] < 0:
                 class_of[i] = c
@@ -178,16 +199,34 @@ def _one_class_each(labels, instances, class_of):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True)
-def _assign_groups(labels, instances, rank, group, sizes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    for v in range(labels.shape[0]):
-        g = rank[instances[v]] if labels[v] >= 0 and instances[v] >= 0 else -1
-        group[v] = g
+def _assign_groups(labels, instances, rank, group, stretch, sizes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    n, start = labels.shape[0], 0
+    while start < n:
+        c, i = labels[start], instances[start]
+        stop = start + 1
+        while stop < n and labels[stop] == c and instances[stop] == i:
+            stop += 1
+        g = rank[i] if c >= 0 and i >= 0 else -1
+        group[start:stop] = g
+        stretch[start:stop] = stop
         if g >= 0:
-            sizes[g] += 1
+            sizes[g] += stop - start
+        start = stop
 
 
 @njit(cache=True, nogil=True)
-def _tally(indices, bounds, group, stamp, first, table):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _disorder(mask):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """How many vertices do not come after the one before, and how many do not come right after it."""
+    following, before = mask[1:], mask[:-1]
+    back, gaps = 0, 0
+    for k in range(following.shape[0]):
+        back += 1 if following[k] <= before[k] else 0
+        gaps += 1 if following[k] != before[k] + 1 else 0
+    return back, gaps
+
+
+@njit(cache=True, nogil=True)
+def _tally(indices, bounds, group, stretch, stamp, first, table):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """Count the groups of the masks indices[bounds[j] : bounds[j + 1]] into `table` [masks, G + 1] (last = void).
 
     Returns (mask, problem): problem 0 none, 1 an index out of range, 2 one that repeats. `first` is the number of the
@@ -195,22 +234,41 @@ def _tally(indices, bounds, group, stamp, first, table):  # type: ignore[no-unty
     """
     n, void = group.shape[0], table.shape[1] - 1
     for j in range(bounds.shape[0] - 1):
-        ascending, last, current, run = True, -1, void, 0
-        for i in range(bounds[j], bounds[j + 1]):
-            v = indices[i]
-            if v < 0 or v >= n:
+        mask = indices[bounds[j] : bounds[j + 1]]
+        m = mask.shape[0]
+        if m == 0:
+            continue
+        back, gaps = _disorder(mask)
+        if back == 0:
+            if mask[0] < 0 or mask[m - 1] >= n:
                 return j, 1
-            ascending &= v > last
-            last = v
-            g = group[v]
-            if g != current:  # neighbours mostly share their group: count runs, not vertices
-                table[j, current] += run
-                current, run = g if g >= 0 else void, 0
-            run += 1
-        table[j, current] += run
-        if not ascending:  # only then can anything repeat
-            for i in range(bounds[j], bounds[j + 1]):
-                if stamp[indices[i]] == first + j:
+        else:  # only then can anything repeat
+            for k in range(m):
+                v = mask[k]
+                if v < 0 or v >= n:
+                    return j, 1
+                if stamp[v] == first + j:
                     return j, 2
-                stamp[indices[i]] = first + j
+                stamp[v] = first + j
+        if back == 0 and 8 * gaps < m:  # pieces of eight and more: count stretches
+            k = 0
+            while k < m:
+                v = mask[k]
+                length = min(stretch[v] - v, m - k)
+                if mask[k + length - 1] - v != length - 1:  # ascending, so equal ends mean that nothing is left out
+                    length = 1
+                    while mask[k + length] == v + length:
+                        length += 1
+                g = group[v]
+                table[j, g if g >= 0 else void] += length
+                k += length
+        else:
+            current, run = void, 0
+            for k in range(m):
+                g = group[mask[k]]
+                if g != current:  # neighbours mostly share their group: count runs, not vertices
+                    table[j, current] += run
+                    current, run = g if g >= 0 else void, 0
+                run += 1
+            table[j, current] += run
     return 0, 0
