@@ -9,7 +9,6 @@ flatter it).
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader
+from chorus_common.cache.slim import DROPPED_SHARE
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.quantise import Bits, Quantiser
+from chorus_common.quantise import Bits
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import Moments, phi_s
 from chorus_common.synthetic import RoomOptions, SyntheticRoom, generate_room
@@ -30,6 +30,9 @@ COMMAND = "python -m tests.bench.bench_cache"
 CHANNELS = {"a": 768, "b": 768, "c": 256}
 GRID = CellGrid(640, 480, 16)
 BITS: Bits = "ecsq"
+#: What the table of docs/cache.md goes through.
+ALL_BITS: tuple[Bits, ...] = (16, 8, 4, "ecsq", 3, 2)
+CELLS, SHARES = (8, 16, 32), (0.0, 0.01, 0.02, 0.05)
 F32 = NDArray[np.float32]
 
 
@@ -51,32 +54,34 @@ def rows(bits: Bits = BITS) -> list[Row]:
     ]
 
 
-def make_room() -> tuple[SyntheticRoom, LiftingIndex]:
-    room = generate_room(0, RoomOptions(gaussians=500_000, views=100, width=GRID.width, height=GRID.height))
+def make_room(grid: CellGrid = GRID) -> tuple[SyntheticRoom, LiftingIndex]:
+    room = generate_room(0, RoomOptions(gaussians=500_000, views=100, width=grid.width, height=grid.height))
     backend = get_backend("cpu")
     hits = []
     for view, k in zip(room.cameras.viewmats, room.cameras.intrinsics):
-        found = backend.render(room.scene, view, k, GRID.width, GRID.height, grid=GRID).hits
+        found = backend.render(room.scene, view, k, grid.width, grid.height, grid=grid).hits
         assert found is not None
         hits.append(found)
-    return room, LiftingIndex.build(hits, room.scene.means, GRID)
+    return room, LiftingIndex.build(hits, room.scene.means, grid)
 
 
-def store_and_compare(path: Path, room: SyntheticRoom, index: LiftingIndex, bits: Bits) -> tuple[F32, int, SceneCache]:
+def store_and_compare(
+    path: Path, room: SyntheticRoom, index: LiftingIndex, bits: Bits, dropped: float = DROPPED_SHARE
+) -> tuple[F32, int, SceneCache]:
     """Cosines over teachers and Gaussians with evidence, bytes without any of our encoding, and the store."""
     views = len(room.cameras)
-    grid = GridAttributes(width=GRID.width, height=GRID.height, cell=GRID.cell)
+    grid = GridAttributes(width=index.grid.width, height=index.grid.height, cell=index.grid.cell)
     raw = len(index.columns) * 8 + len(index) * (56 + 16 + 8)
     with SceneCacheWriter(path, SceneHeader(scene_id="room", fingerprint="bench", grid=grid)) as writer:
         writer.put_gaussians(room.scene, index.order)
         writer.put_cameras(room.cameras)
-        writer.put_lifting(index)
+        writer.put_lifting(index, dropped_share=dropped)
         writer.put_evidence(*index.evidence())
         for name, x in teachers(room.scene, index):
             teacher = writer.add_dense_teacher(
                 name, spec=name, fingerprint=name, channels=x.shape[1], basis="bench", bits=bits
             )
-            teacher.append(x.reshape(views, GRID.rows, GRID.cols, -1))
+            teacher.append(x.reshape(views, index.grid.rows, index.grid.cols, -1))
             raw += x.size * 2
         writer.publish()
     cache = SceneCache.open(path)
@@ -117,18 +122,26 @@ def _cosine(a: F32, b: F32) -> F32:
 
 
 def main() -> None:
-    """Print bytes and fidelity for each setting of bits given as argument: the table of docs/cache.md."""
-    room, index = make_room()
-    for text in sys.argv[1:] or [str(BITS)]:
-        bits: Bits = int(text) if text.isdigit() else text  # type: ignore[assignment]
-        with tempfile.TemporaryDirectory() as folder:
-            cosines, raw, cache = store_and_compare(Path(folder) / "room.zarr", room, index, Quantiser(bits).bits)
-            parts = {p.name: round(folder_bytes(p) / 1e6, 2) for p in sorted(cache.path.iterdir()) if p.is_dir()}
-            tokens = [teacher.token_cosine_mean for teacher in cache.dense_teachers.values()]
+    """Print the table of docs/cache.md: bits at the default cell and pruning, then each of these at the default bits."""
+    print(
+        "| bits | cell | left out | store, MB | teachers | index | per token | lifted: mean | percentile 1 | above 0.98 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for cell in CELLS:
+        room, index = make_room(CellGrid(GRID.width, GRID.height, cell))
+        settings = [(bits, DROPPED_SHARE) for bits in (ALL_BITS if cell == GRID.cell else (BITS,))]
+        settings += [(BITS, share) for share in SHARES if cell == GRID.cell and share != DROPPED_SHARE]
+        for bits, dropped in settings:
+            with tempfile.TemporaryDirectory() as folder:
+                cosines, _, cache = store_and_compare(Path(folder) / "room.zarr", room, index, bits, dropped)
+                size = [
+                    folder_bytes(path) / 1e6 for path in (cache.path, cache.path / "teachers", cache.path / "lifting")
+                ]
+                token = np.mean([teacher.token_cosine_mean for teacher in cache.dense_teachers.values()])
             low, share = np.quantile(cosines, 0.01), (cosines > 0.98).mean()
             print(
-                f"bits {text}: {folder_bytes(cache.path) / 1e6:.1f} MB of {raw / 1e6:.1f} {parts}; token {tokens}; "
-                f"lifted mean {cosines.mean():.5f} p01 {low:.5f} above 0.98 {share:.5f}",
+                f"| {bits} | {cell} | {dropped:.0%} | {size[0]:.1f} | {size[1]:.1f} | {size[2]:.1f} | {token:.4f} | "
+                f"{cosines.mean():.5f} | {low:.4f} | {share:.4f} |",
                 flush=True,
             )
 
