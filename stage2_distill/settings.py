@@ -141,6 +141,8 @@ class DataSettings(Config):
         min_weight, min_views: evidence below which a Gaussian is no target.
         views: lift from (or render to) a random subset of so many views, drawn anew for every sample (0 = all views;
             only then are targets remembered).
+        max_targets: voxels (or cells) of a sample that each teacher is matched on, drawn anew for every sample
+            (0 = all): neighbours say much the same, and heads on a fine grid cost more than the trunk.
         cover: rendered objective: share of a cell's blending weight that the sample must hold to be asked about it.
         mix_p: probability that half of a sample's Gaussians come from a second scene laid over the first.
         points_p: probability that a sample is fed as a point cloud, without opacities, rotations and scales; 1 trains
@@ -156,6 +158,7 @@ class DataSettings(Config):
     min_weight: float = Field(default=0.05, ge=0)
     min_views: int = Field(default=1, ge=1)
     views: int = Field(default=0, ge=0)
+    max_targets: int = Field(default=0, ge=0)
     cover: float = Field(default=0.5, ge=0, le=1)
     mix_p: float = Field(default=0.0, ge=0, le=1)
     points_p: float = Field(default=0.0, ge=0, le=1)

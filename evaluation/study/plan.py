@@ -14,10 +14,12 @@ from chorus_common.errors import ConfigError
 from evaluation.study.variants import BOTH_LOSSES, REFERENCE, VARIANTS, Variant
 from stage2_distill.settings import TrainConfig
 
-DEMO = Path(__file__).parents[1] / "demo"
+#: Settings of stage 1 (the demo's) and of the student.
+STAGE1 = Path(__file__).parents[1] / "demo" / "stage1.toml"
+STUDENT = Path(__file__).with_name("student.toml")
 #: Runs are cut into so many epochs, so that stages are the same shares of runs of any length.
 EPOCHS = 20
-#: Of adaptation, which takes two rooms a step where the demo's training takes four: 2.5 times as many steps.
+#: Of adaptation, which takes two rooms a step where training takes four: 2.5 times as many steps.
 ADAPT_EPOCHS = 25
 
 
@@ -34,7 +36,7 @@ class Study:
 
     def claim(self) -> None:
         """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
-        configs = {name: (DEMO / name).read_text(encoding="utf-8") for name in ("stage1.toml", "stage2.toml")}
+        configs = {path.name: path.read_text(encoding="utf-8") for path in (STAGE1, STUDENT)}
         mine = {"rooms": self.rooms, "val": self.val, "steps": self.steps} | configs
         path = self.out / "study.json"
         if not path.exists():
@@ -114,9 +116,7 @@ def _stage1(study: Study, name: str, rooms: str, store: Path, more: tuple[str, .
     manifest = study.out / rooms / "manifest.parquet"
     command = ("chorus-stage1", "run", "--manifest", str(manifest), "--store", str(store))
     mark = store / "complete"
-    return Job(
-        name, ((*command, "--config", str(DEMO / "stage1.toml"), *more), ("touch", str(mark))), (mark,), (rooms,)
-    )
+    return Job(name, ((*command, "--config", str(STAGE1), *more), ("touch", str(mark))), (mark,), (rooms,))
 
 
 def _training(study: Study, variant: Variant, seed: int) -> Job:
@@ -127,7 +127,7 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
     settings = [s.format(**values) for s in (*BOTH_LOSSES, *variant.settings)]
     settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={samples_per_epoch(study)}", f"seed={seed}", "threads=1"]
     settings += ["data.workers=0"]
-    train = ("chorus-stage2", "train", *common, "--split", "train", "--config", str(DEMO / "stage2.toml"))
+    train = ("chorus-stage2", "train", *common, "--split", "train", "--config", str(STUDENT))
     commands = [(*train, *_sets(settings), "--out", str(folder / "student"))]
     results = []
     if variant.zero_shot:
@@ -177,8 +177,8 @@ def _zero_shot(common: Sequence[str], student: Path, out: Path) -> tuple[str, ..
 
 
 def samples_per_epoch(study: Study) -> int:
-    """Rooms per epoch for the study's number of steps, in whole batches of the demo's size."""
-    batch = load_config(TrainConfig, DEMO / "stage2.toml", ()).batch_size
+    """Rooms per epoch for the study's number of steps, in whole batches of the student's size."""
+    batch = load_config(TrainConfig, STUDENT, ()).batch_size
     return batch * max(1, study.steps // EPOCHS)
 
 

@@ -1,7 +1,7 @@
 """What the study compares. A variant is a small difference in settings; a claim is a finding that it can hold or break.
 
-The reference is what evaluation/demo/stage2.toml says, shortened, with all three kinds of teachers. Variants change
-nothing but what their name says.
+The reference is what student.toml says, with all three kinds of teachers. Variants change nothing but what their name
+says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEXT, DENSE = "embedded-text", "embedded-dense"
 OBJECTS = (f"teachers.{DENSE}.masks.weight=0.1", f"teachers.{DENSE}.masks.levels=['part']")
 
 
-#: The demo leaves SmoothL1 out of the language teacher's match to learn faster; the study asks about both losses.
+#: student.toml leaves SmoothL1 out of the language teacher's match to learn faster; the study asks about both losses.
 BOTH_LOSSES = (f"teachers.{TEXT}.l1=0.1", f"teachers.{TEXT}.l2=0.1")
 
 

@@ -28,6 +28,13 @@ class Target:
     def to(self, device: torch.device) -> Target:
         return Target(*(t.to(device) for t in (self.rows, self.values, self.weight, self.cloud)))
 
+    def drawn(self, count: int, rng: np.random.Generator) -> Target:
+        """At most `count` of them, in their order (0 = all)."""
+        if count == 0 or len(self.rows) <= count:
+            return self
+        chosen = torch.from_numpy(np.sort(rng.permutation(len(self.rows))[:count]))
+        return Target(*(t[chosen] for t in (self.rows, self.values, self.weight, self.cloud)))
+
 
 @dataclass(frozen=True, eq=False)
 class MaskGroups:

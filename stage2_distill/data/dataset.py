@@ -193,6 +193,7 @@ class CacheDataset:
         targets = summed_targets(found, [len(p) for p in pixels])
         if not targets:
             return None
+        targets = {name: target.drawn(data.max_targets, rng) for name, target in targets.items()}
         masks, labels = {}, {}
         for name, settings in self.contrasts.items():
             if name not in targets:

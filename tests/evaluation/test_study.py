@@ -11,7 +11,7 @@ import pytest
 
 from chorus_common.config import load_config
 from chorus_common.errors import ChorusError, ConfigError
-from evaluation.study.plan import DEMO, EPOCHS, Job, Study, plan, samples_per_epoch
+from evaluation.study.plan import EPOCHS, STUDENT, Job, Study, plan, samples_per_epoch
 from evaluation.study.run import log_path, run_jobs
 from evaluation.study.table import BEGIN, END, figures, judged, read_scores, spread, write_page
 from evaluation.study.variants import CLAIMS, REFERENCE, VARIANTS, Claim
@@ -28,7 +28,7 @@ def test_every_variant_is_a_valid_difference_from_the_demo(tmp_path: Path) -> No
     for job in plan(study):
         for command in job.commands:
             if command[:2] == ("chorus-stage2", "train"):
-                trained[job.name] = load_config(TrainConfig, DEMO / "stage2.toml", settings_of(command))
+                trained[job.name] = load_config(TrainConfig, STUDENT, settings_of(command))
             if command[:2] == ("chorus-stage2", "adapt"):
                 load_config(AdaptConfig, None, [*settings_of(command), "student=x"])
     assert len(trained) == 3 * sum(v.adapt is None for v in VARIANTS)

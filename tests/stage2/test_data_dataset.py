@@ -37,7 +37,7 @@ def assert_equal(a: Batch, b: Batch) -> None:
             assert torch.equal(getattr(target, key), getattr(b.targets[name], key))
 
 
-@pytest.mark.parametrize("data", [{}, {"crop": "rows"}, {"views": 2}])
+@pytest.mark.parametrize("data", [{}, {"crop": "rows"}, {"views": 2}, {"max_targets": 9}])
 def test_batches_do_not_depend_on_workers_memory_or_history(data: dict[str, object]) -> None:
     steps = 4
     reference = make_dataset(**data)
@@ -79,6 +79,21 @@ def test_targets_belong_to_their_voxels() -> None:
         members = np.flatnonzero(voxel_of == row)
         expected = sums[members].astype(np.float64).sum(0) / weight[members].astype(np.float64).sum()
         np.testing.assert_allclose(value, expected, atol=2e-3)
+
+
+def test_a_sample_of_few_targets_is_a_part_of_all_of_them() -> None:
+    for step in range(3):
+        whole, few = make_dataset().batch(step, 0, 2), make_dataset(max_targets=9).batch(step, 0, 2)
+        assert torch.equal(whole.points.feat, few.points.feat)
+        for name, target in few.targets.items():
+            assert torch.bincount(target.cloud).tolist() == [9, 9]
+            everything = {int(r): k for k, r in enumerate(whole.targets[name].rows)}
+            place = [everything[int(r)] for r in target.rows]
+            assert place == sorted(set(place))
+            for key in ("values", "weight", "cloud"):
+                assert torch.equal(getattr(target, key), getattr(whole.targets[name], key)[place])
+    rows = [make_dataset(max_targets=9).batch(step, 0, 1).targets["text"].rows.tolist() for step in (0, 2, 4)]
+    assert rows[0] != rows[1] or rows[1] != rows[2]
 
 
 def test_teacher_missing_in_a_scene_is_masked() -> None:
