@@ -38,10 +38,12 @@ def calibrate_lengths(student: Student, dataset: CacheDataset, seed: int) -> Non
         latent = student.encoder(batch.points)
         for name, target in batch.targets.items():
             drawn = torch.from_numpy(rng.permutation(len(target.rows))[:PER_SCENE]).to(device)
-            directions = F.normalize(student.project(name, latent), dim=1)
-            if batch.pixels is not None:
-                directions = batch.pixels @ directions  # what a cell shows grows with the length as its voxels do
-            predicted.setdefault(name, []).append(directions[target.rows[drawn]])
+            rows = target.rows[drawn]
+            if batch.pixels is None:
+                directions = F.normalize(student.project(name, latent[rows]), dim=1)
+            else:  # what a cell shows grows with the length as its voxels do
+                directions = (batch.pixels @ F.normalize(student.project(name, latent), dim=1))[rows]
+            predicted.setdefault(name, []).append(directions)
             wanted.setdefault(name, []).append(target.values[drawn].float())
     for name in predicted:
         student.set_length(name, best_length(student, name, torch.cat(predicted[name]), torch.cat(wanted[name]), seed))

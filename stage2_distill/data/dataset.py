@@ -82,8 +82,8 @@ class CacheDataset:
         teachers: {name: channels} of the teachers to train on. settings: of these teachers (their contrastive terms
             need groups).
         objective: whether targets are lifted to voxels, or the voxels rendered to the teachers' cells.
-        translations: of teachers whose targets are wanted in another space than the stores'.
         batch_size: samples per optimiser step over all processes.
+        translations: of teachers whose targets are wanted in another space than the stores'.
     """
 
     def __init__(
