@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.bounds import bounds
 from chorus_common.scene import F32, GaussianScene, canonical_quats
 
 F64 = NDArray[np.float64]
@@ -33,7 +34,8 @@ def rotate(scene: GaussianScene, rotation: NDArray[np.floating], center: NDArray
 
 def middle(scene: GaussianScene) -> F64:
     """The middle [3] of the box around the centres."""
-    return (scene.means.min(axis=0).astype(np.float64) + scene.means.max(axis=0)) / 2
+    low, high = bounds(scene.means)
+    return (low.astype(np.float64) + high) / 2
 
 
 def quat_from_rotation(rotation: NDArray[np.floating]) -> F64:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from chorus_common.bounds import bounds
 from chorus_common.config import Config
 from chorus_common.rotations import middle, rotate, rotation_about
 from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
@@ -164,8 +165,9 @@ def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitu
     Noise is blurred by two passes of a 3-tap box along every axis (zeros outside) and read off trilinearly. Covariances
     stay as they are: the displacement varies over `cell` and more, a Gaussian is smaller.
     """
-    low = scene.means.min(0).astype(np.float64)
-    shape = tuple(((scene.means.max(0) - low) // cell).astype(int) + 3)
+    lowest, highest = bounds(scene.means)
+    low = lowest.astype(np.float64)
+    shape = tuple(((highest - low) // cell).astype(int) + 3)
     noise: F32 = rng.standard_normal((3, *shape), dtype=np.float32)
     for _ in range(2):
         for axis in (1, 2, 3):
@@ -181,7 +183,7 @@ def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitu
 
 def auto_contrast(scene: GaussianScene, blend: float) -> GaussianScene:
     """Stretch every colour channel to [0, 1] and mix it with the original: (1 - blend) c + blend stretched."""
-    low, high = scene.colors.min(0), scene.colors.max(0)
+    low, high = bounds(scene.colors)
     span = np.where(high > low, high - low, 1)
     stretched: F32 = np.where(high > low, (scene.colors - low) / span, scene.colors).astype(np.float32)
     return replace(scene, colors=scene.colors + np.float32(blend) * (stretched - scene.colors))

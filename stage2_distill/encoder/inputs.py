@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus_common.bounds import bounds
 from chorus_common.errors import ConfigError
 from chorus_common.scene import F32, I64, GaussianScene, canonical_quats
 from stage2_distill.encoder.config import ATTRIBUTE_WIDTHS, EncoderConfig, InputConfig
@@ -96,7 +97,7 @@ def scene_inputs(
 def centred(means: NDArray[np.floating]) -> NDArray[np.float64]:
     """Coordinates [N, 3] f64 relative to the middle (x, y) and the bottom (z) of the bounding box."""
     coord = np.asarray(means, dtype=np.float64)
-    low, high = coord.min(0), coord.max(0)
+    low, high = bounds(coord)
     return coord - np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
 
 
@@ -109,8 +110,9 @@ def voxelise(coord: NDArray[np.floating], grid_size: float) -> tuple[I64, I64, I
         order[starts[m] : starts[m + 1]], ascending.
     """
     cell = np.floor(coord / grid_size).astype(np.int64)
-    cell -= cell.min(0)
-    size = cell.max(0) + 1
+    low, high = bounds(cell)
+    cell -= low
+    size = high - low + 1
     key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))

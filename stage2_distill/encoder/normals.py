@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from chorus_common.bounds import bounds
 from chorus_common.scene import F32, GaussianScene, quats_to_rotations
 
 #: neighbours of a point for the plane fit
@@ -51,4 +52,4 @@ def scene_normals(scene: GaussianScene, method: str) -> F32:
     if scene.normals is not None:
         return scene.normals
     estimate = shortest_axes(scene) if method == "axis" else plane_normals(scene.means)
-    return facing(estimate, scene.means, (scene.means.min(0) + scene.means.max(0)) / 2)
+    return facing(estimate, scene.means, np.add(*bounds(scene.means)) / 2)

@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from chorus_common.bounds import bounds
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -88,8 +90,9 @@ def _cells(cell: I64) -> tuple[I64, I64, I64, I64]:
     """Distinct cells [M, 3], their keys [M] ascending, what one step along each axis adds to a key [3], and the cell
     of each row. No key of a neighbour is that of another cell: there is an empty layer all around.
     """
-    low = cell.min(0) - 1
-    size = cell.max(0) - low + 2
+    lowest, highest = bounds(cell)
+    low = lowest - 1
+    size = highest - low + 2
     strides = np.array([size[1] * size[2], size[2], 1])
     keys, first, inverse = np.unique((cell - low) @ strides, return_index=True, return_inverse=True)
     return cell[first], keys, strides, inverse
