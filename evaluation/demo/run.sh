@@ -7,8 +7,6 @@ HERE=$(dirname "$0")
 STARTED=$(date +%s)
 MANIFEST=$OUT/rooms/manifest.parquet
 
-PROCESSES=$(python -c 'import os; print(min(2, os.cpu_count() or 1))')
-
 say() { printf '\n== %s\n' "$*"; }
 
 say "Synthetic rooms (seeds that no shipped weight has seen)"
@@ -18,12 +16,13 @@ say "Stage 1: render, ask the teachers, cache"
 chorus-stage1 run --manifest "$MANIFEST" --store "$OUT/cache" --config "$HERE/stage1.toml" --workers 2
 
 say "Stage 2: train the encoder from the cache alone"
+PROCESSES=$(python -c 'import os; print(min(2, os.cpu_count() or 1))')
 OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node "$PROCESSES" -m stage2_distill.cli train \
   --manifest "$MANIFEST" --split train --store "$OUT/cache" --config "$HERE/stage2.toml" --out "$OUT/student"
 
 say "Evaluation on rooms that training never saw"
-chorus-eval zero-shot --manifest "$MANIFEST" --split val --store "$OUT/cache" --encoder "$OUT/student" --turns 5 --workers "$PROCESSES" --out "$OUT/zero_shot.json"
-chorus-eval probe --manifest "$MANIFEST" --train-split train --split val --store "$OUT/cache" --encoder "$OUT/student" --points-per-scene 256 --workers "$PROCESSES" --out "$OUT/probe.json"
+chorus-eval zero-shot --manifest "$MANIFEST" --split val --store "$OUT/cache" --encoder "$OUT/student" --turns 5 --out "$OUT/zero_shot.json"
+chorus-eval probe --manifest "$MANIFEST" --train-split train --split val --store "$OUT/cache" --encoder "$OUT/student" --points-per-scene 256 --out "$OUT/probe.json"
 
 say "Report"
 chorus-eval report --run "$OUT" --out "$OUT/report" --seconds "$(($(date +%s) - STARTED))"
