@@ -1,7 +1,7 @@
 """One job over many scenes: in order or on several processes, with the same result; what is done survives a kill.
 
-A job turns a scene into a small piece (counts, never scores), as plain JSON where it is to survive a kill. Pieces are put
-together in the order of the scenes, so that no result depends on which process was faster.
+A job turns a scene into a small piece (counts, never scores), as plain JSON where it is to survive a kill. Pieces are
+put together in the order of the scenes, so that no result depends on which process was faster.
 """
 
 from __future__ import annotations
