@@ -32,7 +32,7 @@ GRID = CellGrid(640, 480, 16)
 BITS: Bits = "ecsq"
 #: What the table of docs/cache.md goes through.
 ALL_BITS: tuple[Bits, ...] = ("fp16", 8, 4, "ecsq", 3, 2)
-CELLS, SHARES = (8, 10, 16), (0.0, 0.01, 0.02, 0.05)
+CELLS, SHARES = (16, 10, 8), (0.0, 0.01, 0.02, 0.05)
 F32 = NDArray[np.float32]
 
 
