@@ -11,7 +11,6 @@ away by themselves.
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,7 +154,7 @@ def probe(
         name: fit_linear(np.concatenate([piece[name] for piece in drawn]), labels, n_classes, config)
         for name in encoders
     }
-    score = _Score(encoders, heads, label_space, config.turns, scores.matrix())
+    score = _Score(encoders, heads, label_space, config.turns, scores.class_names)
     for scene, counts in run_scenes(val, score, label="probe: scoring", workers=workers).items():
         for name, entries in counts.items():
             scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
@@ -193,14 +192,14 @@ class _Score:
     heads: Mapping[str, LinearHead]
     label_space: str
     turns: int
-    empty: ConfusionMatrix
+    class_names: tuple[str, ...]
 
     def __call__(self, scene: EvalScene) -> Piece:
         gaussians, labels = _labelled(scene, self.label_space)
         counts = {}
         for name, encoder in self.encoders.items():
             predicted = self.heads[name].predict(encode_latent(encoder, gaussians, self.turns))
-            counts[name] = sparse_counts(copy.deepcopy(self.empty).add(labels, predicted, who=scene.name))
+            counts[name] = sparse_counts(ConfusionMatrix(self.class_names).add(labels, predicted, who=scene.name))
         return counts
 
 
