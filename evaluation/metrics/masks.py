@@ -118,8 +118,8 @@ def _mask_rows(masks: Masks, n_vertices: int, who: str) -> Iterator[NDArray[np.i
 class GroundTruth:
     """Instances of a ground truth, sorted by (class, instance id).
 
-    group [V]: instance of every vertex, -1 void. stretch [V]: the vertex up to which, exclusively, all that follow are of
-    the same group (and label and id, so that a group may go on behind it). classes, sizes [G]: of the instances.
+    group [V]: instance of every vertex, -1 void. stretch [V]: the vertex up to which, exclusively, all that follow are
+    of the same group (and label and id, so that a group may go on behind it). classes, sizes [G]: of the instances.
     """
 
     group: I32
