@@ -137,17 +137,26 @@ def open_pool(config: RunConfig) -> Iterator[Pool]:
     """The pool that `config` asks for: `workers = 0` here, otherwise local processes, Slurm jobs, or a scheduler
     file's cluster.
     """
-    if config.scheduler == "slurm":
-        with _slurm_client(config) as client:
-            yield DaskPool(client)
-    elif config.scheduler != "local":
-        with _remote_client(config.scheduler) as client:
-            yield DaskPool(client)
-    elif config.workers == 0:
+    if config.scheduler == "local" and config.workers == 0:
         yield InProcess()
+        return
+    _silence_dask()
+    if config.scheduler == "slurm":
+        client = _slurm_client(config)
+    elif config.scheduler == "local":
+        client = _local_client(config)
     else:
-        with _local_client(config) as client:
-            yield DaskPool(client)
+        client = _remote_client(config.scheduler)
+    with client as connected:
+        yield DaskPool(connected)
+
+
+def _silence_dask() -> None:
+    """Workers and schedulers that die are reported by us, with the scene, in one line."""
+    import distributed  # noqa: F401  its import gives these loggers levels of their own
+
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
@@ -218,7 +227,6 @@ def _slurm_client(config: RunConfig) -> Iterator[Any]:
 
 def _dask_settings(config: RunConfig) -> dict[str, Any]:
     """How dask behaves for tasks that take minutes to hours."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # deaths of workers are reported by us, with the scene
     return {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.scheduler.worker-ttl": f"{config.worker_patience:.0f}s",

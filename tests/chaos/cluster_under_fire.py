@@ -110,8 +110,12 @@ class ClusterUnderFire:
         elif target == "client":
             _kill_group(self._client)
         else:
-            _kill_group(self._scheduler)
+            self.shoot_scheduler()
         return target
+
+    def shoot_scheduler(self) -> None:
+        self.kills.append(time.time())
+        _kill_group(self._scheduler)
 
     def close(self) -> None:
         for process in (self._client, *self._workers, self._scheduler):

@@ -63,7 +63,8 @@ def test_fifty_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
         sweep_orphans(store / "tiny", older_than=time.time() + 1)
         assert tree_digest(store / "tiny") == expected, "other bytes, a scene lost, or something left behind"
         assert tree_digest(store / "bases") == bases
-        assert not any(b"Traceback" in text for text in cluster.errors)
+        tracebacks = [text.decode() for text in cluster.errors if b"Traceback" in text]
+        assert not tracebacks, tracebacks[0]
         for scene, moments in cluster.starts().items():
             path = store / "tiny" / f"{scene}.zarr"
             assert verify_store(path) == []
