@@ -21,7 +21,7 @@ from stage2_distill.data.augment import flip, jitter, jitter_colors, rescale, sh
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
 from stage2_distill.encoder import EncoderConfig, PointBatch
 from stage2_distill.encoder.inputs import centred, scene_inputs
-from stage2_distill.gaussiancross.cuboid import Cuboid
+from stage2_distill.gaussiancross.cuboid import Cuboid, VoxelPlaces
 from stage2_distill.gaussiancross.masking import visible_points
 from stage2_distill.gaussiancross.settings import CaptureAugment, GaussianCrossConfig
 from stage2_distill.gaussiancross.views import SceneViews
@@ -50,10 +50,10 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class CaptureBatch:
-    """Some clouds, the cells [N] of their voxels (cloud * cells + cell), views of them, and the scenes' names."""
+    """Some clouds, where their voxels lie in their cuboids, views of them, and the scenes' names."""
 
     points: PointBatch
-    cells: Tensor
+    places: VoxelPlaces
     looks: tuple[Look, ...]
     scenes: tuple[str, ...]
 
@@ -61,7 +61,7 @@ class CaptureBatch:
         if device.type == "cpu":
             return self
         looks = tuple(look.to(device) for look in self.looks)
-        return CaptureBatch(self.points.to(device), self.cells.to(device), looks, self.scenes)
+        return CaptureBatch(self.points.to(device), self.places.to(device), looks, self.scenes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +114,12 @@ class CaptureDataset:
         points, _ = scene_inputs(cloud, self.encoder, training=True, seed=int(rng.integers(2**31)))
         # scene_inputs works in coordinates of its own (middle and bottom of the visible points)
         shift = cloud.means[0].astype(np.float64) - centred(cloud.means)[0]
-        cells = cuboid.cells(points.coord.numpy().astype(np.float64) + shift, config.head.grid)
+        voxels = points.coord.numpy().astype(np.float64) + shift
+        places = VoxelPlaces.of(voxels, self.encoder.inputs.grid_size, cuboid, config.head.grid)
         views = scene.views.views
         drawn = np.sort(rng.permutation(len(views))[: config.data.views])
         looks = tuple(self._look(scene.views, views[i], cuboid, matrix) for i in drawn)
-        return CaptureBatch(points, torch.from_numpy(cells), looks, (scene.views.name,))
+        return CaptureBatch(points, places, looks, (scene.views.name,))
 
     @staticmethod
     def _look(views: SceneViews, view: int, cuboid: Cuboid, matrix: F64) -> Look:
@@ -169,7 +170,7 @@ def collate(samples: Sequence[CaptureBatch], cells: int) -> CaptureBatch:
     looks = tuple(replace(look, scene=b) for b, sample in enumerate(samples) for look in sample.looks)
     return CaptureBatch(
         PointBatch.concatenate([s.points for s in samples]),
-        torch.cat([s.cells + b * cells for b, s in enumerate(samples)]),
+        VoxelPlaces.concatenate([s.places for s in samples], cells),
         looks,
         tuple(name for s in samples for name in s.scenes),
     )

@@ -1,8 +1,10 @@
-"""From voxel features to Gaussians: a dense 3D network over the cuboid, and a head that makes one Gaussian per cell.
+"""From voxel features to Gaussians: one for every voxel that holds points, and one for every empty cell of a dense grid
+over the cuboid.
 
-All attributes are predicted, none is initialised from distances between points (pipeline figure of GaussianCross). The
-dense network carries features from visible cells into masked and empty ones, so a surface may be put where no input
-point was; opacity decides what is there.
+All attributes are predicted, none is initialised from distances between points (pipeline figure of GaussianCross).
+Voxels speak for themselves, so that what is matched in the pictures reaches the encoder without a detour; a small dense
+3D network carries their features into masked and empty cells, so that a surface may be put where no input point was;
+opacity decides what is there.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chorus_common.segments import segment_reduce
-from stage2_distill.gaussiancross.cuboid import cell_centres
 from stage2_distill.gaussiancross.rendering import Splats
 from stage2_distill.gaussiancross.settings import HeadSettings
 
@@ -53,42 +54,36 @@ class DenseNeck(nn.Module):
         self.blocks = nn.Sequential(*(_Block(width, 1 + i % 2) for i in range(blocks)))
 
     def forward(self, grid: Tensor) -> Tensor:
-        return self.blocks(self.enter(grid))
+        """[B, channels, X, Y, Z] -> features of all cells, x-major, [B, X * Y * Z, width]."""
+        return self.blocks(self.enter(grid)).flatten(2).transpose(1, 2)
 
 
 class GaussianHead(nn.Module):
-    """One Gaussian per cell of the grid, in the cuboid's coordinates.
+    """One Gaussian per row of features, in a box of given size.
 
-    mean = cell centre + max_offset tanh(.) cells; scale between min_scale and max_scale cells along the Gaussian's own
-    axes; opacity and colour through a sigmoid; quaternion relative to the identity; feature as it is.
+    mean = centre + max_offset tanh(.) sizes; scale between min_scale and max_scale sizes along the Gaussian's own axes;
+    opacity and colour through a sigmoid; quaternion relative to the identity; feature as it is.
+
+    Args:
+        channels: of the features. opacity_start: opacity of all Gaussians before training.
     """
 
-    centres: Tensor
-    cell: Tensor
-
-    def __init__(self, settings: HeadSettings) -> None:
+    def __init__(self, channels: int, settings: HeadSettings, opacity_start: float) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("centres", torch.from_numpy(cell_centres(settings.grid)).float(), persistent=False)
-        self.register_buffer("cell", 1 / torch.tensor(settings.grid, dtype=torch.float32), persistent=False)
-        self.layers = nn.Sequential(
-            nn.Linear(settings.width, settings.width), nn.GELU(), nn.Linear(settings.width, 14 + settings.features)
-        )
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.normal_(last.weight, std=0.02)
-        nn.init.zeros_(last.bias)
+        self.norm = nn.LayerNorm(channels)
+        self.linear = nn.Linear(channels, 14 + settings.features)
+        nn.init.normal_(self.linear.weight, std=0.05)
+        nn.init.zeros_(self.linear.bias)
         with torch.no_grad():
-            last.bias[10] = math.log(settings.opacity_start / (1 - settings.opacity_start))
+            self.linear.bias[10] = math.log(opacity_start / (1 - opacity_start))
 
-    def forward(self, grid: Tensor) -> list[Splats]:
-        """Gaussians of every scene from the network's output [B, C, X, Y, Z]."""
+    def forward(self, features: Tensor, centres: Tensor, size: Tensor) -> Splats:
+        """Gaussians of features [N, C] in boxes of `size` [3] about `centres` [N, 3], in the cuboid's coordinates."""
         s = self.settings
-        values = self.layers(grid.flatten(2).transpose(1, 2))  # [B, X * Y * Z, 14 + F]
+        values = self.linear(self.norm(features))
         offset, quat, scale, opacity, color, feature = values.split([3, 4, 3, 1, 3, s.features], dim=-1)
-        means = self.centres + s.max_offset * self.cell * torch.tanh(offset)
-        scales = self.cell * (s.min_scale + (s.max_scale - s.min_scale) * torch.sigmoid(scale))
+        means = centres + s.max_offset * size * torch.tanh(offset)
+        scales = size * (s.min_scale + (s.max_scale - s.min_scale) * torch.sigmoid(scale))
         quats = quat + quat.new_tensor([1.0, 0.0, 0.0, 0.0])
-        opacities, colors = torch.sigmoid(opacity[..., 0]), torch.sigmoid(color)
-        parts = (means, quats, scales, opacities, colors, feature)
-        return [Splats(*(part[b] for part in parts)) for b in range(len(grid))]
+        return Splats(means, quats, scales, torch.sigmoid(opacity[:, 0]), torch.sigmoid(color), feature)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stage2_distill.encoder import Encoder, PointBatch
+from stage2_distill.gaussiancross.cuboid import VoxelPlaces, cell_centres
 from stage2_distill.gaussiancross.head import DenseNeck, GaussianHead, scatter_to_grid
 from stage2_distill.gaussiancross.rendering import Splats, prune
 from stage2_distill.gaussiancross.settings import HeadSettings
@@ -15,28 +16,42 @@ from stage2_distill.projectors import Projector
 
 
 class GaussianCross(nn.Module):
-    """Points -> voxel features -> dense grid -> Gaussians.
+    """Points -> voxel features -> a Gaussian per voxel, and through a dense grid one per cell without voxels.
 
     Args:
         teachers: {name: channels}; rendered features go through a projector to each.
     """
 
+    centres: Tensor
+    cell: Tensor
+
     def __init__(self, encoder: Encoder, settings: HeadSettings, teachers: Mapping[str, int], hidden: int) -> None:
         super().__init__()
         self.settings = settings
         self.encoder = encoder
+        self.voxel_head = GaussianHead(encoder.out_channels, settings, settings.voxel_opacity_start)
         self.reduce = nn.Linear(encoder.out_channels, settings.width)
         self.neck = DenseNeck(settings.width + 1, settings.width, settings.blocks)
-        self.head = GaussianHead(settings)
+        self.cell_head = GaussianHead(settings.width, settings, settings.opacity_start)
+        self.register_buffer("centres", torch.from_numpy(cell_centres(settings.grid)).float(), persistent=False)
+        self.register_buffer("cell", 1 / torch.tensor(settings.grid, dtype=torch.float32), persistent=False)
         self.names = tuple(sorted(teachers))
         self.projectors = nn.ModuleList(Projector(settings.features, hidden, teachers[n]) for n in self.names)
 
-    def forward(self, points: PointBatch, cells: Tensor) -> list[Splats]:
-        """Pruned Gaussians of every cloud in its cuboid; cells [N] i64 are the points' cells, cloud * cells + cell."""
-        features = self.reduce(self.encoder(points))
-        grid = scatter_to_grid(features, cells, len(points.offset), self.settings.grid)
-        splats = self.head(self.neck(grid))
-        return [prune(s, self.settings.min_opacity, self.settings.max_gaussians) for s in splats]
+    def forward(self, points: PointBatch, places: VoxelPlaces) -> list[Splats]:
+        """Pruned Gaussians of every cloud in its cuboid."""
+        s, clouds = self.settings, len(points.offset)
+        features = self.encoder(points)
+        grid = scatter_to_grid(self.reduce(features), places.cells, clouds, s.grid)
+        empty = grid[:, -1].flatten(1) == 0  # [B, X * Y * Z]
+        dense = self.neck(grid)
+        splats, start = [], 0
+        for b, end in enumerate(points.offset.tolist()):
+            measured = self.voxel_head(features[start:end], places.centres[start:end], places.size[b])
+            guessed = self.cell_head(dense[b][empty[b]], self.centres[empty[b]], self.cell)
+            splats.append(prune(measured.joined(guessed), s.min_opacity, s.max_gaussians))
+            start = end
+        return splats
 
     def project(self, name: str, features: Tensor) -> Tensor:
         """Rendered features [M, F] in the standardised space of teacher `name`, [M, C]."""

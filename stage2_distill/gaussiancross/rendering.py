@@ -36,6 +36,10 @@ class Splats:
     def __len__(self) -> int:
         return len(self.means)
 
+    def joined(self, other: Splats) -> Splats:
+        """These, then those of `other`."""
+        return Splats(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+
     def select(self, rows: Tensor) -> Splats:
         """The Gaussians at `rows` (a mask or indices)."""
         return Splats(*(getattr(self, f.name)[rows] for f in fields(self)))

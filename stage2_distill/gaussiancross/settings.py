@@ -20,9 +20,9 @@ class HeadSettings(Config):
         grid: cells of the cuboid per axis (PonderV2: 128 x 128 x 32, for the GPU).
         width, blocks: channels and residual blocks of the dense 3D network on the grid.
         features: width F of the feature that each Gaussian carries and that is rendered.
-        max_offset: how far a centre may move from its cell's centre, in cells.
-        min_scale, max_scale: range of the standard deviations, in cells.
-        opacity_start: opacity of all Gaussians before training.
+        max_offset: how far a centre may move from its voxel's or its cell's centre, in voxels or cells.
+        min_scale, max_scale: range of the standard deviations, in voxels or cells.
+        voxel_opacity_start, opacity_start: opacity before training, where points are and in empty cells.
         min_opacity, max_gaussians: pruning; Gaussians below min_opacity are left out, and of a scene at most the
             max_gaussians most opaque ones are rendered.
     """
@@ -34,6 +34,7 @@ class HeadSettings(Config):
     max_offset: float = Field(default=1.0, gt=0)
     min_scale: float = Field(default=0.1, gt=0)
     max_scale: float = Field(default=1.5, gt=0)
+    voxel_opacity_start: float = Field(default=0.6, gt=0, lt=1)
     opacity_start: float = Field(default=0.1, gt=0, lt=1)
     min_opacity: float = Field(default=0.02, ge=0, lt=1)
     max_gaussians: int = Field(default=20_000, ge=1)

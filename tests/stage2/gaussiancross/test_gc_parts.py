@@ -8,6 +8,8 @@ import torch
 
 from chorus_common.config import load_config
 from chorus_common.errors import ConfigError
+from stage2_distill.encoder import PointBatch
+from stage2_distill.gaussiancross.cuboid import Cuboid, VoxelPlaces
 from stage2_distill.gaussiancross.feature_rank import effective_rank
 from stage2_distill.gaussiancross.head import DenseNeck, GaussianHead, scatter_to_grid
 from stage2_distill.gaussiancross.losses import (
@@ -18,8 +20,11 @@ from stage2_distill.gaussiancross.losses import (
     weighted_total,
 )
 from stage2_distill.gaussiancross.masking import visible_points
+from stage2_distill.gaussiancross.model import GaussianCross
 from stage2_distill.gaussiancross.rendering import RenderedView
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig, HeadSettings
+from stage2_distill.start import make_encoder
+from tests.stage2.gaussiancross.small_captures import make_config
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.8, 0.99])
@@ -70,27 +75,64 @@ def test_grid_holds_means_and_says_where_points_are() -> None:
         assert grid[b, 4, x, y, z] == float(len(own) > 0)
 
 
-def test_head_stays_in_its_ranges_and_neck_reaches_empty_cells() -> None:
-    settings = HeadSettings(grid=(6, 5, 4), width=8, features=3, opacity_start=0.25)
+def test_heads_stay_in_their_ranges() -> None:
+    settings = HeadSettings(features=3)
     torch.manual_seed(0)
-    neck, head = DenseNeck(9, 8, 2), GaussianHead(settings)
+    head = GaussianHead(8, settings, 0.25)
+    torch.nn.init.normal_(head.linear.weight, std=20.0)  # far beyond what training reaches
+    centres, size = torch.rand(200, 3), torch.tensor([0.1, 0.2, 0.3])
+    splats = head(torch.randn(200, 8), centres, size)
+    moved = ((splats.means - centres) / size).detach()
+    assert float(moved.abs().max()) <= settings.max_offset * (1 + 1e-5)
+    assert float(moved.abs().max()) > 0.9 * settings.max_offset
+    scales = (splats.scales / size).detach()
+    assert settings.min_scale * (1 - 1e-5) <= float(scales.min()) < float(scales.max()) <= settings.max_scale * 1.00001
+    fresh = GaussianHead(8, settings, 0.25)(torch.randn(200, 8), centres, size)
+    assert float(fresh.opacities.detach().mean()) == pytest.approx(0.25, abs=0.05)
+
+
+def test_neck_reaches_empty_cells_of_its_own_scene_alone() -> None:
+    torch.manual_seed(0)
     grid = torch.zeros(2, 9, 6, 5, 4)
     grid[0, :, 2, 2, 2] = 5
     grid.requires_grad_()
-    out = neck(grid)
-    first, second = head(out)
-    assert len(first) == 120
-    cell = 1 / torch.tensor(settings.grid)
-    assert ((first.means - head.centres).abs() <= cell * settings.max_offset).all()
-    assert (first.scales >= cell * settings.min_scale).all()
-    assert (first.scales <= cell * settings.max_scale).all()
-    assert float(second.opacities.detach().mean()) == pytest.approx(0.25, abs=0.05)
-    # what an empty cell two steps away says depends on the filled one
-    at = (2 * 5 + 2) * 4 + 0
-    first.opacities[at].backward()
+    out = DenseNeck(9, 8, 2)(grid)
+    assert out.shape == (2, 120, 8)
+    # what an empty cell two steps away says depends on the filled one; rows are x-major
+    out[0, (2 * 5 + 2) * 4 + 0].sum().backward()
     assert grid.grad is not None
     assert grid.grad[0, :, 2, 2, 2].abs().sum() > 0
     assert grid.grad[1].abs().sum() == 0
+
+
+def test_every_voxel_and_every_empty_cell_has_a_gaussian_in_its_place() -> None:
+    settings = HeadSettings(grid=(4, 3, 2), width=8, max_offset=1e-6, min_opacity=0.0, max_gaussians=1000)
+    torch.manual_seed(0)
+    encoder = make_encoder(make_config().encoder)
+    model = GaussianCross(encoder, settings, {"text": 6}, 8).eval()
+    rng = np.random.default_rng(0)
+    clouds, parts, cuboids = [], [], []
+    for n in (40, 60):
+        points = rng.random((n, 3)) * [4, 3, 2]
+        cuboids.append(Cuboid(np.array([2.0, 1.5, 1.0]), np.array([4.0, 3.0, 2.0])))
+        parts.append(VoxelPlaces.of(points, 0.05, cuboids[-1], settings.grid))
+        coord = torch.from_numpy(points).float()
+        feat = torch.randn(n, encoder.config.in_channels)
+        clouds.append(PointBatch(coord, (coord / 0.05).long(), feat, torch.tensor([n])))
+    places = VoxelPlaces.concatenate(parts, 24)
+    with torch.no_grad():
+        splats = model(PointBatch.concatenate(clouds), places)
+    for b, n in enumerate((40, 60)):
+        own = parts[b]
+        torch.testing.assert_close(splats[b].means[:n], own.centres, atol=1e-5, rtol=0)
+        missing = np.setdiff1d(np.arange(24), own.cells.numpy())
+        assert len(splats[b]) == n + len(missing)
+        at = cuboids[b].cells(cuboids[b].inverse(splats[b].means[n:].numpy()), settings.grid)
+        np.testing.assert_array_equal(at, missing)
+    # the same cloud alone: the same Gaussians
+    with torch.no_grad():
+        alone = model(clouds[1], parts[1])[0]
+    torch.testing.assert_close(alone.features, splats[1].features, atol=1e-5, rtol=1e-5)
 
 
 def made_view(height: int = 6, width: int = 8, features: int = 3) -> RenderedView:
