@@ -67,9 +67,7 @@ def test_samples_depend_on_seed_and_place_alone_and_points_lie_in_their_cells() 
         edges = (centres - centres[0]) / first.places.size[b]
         torch.testing.assert_close(edges * dataset.encoder.inputs.grid_size, coord - coord[0], rtol=1e-3, atol=1e-3)
         # noise moves points out of the cuboid, rounding over borders of cells
-        inside = torch.floor((centres + 0.5) * 8).clip(
-            0, 7
-        )
+        inside = torch.floor((centres + 0.5) * 8).clip(0, 7)
         assert float((inside == place).all(1).double().mean()) > 0.98
 
 
