@@ -1,10 +1,11 @@
-"""Study of GaussianCross pretraining: three attributes against any two of them and against no pretraining.
+"""Study of GaussianCross pretraining: three attributes against any two, no pretraining, Chorus's distillation.
 
     python -m evaluation.studies.gaussiancross --store S --manifest M --captures C --out RUN
 
-Every encoder is pretrained on some rooms of the train split and judged on the val split: linear probe with all labels,
+Every encoder is pretrained on the rooms of the train split and judged on the val split: linear probe with all labels,
 with labels of few rooms, with few labels per room; full fine-tuning (semantic mIoU) with instances (AP50); effective
-rank of the features. Killed or interrupted, the same command goes on where it stopped.
+rank of the features. The row "chorus" is a student of the same architecture, distilled for as many steps of as many
+rooms from the lifted features of the same caches. Killed or interrupted, the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from evaluation.metrics.semantic import ConfusionMatrix
 from evaluation.results import text_table
 from evaluation.scenes import EvalScene, Selection, select_scenes
 from evaluation.splits import labelled_pair
+from evaluation.study.plan import STUDENT
 from evaluation.tasks.finetune import FineTuneJob, finetune
 from evaluation.tasks.probe import ProbeConfig, fit_linear, random_twin
+from stage2_distill.commands.train import run_training
 from stage2_distill.encoder import Encoder, load_encoder
 from stage2_distill.gaussiancross.feature_rank import effective_rank
 from stage2_distill.gaussiancross.scenes import open_capture_scenes
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 from stage2_distill.gaussiancross.trainer import Pretrainer
+from stage2_distill.settings import OptimSettings, TrainConfig
 
 F32 = NDArray[np.float32]
 #: Recipe -> settings on top of the file's. "scratch" is the same architecture without pretraining.
@@ -44,10 +48,17 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "no geometry": ("loss.geometry=0",),
     "no semantics": ("loss.semantics=0",),
 }
+SETTINGS = Path(__file__).with_suffix(".toml")
 COLUMNS = ("probe", "few scenes", "few points", "finetune", "ap50", "rank")
+DISTILLED = "chorus"
+ROWS = (*RECIPES, "scratch", DISTILLED)
 #: Labels of the limited columns: per cent of the training rooms, points per room, and points per room of the others.
-FEW_SCENES, FEW_POINTS, POINTS = 25.0, 20, 1024
-FINETUNE = FineTuneConfig(task="instance", mode="full", steps=30, batch_size=2, max_points=6000)
+FEW_SCENES, FEW_POINTS, POINTS = 10.0, 20, 1024
+#: The encoder learns as fast as the heads: anything less would hold back the one that starts from nothing.
+FINETUNE = FineTuneConfig(
+    task="instance", mode="full", steps=240, batch_size=2, max_points=8000, workers=0,
+    optim=OptimSettings(lr=5e-3, weight_decay=0.02, clip=3.0, ema=0.0),
+)  # fmt: skip
 
 
 @click.command()
@@ -55,47 +66,48 @@ FINETUNE = FineTuneConfig(task="instance", mode="full", steps=30, batch_size=2, 
 @click.option("--manifest", type=click.Path(path_type=Path), required=True)
 @click.option("--captures", type=click.Path(path_type=Path), help="Default: pictures kept in the cache.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--scenes", default=8, show_default=True, help="Rooms of the train split that are used.")
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, help="May run as commands apart.")
 @click.option("--finetune/--no-finetune", "tune", default=True, help="Columns that need training of whole networks.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the pretraining.")
 def study(
-    store: Path, manifest: Path, captures: Path | None, out: Path, scenes: int, seeds: tuple[int, ...], tune: bool,
+    store: Path, manifest: Path, captures: Path | None, out: Path, seeds: tuple[int, ...], tune: bool,
     settings: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Pretrain, judge, and write OUT/results.json with a table of means and deviations over seeds."""
     torch.set_num_threads(1)
     train, val = select_scenes([store], manifest, "train"), select_scenes([store], manifest, "val")
-    train.scenes = train.scenes[:scenes]
     names, space = labelled_pair(train, val)
     for seed in seeds:
-        for recipe, extra in RECIPES.items():
-            folder = _folder(out, recipe, seed)
-            chosen = (*settings, *extra, f"seed={seed}")
-            encoder = _pretrain(store, manifest, captures, folder, len(train.scenes), chosen)
-            judged = {folder: encoder}
-            if recipe == "full":
-                judged[_folder(out, "scratch", seed)] = random_twin(encoder, seed)
-            for where, one in judged.items():
-                _judge(one, train, val, names, where, seed)
-            for where, one in judged.items() if recipe == "full" and tune else ():
-                _tune(one, train, val, names, space, where, seed)
+        for row in ROWS:
+            folder = out / f"{row.replace(' ', '-')}-{seed}"
+            config = load_config(GaussianCrossConfig, SETTINGS, (*settings, *RECIPES.get(row, ()), f"seed={seed}"))
+            if row == "scratch":
+                encoder = random_twin(load_encoder(out / f"full-{seed}"), seed)
+            elif row == DISTILLED:
+                encoder = _distil(store, manifest, folder, config)
+            else:
+                encoder = _pretrain(store, manifest, captures, folder, config)
+            _judge(encoder, train, val, names, folder, seed)
+            if tune:
+                _tune(encoder, train, val, names, space, folder, seed)
             click.echo(summary(out))
     write_text_atomically(out / "results.json", json.dumps(collect(out), indent=2, sort_keys=True) + "\n")
 
 
-def _folder(out: Path, recipe: str, seed: int) -> Path:
-    return out / f"{recipe.replace(' ', '-')}-{seed}"
-
-
-def _pretrain(
-    store: Path, manifest: Path, captures: Path | None, folder: Path, scenes: int, settings: tuple[str, ...]
-) -> Encoder:
+def _pretrain(store: Path, manifest: Path, captures: Path | None, folder: Path, config: GaussianCrossConfig) -> Encoder:
     """The encoder of a pretraining run in `folder`, which is done or continued unless it is finished."""
     if not (folder / "scores.json").exists():
-        config = load_config(GaussianCrossConfig, Path(__file__).with_suffix(".toml"), settings)
-        data = open_capture_scenes([store], manifest, "train", captures, 0.001, config, click.echo, limit=scenes)
+        data = open_capture_scenes([store], manifest, "train", captures, 0.001, config, click.echo)
         Pretrainer(config, data.scenes, data.channels, data.identity, folder, torch.device("cpu")).run()
+    return load_encoder(folder)
+
+
+def _distil(store: Path, manifest: Path, folder: Path, like: GaussianCrossConfig) -> Encoder:
+    """The encoder of a student that saw as many rooms as `like` shows, with the losses of evaluation/study."""
+    if not (folder / "scores.json").exists():
+        config = load_config(TrainConfig, STUDENT, (f"seed={like.seed}", f"epochs={like.epochs}"))
+        config = config.model_copy(update={"encoder": like.encoder, "batch_size": like.batch_size})
+        run_training(config, [store], manifest, "train", None, folder, "cpu")
     return load_encoder(folder)
 
 
@@ -157,14 +169,14 @@ def _encode(encoder: Encoder, scene: EvalScene) -> tuple[F32, NDArray[np.int32]]
 
 
 def collect(out: Path) -> dict[str, dict[str, list[float]]]:
-    """recipe -> column -> a value per seed that is done, in the order of the seeds."""
+    """Row -> column -> a value per seed that is done, in the order of the seeds."""
     found: dict[str, dict[str, list[float]]] = {}
-    for recipe in (*RECIPES, "scratch"):
-        for path in sorted(out.glob(f"{recipe.replace(' ', '-')}-*/scores.json")):
+    for row in ROWS:
+        for path in sorted(out.glob(f"{row.replace(' ', '-')}-*/scores.json")):
             scores: dict[str, float] = json.loads(path.read_text())
             for column in COLUMNS:
                 if column in scores:
-                    found.setdefault(recipe, {}).setdefault(column, []).append(scores[column])
+                    found.setdefault(row, {}).setdefault(column, []).append(scores[column])
     return found
 
 

@@ -31,14 +31,12 @@ def open_capture_scenes(
     depth_unit: float,
     config: GaussianCrossConfig,
     warn: Callable[[str], None],
-    *,
-    limit: int | None = None,
 ) -> CaptureData:
-    """Every scene of `split`, or the first `limit`, opened and checked; ChorusError names the first that is unusable.
+    """Every scene of `split`, opened and checked; ChorusError names the first that is unusable.
 
     Without the semantic and the contrastive term no teacher is read at all.
     """
-    entries = open_scenes(find_scenes(stores, manifest, split, warn)[:limit])
+    entries = open_scenes(find_scenes(stores, manifest, split, warn))
     semantic = config.loss.semantics + config.loss.contrast > 0
     bases = read_bases(stores, entries, config.teachers) if semantic else {}
     budget = ByteBudget(config.data.memory_mb * 2**20)
