@@ -253,12 +253,13 @@ def worker_environment(index: int, workers: int, device: str) -> dict[str, str]:
     """Environment of local worker `index`: its share of the cores, one GPU of its own.
 
     Math libraries keep to one thread so that a product's rounding does not depend on the number of workers; our own
-    kernels give the same bytes with any number of threads and take the worker's share of the cores, or what
-    NUMBA_NUM_THREADS says.
+    kernels and zarr's compression give the same bytes with any number of threads and take the worker's share of the
+    cores, or what NUMBA_NUM_THREADS says.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    environment["NUMBA_NUM_THREADS"] = os.environ.get("NUMBA_NUM_THREADS") or str(max(1, cores // workers))
+    threads = os.environ.get("NUMBA_NUM_THREADS") or str(max(1, cores // workers))
+    environment["NUMBA_NUM_THREADS"] = environment["ZARR_THREADING__MAX_WORKERS"] = threads
     if device.startswith("cuda"):
         gpus = visible_gpus()
         if not gpus:

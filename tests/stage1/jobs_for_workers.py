@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import zarr
+
 
 def double(job: int) -> int:
     return 2 * job
@@ -15,7 +17,8 @@ def double(job: int) -> int:
 def environment(job: int) -> dict[str, str]:
     time.sleep(0.2)  # long enough for every worker to get one
     return {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")} | {
-        "pid": str(os.getpid())
+        "pid": str(os.getpid()),
+        "zarr": str(zarr.config.get("threading.max_workers")),
     }
 
 

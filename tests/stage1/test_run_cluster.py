@@ -74,6 +74,7 @@ def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPoo
         assert isinstance(result, dict)
         assert result["OMP_NUM_THREADS"] == "1"
         assert int(result["NUMBA_NUM_THREADS"]) >= 1
+        assert result["zarr"] == result["NUMBA_NUM_THREADS"]  # compression does not take the other workers' cores
 
 
 def test_each_worker_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
