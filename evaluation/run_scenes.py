@@ -1,22 +1,25 @@
 """One job over many scenes: in order or on several processes, with the same result; what is done survives a kill.
 
-A job turns a scene into a small piece (counts, never scores), as plain JSON where it is to survive a kill. Pieces are
-put together in the order of the scenes, so that no result depends on which process was faster.
+A job turns a scene into a small piece (counts, never scores): plain JSON, and arrays beside it, where it is to survive
+a kill. Pieces are put together in the order of the scenes, so that no result depends on which process was faster.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from chorus_common.atomic import write_text_atomically
+from chorus_common.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.errors import CacheError, ChorusError, one_line
 from chorus_common.processes import each_as_done
 from chorus_common.progress import progress
@@ -32,7 +35,8 @@ class NoGroundTruthError(ChorusError):
 
 @dataclass(frozen=True)
 class Pieces:
-    """Where the pieces of an unfinished job wait: one file per scene in `folder`, valid for one `key` alone.
+    """Where the pieces of an unfinished job wait: a JSON file per scene in `folder`, and an .npz for the arrays at a
+    piece's top level, written first; valid for one `key` alone.
 
     key: hash of everything that changes a piece, beside the scene's own files.
     """
@@ -58,12 +62,28 @@ class Pieces:
         """The piece of `scene`, if it was kept for the same key and the scene has not changed since."""
         try:
             kept = json.loads(self._path(scene).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            if kept.get("key") != self._scene_key(scene):
+                return None
+            if kept.get("arrays"):
+                with np.load(self._arrays_path(scene), allow_pickle=False) as arrays:
+                    kept["piece"] |= {name: arrays[name] for name in kept["arrays"]}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        return kept["piece"] if kept.get("key") == self._scene_key(scene) else None
+        return kept["piece"]
 
     def save(self, scene: EvalScene, piece: Piece) -> None:
-        write_text_atomically(self._path(scene), json.dumps({"key": self._scene_key(scene), "piece": piece}))
+        arrays = {name: value for name, value in piece.items() if isinstance(value, np.ndarray)}
+        if arrays:
+            content = io.BytesIO()
+            np.savez(content, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle
+            write_bytes_atomically(self._arrays_path(scene), content.getvalue())
+        plain = {name: value for name, value in piece.items() if name not in arrays}
+        kept = {"key": self._scene_key(scene), "arrays": list(arrays), "piece": plain}
+        write_text_atomically(self._path(scene), json.dumps(kept))
+
+    def within(self, name: str, also: bytes = b"") -> Pieces:
+        """Pieces of one of several steps of the job, in a folder of their own; `also`: what they depend on besides."""
+        return Pieces(self.folder / name, hashlib.sha256(self.key.encode() + also).hexdigest())
 
     def clear(self) -> None:
         """The result is written: the pieces are no longer needed."""
@@ -71,6 +91,9 @@ class Pieces:
 
     def _path(self, scene: EvalScene) -> Path:
         return self.folder / f"{scene.dataset}__{scene.scene_id}.json"
+
+    def _arrays_path(self, scene: EvalScene) -> Path:
+        return self._path(scene).with_suffix(".npz")
 
     def _scene_key(self, scene: EvalScene) -> str:
         watched = [scene.path / "_files.json"] if scene.store is not None else []

@@ -69,6 +69,7 @@ def probe_command(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"
         )
     from evaluation.benchmarks import class_groups
+    from evaluation.run_scenes import Pieces
     from evaluation.scene_scores import SceneScores, scores_path
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.probe import ProbeConfig, probe
@@ -78,7 +79,6 @@ def probe_command(
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))
-    body = probe(train, val, space, load_encoder(encoder).to(device), config, scores, workers=workers)
     inputs = {
         "stores": [str(s) for s in stores],
         "manifest": str(manifest),
@@ -89,6 +89,9 @@ def probe_command(
         "label_space": space,
         **config.model_dump(),
     }
+    pieces = Pieces.beside(out, inputs, encoder)
+    body = probe(train, val, space, load_encoder(encoder).to(device), config, scores, workers=workers, pieces=pieces)
     scores.write(scores_path(out))
     write_result(out, result_document("probe", command_line(), inputs, body))
+    pieces.clear()
     return finish(body["rows"], body["excluded"], train.failed or val.failed, out)

@@ -26,7 +26,7 @@ from chorus_common.config import Config
 from chorus_common.scene import GaussianScene
 from evaluation.features import encode_latent
 from evaluation.metrics.semantic import ConfusionMatrix
-from evaluation.run_scenes import NoGroundTruthError, Piece, run_scenes
+from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
 from evaluation.scene_scores import SceneScores, sparse_counts
 from evaluation.scenes import EvalScene, Selection
 from evaluation.tasks.zero_shot import score_row
@@ -140,22 +140,29 @@ def probe(
     scores: SceneScores,
     *,
     workers: int = 1,
+    pieces: Pieces | None = None,
 ) -> dict[str, Any]:
     """Fit on `train`, score on `val`, for the trained encoder and for its random twin.
 
-    The counts of every scene go into `scores`; `workers` are processes, which change no number. Returns {"rows":
+    The counts of every scene go into `scores`; `workers` are processes, which change no number; what is done waits in
+    `pieces`. Returns {"rows":
     {"trained": scores, "random": scores}, "per_scene": {scene: {"trained": ..., "random": ...}}, "excluded": ...}.
     """
     encoders = {"trained": encoder, "random": random_twin(encoder, config.seed)}
     n_classes = len(scores.class_names)
-    drawn = run_scenes(train, _Draw(encoders, label_space, config), label="probe: reading", workers=workers).values()
+    reading = pieces.within("reading") if pieces is not None else None
+    draw = _Draw(encoders, label_space, config)
+    drawn = run_scenes(train, draw, label="probe: reading", workers=workers, pieces=reading).values()
     labels = np.concatenate([piece["labels"] for piece in drawn])
     heads = {
         name: fit_linear(np.concatenate([piece[name] for piece in drawn]), labels, n_classes, config)
         for name in encoders
     }
+    fitted = b"".join(array.tobytes() for head in heads.values() for array in vars(head).values())
+    scoring = pieces.within("scoring", fitted) if pieces is not None else None
     score = _Score(encoders, heads, label_space, config.turns, scores.class_names)
-    for scene, counts in run_scenes(val, score, label="probe: scoring", workers=workers).items():
+    scored = run_scenes(val, score, label="probe: scoring", workers=workers, pieces=scoring)
+    for scene, counts in scored.items():
         for name, entries in counts.items():
             scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
     return {

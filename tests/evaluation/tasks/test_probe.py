@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
 
 from chorus_common.labels import SCANNET20
+from chorus_common.scene import GaussianScene
+from evaluation.features import encode_latent
+from evaluation.run_scenes import Pieces
 from evaluation.scene_scores import SceneScores
 from evaluation.scenes import labelled_scenes, select_scenes
 from evaluation.tasks import probe as module
@@ -96,7 +101,7 @@ def test_random_twin_has_the_shape_but_not_the_weights() -> None:
             assert not torch.equal(b, d), name
 
 
-def run(rooms: Rooms, workers: int = 1, **settings: object) -> dict[str, object]:
+def run(rooms: Rooms, workers: int = 1, pieces: Pieces | None = None, **settings: object) -> dict[str, object]:
     train = select_scenes([rooms.store], rooms.manifest, "train")
     val = select_scenes([rooms.store], rooms.manifest, "val")
     for selection in (train, val):
@@ -104,7 +109,7 @@ def run(rooms: Rooms, workers: int = 1, **settings: object) -> dict[str, object]
     config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
     encoder = build_encoder("chorus", **TINY)
-    return probe(train, val, "scannet20", encoder, config, SceneScores(SCANNET20), workers=workers)
+    return probe(train, val, "scannet20", encoder, config, SceneScores(SCANNET20), workers=workers, pieces=pieces)
 
 
 def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +129,30 @@ def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, mon
 
 def test_processes_change_no_number(rooms: Rooms) -> None:
     assert run(rooms, workers=2) == run(rooms)
+
+
+def test_an_interrupted_probe_goes_on(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+
+    def counted(encoder: object, scene: GaussianScene, turns: int) -> np.ndarray:
+        encoded.append(scene.name)
+        return encode_latent(encoder, scene, turns)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "encode_latent", counted)
+    pieces = Pieces.beside(tmp_path / "p.json", {"seed": 0})
+    whole = run(rooms, pieces=pieces)
+    assert len(encoded) == 2 * 4, "two encoders, two scenes to fit on, two to score"
+    encoded.clear()
+    assert run(rooms, pieces=pieces) == whole
+    assert encoded == []
+    # a scene whose arrays are missing or cut short is read again, alone; so are scores once the heads are others
+    broken = next((pieces.folder / "reading").glob("*.npz"))
+    for damage in (broken.unlink, lambda: broken.write_bytes(broken.read_bytes()[:100])):
+        damage()
+        assert run(rooms, pieces=pieces) == whole
+        assert len(encoded) == 2
+        encoded.clear()
+    run(rooms, pieces=pieces, l2=1.0)
+    assert len(encoded) == 2 * 2
+    pieces.clear()
+    assert not pieces.folder.exists()
