@@ -85,12 +85,15 @@ scatter: $(READY)
 gags: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/field_study/run.sh runs/gags
 
-# On the demo's rooms and caches (make demo first): sensors' views of them, then pretraining and its judgement over 3 seeds.
+# On the demo's rooms and caches (make demo first): sensors' views of them, then pretraining and its judgement over 3 seeds,
+# as many side by side as there are cores.
+GC_STUDY := $(BIN)/python -m evaluation.studies.gaussiancross --store $(DEMO)/cache --manifest $(DEMO)/rooms/manifest.parquet \
+  --captures runs/gaussiancross/captures --out runs/gaussiancross/study
 gaussiancross: $(READY)
 	test -f $(DEMO)/rooms/manifest.parquet -a -d $(DEMO)/cache || { echo "error: run make demo first"; exit 2; }
 	$(BIN)/chorus-stage1 capture --manifest $(DEMO)/rooms/manifest.parquet --split train --out runs/gaussiancross/captures
-	$(BIN)/python -m evaluation.studies.gaussiancross --store $(DEMO)/cache --manifest $(DEMO)/rooms/manifest.parquet \
-	  --captures runs/gaussiancross/captures --out runs/gaussiancross/study
+	export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1; printf '0\n1\n2\n' | xargs -P "$$(nproc)" -I SEED $(GC_STUDY) --seed SEED
+	$(GC_STUDY)
 
 # Numba keys its cache by file: after an edit of an inlined function in another file, the old machine code would run on.
 clean:
