@@ -56,7 +56,7 @@ ROWS = (*RECIPES, "scratch", DISTILLED)
 FEW_SCENES, FEW_POINTS, POINTS = 10.0, 20, 1024
 #: The encoder learns as fast as the heads: anything less would hold back the one that starts from nothing.
 FINETUNE = FineTuneConfig(
-    task="instance", mode="full", steps=240, batch_size=2, max_points=8000, workers=0,
+    task="instance", mode="full", steps=120, batch_size=2, max_points=8000, workers=0,
     optim=OptimSettings(lr=5e-3, weight_decay=0.02, clip=3.0, ema=0.0),
 )  # fmt: skip
 
