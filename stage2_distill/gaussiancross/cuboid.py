@@ -14,13 +14,10 @@ cuboid equals, pixel by pixel, that of the same Gaussians in the world.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from chorus_common.errors import SceneError
 
@@ -81,37 +78,3 @@ def cell_centres(shape: tuple[int, int, int]) -> F64:
     """Centres [X * Y * Z, 3] of a grid's cells in the cuboid, in the order of `Cuboid.cells`."""
     axes = [(np.arange(n) + 0.5) / n - 0.5 for n in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-@dataclass(frozen=True, eq=False)
-class VoxelPlaces:
-    """Where the voxels of a batch of clouds lie in their cuboids.
-
-    cells [N] i64: cell of the grid, cloud * cells + cell. centres [N, 3] f32: the voxels' points
-    (`PointBatch.coord`). size [B, 3] f32: of a voxel. Both in the cuboid's coordinates.
-    """
-
-    cells: Tensor
-    centres: Tensor
-    size: Tensor
-
-    @staticmethod
-    def of(points: NDArray[np.floating], voxel: float, cuboid: Cuboid, shape: tuple[int, int, int]) -> VoxelPlaces:
-        """Of one cloud: world points [N, 3], one per voxel of edge `voxel` metres."""
-        return VoxelPlaces(
-            torch.from_numpy(cuboid.cells(points, shape)),
-            torch.from_numpy(cuboid.forward(points).astype(np.float32)),
-            torch.from_numpy((voxel / cuboid.size).astype(np.float32))[None],
-        )
-
-    @staticmethod
-    def concatenate(parts: Sequence[VoxelPlaces], count: int) -> VoxelPlaces:
-        """Of a batch; `count` cells per cloud."""
-        return VoxelPlaces(
-            torch.cat([part.cells + b * count for b, part in enumerate(parts)]),
-            torch.cat([part.centres for part in parts]),
-            torch.cat([part.size for part in parts]),
-        )
-
-    def to(self, device: torch.device) -> VoxelPlaces:
-        return VoxelPlaces(self.cells.to(device), self.centres.to(device), self.size.to(device))

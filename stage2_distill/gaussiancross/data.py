@@ -21,10 +21,11 @@ from stage2_distill.data.augment import flip, jitter, jitter_colors, rescale, sh
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
 from stage2_distill.encoder import EncoderConfig, PointBatch
 from stage2_distill.encoder.inputs import centred, scene_inputs
-from stage2_distill.gaussiancross.cuboid import Cuboid, VoxelPlaces
+from stage2_distill.gaussiancross.cuboid import Cuboid
 from stage2_distill.gaussiancross.masking import visible_points
 from stage2_distill.gaussiancross.settings import CaptureAugment, GaussianCrossConfig
 from stage2_distill.gaussiancross.views import SceneViews
+from stage2_distill.gaussiancross.voxels import MeasuredVoxels
 
 F64 = NDArray[np.float64]
 
@@ -50,10 +51,10 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class CaptureBatch:
-    """Some clouds, where their voxels lie in their cuboids, views of them, and the scenes' names."""
+    """Some clouds, what was measured of their voxels, views of them, and the scenes' names."""
 
     points: PointBatch
-    places: VoxelPlaces
+    voxels: MeasuredVoxels
     looks: tuple[Look, ...]
     scenes: tuple[str, ...]
 
@@ -61,7 +62,7 @@ class CaptureBatch:
         if device.type == "cpu":
             return self
         looks = tuple(look.to(device) for look in self.looks)
-        return CaptureBatch(self.points.to(device), self.places.to(device), looks, self.scenes)
+        return CaptureBatch(self.points.to(device), self.voxels.to(device), looks, self.scenes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +111,19 @@ class CaptureDataset:
         rows = visible_points(moved.means, config.mask.ratio, config.mask.block, rng)
         if 0 < config.data.max_points < len(rows):
             rows = np.sort(rng.permutation(rows)[: config.data.max_points])
-        cloud = disturb(moved.select(rows), config.augment, rng)
-        points, _ = scene_inputs(cloud, self.encoder, training=True, seed=int(rng.integers(2**31)))
+        seen = moved.select(rows)
+        cloud = disturb(seen, config.augment, rng)
+        points, inverse = scene_inputs(cloud, self.encoder, training=True, seed=int(rng.integers(2**31)))
         # scene_inputs works in coordinates of its own (middle and bottom of the visible points)
         shift = cloud.means[0].astype(np.float64) - centred(cloud.means)[0]
-        voxels = points.coord.numpy().astype(np.float64) + shift
-        places = VoxelPlaces.of(voxels, self.encoder.inputs.grid_size, cuboid, config.head.grid)
+        voxels = MeasuredVoxels.of(
+            points.coord.numpy().astype(np.float64) + shift, seen.colors, inverse, self.encoder.inputs.grid_size,
+            cuboid, config.head.grid,
+        )  # fmt: skip
         views = scene.views.views
         drawn = np.sort(rng.permutation(len(views))[: config.data.views])
         looks = tuple(self._look(scene.views, views[i], cuboid, matrix) for i in drawn)
-        return CaptureBatch(points, places, looks, (scene.views.name,))
+        return CaptureBatch(points, voxels, looks, (scene.views.name,))
 
     @staticmethod
     def _look(views: SceneViews, view: int, cuboid: Cuboid, matrix: F64) -> Look:
@@ -170,7 +174,7 @@ def collate(samples: Sequence[CaptureBatch], cells: int) -> CaptureBatch:
     looks = tuple(replace(look, scene=b) for b, sample in enumerate(samples) for look in sample.looks)
     return CaptureBatch(
         PointBatch.concatenate([s.points for s in samples]),
-        VoxelPlaces.concatenate([s.places for s in samples], cells),
+        MeasuredVoxels.concatenate([s.voxels for s in samples], cells),
         looks,
         tuple(name for s in samples for name in s.scenes),
     )

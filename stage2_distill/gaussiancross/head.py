@@ -33,6 +33,10 @@ def scatter_to_grid(features: Tensor, cells: Tensor, scenes: int, shape: tuple[i
     return grid.permute(0, 4, 1, 2, 3)
 
 
+#: How far from black and white a measured colour is taken to be, so that its logit is finite and can be corrected.
+COLOR_MARGIN = 0.02
+
+
 class _Block(nn.Module):
     """x + Conv3d(GELU(norm(x))), 3 x 3 x 3."""
 
@@ -62,7 +66,8 @@ class GaussianHead(nn.Module):
     """One Gaussian per row of features, in a box of given size.
 
     mean = centre + max_offset tanh(.) sizes; scale between min_scale and max_scale sizes along the Gaussian's own axes;
-    opacity and colour through a sigmoid; quaternion relative to the identity; feature as it is.
+    opacity through a sigmoid; colour through a sigmoid, relative to one that was measured or to grey; quaternion
+    relative to the identity; feature as it is.
 
     Args:
         channels: of the features. opacity_start: opacity of all Gaussians before training.
@@ -78,12 +83,16 @@ class GaussianHead(nn.Module):
         with torch.no_grad():
             self.linear.bias[10] = math.log(opacity_start / (1 - opacity_start))
 
-    def forward(self, features: Tensor, centres: Tensor, size: Tensor) -> Splats:
-        """Gaussians of features [N, C] in boxes of `size` [3] about `centres` [N, 3], in the cuboid's coordinates."""
+    def forward(self, features: Tensor, centres: Tensor, size: Tensor, colors: Tensor | None = None) -> Splats:
+        """Gaussians of features [N, C] in boxes of `size` [3] about `centres` [N, 3], in the cuboid's coordinates; of
+        measured `colors` [N, 3].
+        """
         s = self.settings
         values = self.linear(self.norm(features))
         offset, quat, scale, opacity, color, feature = values.split([3, 4, 3, 1, 3, s.features], dim=-1)
         means = centres + s.max_offset * size * torch.tanh(offset)
         scales = size * (s.min_scale + (s.max_scale - s.min_scale) * torch.sigmoid(scale))
         quats = quat + quat.new_tensor([1.0, 0.0, 0.0, 0.0])
+        if colors is not None:
+            color = color + torch.logit(colors, eps=COLOR_MARGIN)
         return Splats(means, quats, scales, torch.sigmoid(opacity[:, 0]), torch.sigmoid(color), feature)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from stage2_distill.encoder import Encoder, PointBatch
-from stage2_distill.gaussiancross.cuboid import VoxelPlaces, cell_centres
+from stage2_distill.gaussiancross.cuboid import cell_centres
 from stage2_distill.gaussiancross.head import DenseNeck, GaussianHead, scatter_to_grid
 from stage2_distill.gaussiancross.rendering import Splats, prune
 from stage2_distill.gaussiancross.settings import HeadSettings
+from stage2_distill.gaussiancross.voxels import MeasuredVoxels
 from stage2_distill.projectors import Projector
 
 
@@ -38,16 +39,18 @@ class GaussianCross(nn.Module):
         self.names = tuple(sorted(teachers))
         self.projectors = nn.ModuleList(Projector(settings.features, hidden, teachers[n]) for n in self.names)
 
-    def forward(self, points: PointBatch, places: VoxelPlaces) -> list[Splats]:
+    def forward(self, points: PointBatch, voxels: MeasuredVoxels) -> list[Splats]:
         """Pruned Gaussians of every cloud in its cuboid."""
         s, clouds = self.settings, len(points.offset)
         features = self.encoder(points)
-        grid = scatter_to_grid(self.reduce(features), places.cells, clouds, s.grid)
+        grid = scatter_to_grid(self.reduce(features), voxels.cells, clouds, s.grid)
         empty = grid[:, -1].flatten(1) == 0  # [B, X * Y * Z]
         dense = self.neck(grid)
         splats, start = [], 0
         for b, end in enumerate(points.offset.tolist()):
-            measured = self.voxel_head(features[start:end], places.centres[start:end], places.size[b])
+            measured = self.voxel_head(
+                features[start:end], voxels.centres[start:end], voxels.size[b], voxels.colors[start:end]
+            )
             guessed = self.cell_head(dense[b][empty[b]], self.centres[empty[b]], self.cell)
             splats.append(prune(measured.joined(guessed), s.min_opacity, s.max_gaussians))
             start = end

@@ -35,7 +35,7 @@ class StepLoss:
 
 def step_loss(model: GaussianCross, batch: CaptureBatch, config: GaussianCrossConfig, seed: int) -> StepLoss:
     """Loss of `batch`; each view counts the same, each teacher as well. `seed`: of the cells drawn for the contrast."""
-    splats = model(batch.points, batch.places)
+    splats = model(batch.points, batch.voxels)
     weights = {name: float(getattr(config.loss, name)) for name in ATTRIBUTES}
     found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES if weights[name] > 0}
     cosine: dict[str, list[float]] = {}

@@ -9,7 +9,7 @@ import torch
 from chorus_common.config import load_config
 from chorus_common.errors import ConfigError
 from stage2_distill.encoder import PointBatch
-from stage2_distill.gaussiancross.cuboid import Cuboid, VoxelPlaces
+from stage2_distill.gaussiancross.cuboid import Cuboid
 from stage2_distill.gaussiancross.feature_rank import effective_rank
 from stage2_distill.gaussiancross.head import DenseNeck, GaussianHead, scatter_to_grid
 from stage2_distill.gaussiancross.losses import (
@@ -23,6 +23,7 @@ from stage2_distill.gaussiancross.masking import visible_points
 from stage2_distill.gaussiancross.model import GaussianCross
 from stage2_distill.gaussiancross.rendering import RenderedView
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig, HeadSettings
+from stage2_distill.gaussiancross.voxels import MeasuredVoxels
 from stage2_distill.start import make_encoder
 from tests.stage2.gaussiancross.small_captures import make_config
 
@@ -115,16 +116,21 @@ def test_every_voxel_and_every_empty_cell_has_a_gaussian_in_its_place() -> None:
     for n in (40, 60):
         points = rng.random((n, 3)) * [4, 3, 2]
         cuboids.append(Cuboid(np.array([2.0, 1.5, 1.0]), np.array([4.0, 3.0, 2.0])))
-        parts.append(VoxelPlaces.of(points, 0.05, cuboids[-1], settings.grid))
+        colors = rng.random((n, 3))
+        parts.append(MeasuredVoxels.of(points, colors, np.arange(n), 0.05, cuboids[-1], settings.grid))
         coord = torch.from_numpy(points).float()
         feat = torch.randn(n, encoder.config.in_channels)
         clouds.append(PointBatch(coord, (coord / 0.05).long(), feat, torch.tensor([n])))
-    places = VoxelPlaces.concatenate(parts, 24)
+    voxels = MeasuredVoxels.concatenate(parts, 24)
     with torch.no_grad():
-        splats = model(PointBatch.concatenate(clouds), places)
+        splats = model(PointBatch.concatenate(clouds), voxels)
     for b, n in enumerate((40, 60)):
         own = parts[b]
         torch.testing.assert_close(splats[b].means[:n], own.centres, atol=1e-5, rtol=0)
+        shift = torch.logit(splats[b].colors[:n]) - torch.logit(
+            own.colors, eps=0.02
+        )  # an untrained head changes little
+        assert float(shift.abs().mean()) < 0.5
         missing = np.setdiff1d(np.arange(24), own.cells.numpy())
         assert len(splats[b]) == n + len(missing)
         at = cuboids[b].cells(cuboids[b].inverse(splats[b].means[n:].numpy()), settings.grid)
@@ -201,3 +207,13 @@ def test_settings_that_cannot_be() -> None:
     ]:
         with pytest.raises(ConfigError, match=problem):
             load_config(GaussianCrossConfig, None, setting.split())
+
+
+def test_a_voxel_has_the_mean_colour_of_its_points() -> None:
+    rng = np.random.default_rng(0)
+    inverse = np.concatenate([np.arange(7), rng.integers(0, 7, 40)])
+    colors = rng.random((47, 3))
+    cuboid = Cuboid(np.zeros(3), np.ones(3))
+    voxels = MeasuredVoxels.of(rng.random((7, 3)) - 0.5, colors, inverse, 0.1, cuboid, (4, 4, 4))
+    for k in range(7):
+        np.testing.assert_allclose(voxels.colors[k], colors[inverse == k].mean(0), rtol=1e-6)

@@ -52,10 +52,10 @@ def test_samples_depend_on_seed_and_place_alone_and_points_lie_in_their_cells() 
     assert first.scenes != second.scenes or not torch.equal(first.points.coord[:50], second.points.coord[:50])
     assert len(first.looks) == 4
     assert [look.scene for look in first.looks] == [0, 0, 1, 1]
-    assert len(first.places.cells) == len(first.places.centres) == len(first.points)
+    assert len(first.voxels.cells) == len(first.voxels.centres) == len(first.points)
     ends = [0, *first.points.offset.tolist()]
     for b in (0, 1):
-        cells = first.places.cells[ends[b] : ends[b + 1]]
+        cells = first.voxels.cells[ends[b] : ends[b + 1]]
         assert ((cells >= b * 512) & (cells < (b + 1) * 512)).all()
         # neighbours in space share cells or have neighbouring ones: the shift back to the cuboid is right
         place = torch.stack([cells % 512 // 64, cells // 8 % 8, cells % 8], 1).double()
@@ -63,8 +63,8 @@ def test_samples_depend_on_seed_and_place_alone_and_points_lie_in_their_cells() 
         for axis in range(3):
             assert np.corrcoef(place[:, axis], coord[:, axis])[0, 1] > 0.97
         # centres are the same points in the cuboid: a voxel's edge apart where coordinates are one apart
-        centres = first.places.centres[ends[b] : ends[b + 1]].double()
-        edges = (centres - centres[0]) / first.places.size[b]
+        centres = first.voxels.centres[ends[b] : ends[b + 1]].double()
+        edges = (centres - centres[0]) / first.voxels.size[b]
         torch.testing.assert_close(edges * dataset.encoder.inputs.grid_size, coord - coord[0], rtol=1e-3, atol=1e-3)
         # noise moves points out of the cuboid, rounding over borders of cells
         inside = torch.floor((centres + 0.5) * 8).clip(0, 7)
