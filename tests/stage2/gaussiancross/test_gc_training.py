@@ -132,9 +132,10 @@ def test_losses_fall_and_the_encoder_folder_is_an_ordinary_one(tmp_path: Path) -
     result = pretrain(tmp_path / "run", "epochs=12", "mask.ratio=0", "augment.rotate_z=false", "data.views=4")
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     steps = [r for r in records if r["kind"] == "step"]
-    for name in ("geometry", "semantics"):
+    # the depth of these pictures is noise: of geometry, only the weight that is missing can be learnt
+    for name, share in (("appearance", 0.85), ("geometry", 0.95), ("semantics", 0.5)):
         first, last = (np.mean([r["loss"][name] for r in part]) for part in (steps[:4], steps[-4:]))
-        assert last < 0.9 * first, name
+        assert last < share * first, name
     assert result.steps == 24
     assert 1 <= result.effective_rank <= result.width == 8
     encoder = load_encoder(tmp_path / "run")
