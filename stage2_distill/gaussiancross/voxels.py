@@ -1,0 +1,61 @@
+"""What was measured of the voxels that the encoder sees: where they lie in their cuboid, and their colour.
+
+Gaussians of voxels start from both, so that an encoder need not carry through all its layers what is known anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stage2_distill.gaussiancross.cuboid import Cuboid
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredVoxels:
+    """Voxels of a batch of clouds; places in the cuboid's coordinates.
+
+    cells [N] i64: cell of the grid, cloud * cells + cell. centres [N, 3] f32: the voxels' points (`PointBatch.coord`).
+    colors [N, 3] f32: mean over a voxel's points, without the noise that the encoder's input has. size [B, 3] f32.
+    """
+
+    cells: Tensor
+    centres: Tensor
+    colors: Tensor
+    size: Tensor
+
+    @staticmethod
+    def of(
+        centres: NDArray[np.floating], colors: NDArray[np.floating], inverse: NDArray[np.integer], voxel: float,
+        cuboid: Cuboid, shape: tuple[int, int, int],
+    ) -> MeasuredVoxels:  # fmt: skip
+        """Of one cloud.
+
+        Args: centres [N, 3] of voxels of edge `voxel`, metres; colors [P, 3] of its points and their voxel [P].
+        """
+        count = np.bincount(inverse, minlength=len(centres))
+        sums = [np.bincount(inverse, colors[:, k], minlength=len(centres)) for k in range(3)]
+        return MeasuredVoxels(
+            torch.from_numpy(cuboid.cells(centres, shape)),
+            torch.from_numpy(cuboid.forward(centres).astype(np.float32)),
+            torch.from_numpy((np.stack(sums, axis=1) / count[:, None]).astype(np.float32)),
+            torch.from_numpy((voxel / cuboid.size).astype(np.float32))[None],
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[MeasuredVoxels], count: int) -> MeasuredVoxels:
+        """Of a batch; `count` cells per cloud."""
+        return MeasuredVoxels(
+            torch.cat([part.cells + b * count for b, part in enumerate(parts)]),
+            torch.cat([part.centres for part in parts]),
+            torch.cat([part.colors for part in parts]),
+            torch.cat([part.size for part in parts]),
+        )
+
+    def to(self, device: torch.device) -> MeasuredVoxels:
+        return MeasuredVoxels(*(t.to(device) for t in (self.cells, self.centres, self.colors, self.size)))
