@@ -74,6 +74,7 @@ class Pieces:
     def save(self, scene: EvalScene, piece: Piece) -> None:
         arrays = {name: value for name, value in piece.items() if isinstance(value, np.ndarray)}
         if arrays:
+            self._path(scene).unlink(missing_ok=True)  # killed in between, no other key's piece may claim these arrays
             content = io.BytesIO()
             np.savez(content, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle
             write_bytes_atomically(self._arrays_path(scene), content.getvalue())

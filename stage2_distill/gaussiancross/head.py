@@ -1,10 +1,10 @@
 """From voxel features to Gaussians: one for every voxel that holds points, and one for every empty cell of a dense grid
 over the cuboid.
 
-All attributes are predicted, none is initialised from distances between points (pipeline figure of GaussianCross).
-Voxels speak for themselves, so that what is matched in the pictures reaches the encoder without a detour; a small dense
-3D network carries their features into masked and empty cells, so that a surface may be put where no input point was;
-opacity decides what is there.
+All attributes are predicted (pipeline figure of GaussianCross), place and colour of a voxel's Gaussian relative to what
+was measured there, and none is initialised from distances between points. Voxels speak for themselves, so that what is
+matched in the pictures reaches the encoder without a detour; a small dense 3D network carries their features into
+masked and empty cells, so that a surface may be put where no input point was; opacity decides what is there.
 """
 
 from __future__ import annotations

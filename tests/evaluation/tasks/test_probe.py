@@ -152,6 +152,15 @@ def test_an_interrupted_probe_goes_on(rooms: Rooms, tmp_path: Path, monkeypatch:
         assert run(rooms, pieces=pieces) == whole
         assert len(encoded) == 2
         encoded.clear()
+    # other settings, killed between the arrays of a scene and their mark: the first settings do not take those arrays
+    others = Pieces.beside(tmp_path / "p.json", {"seed": 1})
+    monkeypatch.setattr("evaluation.run_scenes.write_text_atomically", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(rooms, pieces=others, seed=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "encode_latent", counted)
+    assert run(rooms, pieces=pieces) == whole
+    encoded.clear()
     run(rooms, pieces=pieces, l2=1.0)
     assert len(encoded) == 2 * 2
     pieces.clear()
