@@ -80,8 +80,8 @@ def out_of_core_rows() -> list[Row]:
 
 
 def isolated(work: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-    """Result of `work(*arguments)` in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    """Result of `work(*arguments)` in a fresh process on one thread: threads that wait for others burn CPU as well."""
+    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
         return pool.apply(work, arguments)
 
 
