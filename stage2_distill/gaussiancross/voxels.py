@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chorus_common.segments import segment_reduce
 from stage2_distill.gaussiancross.cuboid import Cuboid
 
 
@@ -38,12 +39,11 @@ class MeasuredVoxels:
 
         Args: centres [N, 3] of voxels of edge `voxel`, metres; colors [P, 3] of its points and their voxel [P].
         """
-        count = np.bincount(inverse, minlength=len(centres))
-        sums = [np.bincount(inverse, colors[:, k], minlength=len(centres)) for k in range(3)]
+        own = torch.from_numpy(colors.astype(np.float64)), torch.from_numpy(inverse.astype(np.int64))
         return MeasuredVoxels(
             torch.from_numpy(cuboid.cells(centres, shape)),
             torch.from_numpy(cuboid.forward(centres).astype(np.float32)),
-            torch.from_numpy((np.stack(sums, axis=1) / count[:, None]).astype(np.float32)),
+            segment_reduce(*own, len(centres), "mean").float(),
             torch.from_numpy((voxel / cuboid.size).astype(np.float32))[None],
         )
 
