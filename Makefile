@@ -64,7 +64,7 @@ bench: $(TOOLS)
 
 # The synthetic benchmark of docs/study.md: at most an hour on two cores; the same command goes on.
 study: $(READY)
-	$(BIN)/python -m evaluation.study
+	$(BIN)/python -m evaluation.studies.distillation
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .
@@ -83,7 +83,7 @@ scatter: $(READY)
 
 # Granularity selection on six rooms and three seeds (docs/gags.md).
 gags: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/field_study/run.sh runs/gags
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/studies/granularity/run.sh runs/gags
 
 # On the demo's rooms and caches (make demo first): sensors' views of them, then pretraining and its judgement over 3 seeds,
 # as many side by side as there are cores.

@@ -29,7 +29,7 @@ from evaluation.metrics.semantic import ConfusionMatrix
 from evaluation.results import text_table
 from evaluation.scenes import EvalScene, Selection, select_scenes
 from evaluation.splits import labelled_pair
-from evaluation.study.plan import STUDENT
+from evaluation.studies.distillation.plan import STUDENT
 from evaluation.tasks.finetune import FineTuneJob, finetune
 from evaluation.tasks.probe import ProbeConfig, fit_linear, random_twin
 from stage2_distill.commands.train import run_training
@@ -103,7 +103,7 @@ def _pretrain(store: Path, manifest: Path, captures: Path | None, folder: Path, 
 
 
 def _distil(store: Path, manifest: Path, folder: Path, like: GaussianCrossConfig) -> Encoder:
-    """The encoder of a student that saw as many rooms as `like` shows, with the losses of evaluation/study."""
+    """The encoder of a student that saw as many rooms as `like` shows, with the losses of studies/distillation."""
     if not (folder / "scores.json").exists():
         config = load_config(TrainConfig, STUDENT, (f"seed={like.seed}", f"epochs={like.epochs}"))
         config = config.model_copy(update={"encoder": like.encoder, "batch_size": like.batch_size})

@@ -11,33 +11,34 @@ from pathlib import Path
 from chorus_common.atomic import write_text_atomically
 from chorus_common.config import load_config
 from chorus_common.errors import ConfigError
-from evaluation.study.variants import BOTH_LOSSES, REFERENCE, VARIANTS, Variant
+from evaluation.studies.distillation.variants import BOTH_LOSSES, REFERENCE, SHORT, VARIANTS, Variant
 from stage2_distill.settings import TrainConfig
 
 #: Settings of stage 1 (the demo's) and of the student.
-STAGE1 = Path(__file__).parents[1] / "demo" / "stage1.toml"
+STAGE1 = Path(__file__).parents[2] / "demo" / "stage1.toml"
 STUDENT = Path(__file__).with_name("student.toml")
 #: Runs are cut into so many epochs, so that stages are the same shares of runs of any length.
 EPOCHS = 20
-#: Of adaptation, which takes two rooms a step where training takes four: 2.5 times as many steps.
-ADAPT_EPOCHS = 25
 
 
 @dataclass(frozen=True)
 class Study:
-    """How much is run. out: folder of everything. rooms: to train on; val: to score on."""
+    """How much is run. out: folder of everything. rooms: to train on; val: to score on. steps, short_steps: of the runs
+    that the study is about, and of those that change one setting.
+    """
 
     out: Path
     rooms: int = 36
     val: int = 8
-    steps: int = 100
+    steps: int = 300
+    short_steps: int = 80
     seeds: int = 3
     variants: tuple[str, ...] = ()
 
     def claim(self) -> None:
         """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
         configs = {path.name: path.read_text(encoding="utf-8") for path in (STAGE1, STUDENT)}
-        mine = {"rooms": self.rooms, "val": self.val, "steps": self.steps} | configs
+        mine = {"rooms": self.rooms, "val": self.val, "steps": self.steps, "short_steps": self.short_steps} | configs
         path = self.out / "study.json"
         if not path.exists():
             write_text_atomically(path, json.dumps(mine, indent=1) + "\n")
@@ -49,13 +50,21 @@ class Study:
                 raise ConfigError(f"{self.out}: holds a study with other settings ({key}: {shown}); give another --out")
 
     def chosen(self) -> list[Variant]:
-        """Variants in table order, the reference always; ConfigError for an unknown name."""
+        """Variants in table order, the reference always, its short twin beside short ones; ConfigError for an unknown
+        name.
+        """
         names = {v.name for v in VARIANTS}
         for name in self.variants:
             if name not in names:
                 near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)[0]
                 raise ConfigError(f"--variants {name}: no such variant; did you mean '{near}'?")
-        return [v for v in VARIANTS if not self.variants or v.name in self.variants or v is REFERENCE]
+        named = [v for v in VARIANTS if not self.variants or v.name in self.variants]
+        beside = (REFERENCE, SHORT) if any(v.short for v in named) else (REFERENCE,)
+        return [v for v in VARIANTS if v in named or v in beside]
+
+    def steps_of(self, variant: Variant) -> int:
+        """Steps of its training, a whole number of them in every epoch."""
+        return EPOCHS * max(1, (self.short_steps if variant.short else self.steps) // EPOCHS)
 
     def store(self, bits: str) -> Path:
         return self.out / (f"cache-{bits}-bits" if bits else "cache")
@@ -125,8 +134,12 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
     common = ("--manifest", str(manifest), "--store", str(store))
     values = {"third": EPOCHS / 3, "tenth": EPOCHS / 10}
     settings = [s.format(**values) for s in (*BOTH_LOSSES, *variant.settings)]
-    settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={samples_per_epoch(study)}", f"seed={seed}", "threads=1"]
-    settings += ["data.workers=0"]
+    settings += [
+        f"epochs={EPOCHS}",
+        f"data.samples_per_epoch={samples_per_epoch(study.steps_of(variant))}",
+        f"seed={seed}",
+    ]
+    settings += ["threads=1", "data.workers=0"]
     train = ("chorus-stage2", "train", *common, "--split", "train", "--config", str(STUDENT))
     commands = [(*train, *_sets(settings), "--out", str(folder / "student"))]
     results = []
@@ -149,8 +162,9 @@ def _adaptation(study: Study, variant: Variant, seed: int) -> Job:
     folder = study.folder(variant.name, seed)
     common = _shifted(study)
     start = study.folder(REFERENCE.name, seed) / "student"
-    settings = [*variant.adapt, f"data.samples_per_epoch={samples_per_epoch(study)}", f"seed={seed}"]
-    settings += [f"epochs={ADAPT_EPOCHS}", "threads=1", "data.workers=0"]
+    # as many rooms as a short training sees, two a step where that takes four
+    settings = [*variant.adapt, f"data.samples_per_epoch={samples_per_epoch(study.steps_of(SHORT))}", f"seed={seed}"]
+    settings += [f"epochs={EPOCHS}", "threads=1", "data.workers=0"]
     adapt = ("chorus-stage2", "adapt", *common, "--split", "train", "--student", str(start))
     commands = ((*adapt, *_sets(settings), "--out", str(folder / "student")),)
     result = folder / "shifted.json"
@@ -176,10 +190,9 @@ def _zero_shot(common: Sequence[str], student: Path, out: Path) -> tuple[str, ..
     return ("chorus-eval", "zero-shot", *common, "--split", "val", "--encoder", str(student), "--out", str(out))
 
 
-def samples_per_epoch(study: Study) -> int:
-    """Rooms per epoch for the study's number of steps, in whole batches of the student's size."""
-    batch = load_config(TrainConfig, STUDENT, ()).batch_size
-    return batch * max(1, study.steps // EPOCHS)
+def samples_per_epoch(steps: int) -> int:
+    """Rooms per epoch of a training of so many steps, in whole batches of the student's size."""
+    return load_config(TrainConfig, STUDENT, ()).batch_size * (steps // EPOCHS)
 
 
 def _sets(settings: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
-from evaluation.field_study.simulated_masks import (
+from evaluation.studies.granularity.simulated_masks import (
     LEVELS,
     TEACHER,
     Faults,
@@ -17,7 +17,7 @@ from evaluation.field_study.simulated_masks import (
     part_cells,
     simulate_masks,
 )
-from evaluation.field_study.study import (
+from evaluation.studies.granularity.study import (
     StudyConfig,
     StudyRoom,
     confusion_of,

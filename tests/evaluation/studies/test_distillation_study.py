@@ -11,10 +11,10 @@ import pytest
 
 from chorus_common.config import load_config
 from chorus_common.errors import ChorusError, ConfigError
-from evaluation.study.plan import EPOCHS, STUDENT, Job, Study, plan, samples_per_epoch
-from evaluation.study.run import log_path, run_jobs
-from evaluation.study.table import BEGIN, END, figures, judged, read_scores, spread, write_page
-from evaluation.study.variants import CLAIMS, REFERENCE, VARIANTS, Claim
+from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Job, Study, plan
+from evaluation.studies.distillation.run import log_path, run_jobs
+from evaluation.studies.distillation.table import BEGIN, END, figures, judged, read_scores, spread, write_page
+from evaluation.studies.distillation.variants import CLAIMS, REFERENCE, SHORT, VARIANTS, Claim
 from stage2_distill.settings import AdaptConfig, TrainConfig
 
 
@@ -23,7 +23,7 @@ def settings_of(command: tuple[str, ...]) -> list[str]:
 
 
 def test_every_variant_is_a_valid_difference_from_the_demo(tmp_path: Path) -> None:
-    study = Study(tmp_path, steps=240)
+    study = Study(tmp_path, steps=240, short_steps=60)
     trained = {}
     for job in plan(study):
         for command in job.commands:
@@ -32,12 +32,15 @@ def test_every_variant_is_a_valid_difference_from_the_demo(tmp_path: Path) -> No
             if command[:2] == ("chorus-stage2", "adapt"):
                 load_config(AdaptConfig, None, [*settings_of(command), "student=x"])
     assert len(trained) == 3 * sum(v.adapt is None for v in VARIANTS)
-    reference = trained["reference seed 0"]
-    assert reference.epochs * samples_per_epoch(study) // reference.batch_size == 240
+    reference, short = trained["reference seed 0"], trained["short seed 0"]
+    for config, steps in ((reference, 240), (short, 60)):
+        assert config.epochs * config.data.samples_per_epoch // config.batch_size == steps
     assert reference.model_copy(update={"seed": 1}) == trained["reference seed 1"]
     for variant in VARIANTS:
-        if variant.adapt is None and variant is not REFERENCE and not variant.bits:
-            assert trained[f"{variant.name} seed 0"] != reference, variant.name
+        if variant.adapt is None and variant not in (REFERENCE, SHORT) and not variant.bits:
+            twin = short if variant.short else reference
+            assert trained[f"{variant.name} seed 0"] != twin, variant.name
+            assert trained[f"{variant.name} seed 0"].data == twin.data, variant.name
     staged = trained["staged seed 0"].teachers["embedded-dense"]
     assert (staged.start, staged.warm_in) == (EPOCHS / 3, EPOCHS / 10)
 
@@ -50,7 +53,8 @@ def test_plan_has_whole_seeds_first_and_no_unmet_need(tmp_path: Path) -> None:
         assert set(job.needs) <= set(names[:place])
     seeds = [name[-1] for name in names if " seed " in name]
     assert seeds == sorted(seeds)
-    assert {n for n in names if n.startswith("reference")} == {"reference seed 0", "reference seed 1"}
+    for name in ("reference", "short"):  # what the two named are compared with
+        assert {n for n in names if n.startswith(name)} == {f"{name} seed 0", f"{name} seed 1"}
     with pytest.raises(ConfigError, match="--variants stagd: no such variant; did you mean 'staged'"):
         plan(Study(tmp_path, variants=("stagd",)))
 
@@ -96,14 +100,14 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_claims_need_every_seed() -> None:
-    claim = Claim("a beats b", "a", "b", "probe")
+    claim = Claim("a beats b", "a", "b", "probe_5")
     for a, b, verdict in (
         ([0.5, 0.6], [0.4, 0.5], "holds"),
         ([0.3, 0.6], [0.4, 0.5], "undecided"),
         ([0.3, 0.3], [0.4, 0.5], "does not hold"),
         ([0.9], [0.1], "one seed only"),
     ):
-        scores = {("a", "probe"): dict(enumerate(a)), ("b", "probe"): dict(enumerate(b))}
+        scores = {("a", "probe_5"): dict(enumerate(a)), ("b", "probe_5"): dict(enumerate(b))}
         assert judged(claim, scores)[0] == verdict
     assert spread({0: 0.5, 1: 0.6}) == "55.0 ± 7.1"
     assert (spread({0: 0.5}), spread({})) == ("50.0", "-")
@@ -120,8 +124,8 @@ def test_results_become_a_table_and_the_text_around_it_stays(tmp_path: Path) -> 
             (folder / "zero_shot.json").write_text(json.dumps({"rows": rows}))
     assert read_scores(study)[("reference", "zero_shot")] == {0: 0.3, 1: pytest.approx(0.32)}
     body = figures(study, "a command")
-    assert "| teachers | language only | 21.0 ± 1.4 | 30.0 ± 0.0 | - | - | 2 |" in body
-    assert "| three teachers beat language alone in zero-shot | holds | +10.0 (+10.0, +10.0) |" in body
+    assert "| teachers | language only | 300 | 21.0 ± 1.4 | 30.0 ± 0.0 | - | - | 2 |" in body
+    assert "| three teachers in one trunk beat language alone in zero-shot | holds | +10.0 (+10.0, +10.0) |" in body
     page = tmp_path / "study.md"
     page.write_text(f"# Study\nwhy\n{BEGIN}\nstale figures\n{END}\nbecause\n")
     write_page(page, body)

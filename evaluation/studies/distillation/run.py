@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chorus_common.errors import ChorusError
 from chorus_common.progress import progress
-from evaluation.study.plan import Job
+from evaluation.studies.distillation.plan import Job
 
 #: Programs of the repository as modules, so that a study runs with this interpreter whatever PATH says.
 _MODULES = {

@@ -1,7 +1,7 @@
 """Does choosing the granularity help? Fields that choose, fields of one level and of all levels averaged, on the same
 simulated masks of the same rooms.
 
-    python -m evaluation.field_study --manifest ROOMS/manifest.parquet --store CACHE --out result.json
+    python -m evaluation.studies.granularity --manifest ROOMS/manifest.parquet --store CACHE --out result.json
 
 Rooms need part-level truth (chorus-data synth) and a cache, of which the lifting index alone is used; a quarter of the
 views is held out from training and asked afterwards.
@@ -24,7 +24,8 @@ from chorus_common.config import Config
 from chorus_common.errors import SceneError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.relevancy import CANONICAL_PHRASES, relevancy
-from evaluation.field_study.simulated_masks import (
+from evaluation.lerf.scores import average_precision, iou, stretched
+from evaluation.studies.granularity.simulated_masks import (
     LEVELS,
     TEACHER,
     Faults,
@@ -34,7 +35,6 @@ from evaluation.field_study.simulated_masks import (
     part_cells,
     simulate_masks,
 )
-from evaluation.lerf.scores import average_precision, iou, stretched
 from stage2_distill.fields import FieldConfig
 from stage2_distill.fields.regions import Regions, read_regions
 from stage2_distill.fields.rendering import ViewMatrix, view_matrices

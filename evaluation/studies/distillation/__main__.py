@@ -1,4 +1,4 @@
-"""python -m evaluation.study: the synthetic benchmark behind docs/study.md."""
+"""python -m evaluation.studies.distillation: the synthetic benchmark behind docs/study.md."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
-from evaluation.study.plan import Study, plan
-from evaluation.study.run import run_jobs
-from evaluation.study.table import figures, write_page
+from evaluation.studies.distillation.plan import Study, plan
+from evaluation.studies.distillation.run import run_jobs
+from evaluation.studies.distillation.table import figures, write_page
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -19,20 +19,30 @@ from evaluation.study.table import figures, write_page
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/study.md"), help="Page to write into.")
 @click.option("--rooms", type=click.IntRange(min=2), default=36, help="Rooms to train on.")
 @click.option("--val", type=click.IntRange(min=1), default=8, help="Rooms to score on.")
-@click.option("--steps", type=click.IntRange(min=1), default=100, help="Steps of every training.")
+@click.option("--steps", type=click.IntRange(min=1), default=300, help="Steps of the trainings in full.")
+@click.option("--short-steps", type=click.IntRange(min=1), default=80, help="Steps of those that change one setting.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, help="Trainings per variant.")
 @click.option("--variants", default="", help="Names, comma between; the reference always runs.  [default: all]")
 @click.option("--minutes", type=click.FloatRange(min=0), default=60.0, help="Nothing is started after that.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes of one thread.")
 def study(
-    out: Path, page: Path, rooms: int, val: int, steps: int, seeds: int, variants: str, minutes: float, workers: int
+    out: Path,
+    page: Path,
+    rooms: int,
+    val: int,
+    steps: int,
+    short_steps: int,
+    seeds: int,
+    variants: str,
+    minutes: float,
+    workers: int,
 ) -> int:
     """Train every variant with every seed, score it, and write the table. The same command again goes on."""
     names = tuple(name.strip() for name in variants.split(",") if name.strip())
-    chosen = Study(out, rooms, val, steps, seeds, names)
+    chosen = Study(out, rooms, val, steps, short_steps, seeds, names)
     chosen.claim()
     outcome = run_jobs(plan(chosen), out / "logs", workers=workers, minutes=minutes)
-    body = figures(chosen, "python -m evaluation.study " + shlex.join(sys.argv[1:]))
+    body = figures(chosen, "python -m evaluation.studies.distillation " + shlex.join(sys.argv[1:]))
     write_page(page, body)
     click.echo(body)
     if outcome.left:

@@ -1,4 +1,4 @@
-"""python -m evaluation.field_study: see study.py."""
+"""python -m evaluation.studies.granularity: see study.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from chorus_common.config import load_config
 from chorus_common.errors import run_cli
 from chorus_common.manifest import Manifest
 from chorus_common.progress import progress
-from evaluation.field_study.study import SELECTIONS, StudyConfig, StudyRoom, study_room, summarise
 from evaluation.results import read_result, result_document, text_table, write_result
+from evaluation.studies.granularity.study import SELECTIONS, StudyConfig, StudyRoom, study_room, summarise
 
 FILE = click.Path(path_type=Path)
 
@@ -29,7 +29,7 @@ def command(manifest: Path, store: Path, settings: tuple[str, ...], out: Path) -
     """Granularity selection on rooms with part-level truth: train every kind of field on every room and seed."""
     config = load_config(StudyConfig, None, settings)
     torch.set_num_threads(1)  # the fields are small, and sums must not depend on the machine
-    line = shlex.join(["python", "-m", "evaluation.field_study", *sys.argv[1:]])
+    line = shlex.join(["python", "-m", "evaluation.studies.granularity", *sys.argv[1:]])
     inputs = {"manifest": str(manifest), "store": str(store), **config.model_dump(mode="json")}
     rows = []
     if out.exists() and (before := read_result(out))["inputs"] == inputs:

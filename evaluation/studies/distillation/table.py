@@ -12,10 +12,10 @@ from statistics import mean, stdev
 
 from chorus_common.atomic import write_text_atomically
 from chorus_common.errors import ConfigError
-from evaluation.study.plan import Study
-from evaluation.study.variants import CLAIMS, LABEL_SHARES, REFERENCE, Claim
+from evaluation.studies.distillation.plan import Study
+from evaluation.studies.distillation.variants import CLAIMS, LABEL_SHARES, REFERENCE, SHORT, Claim, Variant
 
-BEGIN, END = "<!-- figures: written by python -m evaluation.study -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures: written by python -m evaluation.studies.distillation -->", "<!-- end of figures -->"
 
 #: (row, measure) -> value per seed
 Scores = Mapping[tuple[str, str], Mapping[int, float]]
@@ -40,11 +40,10 @@ def read_scores(study: Study) -> Scores:
                     put("lifted teacher", f"{measure}_miou", seed, rows["lifted_teacher"]["miou"])
             for points in variant.points:
                 rows = _rows(folder / f"probe_{points}.json")
-                share = next((s for s, p in LABEL_SHARES.items() if p == points), None)
-                measure = "probe" if share is None else f"probe_{share}"
+                share = next(s for s, p in LABEL_SHARES.items() if p == points)
                 if rows:
-                    put(variant.name, measure, seed, rows["trained"]["miou"])
-                    put("random weights", measure, seed, rows["random"]["miou"])
+                    put(variant.name, f"probe_{share}", seed, rows["trained"]["miou"])
+                    put("random weights", f"probe_{share}", seed, rows["random"]["miou"])
     return scores
 
 
@@ -52,19 +51,19 @@ def figures(study: Study, command: str) -> str:
     """Markdown: the table of variants, the one of labels, the claims, and what was run."""
     scores = read_scores(study)
     lines = [
-        f"{study.rooms} rooms to train on, {study.val} to score on, {study.steps} steps, "
-        f"{study.seeds} seeds: mean ± standard deviation over seeds, in per cent. `{command}`",
+        f"{study.rooms} rooms to train on, {study.val} to score on, {study.seeds} seeds: mean ± standard deviation "
+        f"over seeds, in per cent; the probe sees labels of 5 % of every training room's Gaussians. `{command}`",
         "",
-        "| group | variant | zero-shot f-mIoU | mIoU | linear probe mIoU | shifted domain f-mIoU | seeds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| group | variant | steps | zero-shot f-mIoU | mIoU | linear probe mIoU | shifted domain f-mIoU | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    measures = ("zero_shot", "zero_shot_miou", "probe", "shifted")
-    rows = [(v.group, v.name, v.says) for v in study.chosen()]
-    rows += [("yardsticks", n, n) for n in ("lifted teacher", "random weights")]
-    for group, name, says in rows:
+    measures = ("zero_shot", "zero_shot_miou", "probe_5", "shifted")
+    rows = [(v.group, v.name, v.says, _steps(study, v)) for v in study.chosen()]
+    rows += [("yardsticks", n, n, "-") for n in ("lifted teacher", "random weights")]
+    for group, name, says, steps in rows:
         cells = [spread(scores.get((name, m), {})) for m in measures]
         seeds = max((len(scores.get((name, m), {})) for m in measures), default=0)
-        lines.append(f"| {group} | {says} | {' | '.join(cells)} | {seeds} |")
+        lines.append(f"| {group} | {says} | {steps} | {' | '.join(cells)} | {seeds} |")
     lines += ["", "| labels per room | " + " | ".join(f"{s} %" for s in LABEL_SHARES) + " |", "| --- |" + " --- |" * 4]
     for name in (REFERENCE.name, "random weights"):
         cells = [spread(scores.get((name, f"probe_{s}"), {})) for s in LABEL_SHARES]
@@ -72,6 +71,11 @@ def figures(study: Study, command: str) -> str:
     lines += ["", "| finding | here | difference, per cent points (per seed) |", "| --- | --- | --- |"]
     lines += [f"| {c.says} | {' | '.join(judged(c, scores))} |" for c in CLAIMS if _applies(c, scores)]
     return "\n".join(lines)
+
+
+def _steps(study: Study, variant: Variant) -> str:
+    adapted = study.steps_of(REFERENCE), 2 * study.steps_of(SHORT)
+    return str(study.steps_of(variant)) if variant.adapt is None else "{} + {}".format(*adapted)
 
 
 def spread(values: Mapping[int, float]) -> str:
