@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @target_option
 @click.option("--min-region", type=click.IntRange(min=1), default=100, help="Smaller masks and instances are ignored.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0, min_open=True), default=0.1, help="Of the class probabilities."
+    "--temperature", type=click.FloatRange(min=0, min_open=True), default=0.02, help="Of the class probabilities."
 )
 @click.option("--predictions", type=FILE, help="Folder for predictions in the benchmark's format, and coloured .ply.")
 @workers_option

@@ -49,7 +49,7 @@ class InstancesConfig(Config):
     synonyms: bool = False
     target: TargetKind = "gaussians"
     min_region: int = Field(default=100, ge=1)
-    temperature: float = Field(default=0.1, gt=0)
+    temperature: float = Field(default=0.02, gt=0)
     label_space: str = ""
 
 
