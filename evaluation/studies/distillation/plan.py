@@ -11,7 +11,7 @@ from pathlib import Path
 from chorus_common.atomic import write_text_atomically
 from chorus_common.config import load_config
 from chorus_common.errors import ConfigError
-from evaluation.studies.distillation.variants import BOTH_LOSSES, REFERENCE, SHORT, VARIANTS, Variant
+from evaluation.studies.distillation.variants import COMMON, REFERENCE, SHORT, VARIANTS, Variant
 from stage2_distill.settings import TrainConfig
 
 #: Settings of stage 1 (the demo's) and of the student.
@@ -28,10 +28,10 @@ class Study:
     """
 
     out: Path
-    rooms: int = 36
+    rooms: int = 48
     val: int = 8
-    steps: int = 300
-    short_steps: int = 80
+    steps: int = 280
+    short_steps: int = 60
     seeds: int = 3
     variants: tuple[str, ...] = ()
 
@@ -133,7 +133,7 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
     manifest = study.out / "rooms" / "manifest.parquet"
     common = ("--manifest", str(manifest), "--store", str(store))
     values = {"third": EPOCHS / 3, "tenth": EPOCHS / 10}
-    settings = [s.format(**values) for s in (*BOTH_LOSSES, *variant.settings)]
+    settings = [s.format(**values) for s in (*COMMON, *variant.settings)]
     settings += [
         f"epochs={EPOCHS}",
         f"data.samples_per_epoch={samples_per_epoch(study.steps_of(variant))}",

@@ -124,7 +124,7 @@ def test_results_become_a_table_and_the_text_around_it_stays(tmp_path: Path) -> 
             (folder / "zero_shot.json").write_text(json.dumps({"rows": rows}))
     assert read_scores(study)[("reference", "zero_shot")] == {0: 0.3, 1: pytest.approx(0.32)}
     body = figures(study, "a command")
-    assert "| teachers | language only | 300 | 21.0 ± 1.4 | 30.0 ± 0.0 | - | - | 2 |" in body
+    assert "| teachers | language only | 280 | 21.0 ± 1.4 | 30.0 ± 0.0 | - | - | 2 |" in body
     assert "| three teachers in one trunk beat language alone in zero-shot | holds | +10.0 (+10.0, +10.0) |" in body
     page = tmp_path / "study.md"
     page.write_text(f"# Study\nwhy\n{BEGIN}\nstale figures\n{END}\nbecause\n")
