@@ -4,7 +4,8 @@ collision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +44,16 @@ class Layout:
     def make(self, maker: Maker) -> Item:
         """A new item with a style drawn without knowing what it is for."""
         return maker(self.rng, draw_style(self.rng, self.saturation))
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    @contextmanager
+    def zones_open(self) -> Iterator[None]:
+        """Nothing is kept free inside: for the one thing that a zone is kept free for."""
+        zones, self.zones = self.zones, _NONE
+        yield
+        self.zones = zones
 
     # ---- tests ----
 
