@@ -10,8 +10,8 @@ from pathlib import Path
 
 from chorus_common.bucket import BucketPath
 from chorus_common.cache.files import uploads
+from chorus_common.cache.publish import scratch_folder
 from chorus_common.cache.schema import TEMPORARY_PREFIX
-from chorus_common.cache.writer import scratch_folder
 from chorus_common.places import Place, parse_place
 
 #: Seconds for which an upload that nobody refers to may still be going on; far longer than a scene takes, because a

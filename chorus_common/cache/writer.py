@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,9 +27,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.codecs.numcodecs import Delta
 from zarr.storage import LocalStore
 
-from chorus_common.atomic import fsync_directory
 from chorus_common.cache import schema
-from chorus_common.cache.files import FolderFiles, upload
+from chorus_common.cache.files import FolderFiles
+from chorus_common.cache.publish import publish_folder, scratch_folder
 from chorus_common.cache.schema import (
     ArrayLayout,
     CacheAttributes,
@@ -353,37 +352,6 @@ class SceneCacheWriter:
     def _new_teacher(self, name: str) -> None:
         if name in self._dense or name in self._masks:
             raise CacheError(f"scene {self.scene_id}: teacher {name} is added twice")
-
-
-def scratch_folder(path: Place) -> Path:
-    """Where the scene `path` is put together: beside it, so that it can be renamed; for a bucket in the folder for
-    temporary files (TMPDIR), which must hold one scene per worker.
-    """
-    return path.parent if isinstance(path, Path) else Path(tempfile.gettempdir(), f"chorus-{os.getuid()}", path.bucket)
-
-
-def publish_folder(root: Path, final: Place) -> bool:
-    """Publish the complete scene in `root`, which lies in `scratch_folder(final)`; False where another process was
-    first.
-    """
-    if not isinstance(final, Path):
-        return upload(root, final)
-    _sync_tree(root)
-    try:
-        os.rename(root, final)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise
-        return False
-    fsync_directory(final.parent)
-    return True
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            fsync_directory(Path(folder, name))  # fsync works alike for a file
-        fsync_directory(Path(folder))
 
 
 def _codecs(layout: ArrayLayout) -> tuple[list[Any], list[Any]]:

@@ -1,0 +1,43 @@
+"""A complete scene comes into being at once: a folder by one rename, a scene of a bucket by one conditional object."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from chorus_common.atomic import fsync_directory
+from chorus_common.cache.files import upload
+from chorus_common.places import Place
+
+
+def scratch_folder(path: Place) -> Path:
+    """Where the scene `path` is put together: beside it, so that it can be renamed; for a bucket in the folder for
+    temporary files (TMPDIR), which must hold one scene per worker.
+    """
+    return path.parent if isinstance(path, Path) else Path(tempfile.gettempdir(), f"chorus-{os.getuid()}", path.bucket)
+
+
+def publish_folder(root: Path, final: Place) -> bool:
+    """Publish the complete scene in `root`, which lies in `scratch_folder(final)`; False where another process was
+    first.
+    """
+    if not isinstance(final, Path):
+        return upload(root, final)
+    _sync_tree(root)
+    try:
+        os.rename(root, final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    fsync_directory(final.parent)
+    return True
+
+
+def _sync_tree(root: Path) -> None:
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            fsync_directory(Path(folder, name))  # fsync works alike for a file
+        fsync_directory(Path(folder))
