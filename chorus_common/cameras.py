@@ -60,6 +60,17 @@ class CameraSet:
         k[:, 1] *= height / self.height
         return replace(self, intrinsics=k, width=width, height=height)
 
+    def filled(self, width: int, height: int) -> CameraSet:
+        """The same views as pictures of another size and shape, nothing stretched: one factor for both axes, the
+        smallest with which the old picture fills the new one, whose middle stays; what sticks out is cut off.
+        """
+        factor = max(width / self.width, height / self.height)
+        k = self.intrinsics.copy()
+        k[:, :2] *= factor
+        k[:, 0, 2] += (width - factor * self.width) / 2
+        k[:, 1, 2] += (height - factor * self.height) / 2
+        return replace(self, intrinsics=k, width=width, height=height)
+
     @property
     def centers(self) -> F64:
         """Camera positions in world coordinates, [V, 3] metres."""

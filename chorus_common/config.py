@@ -19,9 +19,9 @@ from chorus_common.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, unknown keys refused."""
+    """Base of all configs: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Config)

@@ -63,7 +63,9 @@ def run_cli(command: Callable[..., Any]) -> None:
     try:
         code = command.main(standalone_mode=False) if isinstance(command, click.Command) else command()
         sys.exit(code if isinstance(code, int) else EXIT_DONE)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None  # click takes it for Ctrl-D; here a file ended early where none may
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:

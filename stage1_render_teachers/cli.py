@@ -23,7 +23,7 @@ from stage1_render_teachers.commands.copy import copy
 from stage1_render_teachers.run import prepare_store, run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, Stage1Config, parse_shard
 from stage1_render_teachers.slurm_jobs import SlurmConfig
-from stage1_render_teachers.status import describe, scene_path, store_status
+from stage1_render_teachers.status import describe, require_store, scene_path, store_status
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -166,13 +166,14 @@ def status(manifest: Path, store: Place, split: str | None, dataset: str | None,
 def verify(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Check every byte of every published scene."""
     rows = select_rows(Manifest.read(manifest), split, dataset)
+    require_store(store)
     there = set(published_scenes(store))
     published = [row for row in rows if scene_path(store, row) in there]
     problems: dict[str, list[str]] = {}
     with progress(len(published), "verify") as report:
         for row in published:
             if found := verify_store(scene_path(store, row)):
-                problems[f"{row.dataset}/{row.scene_id}"] = [str(problem) for problem in found]
+                problems[f"{row.dataset}/{row.scene_id}"] = [f"{problem.where}: {problem.what}" for problem in found]
             report.advance(note=f"{len(problems)} damaged" if problems else "")
     if as_json:
         click.echo(json.dumps({"checked": len(published), "missing": len(rows) - len(published), "problems": problems}))

@@ -170,10 +170,11 @@ def _remote_client(scheduler_file: str) -> Iterator[Any]:
         )
     try:
         address = json.loads(Path(scheduler_file).read_text(encoding="utf-8"))["address"]
+        if not isinstance(address, str):
+            raise ValueError
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--scheduler {scheduler_file}: not a scheduler file of dask") from None
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError):
         raise ConfigError(f"--scheduler {scheduler_file}: no scheduler answers at {address}; is it running?") from None
     with client:

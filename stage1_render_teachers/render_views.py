@@ -17,6 +17,7 @@ from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.manifest import ManifestRow, path_digest
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
+from stage1_render_teachers.own_views import spread_views
 from stage1_render_teachers.rasterize import get_backend
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.views import choose_views
@@ -65,9 +66,12 @@ def pick_views(row: ManifestRow, scene: GaussianScene, config: Stage1Config) -> 
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")
-    if config.max_views and len(cameras) > config.max_views:
-        cameras = cameras.select(np.unique(np.linspace(0, len(cameras) - 1, config.max_views).round().astype(int)))
-    return cameras.resized(config.width, config.height)
+    cameras = cameras.filled(config.width, config.height)
+    if not 0 < config.max_views < len(cameras):
+        return cameras
+    if config.view_choice == "spread":
+        return spread_views(scene, cameras, config.max_views, seed=config.seed)
+    return cameras.select(np.unique(np.linspace(0, len(cameras) - 1, config.max_views).round().astype(int)))
 
 
 def render_batches(scene: GaussianScene, cameras: CameraSet, config: Stage1Config) -> Iterator[ViewBatch]:

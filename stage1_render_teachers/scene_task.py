@@ -33,9 +33,10 @@ from chorus_common.cache import (
     published_bytes,
     unpublish,
 )
+from chorus_common.camera_io import read_cameras
 from chorus_common.errors import CacheError, ChorusError, SceneError, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
-from chorus_common.manifest import ManifestRow, path_digest
+from chorus_common.manifest import ManifestRow
 from chorus_common.places import Place
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
@@ -45,7 +46,7 @@ from stage1_render_teachers.surfaces import SceneSurfaces
 from stage1_render_teachers.teacher_passes import open_passes
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
-STAGE1_VERSION = 2
+STAGE1_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,10 @@ def scene_fingerprint(job: SceneJob) -> str:
     """Hash of everything that changes a byte of the scene's cache: files, settings, teachers, bases, version of this
     code.
 
-    The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes.
+    The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
+    part is what is read of them: beside poses their folder may hold every picture of the capture.
     """
-    cameras = "chosen" if job.row.cameras_path is None else path_digest(job.row.cameras_path)
+    cameras = "chosen" if job.row.cameras_path is None else read_cameras(job.row.cameras_path)
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
     return fingerprint(
         job.row.sha256,
@@ -203,12 +205,13 @@ def already_published(job: SceneJob) -> bool:
     """Whether the scene's cache is there with the fingerprint this job would give it.
 
     A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError
-    otherwise: mixing settings in one store, or trusting a broken cache, must be somebody's decision.
+    otherwise: mixing settings in one store, or trusting a broken cache, must be somebody's decision. Overwriting reads
+    every byte, so that it mends what `verify` finds; otherwise lengths and metadata are looked at.
     """
     if not is_published(job.path):
         return False
     try:
-        found = SceneCache.open(job.path).fingerprint
+        found = SceneCache.open(job.path, check="full" if job.overwrite else "fast").fingerprint
         problem = "was published with other settings, teachers or input files"
     except BucketError:  # nothing is known about the scene: neither done nor damaged
         raise

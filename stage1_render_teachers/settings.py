@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,6 +12,8 @@ from chorus_common.errors import ConfigError
 from chorus_common.quantise import Bits
 from stage1_render_teachers.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
+
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
 
 
 class CalibrationConfig(Config):
@@ -28,7 +30,9 @@ class Stage1Config(Config):
     teachers: tuple[str, ...] = Field(
         default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/stage1.md"
     )
-    width: int = Field(default=640, ge=1, le=8192, description="pixels; cameras are rescaled to this picture size")
+    width: int = Field(
+        default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
+    )
     height: int = Field(default=480, ge=1, le=8192)
     cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
     fold: Literal["nearest", "bilinear"] = Field(default="bilinear", description="how pixels share their weight")
@@ -38,8 +42,13 @@ class Stage1Config(Config):
         default=(0.0, 0.0, 1.0),
         description="upward, for chosen views; captured objects are often y down: [0, -1, 0]",
     )
-    max_views: int = Field(default=0, ge=0, description="cap on views of a scene, evenly spaced; 0 = none")
-    background: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), description="colour behind the scene")
+    max_views: int = Field(default=0, ge=0, description="cap on the views that a scene brings; 0 = none")
+    view_choice: Literal["spread", "even"] = Field(
+        default="spread", description="which of them: spread over the scene by what they see, or evenly in their order"
+    )
+    background: tuple[UnitFloat, UnitFloat, UnitFloat] = Field(
+        default=(0.0, 0.0, 0.0), description="colour behind the scene, 0 to 1"
+    )
     bits: Bits = Field(default="ecsq", description="per channel of a dense teacher, see docs/cache.md")
     mask_embeddings: MaskForm = Field(
         default="pooled", description='of masks: mean of the dense tokens, or "crops" with the rest blurred'

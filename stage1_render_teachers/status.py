@@ -51,10 +51,15 @@ def scene_path(store: Place, row: ManifestRow) -> Place:
     return store / row.dataset / f"{row.scene_id}.zarr"
 
 
-def store_status(rows: Sequence[ManifestRow], store: Place) -> StoreStatus:
-    """The state of `store` for the scenes `rows`. Raises CacheError when there is no such store."""
+def require_store(store: Place) -> None:
+    """Raises CacheError where there is no store at all."""
     if not store.is_dir():
         raise CacheError(f"--store {store}: no such folder; chorus-stage1 run makes it")
+
+
+def store_status(rows: Sequence[ManifestRow], store: Place) -> StoreStatus:
+    """The state of `store` for the scenes `rows`. Raises CacheError when there is no such store."""
+    require_store(store)
     outcomes = read_outcomes(store)
     published = set(
         published_scenes(store)
@@ -65,8 +70,11 @@ def store_status(rows: Sequence[ManifestRow], store: Place) -> StoreStatus:
         key = f"{row.dataset}/{row.scene_id}"
         outcome = outcomes.get(key)
         path = scene_path(store, row)
-        if path in published:
-            done[key] = outcome if outcome and outcome.status == "done" else _from_cache(row, path)
+        if path in published:  # the cache decides, not the record of an attempt
+            try:
+                done[key] = outcome if outcome and outcome.status == "done" else _from_cache(row, path)
+            except CacheError as error:
+                failed[key] = one_line(error)
         elif outcome is not None and outcome.status == "failed":
             failed[key] = outcome.error
     pending = len(rows) - len(done) - len(failed)
@@ -105,15 +113,10 @@ def scenes_per_hour(done: Sequence[SceneOutcome]) -> float:
 
 
 def _from_cache(row: ManifestRow, path: Place) -> SceneOutcome:
-    """The outcome of a scene whose record was lost with a killed run (or whose store is damaged: then a bare one)."""
-    size = 0
-    try:
-        size = published_bytes(path)
-        attributes = SceneCache.open(path).attributes
-    except CacheError as error:
-        return SceneOutcome(row.dataset, row.scene_id, "done", error=one_line(error), bytes=size)
+    """The outcome of a scene whose record was lost with a killed run. Raises CacheError for a damaged store."""
+    attributes = SceneCache.open(path).attributes
     return SceneOutcome(
-        row.dataset, row.scene_id, "done", bytes=size, n_gaussians=attributes.n_gaussians,
+        row.dataset, row.scene_id, "done", bytes=published_bytes(path), n_gaussians=attributes.n_gaussians,
         n_views=attributes.n_views,
         coverage=next((v for k, v in attributes.measures.items() if k.startswith("covered_by_")), attributes.coverage),
     )  # fmt: skip

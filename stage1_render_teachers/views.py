@@ -1,4 +1,4 @@
-"""Choose views for a scene that brings no cameras.
+"""Choose views for a scene that brings no cameras (of those that a scene brings: own_views.py).
 
 Chorus (figure 3): furthest-point sampling of positions over the navigable space, visibility culling over the sampled
 angles, pairing of poses by the overlap of what they see. Ours, step by step:
@@ -133,7 +133,7 @@ def _room_candidates(
                 viewmats.append(view)
                 standpoint.append(k)
                 rows.append(visible[_in_picture(means[visible], view, intrinsics, width, height)])
-    return Candidates(np.array(viewmats), np.array(standpoint), _bool_csr(rows, len(targets)))
+    return Candidates(np.array(viewmats), np.array(standpoint), bool_csr(rows, len(targets)))
 
 
 def _orbit_candidates(
@@ -164,19 +164,24 @@ def _orbit_candidates(
     z = np.sin(np.radians(-35)) + (np.sin(np.radians(75)) - np.sin(np.radians(-35))) * (k + 0.5) / count
     angle = k * np.pi * (3 - np.sqrt(5))
     directions = np.stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], 1)
-    scale = PROBE / max(width, height)
-    probe_width, probe_height = max(1, round(width * scale)), max(1, round(height * scale))
+    probe_width, probe_height = probe_size(width, height)
     probe = intrinsics * np.array([[probe_width / width], [probe_height / height], [1]])
     viewmats, rows = [], []
     for distance, shell in ((full, directions), (full * 2 / 3, directions[1::2])):
         for direction in shell:
             view = look_at((centre + distance * direction) @ frame, centre @ frame, tuple(frame[2]))
             viewmats.append(view)
-            rows.append(np.flatnonzero(_seen(scene, view, probe, probe_width, probe_height, backend)[targets]))
-    return Candidates(np.array(viewmats), np.arange(len(rows)), _bool_csr(rows, len(targets)))
+            rows.append(np.flatnonzero(seen_in(scene, view, probe, probe_width, probe_height, backend)[targets]))
+    return Candidates(np.array(viewmats), np.arange(len(rows)), bool_csr(rows, len(targets)))
 
 
-def _seen(
+def probe_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the small picture that says what a view sees."""
+    scale = PROBE / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def seen_in(
     scene: GaussianScene, view: F64, intrinsics: F64, width: int, height: int, backend: Rasterizer
 ) -> NDArray[np.bool_]:
     """Which Gaussians [N] take weight in this picture."""
@@ -192,7 +197,7 @@ def _seen_around(scene: GaussianScene, eye: F64, frame: F64, backend: Rasterizer
     for axis in range(3):
         for sign in (1.0, -1.0):
             view = look_at(eye, eye + sign * frame[axis], tuple(frame[2] if axis != 2 else frame[0]))
-            seen |= _seen(scene, view, intrinsics, PROBE, PROBE, backend)
+            seen |= seen_in(scene, view, intrinsics, PROBE, PROBE, backend)
     return seen
 
 
@@ -205,7 +210,7 @@ def _in_picture(points: F64, view: F64, intrinsics: F64, width: int, height: int
     return (camera[:, 2] > 0.01) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
-def _bool_csr(rows: list[NDArray[np.int64]], columns: int) -> sparse.csr_matrix:
+def bool_csr(rows: list[NDArray[np.int64]], columns: int) -> sparse.csr_matrix:
     """[len(rows), columns] f32 matrix of ones at the given ascending columns of every row."""
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     indices = np.concatenate(rows) if rows else np.zeros(0, np.int64)

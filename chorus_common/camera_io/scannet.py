@@ -38,6 +38,12 @@ def read_scannet(path: Path) -> CameraSet:
     if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
         fail(file, "is not an intrinsic matrix")
     width, height = _picture_size(path / kind) or _SIZES[kind]
+    if max(abs(k[0, 2] / width - 0.5), abs(k[1, 2] / height - 0.5)) > 0.25:
+        fail(
+            file,
+            f"has its principal point at {k[0, 2]:.0f}, {k[1, 2]:.0f}, but pictures are {width}x{height}; "
+            "scale the matrix with the pictures",
+        )
     views, lost = [], 0
     for pose_file in sorted((path / "pose").glob("*.txt"), key=frame_number):
         pose = read_matrix(pose_file)

@@ -22,7 +22,9 @@ from chorus_common.cameras import CameraSet
 #: OpenGL camera axes -> OpenCV camera axes, applied from the right to a camera-to-world matrix.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
 
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+#: Models that are pinholes where their distortion is zero.
+_PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
 
 
 def read_transforms_json(path: Path) -> CameraSet:
@@ -86,6 +88,11 @@ def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) ->
                     return float(value)
         return None
 
+    model = frame.get("camera_model", data.get("camera_model", "PINHOLE"))
+    if model not in _PINHOLES or frame.get("is_fisheye", data.get("is_fisheye")):
+        fail(path, f"{where} is no pinhole (camera_model {model!r}); undistort the pictures first")
+    if any(frame.get("distortion_params", data.get("distortion_params")) or ()):
+        fail(path, f"{where} has lens distortion (distortion_params); undistort the pictures first")
     if bent := [key for key in _DISTORTION if (number(key) or 0.0) != 0.0]:
         fail(path, f"{where} has lens distortion ({', '.join(bent)}); undistort the pictures first")
     width, height = number("w"), number("h")

@@ -1,9 +1,9 @@
 """SceneSplat's folder of .npy files, read and written.
 
-Layout (SceneSplat scripts/preprocess_gs.py and its data set classes): coord f32 [N,3] m, color u8 [N,3], opacity f32
-[N] linear, scale f32 [N,3] m linear, quat f32 [N,4] wxyz with w >= 0; optional normal f32 [N,3], segment* i16 [N],
-instance i16 [N] or [N,k] (first column used), and our part i16 [N]. Other files of the folder (lang_feat, pc_*) are
-not scene geometry and are left alone.
+Layout (SceneSplat scripts/preprocess_gs.py and its data set classes): coord f32 [N,3] m, color u8 [N,3] (floats are
+taken, too), opacity f32 [N] linear, scale f32 [N,3] m linear, quat f32 [N,4] wxyz with w >= 0; optional normal f32
+[N,3], segment* i16 [N], instance i16 [N] or [N,k] (first column used), and our part i16 [N]. Other files of the folder
+(lang_feat, pc_*) are not scene geometry and are left alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.atomic import atomic_path
+from chorus_common.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, fail, finish, scene_name
+from chorus_common.scene_io.inria_ply import unit_normals
 from chorus_common.scene_io.npy import open_npy
+from chorus_common.scene_io.point_gaussians import unit_colors
 
 #: Label file -> label space it holds, in the order in which a folder with several of them is searched.
 SEGMENT_FILES = {
@@ -59,12 +62,16 @@ def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_spa
             check_count(path, n, max_gaussians)
         _check_shape(file, array, (n, *tail), "fiu")
         columns[key] = array
-    color = columns["color"]
-    if color.dtype.kind in "iu" and (color.min() < 0 or color.max() > 255):
-        fail(path / "color.npy", f"colours run from {color.min()} to {color.max()}, expected 0 to 255")
+    try:
+        color = unit_colors(columns["color"])
+    except SceneError as error:
+        fail(path / "color.npy", str(error))
     extra: dict[str, Any] = {"label_space": label_space}
     if (file := path / "normal.npy").is_file():
-        extra["normals"] = np.array(_check_shape(file, open_npy(file), (n, 3), "f"), np.float32)
+        normals = np.array(_check_shape(file, open_npy(file), (n, 3), "f"), np.float32)
+        unit = unit_normals(file, normals)
+        # what is unit already stays as it is, to the bit
+        extra["normals"] = normals if unit is not None and np.abs(unit - normals).max() < 1e-3 else unit
     if (segment := _segment_file(path, label_space)) is not None:
         extra["labels"] = _ids(path / f"{segment}.npy", n)
         extra["label_space"] = label_space or SEGMENT_FILES[segment]
@@ -78,7 +85,7 @@ def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_spa
         quats=np.asarray(columns["quat"], np.float32),
         scales=np.asarray(columns["scale"], np.float32),
         opacities=np.array(columns["opacity"], np.float32),
-        colors=np.asarray(color, np.float32) / (255.0 if color.dtype.kind in "iu" else 1.0),
+        colors=color,
         name=scene_name(path),
         **extra,
     )

@@ -79,8 +79,9 @@ def read_point_npy(
     check_count(path, len(array) if array.ndim else 0, max_gaussians, "points")
     if array.dtype.names is not None and array.ndim == 1:
         fields = array.dtype.names
-        rgb = next((names for names in _RGB if all(name in fields for name in names)), None)
-        if all(name in fields for name in _XYZ) and rgb is not None:
+        plain = [name for name in fields if array.dtype[name].kind in "fiu"]  # no text, no arrays within a field
+        rgb = next((names for names in _RGB if all(name in plain for name in names)), None)
+        if all(name in plain for name in _XYZ) and rgb is not None:
             named = {name: array[name] for name in fields if name not in _XYZ and name not in rgb}
             named["points"] = columns(array, _XYZ, np.float64)
             named["colors"] = columns(array, rgb, array.dtype[rgb[0]].type)
@@ -137,12 +138,21 @@ def _from_named(
     colors = np.asarray(found.pop("colors"))
     for key, value in list(found.items()):
         if key == "normals":
+            if value.dtype.kind not in "fiu":
+                fail(path, f"{key} are {value.dtype}, expected numbers")
             found[key] = np.asarray(value, np.float32)
         elif value.dtype.kind not in "iu":
             fail(path, f"{key} are {value.dtype}, expected integers")
         else:
-            found[key] = np.asarray(value).reshape(len(value), -1)[:, 0].astype(np.int32)
+            found[key] = _ids(path, key, np.asarray(value).reshape(len(value), -1)[:, 0])
     return _scene(path, points.astype(np.float64), colors, found, label_space, options)
+
+
+def _ids(path: Path, key: str, values: NDArray[np.integer]) -> NDArray[np.int32]:
+    limits = np.iinfo(np.int32)
+    if len(values) and not (values.min() >= limits.min and values.max() <= limits.max):
+        fail(path, f"{key} run from {values.min()} to {values.max()}, beyond 32 bits")
+    return values.astype(np.int32)
 
 
 def _scene(

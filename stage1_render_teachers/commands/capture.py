@@ -67,7 +67,7 @@ def _capture(
         return
     if row.cameras_path is None:
         raise SceneError(f"scene {row.scene_id}: has no cameras in the manifest; a capture needs poses")
-    cameras = read_cameras(row.cameras_path).resized(*size)
+    cameras = read_cameras(row.cameras_path).filled(*size)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scene = read_scene(row.scene_path, label_space=row.label_space)
     seed = zlib.crc32(f"{row.dataset}/{row.scene_id}".encode())  # noise is the scene's own, whatever else is rendered

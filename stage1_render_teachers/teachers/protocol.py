@@ -80,8 +80,12 @@ Teacher = DenseTeacher | MaskTeacher
 
 
 def teacher_name(spec: str) -> str:
-    """The name a teacher has in files: its spec with runs of anything but letters, digits and dots turned into "-"."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", spec).strip("-.")
+    """The name a teacher has in files: its spec with runs of anything but letters, digits and dots turned into "-".
+
+    Long ones (weights deep in a hub's snapshots) keep their beginning, and a hash stands for the rest.
+    """
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", spec).strip("-.")
+    return name if len(name) <= 96 else f"{name[:80].rstrip('-.')}-{fingerprint_of(spec)}"
 
 
 def fingerprint_of(*parts: object) -> str:

@@ -48,11 +48,21 @@ def region_graph(regions: I32, lab: F32) -> RegionGraph:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _slot(table, keys, key):  # type: ignore[no-untyped-def]
+    """Where `key` stands in the table (a power of two, never full), or the empty place where it belongs."""
+    slot = (key * 0x9E3779B1) & (len(table) - 1)
+    while table[slot] >= 0 and keys[table[slot]] != key:
+        slot = (slot + 1) & (len(table) - 1)
+    return slot
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _measure(regions, lab, n):  # type: ignore[no-untyped-def]
     """Area, mean colour, and per neighbouring pair its key first * n + second, border length and summed contrast."""
     height, width = regions.shape
     area, colour = np.zeros(n), np.zeros((n, 3))
-    # Open addressing. The 4-neighbour graph of regions is planar: fewer than 3 n pairs.
+    # Open addressing. Regions hang together over corners, too, so that their graph need not be planar and 3 n pairs,
+    # which are nearly always enough, may not be.
     room = 16
     while room < 8 * n:
         room *= 2
@@ -80,10 +90,17 @@ def _measure(regions, lab, n):  # type: ignore[no-untyped-def]
                     square += (np.float64(lab[v0, u0, c]) - np.float64(lab[v1, u1, c])) ** 2
                 there = regions[v, u]
                 key = np.int64(min(here, there)) * n + max(here, there)
-                slot = (key * 0x9E3779B1) & (room - 1)
-                while table[slot] >= 0 and keys[table[slot]] != key:
-                    slot = (slot + 1) & (room - 1)
+                slot = _slot(table, keys, key)
                 if table[slot] < 0:
+                    if count == len(keys):
+                        keys = np.concatenate((keys, np.empty_like(keys)))
+                        length = np.concatenate((length, np.zeros_like(length)))
+                        contrast = np.concatenate((contrast, np.zeros_like(contrast)))
+                        if 2 * len(keys) > len(table):
+                            table = np.full(2 * len(table), -1, np.int64)
+                            for k in range(count):
+                                table[_slot(table, keys, keys[k])] = k
+                        slot = _slot(table, keys, key)
                     table[slot] = count
                     keys[count] = key
                     count += 1

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from chorus_common.errors import WeightsError
 from chorus_common.lifting import CellGrid
+from chorus_common.teacher_specs import device_of
 from chorus_common.text import EMBEDDED_TEXT_CHANNELS, EMBEDDED_TEXT_SPEC, read_pair
 
 WEIGHTS = Path(__file__).parent / "weights" / "text_aligned.safetensors"
@@ -95,7 +96,7 @@ class TextAlignedTeacher:
                 f"{weights}: weights of the embedded teacher are missing; reinstall, "
                 "or make them with python -m stage1_render_teachers.teachers.train_text_aligned"
             )
-        self.device = torch.device(device)
+        self.device = device_of(str(device))
         self.network = TextAlignedNetwork()
         self.network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
         self.network.eval().to(self.device).to(memory_format=torch.channels_last)

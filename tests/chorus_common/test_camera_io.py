@@ -101,6 +101,12 @@ def test_sizes_are_unified_only_at_one_aspect(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"k1": 0.1}, "lens distortion"),
+        ({"k6": 0.1}, "lens distortion"),
+        ({"distortion_params": [0.0, 0.1]}, "lens distortion"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "no pinhole"),
+        ({"camera_model": "EQUIRECTANGULAR"}, "no pinhole"),
+        ({"camera_model": 7}, "no pinhole"),
+        ({"is_fisheye": True}, "no pinhole"),
         ({"w": None}, "no picture size"),
         ({"fl_x": None}, "no focal length"),
         ({"fl_x": "wide"}, "fl_x of frame 0 is not a number"),
@@ -279,12 +285,20 @@ def test_scannet(tmp_path: Path, picture: str, data: bytes, kind: str) -> None:
 
 
 def test_scannet_without_pictures_takes_scannets_own_size(tmp_path: Path) -> None:
-    scannet(tmp_path, cameras(2), kind="depth")
+    scannet(tmp_path, cameras(2).resized(640, 480), kind="depth")
     assert (read_cameras(tmp_path).width, read_cameras(tmp_path).height) == (640, 480)
 
 
+def test_scannet_matrix_of_another_picture_size_is_refused(tmp_path: Path) -> None:
+    scannet(tmp_path, cameras(2))
+    (tmp_path / "color").mkdir()
+    (tmp_path / "color" / "0.png").write_bytes(png(32, 24))  # halved, and the matrix not with them
+    with pytest.raises(SceneError, match=r"intrinsic_color.txt: .*32, 24, but pictures are 32x24; scale the matrix"):
+        read_cameras(tmp_path)
+
+
 def test_scannet_skips_lost_frames_and_says_so(tmp_path: Path) -> None:
-    scannet(tmp_path, cameras(4))
+    scannet(tmp_path, cameras(4).resized(1296, 968))
     lost = "\n".join(["-inf -inf -inf -inf"] * 4)
     (tmp_path / "pose" / "20.txt").write_text(lost)
     (tmp_path / "pose" / "40.txt").write_text(lost.replace("-inf", "nan"))
@@ -298,7 +312,7 @@ def test_scannet_skips_lost_frames_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1 2 3", "a b", "\udcff"])
 def test_bad_scannet_files(tmp_path: Path, text: str) -> None:
-    scannet(tmp_path, cameras(2))
+    scannet(tmp_path, cameras(2).resized(1296, 968))
     (tmp_path / "pose" / "0.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(SceneError, match=r"0.txt: (holds 3 numbers|is not a matrix|is not text)"):
         read_cameras(tmp_path)

@@ -88,6 +88,21 @@ def test_look_at_puts_the_target_on_the_optical_axis_with_y_down() -> None:
     assert np.linalg.det(view[:3, :3]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (100, 30), (320, 240)])
+@pytest.mark.parametrize("own", [(1920, 1080), (1080, 1920), (1296, 968)])
+def test_filling_a_picture_of_another_shape_stretches_nothing(own: tuple[int, int], size: tuple[int, int]) -> None:
+    k = np.array([[900.0, 0, own[0] / 2 + 30], [0, 950.0, own[1] / 2 - 20], [0, 0, 1]])
+    filled = CameraSet(np.eye(4)[None], k[None], *own, ("a",)).filled(*size)
+    new = filled.intrinsics[0]
+    assert (filled.width, filled.height) == size
+    assert new[0, 0] / new[1, 1] == pytest.approx(900 / 950)
+    factor = new[0, 0] / 900
+    # the middle stays, and the old picture fills the new one, touching it at two sides
+    np.testing.assert_allclose((new[:2, 2] - np.array(size) / 2) / factor, [30, -20])
+    covered = factor * np.array(own) / size
+    assert covered.min() == pytest.approx(1)
+
+
 def test_camera_centres_and_resizing() -> None:
     eye = np.array([1.0, 2.0, 1.5])
     cameras = CameraSet(
@@ -100,6 +115,7 @@ def test_camera_centres_and_resizing() -> None:
     np.testing.assert_allclose(cameras.centers, eye[None])
     half = cameras.resized(160, 120)
     np.testing.assert_allclose(half.intrinsics[0][:2] * 2, cameras.intrinsics[0][:2])
+    np.testing.assert_array_equal(cameras.filled(160, 120).intrinsics, half.intrinsics)
     with pytest.raises(SceneError, match="view a is not finite"):
         replace(cameras, viewmats=np.full((1, 4, 4), np.nan))
     with pytest.raises(SceneError, match="not distinct"):

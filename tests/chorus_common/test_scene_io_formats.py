@@ -232,6 +232,23 @@ def test_npy_folder_round_trip_is_exact(tmp_path: Path) -> None:
     assert probe(folder).format == "npy-folder"
 
 
+def test_float_colours_and_zero_normals_of_a_folder(tmp_path: Path) -> None:
+    truth = labelled(50)
+    assert truth.normals is not None
+    folder = write_scene(truth, tmp_path / "room")
+    np.save(folder / "color.npy", np.load(folder / "color.npy").astype(np.float32))  # 0 to 255, as floats
+    np.save(folder / "normal.npy", 3 * truth.normals)
+    found = read_scene(folder)
+    assert found.normals is not None
+    np.testing.assert_array_equal(found.colors, truth.colors)
+    np.testing.assert_allclose(found.normals, truth.normals, atol=1e-6)
+    np.save(folder / "normal.npy", np.zeros_like(truth.normals))
+    assert read_scene(folder).normals is None
+    np.save(folder / "color.npy", np.full((50, 3), 300.0, np.float32))
+    with pytest.raises(SceneError, match=r"color.npy: colours run from 300 to 300"):
+        read_scene(folder)
+
+
 def test_writing_a_folder_twice_gives_the_same_bytes_and_leaves_nothing_stale(tmp_path: Path) -> None:
     folder = write_npy_folder(labelled(50), tmp_path / "a")
     (folder / "transforms.json").write_text("{}")

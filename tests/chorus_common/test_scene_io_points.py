@@ -187,11 +187,20 @@ def test_clouds_without_what_they_need(tmp_path: Path) -> None:
     np.savez(tmp_path / "names.npz", a=np.zeros(3))
     np.savez(tmp_path / "grey.npz", xyz=np.zeros((3, 3)))
     np.savez(tmp_path / "labels.npz", xyz=np.zeros((3, 3)), rgb=np.zeros((3, 3)), labels=np.zeros(2, int))
+    cloud = {"xyz": np.zeros((3, 3)), "rgb": np.zeros((3, 3))}
+    np.savez(tmp_path / "long.npz", **cloud, labels=np.full(3, 2**40))
+    np.savez(tmp_path / "words.npz", **cloud, normals=np.full((3, 3), "up"))
+    scalars = [(c, "u1") for c in ("red", "green", "blue")]
+    np.save(tmp_path / "text.npy", np.zeros(3, [*((c, "U3") for c in "xyz"), *scalars]))
+    np.save(tmp_path / "nested.npy", np.zeros(3, [*((c, "f4", 2) for c in "xyz"), *scalars]))
     np.savez(tmp_path / "real.npz", xyz=np.zeros((3, 3)), rgb=np.zeros((3, 3)), labels=np.zeros(3))
     cases += [
         (tmp_path / "five.npy", r"expected a table \[N, 6\]"), (tmp_path / "objects.npy", "holds Python objects"),
         (tmp_path / "names.npz", "no array of points"), (tmp_path / "grey.npz", "has no colors"),
         (tmp_path / "labels.npz", "2 labels for 3 points"), (tmp_path / "real.npz", "expected integers"),
+        (tmp_path / "long.npz", "labels run from 1099511627776 to .*, beyond 32 bits"),
+        (tmp_path / "words.npz", "normals are <U2, expected numbers"),
+        (tmp_path / "text.npy", "has no points"), (tmp_path / "nested.npy", "has no points"),
     ]  # fmt: skip
     for path, message in cases:
         with pytest.raises(SceneError, match=message) as caught:

@@ -88,6 +88,11 @@ def test_a_failed_scene_gives_exit_code_1_and_its_reason(call, rooms: Path, tmp_
         (["--set=teachers=[]"], "name at least one teacher"),
         (["--teachers=embedded:dense", "--teachers=embedded:dense"], "a teacher is named twice"),
         (["--set=cell=0"], "'cell'"),
+        (["--set=background=[nan,0,0]"], "'background"),
+        (["--set=background=[0,0,2]"], "'background"),
+        (["--set=up=[inf,0,0]"], "'up"),
+        (["--teachers=embedded:text", "--device=bogus"], "device 'bogus': expected cpu, cuda or cuda:N"),
+        (["--teachers=embedded:text", "--device=cuda:99"], "CUDA devices found; use --device cpu"),
         (["--set=rasterizer=cpus"], "did you mean 'cpu'"),
         (["--shard=3/2"], "expected i/n"),
         (["--split=val"], "no scene of split val"),
@@ -111,7 +116,14 @@ def test_bad_usage_is_one_line_and_exit_code_2(  # type: ignore[no-untyped-def]
 
 def test_stores_and_manifests_that_are_not_there_are_named(call, rooms: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert "no such manifest" in call("run", "--manifest", tmp_path / "m", "--store", tmp_path / "s")[2]
-    assert "no such folder" in call("status", "--manifest", rooms, "--store", tmp_path / "s")[2]
+    for command in ("status", "verify"):
+        code, _, err = call(command, "--manifest", rooms, "--store", tmp_path / "s")
+        assert (code, "no such folder" in err) == (2, True)
+    for number, text in enumerate(('{"address": 5}', '{"address": "bogus"}', "[]")):
+        file = tmp_path / f"{number}.json"
+        file.write_text(text)
+        code, _, err = call("run", "--manifest", rooms, "--store", tmp_path / "s", "--scheduler", file)
+        assert (code, err) == (2, f"error: --scheduler {file}: not a scheduler file of dask\n")
     (tmp_path / "file").write_text("")
     code, _, err = call("run", "--manifest", rooms, "--store", tmp_path / "file")
     assert (code, err) == (2, f"error: --store {tmp_path / 'file'}: is a file; give a folder\n")

@@ -121,6 +121,12 @@ def test_a_damaged_cache_is_not_trusted_and_can_be_redone(rooms: Path, tmp_path:
     assert "--overwrite" in summary.failures["tiny/scene00"]
     assert run_stage1(rows, tmp_path, CONFIG, RunConfig(overwrite=True)).counts == {"done": 1}
     assert published(tmp_path) == first
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1  # of the right length: only a look at every byte finds it
+    victim.write_bytes(data)
+    assert run_stage1(rows, tmp_path, CONFIG, HERE).counts == {"skipped": 1}
+    assert run_stage1(rows, tmp_path, CONFIG, RunConfig(overwrite=True)).counts == {"done": 1}
+    assert published(tmp_path) == first
 
 
 def test_edited_inputs_are_noticed(rooms: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from chorus_common.cache import SceneCache
+from chorus_common.camera_io import read_cameras, write_transforms_json
 from chorus_common.errors import CacheError, SceneError
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest
@@ -105,8 +107,9 @@ def job_of(store: Path, **changes: object) -> SceneJob:
 
 def test_the_fingerprint_changes_with_everything_that_changes_a_byte(store: Path, tmp_path: Path) -> None:
     job = job_of(store)
-    cameras = tmp_path / "other.json"
-    cameras.write_text("other")
+    assert job.row.cameras_path is not None
+    own = read_cameras(job.row.cameras_path)
+    cameras = write_transforms_json(replace(own, intrinsics=own.intrinsics * 1.01), tmp_path / "other.json")
     teacher = job.teachers[0]
     others = [
         replace(job, row=replace(job.row, sha256="1" * 64)),
@@ -118,13 +121,18 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_byte(store: Path
             replace(job, config=CONFIG.model_copy(update={key: value}))
             for key, value in {
                 "width": 80, "cell": 4, "fold": "nearest", "bits": 3, "seed": 1, "store_rgb": False, "max_views": 2,
-                "background": (1.0, 1.0, 1.0), "batch": 3, "teacher_threads": 2, "n_views": 9, "up": (0.0, -1.0, 0.0),
+                "background": (1.0, 1.0, 1.0), "view_choice": "even",
+                "batch": 3, "teacher_threads": 2, "n_views": 9, "up": (0.0, -1.0, 0.0),
             }.items()
         ),
     ]  # fmt: skip
     prints = {scene_fingerprint(one) for one in (job, *others)}
     assert len(prints) == 1 + len(others)
-    same = [replace(job, device="cuda"), replace(job, overwrite=True), replace(job, store=tmp_path)]
+    copied = Path(shutil.copy(job.row.cameras_path, tmp_path / "elsewhere.json"))  # views count, not where they are
+    same = [
+        replace(job, device="cuda"), replace(job, overwrite=True), replace(job, store=tmp_path),
+        replace(job, row=replace(job.row, cameras_path=copied)),
+    ]  # fmt: skip
     assert {scene_fingerprint(one) for one in same} == {scene_fingerprint(job)}
 
 
@@ -163,9 +171,11 @@ def test_seeds_of_views_depend_on_scene_and_view_alone() -> None:
 def test_scenes_without_cameras_get_chosen_views_and_long_captures_are_thinned(store: Path) -> None:
     job = job_of(store)
     scene = load_scene(job.row)
-    thinned = pick_views(job.row, scene, CONFIG.model_copy(update={"max_views": 3}))
+    thinned = pick_views(job.row, scene, CONFIG.model_copy(update={"max_views": 3, "view_choice": "even"}))
     assert thinned.names == ("v0", "v2", "v4")
     assert (thinned.width, thinned.height) == (64, 48)
+    spread = pick_views(job.row, scene, CONFIG.model_copy(update={"max_views": 3}))
+    assert len(set(spread.names)) == 3
     chosen = pick_views(replace(job.row, cameras_path=None), scene, CONFIG.model_copy(update={"n_views": 4}))
     assert (len(chosen), chosen.width, chosen.height) == (4, 64, 48)
 

@@ -80,6 +80,19 @@ def test_speed_is_that_of_the_latest_stretch_of_work() -> None:
     assert scenes_per_hour([]) == 0
 
 
+def test_a_damaged_cache_without_a_record_has_failed(half: tuple[list[ManifestRow], Path], tmp_path: Path) -> None:
+    rows, store = half
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    shutil.rmtree(copy / "outcomes")
+    (copy / "tiny" / "scene02.zarr").mkdir()
+    (copy / "tiny" / "scene00.zarr" / "_files.json").unlink()
+    status = store_status(rows, copy)
+    assert (status.done, status.pending) == (0, 2)
+    assert sorted(status.failed) == ["tiny/scene00", "tiny/scene02"]
+    assert all("_files.json" in reason for reason in status.failed.values())
+
+
 def test_no_store_is_an_error(half: tuple[list[ManifestRow], Path], tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="no such folder"):
         store_status(half[0], tmp_path / "nowhere")

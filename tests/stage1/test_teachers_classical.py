@@ -67,6 +67,9 @@ def test_teacher_names_are_safe_file_names() -> None:
     assert teacher_name("open_clip:ViT-B-16:laion2b_s34b_b88k") == "open-clip-ViT-B-16-laion2b-s34b-b88k"
     assert teacher_name("sam:vit_b:/data/../sam.pth") == "sam-vit-b-data-..-sam.pth"
     assert "/" not in teacher_name("a:/b/c")
+    long = [f"timm:vit_tiny:/hub/{'snapshots/' * 20}{end}/model.safetensors" for end in "ab"]
+    assert teacher_name(long[0]) != teacher_name(long[1])
+    assert all(len(teacher_name(spec)) <= 100 and teacher_name(spec).startswith("timm-vit-tiny-hub") for spec in long)
 
 
 # --- dense -------------------------------------------------------------------------------------------------------
@@ -273,12 +276,17 @@ def test_small_masks_are_dropped_and_the_rest_numbered_in_reading_order() -> Non
     np.testing.assert_array_equal(number_masks(owner, area, 2), [0, -1, 1, 0, 1, 2])
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_graph_of_regions_agrees_with_plain_loops(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "scattered"), [(0, False), (1, False), (2, True), (3, True)])
+def test_the_graph_of_regions_agrees_with_plain_loops(seed: int, scattered: bool) -> None:
+    """`scattered` regions cross, as regions that hang together over corners may: nearly all are neighbours."""
     rng = np.random.default_rng(seed)
-    regions = np.unique(rng.integers(0, 5, (6, 8)), return_inverse=True)[1].reshape(6, 8).repeat(3, 0).repeat(2, 1)
+    if scattered:
+        regions = np.append(np.arange(30), rng.integers(0, 30, 18 * 16 - 30)).reshape(18, 16)
+    else:
+        regions = np.unique(rng.integers(0, 5, (6, 8)), return_inverse=True)[1].reshape(6, 8).repeat(3, 0).repeat(2, 1)
     lab = rng.normal(50, 20, (18, 16, 3)).astype(np.float32)
     graph = region_graph(regions.astype(np.int32), lab)
+    assert (len(graph.pairs) > 3 * len(graph.area)) == scattered
     borders: dict[tuple[int, int], list[float]] = {}
     for y in range(18):
         for x in range(16):
