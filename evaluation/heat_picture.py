@@ -38,7 +38,7 @@ def best_view(scene: LoadedScene, relevancy: F32) -> tuple[F64, F64]:
     gaussians = scene.gaussians
     hottest = relevancy >= np.quantile(relevancy, 0.99)
     if scene.cache is not None:
-        cameras = scene.cache.cameras().resized(WIDTH, HEIGHT)
+        cameras = scene.cache.cameras().filled(WIDTH, HEIGHT)
         index = scene.cache.lifting()
         rows = np.repeat(np.arange(len(index)), np.diff(index.indptr))
         seen = np.bincount(
