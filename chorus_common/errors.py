@@ -55,7 +55,8 @@ def one_line(error: BaseException) -> str:
 def run_cli(command: Callable[..., Any]) -> None:
     """Run a click command as a program: one clear line and exit code 2 for bad input, 130 for Ctrl-C and SIGTERM.
 
-    `command` may return an int, which becomes the exit code (1 = some scenes failed).
+    `command` may return an int, which becomes the exit code (1 = some scenes failed). Any other error is ours and
+    keeps its traceback.
     """
     import click
 

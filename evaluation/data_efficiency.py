@@ -8,25 +8,22 @@ amount and not the draw.
 
 from __future__ import annotations
 
-import importlib
-import json
-import pickle
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from chorus_common.config import Config
 from chorus_common.errors import ConfigError
 from chorus_common.scene import GaussianScene
+from evaluation.point_lists import annotate, read_point_lists
+from evaluation.scenes import LoadedScene
 
-I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 
@@ -37,8 +34,8 @@ class LimitConfig(Config):
         scenes: per cent of the training scenes, rounded down, at least one (1 % of ScanNet's 1201 is 12).
         scene_list: official list, one scene id per line; takes the place of `scenes`.
         points: annotated points per scene (0 = all).
-        point_lists: official lists: scene id -> indices of the annotated points in the source's order, as
-            torch-pickled dict (.pth, ScanNet's) or JSON; takes the place of `points`.
+        point_lists: official lists: scene id -> indices of the annotated points among the benchmark's
+            (`evaluation.point_lists`), as torch-pickled dict (.pth, ScanNet's) or JSON; takes the place of `points`.
         seed: of the draws.
     """
 
@@ -80,26 +77,26 @@ class Limit:
             chosen = set(drawn_scenes(scene_ids, self.config.scenes, self.config.seed))
         return [name for name in scene_ids if name in chosen]
 
-    def labels(self, scene: GaussianScene, scene_id: str) -> I32:
-        """Labels [N] of `scene` with everything that is not annotated set to -1."""
-        assert scene.labels is not None, "only labelled scenes are limited"
+    def annotated(self, scene: LoadedScene, label_space: str) -> GaussianScene:
+        """The Gaussians of `scene`, whose labels are of `label_space`, with every label that may not be seen as -1."""
+        gaussians, scene_id = scene.gaussians, scene.where.scene_id
+        assert gaussians.labels is not None, "only labelled scenes are limited"
         if self.listed_points is not None:
             if scene_id not in self.listed_points:
                 raise ConfigError(f"{self.config.point_lists}: has no points of scene {scene_id}")
-            listed = self.listed_points[scene_id]
-            if len(listed) and listed.max() > scene.source_ids.max():
-                raise ConfigError(
-                    f"{self.config.point_lists}: scene {scene_id} has an index {int(listed.max())}, "
-                    f"the scene {int(scene.source_ids.max()) + 1} points"
-                )
-            keep = np.isin(scene.source_ids, listed)
-        elif self.config.points > 0:
-            known = np.flatnonzero(scene.labels >= 0)
-            drawn = drawn_points(scene.source_ids[known], self.config.points, self.config.seed, scene_id)
-            keep = np.isin(scene.source_ids, drawn)
-        else:
-            return scene.labels
-        return np.where(keep, scene.labels, -1).astype(np.int32)
+            return annotate(scene, self.listed_points[scene_id], label_space, self.config.point_lists)
+        if self.config.points == 0:
+            return gaussians
+        known = np.flatnonzero(gaussians.labels >= 0)
+        drawn = drawn_points(gaussians.source_ids[known], self.config.points, self.config.seed, scene_id)
+        keep = np.isin(gaussians.source_ids, drawn)
+        return replace(gaussians, labels=np.where(keep, gaussians.labels, -1).astype(np.int32))
+
+    def digest(self, scene_id: str) -> str:
+        """SHA-256 of what the lists say of a scene's points; "" where no list does."""
+        if self.listed_points is None or scene_id not in self.listed_points:
+            return ""
+        return hashlib.sha256(self.listed_points[scene_id].tobytes()).hexdigest()
 
 
 def drawn_scenes(scene_ids: Sequence[str], percent: float, seed: int) -> list[str]:
@@ -130,33 +127,3 @@ def read_scene_list(path: Path) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"{path}: {'lists a scene twice' if names else 'lists no scenes'}")
     return tuple(names)
-
-
-def read_point_lists(path: Path) -> dict[str, I64]:
-    """Scene id -> indices of a torch-pickled dict (nothing but arrays and numbers is unpickled) or of a JSON object."""
-    try:
-        content = _read_json(path) if path.suffix == ".json" else _read_torch(path)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ConfigError(f"{path}: not readable lists of points ({reason})") from None
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{path}: holds no scene -> indices")
-    lists: dict[str, I64] = {}
-    for name, indices in content.items():
-        values = np.asarray(indices)
-        if values.ndim != 1 or (values.size and (values.dtype.kind not in "iu" or values.min() < 0)):
-            raise ConfigError(f"{path}: scene {name}: expected indices >= 0, found {values.dtype} {values.shape}")
-        lists[str(name)] = values.astype(np.int64)
-    return lists
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _read_torch(path: Path) -> Any:
-    # ScanNet's files hold numpy arrays; these constructors make arrays and nothing else.
-    core = importlib.import_module("numpy._core.multiarray")
-    kinds = {type(np.dtype(kind)) for kind in ("i4", "i8", "u4", "u8")}
-    with torch.serialization.safe_globals([core._reconstruct, core.scalar, np.ndarray, np.dtype, *kinds]):
-        return torch.load(path, map_location="cpu", weights_only=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from chorus_common.errors import ConfigError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
+from chorus_common.scene_io.npy import open_npy
 from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
@@ -149,8 +150,8 @@ class FeatureFiles:
         if path is None:
             raise ConfigError(f"{who}: neither {paths[0]} nor {paths[1]} exists")
         try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
+            values = open_npy(path)
+        except OSError as error:
             raise MetricError(f"{path}: not a readable .npy file ({error})") from None
         channels = self.channels or "C"
         if values.ndim != 2 or (self.channels or values.shape[1]) != values.shape[1] or values.dtype.kind != "f":

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError
+from chorus_common.errors import SceneError, one_line
 from chorus_common.labels import SPACES
+from chorus_common.scene_io.npy import open_npy
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +54,9 @@ def read_point_truth(folder: Path | None, label_space: str, who: str) -> PointTr
 
 def _load(path: Path, who: str) -> NDArray[np.generic]:
     try:
-        array: NDArray[np.generic] = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise SceneError(f"{who}: {path}: labelled point cloud is not readable ({error})") from None
-    return array
+        return open_npy(path)
+    except (SceneError, OSError) as error:
+        raise SceneError(f"{who}: labelled point cloud is not readable ({one_line(error)})") from None
 
 
 def _ids(path: Path, n: int, who: str) -> NDArray[np.int32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -58,22 +59,29 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def find_results(run: Path) -> dict[str, dict[str, Any]]:
-    """Results in the folder `run`, by `result_name`; of several of one name, the one whose file name comes last."""
+    """Results in the folder `run` by file name, in the order of the names; other files are passed over."""
     found = {}
     for path in sorted(run.glob("*.json")):
-        try:
-            document = read_result(path)
-        except ConfigError:
-            continue
-        found[result_name(document)] = document
+        with contextlib.suppress(ConfigError):
+            found[path.name] = read_result(path)
     return found
 
 
-def result_name(document: Mapping[str, Any]) -> str:
-    """What a result is of: its task, and for fine-tuning what was trained for what ("finetune linear semantic")."""
-    task = str(document["task"])
-    config = document["inputs"].get("config", {})
-    return f"{task} {config['mode']} {config['task']}" if task == "finetune" else task
+def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The means of a row of any result, by name: its own numbers; those of "instances"; of retrieval the means over
+    perturbations, and those under each as recall_at_1_turn-90; head, common, tail as ap_tail or miou_tail.
+    """
+    instances, mean = row.get("instances"), row.get("mean")
+    parts = [row, *(part for part in (instances, mean) if isinstance(part, Mapping))]
+    found = {k: v for part in parts for k, v in part.items() if isinstance(v, float)}
+    if isinstance(mean, Mapping):
+        for perturbation, figures in row.items():
+            if isinstance(figures, Mapping) and figures is not mean:
+                found |= {f"{k}_{perturbation}": v for k, v in figures.items() if isinstance(v, float)}
+    for part in parts:
+        for group, means in (part.get("groups") or {}).items():
+            found |= {f"{k}_{group}": v for k, v in means.items() if isinstance(v, float)}
+    return found
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -97,11 +97,7 @@ class Pieces:
         return self._path(scene).with_suffix(".npz")
 
     def _scene_key(self, scene: EvalScene) -> str:
-        watched = [scene.path / "_files.json"] if scene.store is not None else []
-        if scene.source is not None:
-            watched += sorted(scene.source.glob("*")) if scene.source.is_dir() else [scene.source]
-        stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in watched if p.is_file()]
-        return hashlib.sha256(json.dumps([self.key, stats]).encode()).hexdigest()
+        return hashlib.sha256(f"{self.key}:{scene.state()}".encode()).hexdigest()
 
 
 def run_scenes(

@@ -4,6 +4,8 @@ files, and those that had to be left out.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
+from chorus_common.cache.schema import FILES
 from chorus_common.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.lifting import morton_order
@@ -45,6 +48,20 @@ class EvalScene:
         if self.store is None:
             raise CacheError(f"{self.name}: this needs the teacher cache; give --store")
         return self.store / self.dataset / f"{self.scene_id}.zarr"
+
+    def state(self) -> str:
+        """SHA-256 over the files that the scene is read from: the cache's list of checksums; names, sizes and times of
+        the source's. Where they lie does not count: a data set may be moved.
+        """
+        digest = hashlib.sha256()
+        if self.store is not None and (self.path / FILES).is_file():
+            digest.update((self.path / FILES).read_bytes())
+        watched: list[Path] = []
+        if self.source is not None:
+            watched = sorted(self.source.glob("*")) if self.source.is_dir() else [self.source]
+        stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in watched if p.is_file()]
+        digest.update(json.dumps(stats).encode())
+        return digest.hexdigest()
 
     def open(self) -> SceneCache:
         """The scene's cache; CacheError where it is damaged."""

@@ -172,6 +172,20 @@ def retrieval_sources(options: SourceOptions) -> dict[str, FeatureSource]:
     return sources
 
 
+def probe_sources(options: SourceOptions) -> dict[str, FeatureSource]:
+    """Sources of a linear probe: an encoder's own output with its random twin, which is the yardstick, and files."""
+    sources: dict[str, FeatureSource] = {}
+    if options.encoder is not None:
+        trained = load_encoder(options.encoder).to(options.device)
+        sources["trained"] = EncoderFeatures(trained, options.turns)
+        sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.turns)
+    if options.features is not None:
+        sources["features"] = FeatureFiles(options.features, None)
+    if not sources:
+        raise ConfigError("nothing to probe; give --encoder or --features")
+    return sources
+
+
 def is_student(path: Path) -> bool:
     """Whether `path` is a student's folder, and not an encoder's folder or file. Raises WeightsError where it is
     nothing of the kind.

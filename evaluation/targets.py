@@ -100,7 +100,7 @@ def _columns(masks: sparse.csr_matrix, nearest: I32) -> sparse.csr_matrix:
     return carried
 
 
-def _check_labels(labels: I32 | None, label_space: str, who: str) -> None:
+def check_labels(labels: I32 | None, label_space: str, who: str) -> None:
     """Raises SceneError for labels that are no class of `label_space`: they must not pass for unlabelled."""
     k = len(LABEL_SPACES.get(label_space, ()))
     if labels is not None and k and len(labels) and (labels.min() < -1 or labels.max() >= k):
@@ -116,7 +116,7 @@ def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: in
     """
     gaussians = scene.gaussians
     if kind == "gaussians":
-        _check_labels(gaussians.labels, label_space or gaussians.label_space, scene.name)
+        check_labels(gaussians.labels, label_space or gaussians.label_space, scene.name)
         return Target(scene, gaussians.means, gaussians.labels, gaussians.instances, False, k)
     cloud = read_point_truth(scene.where.source, label_space, scene.name)
     if cloud is None:

@@ -1,8 +1,9 @@
 """Run the cells of a batch, each in a process of its own, on dask's local cluster or one after the other.
 
 A cell is exactly the command that the table shows: a cell that crashes or eats all memory takes nobody with it, and a
-row can be made again by pasting its command. A finished cell is kept with a key over its command, the encoder's weights
-and the manifest; a second start runs what is missing or has changed.
+row can be made again by pasting its command. A cell that left out no scene for failure is kept with a key over its
+command, the encoder's weights and the manifest; a second start runs what is missing, failed or has changed. What an
+earlier run of a cell left is removed before it starts: only figures of this run can be taken for its figures.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from chorus_common.atomic import write_text_atomically
 from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError
 from chorus_common.progress import progress
 from evaluation.batch.matrix import BatchConfig, Cell
+from evaluation.scene_scores import scores_path
 
 #: Exit code of a program that Ctrl-C ended (chorus_common.errors.run_cli).
 _INTERRUPTED = 130
@@ -30,10 +32,18 @@ _PROGRAM = "import sys; sys.argv[0] = 'chorus-eval'; from evaluation.cli import 
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """How a cell ended: "" for well, else the reason in one line."""
+    """How a cell ended. problem: "" where there is a result, else the reason in one line; code: the command's exit code
+    (1 with a result: scenes failed, and the figures are those of the others).
+    """
 
     cell: Cell
     problem: str
+    code: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to try again."""
+        return not self.problem and self.code == EXIT_DONE
 
 
 def run_cells(
@@ -49,15 +59,15 @@ def run_cells(
     waiting = []
     for cell in cells:
         if _is_done(cell, out, keys[cell]):
-            found[cell] = CellOutcome(cell, "")
+            found[cell] = CellOutcome(cell, "", EXIT_DONE)
         else:
             waiting.append(cell)
     with progress(len(cells), "batch", done=len(found)) as report:
         for outcome in _outcomes(waiting, out, workers, threads):
-            if not outcome.problem:
+            if outcome.complete:
                 write_text_atomically(_key_path(outcome.cell, out), keys[outcome.cell] + "\n")
             else:
-                report.say(f"failed: {outcome.cell.name}: {outcome.problem}")
+                report.say(f"failed: {outcome.cell.name}: {outcome.problem or 'some of its scenes (see the table)'}")
             found[outcome.cell] = outcome
             report.advance(1, outcome.cell.name)
     return [found[cell] for cell in cells]
@@ -81,6 +91,9 @@ def run_cell(cell: Cell, out: Path, threads: int) -> CellOutcome:
     """Run one cell in a process of its own; its output goes to cells/<name>.log."""
     result = cell.result(out)
     result.parent.mkdir(parents=True, exist_ok=True)
+    # A traceback exits with 1, as failed scenes do: a result that lies there must be this run's. The key goes first.
+    for stale in (_key_path(cell, out), result, scores_path(result)):
+        stale.unlink(missing_ok=True)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(threads))
     command = [sys.executable, "-c", _PROGRAM, *cell.arguments, "--out", str(result)]
@@ -90,9 +103,9 @@ def run_cell(cell: Cell, out: Path, threads: int) -> CellOutcome:
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     if code in (EXIT_DONE, EXIT_SOME_FAILED) and result.is_file():
-        return CellOutcome(cell, "")
+        return CellOutcome(cell, "", code)
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return CellOutcome(cell, f"{lines[-1] if lines else 'no output'} (exit code {code}; {log})")
+    return CellOutcome(cell, f"{lines[-1] if lines else 'no output'} (exit code {code}; {log})", code)
 
 
 def _outcomes(cells: Sequence[Cell], out: Path, workers: int, threads: int) -> Iterator[CellOutcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from chorus_common.atomic import atomic_path
 from chorus_common.errors import ConfigError
 from evaluation.batch.matrix import Cell
 from evaluation.batch.run import CellOutcome
+from evaluation.metrics.retrieval import FIGURES
 from evaluation.published import Published, published_for
 from evaluation.report.export import markdown_table
-from evaluation.results import read_result
+from evaluation.results import metrics_of, read_result
 from evaluation.scene_scores import SceneScores, scores_path
 from evaluation.tasks.finetune import score_of
 
@@ -24,9 +25,9 @@ Line = dict[str, Any]
 
 #: What identifies a line; metrics follow in columns of their own.
 _KEYS = ("origin", "task", "dataset", "label_space", "encoder", "row", "fold", "seed")
-_TAIL = ("n_scenes", "n_excluded", "problem", "source", "command")
+_TAIL = ("n_scenes", "n_excluded", "left_out", "problem", "source", "command")
 #: Metrics first, in this order, then whatever else a task reports.
-_FIRST = ("miou", "f_miou", "macc", "f_macc", "overall_accuracy", "ap", "ap50", "ap25")
+_FIRST = ("miou", "f_miou", "macc", "f_macc", "overall_accuracy", "ap", "ap50", "ap25", *FIGURES)
 UNION = "union"
 
 
@@ -48,8 +49,9 @@ def write_parquet(lines: Sequence[Line], path: Path) -> None:
     """One column per key and metric; missing values are null. The same lines give the same bytes."""
     names = columns(lines)
     whole = {"seed", "n_scenes", "n_excluded"}
-    text = {*_KEYS, *_TAIL} - whole
-    fields = [pa.field(n, pa.string() if n in text else pa.int64() if n in whole else pa.float64()) for n in names]
+    kinds = {n: pa.int64() if n in whole else pa.string() for n in (*_KEYS, *_TAIL)}
+    kinds["left_out"] = pa.map_(pa.string(), pa.string())  # scene -> reason
+    fields = [pa.field(n, kinds.get(n, pa.float64())) for n in names]
     table = pa.Table.from_pylist([{n: line.get(n) for n in names} for line in lines], schema=pa.schema(fields))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -64,7 +66,7 @@ def columns(lines: Iterable[Line]) -> list[str]:
 
 def markdown(lines: Sequence[Line], command: str) -> str:
     """The table for people: per task and data set the mean over seeds (and its standard deviation), what was published
-    for it, what failed, and the command of every line.
+    for it, what failed, which scenes were left out and why, and the command of every line.
     """
     ours = [line for line in lines if line["origin"] == "measured"]
     parts = ["# Batch results", "", f"Made by `{command}`. In per cent; over seeds: mean ± standard deviation.", ""]
@@ -92,6 +94,9 @@ def markdown(lines: Sequence[Line], command: str) -> str:
     if failed:
         reasons = [(_where(line), str(line["problem"])) for line in failed]
         parts += ["## Failed", "", markdown_table(("cell", "reason"), reasons), ""]
+    left_out = _left_out(ours)
+    if left_out:
+        parts += ["## Scenes left out", "", markdown_table(("scene", "reason", "cells"), left_out), ""]
     commands = [(_where(line), f"`{line['command']}`") for line in ours if line["command"]]
     return "\n".join([*parts, "## Commands", "", markdown_table(("line", "command"), commands), ""])
 
@@ -107,8 +112,24 @@ def _summary(group: Sequence[Line]) -> str:
     rows = []
     for (encoder, row, fold), same in keyed.items():
         cells = [_spread([line.get(m) for line in same]) for m in metrics]
-        rows.append((encoder, row, fold, str(len(same)), *cells, str(same[0]["n_scenes"] or "")))
-    return markdown_table(("encoder", "row", "fold", "seeds", *metrics, "scenes"), rows)
+        counts = [_range([line[key] for line in same]) for key in ("n_scenes", "n_excluded")]
+        rows.append((encoder, row, fold, str(len(same)), *cells, *counts))
+    return markdown_table(("encoder", "row", "fold", "seeds", *metrics, "scenes", "left out"), rows)
+
+
+def _left_out(lines: Sequence[Line]) -> list[tuple[str, str, str]]:
+    """(scene, reason, the cells that left it out); rows of one cell and unions of folds say the same once."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for line in lines:
+        for scene, reason in line["left_out"].items() if line["fold"] != UNION else ():
+            found.setdefault((scene, reason), {})[_where({**line, "row": ""})] = None
+    return [(scene, reason, "; ".join(cells)) for (scene, reason), cells in sorted(found.items())]
+
+
+def _range(counts: Sequence[int]) -> str:
+    """One number where all are the same, else the smallest and the greatest."""
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -148,13 +169,21 @@ def _base(cell: Cell) -> Line:
 def _cell_lines(outcome: CellOutcome, out: Path) -> list[Line]:
     cell = outcome.cell
     if outcome.problem:
-        missing = {"label_space": "", "row": "", "n_scenes": None, "n_excluded": None, "command": ""}
+        missing: Line = {
+            "label_space": "",
+            "row": "",
+            "n_scenes": None,
+            "n_excluded": None,
+            "left_out": {},
+            "command": "",
+        }
         return [_base(cell) | missing | {"problem": outcome.problem}]
     document = read_result(cell.result(out))
     known = {
         "label_space": str(document["inputs"].get("label_space", "")),
-        "n_scenes": len(document.get("per_scene", {})),
-        "n_excluded": len(document.get("excluded", {})),
+        "n_scenes": len(document["per_scene"]),
+        "n_excluded": len(document["excluded"]),
+        "left_out": document["excluded"],
         "problem": "",
         "command": document["command"],
     }
@@ -173,30 +202,17 @@ def _union_lines(cells: Sequence[Cell], out: Path) -> list[Line]:
     for path in paths[1:]:
         total.merge(SceneScores.read(path))
     documents = [read_result(cell.result(out)) for cell in cells]
+    left_out = {name: reason for d in documents for name, reason in d["excluded"].items()}
     known = {
         "fold": UNION,
         "label_space": str(documents[0]["inputs"].get("label_space", "")),
         "n_scenes": sum(len(d["per_scene"]) for d in documents),
-        "n_excluded": len({name for d in documents for name in d["excluded"]}),
+        "n_excluded": len(left_out),
+        "left_out": left_out,
         "problem": "",
         "command": " && ".join(d["command"] for d in documents),
     }
     return [_base(cells[0]) | known | {"row": row} | metrics_of(score_of(total, row)) for row in total.semantic]
-
-
-def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The means of a row of any result: its own numbers, those of "instances", and head, common, tail as ap_tail or
-    miou_tail.
-    """
-    found = {k: v for k, v in row.items() if isinstance(v, float)}
-    parts = [row]
-    if isinstance(row.get("instances"), Mapping):
-        parts.append(row["instances"])
-        found |= {k: v for k, v in row["instances"].items() if isinstance(v, float)}
-    for part in parts:
-        for group, means in (part.get("groups") or {}).items():
-            found |= {f"{k}_{group}": v for k, v in means.items() if isinstance(v, float)}
-    return found
 
 
 def _published_line(p: Published) -> Line:
@@ -213,6 +229,7 @@ def _published_line(p: Published) -> Line:
         p.metric: p.percent / 100,
         "n_scenes": None,
         "n_excluded": None,
+        "left_out": {},
         "problem": "",
         "source": note,
         "command": "",
@@ -227,4 +244,4 @@ def read_table(path: Path) -> list[Line]:
         raise ConfigError(f"{path}: no readable results table ({' '.join(str(error).split())[:100]})") from None
     if lines and not {*_KEYS, *_TAIL} <= lines[0].keys():
         raise ConfigError(f"{path}: not a results table of chorus-eval batch")
-    return lines
+    return [line | {"left_out": dict(line["left_out"])} for line in lines]

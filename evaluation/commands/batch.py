@@ -45,6 +45,8 @@ def batch_command(
     click.echo(text.split("## Commands")[0].strip())
     click.echo(f"written: {out / 'results.parquet'}, {out / 'results.md'}")
     failed = sum(bool(o.problem) for o in outcomes)
-    if failed:
-        click.echo(f"{failed} of {len(outcomes)} cells failed; run the same command again to try them", err=True)
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    partial = sum(not o.complete for o in outcomes) - failed
+    for n, what in ((failed, "failed"), (partial, "had scenes that failed")):
+        if n:
+            click.echo(f"{n} of {len(outcomes)} cells {what}; run the same command again to try them", err=True)
+    return EXIT_SOME_FAILED if failed or partial else EXIT_DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def compare_command(
     header = ("metric", "A", "B", "B - A", f"{100 * level:g} % interval", "B better in", "scenes")
     rows_of_text = [
         (
-            d.metric, f"{100 * d.a:.1f}", f"{100 * d.b:.1f}", f"{100 * d.difference:+.1f}",
-            f"{100 * d.low:+.1f} to {100 * d.high:+.1f}", f"{100 * d.better:.0f} % of draws", str(d.n_scenes),
+            d.metric, _percent(d.a, ".1f"), _percent(d.b, ".1f"), _percent(d.difference, "+.1f"),
+            f"{_percent(d.low, '+.1f')} to {_percent(d.high, '+.1f')}", f"{_percent(d.better, '.0f')} % of draws",
+            str(d.n_scenes),
         )
         for d in found
     ]  # fmt: skip
@@ -56,9 +58,20 @@ def compare_command(
     click.echo(latex_table(header, rows_of_text, caption) if latex else markdown_table(header, rows_of_text))
     if out is not None:
         inputs = {"a": str(a), "b": str(b), "row_a": row_a, "row_b": row_b, "draws": draws, "seed": seed}
-        body = {"differences": {d.metric: vars(d) | {"difference": d.difference, "decided": d.decided} for d in found}}
-        write_result(out, result_document("compare", command_line(), inputs, body))
+        body = {d.metric: vars(d) | {"difference": d.difference, "decided": d.decided} for d in found}
+        known = {metric: {key: _known(value) for key, value in entry.items()} for metric, entry in body.items()}
+        write_result(out, result_document("compare", command_line(), inputs, {"differences": known}))
     return EXIT_DONE
+
+
+def _percent(value: float, form: str) -> str:
+    """A share in per cent; a dash where a metric is not defined on these scenes."""
+    return "–" if math.isnan(value) else format(100 * value, form)
+
+
+def _known(value: Any) -> Any:
+    """JSON has no NaN: what is not defined is null."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _row(path: Path, result: dict[str, Any], wanted: str | None) -> str:

@@ -30,7 +30,8 @@ from evaluation.results import command_line, result_document, write_result
 @split_option
 @click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
 @space_option
-@click.option("--encoder", type=FILE, required=True, help="Student folder or published checkpoint.")
+@click.option("--encoder", type=FILE, help="Student folder or published checkpoint: rows 'trained' and 'random'.")
+@click.option("--features", type=FILE, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
 @click.option(
     "--points-per-scene",
     type=click.IntRange(min=1),
@@ -53,7 +54,8 @@ def probe_command(
     split: str,
     hold_out: str,
     label_space: str,
-    encoder: Path,
+    encoder: Path | None,
+    features: Path | None,
     points_per_scene: int,
     balance: Any,
     l2: float,
@@ -63,7 +65,7 @@ def probe_command(
     out: Path,
     device: str,
 ) -> int:
-    """Fit one linear layer on frozen features; the random encoder is the yardstick."""
+    """Fit one linear layer on frozen features, of an encoder or from files; the random encoder is the yardstick."""
     if manifest is None:
         raise ConfigError(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"
@@ -71,11 +73,13 @@ def probe_command(
     from evaluation.benchmarks import class_groups
     from evaluation.run_scenes import Pieces
     from evaluation.scene_scores import SceneScores, scores_path
+    from evaluation.sources import SourceOptions, probe_sources
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.probe import ProbeConfig, probe
-    from stage2_distill.encoder import load_encoder
 
-    config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed, turns=turns)
+    config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
+    options = SourceOptions(encoder=encoder, features=features, device=device, seed=seed, turns=turns)
+    sources = probe_sources(options)
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))
@@ -85,12 +89,12 @@ def probe_command(
         "train_splits": list(train_splits),
         "split": split,
         "hold_out": hold_out,
-        "encoder": str(encoder),
         "label_space": space,
+        **options.inputs(),
         **config.model_dump(),
     }
-    pieces = Pieces.beside(out, inputs, encoder)
-    body = probe(train, val, space, load_encoder(encoder).to(device), config, scores, workers=workers, pieces=pieces)
+    pieces = Pieces.beside(out, inputs, encoder, features)
+    body = probe(train, val, space, sources, config, scores, workers=workers, pieces=pieces)
     scores.write(scores_path(out))
     write_result(out, result_document("probe", command_line(), inputs, body))
     pieces.clear()

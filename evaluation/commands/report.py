@@ -42,6 +42,8 @@ def report_command(
 
     config = ReportConfig(scene=scene, views=views, queries=queries, seconds=seconds, gallery=gallery)
     built = build_report(run, out, config, command_line())
+    for note in built.notes:
+        click.echo(note, err=True)
     if as_json:
         import json
 

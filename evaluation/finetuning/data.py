@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from chorus_common.scene import GaussianScene
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.settings import FineTuneConfig
 from evaluation.scenes import EvalScene
+from evaluation.targets import check_labels
 from stage2_distill.data.augment import augment
 from stage2_distill.data.crops import crop_rows
 from stage2_distill.data.order import SAMPLE, generator, mixture
@@ -75,7 +77,7 @@ class LabelledDataset:
         self.scenes = [s for s in scenes if s.scene_id in allowed]
         if not self.scenes:
             raise ConfigError("no scenes to learn from; check --train-split and the settings under 'limit'")
-        self._space, self._things, self._encoder = label_space, things, encoder
+        self.label_space, self._things, self._encoder = label_space, things, encoder
         self._config, self._limit = config, limit
         sizes: dict[str, int] = {}
         for scene in self.scenes:
@@ -116,21 +118,25 @@ class LabelledDataset:
             if number in self._kept:
                 return self._kept[number]
         where = self.scenes[number]
-        scene = where.load(self._space).gaussians
+        loaded = where.load(self.label_space)
+        scene = loaded.gaussians
         if scene.labels is None or not (scene.labels >= 0).any():
             raise CacheError(f"{where.name}: no ground truth to learn from; leave it out of the training split")
-        if int(scene.labels.max()) >= len(self._things):
-            raise CacheError(
-                f"{where.name}: holds label {int(scene.labels.max())}, outside {self._space} "
-                f"with {len(self._things)} classes"
-            )
+        check_labels(scene.labels, self.label_space, where.name)
         if self._config.task == "instance" and scene.instances is None:
             raise CacheError(f"{where.name}: no ground-truth instances to learn from; leave it out, or task=semantic")
-        scene = replace(scene, labels=self._limit.labels(scene, where.scene_id), parts=None)
+        scene = replace(self._limit.annotated(loaded, self.label_space), parts=None)
         with self._lock:
             if number not in self._kept and self._budget.take(_bytes(scene)):
                 self._kept[number] = scene
         return scene
+
+    def identity(self) -> dict[str, Any]:
+        """Everything about the data that decides what a run computes: the label space, and of every scene its name, the
+        state of its files and its annotated points.
+        """
+        scenes = [(s.name, s.state(), self._limit.digest(s.scene_id)) for s in self.scenes]
+        return {"label_space": self.label_space, "scenes": scenes}
 
     def _draw(self, scene: GaussianScene, number: int, rng: np.random.Generator) -> LabelledBatch:
         assert scene.labels is not None

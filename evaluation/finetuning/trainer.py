@@ -146,10 +146,9 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def _identity(model: Segmentor, dataset: LabelledDataset, config: FineTuneConfig) -> dict[str, Any]:
-    """Everything that decides what the run computes; a scene counts by its name and the store's fingerprint."""
-    scenes = [(s.name, s.open().fingerprint if s.store is not None else str(s.source)) for s in dataset.scenes]
+    """Everything that decides what the run computes."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
-    return {"config": settings, "start": weights_digest(model), "scenes": scenes}
+    return {"config": settings, "start": weights_digest(model), **dataset.identity()}
 
 
 def _count_bad_step(done: Progress, step: int, batch: LabelledBatch, config: FineTuneConfig, report: Reporter) -> None:

@@ -21,24 +21,9 @@ from evaluation.report.export import latex_table, markdown_table
 from evaluation.report.gallery import failure_gallery
 from evaluation.report.page import Card, Chart, Table, page
 from evaluation.report.pictures import Subject, ViewPictures, view_pictures
-from evaluation.results import find_results, text_table
+from evaluation.report.tables import ROW_NAMES, SEGMENTATIONS, TASKS, Document, percent, tables_of
+from evaluation.results import find_results, metrics_of, text_table
 from stage2_distill.student import load_student
-
-_ROW_NAMES = {
-    "student": "student",
-    "features": "feature files",
-    "lifted_teacher": "lifted teacher",
-    "lifted_teacher_seen_only": "lifted teacher, unseen = wrong",
-    "trained": "trained encoder",
-    "random": "random encoder",
-}
-_MEANS = (
-    ("miou", "mIoU"),
-    ("f_miou", "f-mIoU"),
-    ("macc", "mAcc"),
-    ("f_macc", "f-mAcc"),
-    ("overall_accuracy", "accuracy"),
-)
 
 
 class ReportConfig(Config):
@@ -55,11 +40,14 @@ class ReportConfig(Config):
 
 @dataclass(frozen=True)
 class Report:
-    """What was built: the page, the numbers of results.json, and the tables as plain text by title."""
+    """What was built: the page, the numbers of results.json, the tables as plain text by title, and what could not be
+    shown, in a line each.
+    """
 
     page: Path
     results: dict[str, Any]
     tables: dict[str, str]
+    notes: tuple[str, ...]
 
 
 def build_report(run: Path, out: Path, config: ReportConfig, command: str) -> Report:
@@ -67,14 +55,15 @@ def build_report(run: Path, out: Path, config: ReportConfig, command: str) -> Re
 
     results.json is written into `out` and into `run`. Raises ConfigError, one line, where `run` holds no results.
     """
-    found = find_results(run)
+    found, notes = _shown(find_results(run))
     if not found:
         raise ConfigError(
-            f"{run}: holds no results; run chorus-eval zero-shot, probe or finetune with --out {run}/NAME.json first"
+            f"{run}: holds no results; run chorus-eval {', '.join(TASKS)} with --out {run}/NAME.json first"
         )
     results = summary(found, config.seconds)
-    tables = [table for name, document in _segmentations(found).items() for table in _tables(name, document)]
-    views = _pictures(found, config) if config.views and "zero-shot" in found else []
+    tables = [table for file, document in found.items() for table in tables_of(file, document)]
+    views, unseen = _pictures(found, config)
+    notes += unseen
     charts = _charts(found)
     gallery = _gallery(found, config.gallery)
     html = page("Chorus report", _subtitle(found), _cards(results), tables, views, charts, command, gallery)
@@ -91,35 +80,40 @@ def build_report(run: Path, out: Path, config: ReportConfig, command: str) -> Re
     text = json.dumps(results, indent=1) + "\n"
     write_text_atomically(out / "results.json", text)
     write_text_atomically(run / "results.json", text)
-    return Report(target, results, {t.title: text_table(t.header, t.rows) for t in tables})
+    return Report(target, results, {t.title: text_table(t.header, t.rows) for t in tables}, tuple(notes))
 
 
-def summary(found: Mapping[str, Mapping[str, Any]], seconds: float | None) -> dict[str, Any]:
+def _shown(results: Mapping[str, Document]) -> tuple[dict[str, Document], list[str]]:
+    """Results with figures by file name, in the order of `TASKS`, and a line about each that has none."""
+    known = [(file, d) for task in TASKS for file, d in results.items() if d["task"] == task]
+    notes = [f"{file}: scored no scene, so it is not shown" for file, d in known if not d["rows"]]
+    return {file: d for file, d in known if d["rows"]}, notes
+
+
+def summary(found: Mapping[str, Document], seconds: float | None) -> dict[str, Any]:
     """The few numbers that others read: {"seconds", "zero_shot": {row: {"miou", "f_miou"}}, "linear_probe": {row:
-    {"miou"}}}.
+    {"miou", "f_miou"}}, "results": {file: {"task", "rows": {row: all its means}}}}; of several results of a task the
+    first by file name is its short form.
     """
     result: dict[str, Any] = {"seconds": seconds}
-    if "zero-shot" in found:
-        rows = found["zero-shot"]["rows"]
-        result["zero_shot"] = {name: {"miou": row["miou"], "f_miou": row["f_miou"]} for name, row in rows.items()}
-    if "probe" in found:
-        rows = found["probe"]["rows"]
-        result["linear_probe"] = {name: {"miou": row["miou"], "f_miou": row["f_miou"]} for name, row in rows.items()}
+    for task, key in (("zero-shot", "zero_shot"), ("probe", "linear_probe")):
+        document = next((d for d in found.values() if d["task"] == task), None)
+        if document is not None:
+            rows = document["rows"].items()
+            result[key] = {name: {"miou": row["miou"], "f_miou": row["f_miou"]} for name, row in rows}
+    result["results"] = {
+        file: {"task": d["task"], "rows": {name: metrics_of(row) for name, row in d["rows"].items()}}
+        for file, d in found.items()
+    }
     return result
 
 
-def _segmentations(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The results with rows of semantic scores, in the order in which a report shows them."""
-    names = [n for n in ("zero-shot", "probe") if n in found]
-    return {name: found[name] for name in [*names, *sorted(n for n in found if n.startswith("finetune "))]}
-
-
-def _subtitle(found: Mapping[str, Mapping[str, Any]]) -> str:
+def _subtitle(found: Mapping[str, Document]) -> str:
     parts = []
-    for name, document in _segmentations(found).items():
+    for file, document in found.items():
         inputs = document["inputs"]
         split = inputs["split"] if "split" in inputs else ", ".join(inputs["splits"])
-        parts.append(f"{name}: {len(document['per_scene'])} scenes of split {split}")
+        parts.append(f"{file}: {len(document['per_scene'])} scenes of split {split}")
     return "; ".join(parts)
 
 
@@ -131,110 +125,28 @@ def _cards(results: Mapping[str, Any]) -> list[Card]:
         cards.append(
             Card(
                 "Zero-shot mIoU, student",
-                _percent(zero_shot["student"]["miou"]),
-                f"lifted teacher {_percent(teacher.get('miou'))}",
+                percent(zero_shot["student"]["miou"]),
+                f"lifted teacher {percent(teacher.get('miou'))}",
             )
         )
         cards.append(
             Card(
                 "Zero-shot f-mIoU, student",
-                _percent(zero_shot["student"]["f_miou"]),
-                f"lifted teacher {_percent(teacher.get('f_miou'))}",
+                percent(zero_shot["student"]["f_miou"]),
+                f"lifted teacher {percent(teacher.get('f_miou'))}",
             )
         )
     if "trained" in probe:
         cards.append(
             Card(
                 "Linear probe mIoU",
-                _percent(probe["trained"]["miou"]),
-                f"random encoder {_percent(probe['random']['miou'])}",
+                percent(probe["trained"]["miou"]),
+                f"random encoder {percent(probe.get('random', {}).get('miou'))}",
             )
         )
     if results["seconds"] is not None:
         cards.append(Card("Whole run", f"{results['seconds'] / 60:.1f} min", "rooms to report"))
     return cards
-
-
-def _title(name: str) -> str:
-    """A result's name as a heading."""
-    known = {"zero-shot": "Zero-shot segmentation", "probe": "Linear probe"}
-    if name in known:
-        return known[name]
-    _, mode, task = name.split(" ")
-    return f"Fine-tuning, {task}: {'everything' if mode == 'full' else f'{mode} probe'}"
-
-
-def _tables(task: str, document: Mapping[str, Any]) -> list[Table]:
-    title = _title(task)
-    command, rows = document["command"], document["rows"]
-    label = {key: _ROW_NAMES.get(key, key) for key in rows}
-    note = (
-        "Means over the classes in the ground truth; a Gaussian without a prediction is wrong. "
-        "f-: without wall, floor, ceiling."
-    )
-    if document["excluded"]:
-        left_out = [f"{name} ({reason})" for name, reason in document["excluded"].items()]
-        note += f" Left out: {', '.join(left_out[:5])}{f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''}."
-    main = Table(
-        title, command, ("", *(name for _, name in _MEANS), "classes"),
-        tuple((label[k], *(_percent(r[key]) for key, _ in _MEANS), str(r["n_classes"])) for k, r in rows.items()), note,
-    )  # fmt: skip
-    published = Table(
-        f"{title}: the same predictions by published definitions", command,
-        ("definition", *(f"{label[k]} {m}" for k in rows for m in ("mIoU", "f-mIoU"))),
-        tuple(
-            (name, *(_percent(rows[k]["published_definitions"][name][m]) for k in rows for m in ("miou", "f_miou")))
-            for name in next(iter(rows.values()))["published_definitions"]
-        ),
-        "Definitions: docs/evaluation.md.",
-    )  # fmt: skip
-    classes = [c for c, v in next(iter(rows.values()))["per_class"].items() if v["iou"] is not None]
-    per_class = Table(
-        f"{title}: IoU per class", command, ("", *classes),
-        tuple((label[k], *(_percent(r["per_class"][c]["iou"]) for c in classes)) for k, r in rows.items()),
-    )  # fmt: skip
-    scenes = document["per_scene"]
-    per_scene = Table(
-        f"{title}: per scene", command, ("scene", *(f"{label[k]} mIoU" for k in rows)),
-        tuple((scene, *(_percent(values[k]["miou"]) for k in rows)) for scene, values in scenes.items()),
-    )  # fmt: skip
-    return [main, *_group_tables(title, document, label), *_instance_tables(title, document, label), per_class,
-            per_scene, published]  # fmt: skip
-
-
-def _group_tables(title: str, document: Mapping[str, Any], label: Mapping[str, str]) -> list[Table]:
-    """Head, common and tail, where the label space has them."""
-    rows = document["rows"]
-    groups = list(next(iter(rows.values()))["groups"])
-    if not groups:
-        return []
-    header = ("", *(f"{group} {mean}" for group in groups for mean in ("mIoU", "mAcc")))
-    lines = tuple(
-        (label[k], *(_percent(r["groups"][group][mean]) for group in groups for mean in ("miou", "macc")))
-        for k, r in rows.items()
-    )
-    return [Table(f"{title}: groups of classes", document["command"], header, lines)]
-
-
-def _instance_tables(title: str, document: Mapping[str, Any], label: Mapping[str, str]) -> list[Table]:
-    """AP in the mean and per class, where a result has instances."""
-    rows = {k: r["instances"] for k, r in document["rows"].items() if "instances" in r}
-    if not rows:
-        return []
-    command, keys = document["command"], ("ap", "ap50", "ap25")
-    first = next(iter(rows.values()))
-    columns = [("", first, keys), *((f"{g} ", first["groups"][g], keys) for g in first.get("groups", {}))]
-    header = ("", *(f"{prefix}{m}" for prefix, _, _ in columns for m in ("AP", "AP50", "AP25")))
-    main = []
-    for k, r in rows.items():
-        parts = [r, *(r["groups"][g] for g in first.get("groups", {}))]
-        main.append((label[k], *(_percent(part[key]) for part in parts for key in keys)))
-    classes = [c for c, v in first["per_class"].items() if v["n_gt"]]
-    per_class = tuple((label[k], *(_percent(r["per_class"][c]["ap50"]) for c in classes)) for k, r in rows.items())
-    return [
-        Table(f"{title}: instances", command, header, tuple(main), "ScanNet's official AP."),
-        Table(f"{title}: AP50 per class", command, ("", *classes), per_class),
-    ]
 
 
 def _markdown(tables: Sequence[Table], command: str) -> str:
@@ -247,30 +159,32 @@ def _markdown(tables: Sequence[Table], command: str) -> str:
     return "\n".join(parts)
 
 
-def _gallery(found: Mapping[str, Mapping[str, Any]], n: int) -> list[ViewPictures]:
+def _gallery(found: Mapping[str, Document], n: int) -> list[ViewPictures]:
     """The worst scenes of the fine-tuning result with the best mIoU; without one there is no gallery."""
-    results = [d for name, d in found.items() if name.startswith("finetune ")]
+    results = [d for d in found.values() if d["task"] == "finetune"]
     if not results or n == 0:
         return []
     return failure_gallery(max(results, key=lambda d: d["rows"]["trained"]["miou"]), n)
 
 
-def _charts(found: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
+def _charts(found: Mapping[str, Document]) -> list[Chart]:
     charts = []
     log = _training_log(found)
     if log is not None and (curves := training_curves(read_log(log))) is not None:
         charts.append(Chart(f"Training ({log})", curves))
     shown = ("student", "features", "lifted_teacher", "trained", "random")
-    for task in _segmentations(found):
-        rows = {k: r for k, r in found[task]["rows"].items() if k in shown}
-        bars = {_ROW_NAMES[k]: {c: v["iou"] for c, v in r["per_class"].items()} for k, r in rows.items()}
-        charts.append(Chart(f"{task}: IoU per class", class_bars(bars)))
-        groups = {_ROW_NAMES[k]: {g: v["miou"] for g, v in r["groups"].items()} for k, r in rows.items()}
+    for file, document in found.items():
+        if document["task"] not in SEGMENTATIONS:
+            continue
+        rows = {k: r for k, r in document["rows"].items() if k in shown}
+        bars = {ROW_NAMES[k]: {c: v["iou"] for c, v in r["per_class"].items()} for k, r in rows.items()}
+        charts.append(Chart(f"{file}: IoU per class", class_bars(bars)))
+        groups = {ROW_NAMES[k]: {g: v["miou"] for g, v in r["groups"].items()} for k, r in rows.items()}
         if any(groups.values()):
-            charts.append(Chart(f"{task}: IoU per group of classes", class_bars(groups)))
+            charts.append(Chart(f"{file}: IoU per group of classes", class_bars(groups)))
         first, row = next(iter(rows.items()))
         confusion = row["confusion"]
-        name = f"{task}, {_ROW_NAMES[first]}"
+        name = f"{file}, {ROW_NAMES[first]}"
         charts.append(
             Chart(
                 f"{name}: share of each true class, in percent",
@@ -280,7 +194,7 @@ def _charts(found: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
     return charts
 
 
-def _training_log(found: Mapping[str, Mapping[str, Any]]) -> Path | None:
+def _training_log(found: Mapping[str, Document]) -> Path | None:
     """log.jsonl of the run that trained the encoder; it lies in its folder or, for the best checkpoint, one above."""
     for document in found.values():
         encoder = document["inputs"].get("encoder")
@@ -290,8 +204,21 @@ def _training_log(found: Mapping[str, Mapping[str, Any]]) -> Path | None:
     return None
 
 
-def _pictures(found: Mapping[str, Mapping[str, Any]], config: ReportConfig) -> list[ViewPictures]:
-    document = found["zero-shot"]
+def _pictures(found: Mapping[str, Document], config: ReportConfig) -> tuple[list[ViewPictures], list[str]]:
+    """Pictures of a scene of the first zero-shot result that has them, and a line where none has.
+
+    They show the teacher's cells beside the student's features, so there are none without a store.
+    """
+    results = {file: d for file, d in found.items() if d["task"] == "zero-shot"}
+    if not config.views or not results:
+        return [], []
+    file, document = next(
+        ((f, d) for f, d in results.items() if d["inputs"]["stores"] and d["inputs"]["teacher"]), ("", {})
+    )
+    if not file:
+        return [], [
+            f"{', '.join(results)}: no pictures, as they show the teacher's features; use zero-shot with --store"
+        ]
     inputs = document["inputs"]
     name = _scene_name(document["per_scene"], config.scene)
     stores = [Path(s) for s in inputs["stores"]]
@@ -312,10 +239,10 @@ def _pictures(found: Mapping[str, Mapping[str, Any]], config: ReportConfig) -> l
         prompts=inputs["prompts"],
         synonyms=inputs["synonyms"],
     )
-    return view_pictures(subject, config.views, config.queries)
+    return view_pictures(subject, config.views, config.queries), []
 
 
-def _scene_name(scenes: Sequence[str] | Mapping[str, Any], wanted: str | None) -> str:
+def _scene_name(scenes: Mapping[str, Any], wanted: str | None) -> str:
     names = list(scenes)
     if wanted is None:
         return names[0]
@@ -325,7 +252,3 @@ def _scene_name(scenes: Sequence[str] | Mapping[str, Any], wanted: str | None) -
     raise ConfigError(
         f"--scene {wanted}: not among the evaluated scenes ({', '.join(names[:5])}{' ...' if len(names) > 5 else ''})"
     )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,12 +1,12 @@
-"""Linear probe: how much of the classes lies linearly in an encoder's features.
+"""Linear probe: how much of the classes lies linearly in features, of an encoder or from files.
 
-The encoder is frozen for true: eval mode (no drop path, running statistics), no gradients; published probes that only
-switch the gradients off leave drop path on. On its output, standardised per channel by the training scenes' mean and
+An encoder is frozen for true: eval mode (no drop path, running statistics), no gradients; published probes that only
+switch the gradients off leave drop path on. On the features, standardised per channel by the training scenes' mean and
 deviation, one linear layer is fitted: softmax cross-entropy plus a small L2 term. That problem is convex, so L-BFGS
 finds its one optimum and there is no learning rate, schedule or seed of the head that a number could depend on.
 
-`random` is the same architecture with seeded random weights and the same fit: what the architecture and its inputs give
-away by themselves.
+The row `random` is the encoder's architecture with seeded random weights and the same fit: what the architecture and
+its inputs give away by themselves.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from pydantic import Field
 from scipy.optimize import minimize
 
 from chorus_common.config import Config
-from chorus_common.scene import GaussianScene
-from evaluation.features import encode_latent
-from evaluation.metrics.semantic import ConfusionMatrix
+from chorus_common.errors import ConfigError
+from evaluation.features import PASS, FeatureSource, SceneFeatures
+from evaluation.metrics.semantic import ConfusionMatrix, MetricError
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
 from evaluation.scene_scores import SceneScores, sparse_counts
-from evaluation.scenes import EvalScene, Selection
+from evaluation.scenes import EvalScene, LoadedScene, Selection
+from evaluation.targets import check_labels
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
 
@@ -45,8 +46,7 @@ class ProbeConfig(Config):
 
     points_per_scene: labelled Gaussians drawn from each training scene, without replacement. balance: "plain" counts
     every Gaussian once, "balanced" gives every class the same total weight. l2: weight of |W|^2 / 2 beside the mean
-    loss. seed: of the draw and of the random encoder. turns: yaw angles that scenes are encoded at
-    (`stage2_distill.turns`).
+    loss. seed: of the draw.
     """
 
     points_per_scene: int = Field(default=4096, ge=1)
@@ -54,7 +54,6 @@ class ProbeConfig(Config):
     l2: float = Field(default=1e-4, ge=0)
     iterations: int = Field(default=300, ge=1)
     seed: int = 0
-    turns: int = Field(default=1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -135,83 +134,113 @@ def probe(
     train: Selection,
     val: Selection,
     label_space: str,
-    encoder: Encoder,
+    sources: Mapping[str, FeatureSource],
     config: ProbeConfig,
     scores: SceneScores,
     *,
     workers: int = 1,
     pieces: Pieces | None = None,
 ) -> dict[str, Any]:
-    """Fit on `train`, score on `val`, for the trained encoder and for its random twin.
+    """Fit on `train`, score on `val`, a linear layer for every source.
 
-    The counts of every scene go into `scores`; `workers` are processes, which change no number; what is done waits in
-    `pieces`. Returns {"rows":
-    {"trained": scores, "random": scores}, "per_scene": {scene: {"trained": ..., "random": ...}}, "excluded": ...}.
+    sources: row name -> where its features come from. The counts of every scene go into `scores`; `workers` are
+    processes, which change no number; what is done waits in `pieces`. Returns {"rows": {row: scores}, "per_scene":
+    {scene: {row: ...}}, "excluded": ...}. Raises ConfigError where training scenes have features of several widths.
     """
-    encoders = {"trained": encoder, "random": random_twin(encoder, config.seed)}
     n_classes = len(scores.class_names)
     reading = pieces.within("reading") if pieces is not None else None
-    draw = _Draw(encoders, label_space, config)
-    drawn = run_scenes(train, draw, label="probe: reading", workers=workers, pieces=reading).values()
-    labels = np.concatenate([piece["labels"] for piece in drawn])
+    draw = _Draw(sources, label_space, config)
+    drawn = run_scenes(train, draw, label="probe: reading", workers=workers, pieces=reading)
+    labels = np.concatenate([piece["labels"] for piece in drawn.values()])
     heads = {
-        name: fit_linear(np.concatenate([piece[name] for piece in drawn]), labels, n_classes, config)
-        for name in encoders
+        name: fit_linear(_joined({scene: piece[name] for scene, piece in drawn.items()}), labels, n_classes, config)
+        for name in sources
     }
     fitted = b"".join(array.tobytes() for head in heads.values() for array in vars(head).values())
     scoring = pieces.within("scoring", fitted) if pieces is not None else None
-    score = _Score(encoders, heads, label_space, config.turns, scores.class_names)
+    score = _Score(sources, heads, label_space, scores.class_names)
     scored = run_scenes(val, score, label="probe: scoring", workers=workers, pieces=scoring)
     for scene, counts in scored.items():
         for name, entries in counts.items():
             scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
     return {
-        "rows": {name: {**score_row(scores.total(name)), "n_train": len(labels)} for name in encoders},
+        "rows": {name: {**score_row(scores.total(name)), "n_train": len(labels)} for name in sources},
         "per_scene": scores.per_scene(),
         "excluded": {**train.excluded, **val.excluded},
     }
 
 
+def _joined(features: Mapping[str, F32]) -> F32:
+    """The rows of all training scenes under each other; scene name -> [R, D]."""
+    first, width = next((name, rows.shape[1]) for name, rows in features.items())
+    for name, rows in features.items():
+        if rows.shape[1] != width:
+            raise ConfigError(
+                f"{name}: features have {rows.shape[1]} channels, those of {first} {width}; a probe needs one width"
+            )
+    return np.concatenate(list(features.values()))
+
+
 @dataclass(frozen=True)
 class _Draw:
-    """Of a training scene: labels [R] of the Gaussians that are drawn, and their features [R, D] by encoder."""
+    """Of a training scene: labels [R] of the Gaussians that are drawn, and their features [R, D] by source."""
 
-    encoders: Mapping[str, Encoder]
+    sources: Mapping[str, FeatureSource]
     label_space: str
     config: ProbeConfig
 
-    def __call__(self, scene: EvalScene) -> Piece:
-        gaussians, labels = _labelled(scene, self.label_space)
+    def __call__(self, where: EvalScene) -> Piece:
+        scene, labels = _labelled(where, self.label_space)
         # Drawn by the scene's own seed: leaving a scene out changes no other scene's draw.
         rng = np.random.default_rng([self.config.seed, zlib.crc32(scene.name.encode())])
         rows = np.flatnonzero(labels >= 0)
         if len(rows) > self.config.points_per_scene:
             rows = np.sort(rng.choice(rows, self.config.points_per_scene, replace=False))
-        features = {n: encode_latent(e, gaussians, self.config.turns)[rows] for n, e in self.encoders.items()}
+        features = {name: _rows(source.open(scene), rows, len(labels)) for name, source in self.sources.items()}
         return {"labels": labels[rows].astype(np.int64), **features}
 
 
 @dataclass(frozen=True)
 class _Score:
-    """Confusion counts of a scene by encoder."""
+    """Confusion counts of a scene by source."""
 
-    encoders: Mapping[str, Encoder]
+    sources: Mapping[str, FeatureSource]
     heads: Mapping[str, LinearHead]
     label_space: str
-    turns: int
     class_names: tuple[str, ...]
 
-    def __call__(self, scene: EvalScene) -> Piece:
-        gaussians, labels = _labelled(scene, self.label_space)
+    def __call__(self, where: EvalScene) -> Piece:
+        scene, labels = _labelled(where, self.label_space)
         counts = {}
-        for name, encoder in self.encoders.items():
-            predicted = self.heads[name].predict(encode_latent(encoder, gaussians, self.turns))
+        for name, source in self.sources.items():
+            features, head = source.open(scene), self.heads[name]
+            predicted = np.empty(len(labels), dtype=np.int32)
+            for start in range(0, len(labels), PASS):
+                part = features.rows(start, min(len(labels), start + PASS))
+                if part.shape[1] != len(head.mean):
+                    raise MetricError(
+                        f"features have {part.shape[1]} channels, those that the layer was fitted on {len(head.mean)}"
+                    )
+                predicted[start : start + PASS] = head.predict(part)
             counts[name] = sparse_counts(ConfusionMatrix(self.class_names).add(labels, predicted, who=scene.name))
         return counts
 
 
-def _labelled(scene: EvalScene, label_space: str) -> tuple[GaussianScene, NDArray[np.int32]]:
-    gaussians = scene.load(label_space).gaussians
-    if gaussians.labels is None or not (gaussians.labels >= 0).any():
+def _rows(features: SceneFeatures, rows: I64, n: int) -> F32:
+    """The features [R, D] of the ascending `rows` of a scene of n Gaussians, which are read in passes."""
+    parts = []
+    for start in range(0, n, PASS):
+        wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + PASS)]
+        if len(wanted):
+            parts.append(features.rows(start, min(n, start + PASS))[wanted - start])
+    return np.concatenate(parts)
+
+
+def _labelled(where: EvalScene, label_space: str) -> tuple[LoadedScene, NDArray[np.int32]]:
+    """A scene and its labels [N]; SceneError where one is outside `label_space`: the scene is left out by name."""
+    scene = where.load(label_space)
+    labels = scene.gaussians.labels
+    if labels is None or not (labels >= 0).any():
         raise NoGroundTruthError("no ground truth")
-    return gaussians, gaussians.labels
+    check_labels(labels, label_space, scene.name)
+    return scene, labels

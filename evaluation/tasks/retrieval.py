@@ -34,6 +34,7 @@ from evaluation.perturb import PERTURBATIONS, perturb
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
 from evaluation.scene_scores import SceneScores
 from evaluation.scenes import EvalScene, Selection
+from evaluation.targets import check_labels
 from evaluation.tasks.instances import pool_features
 
 I64 = NDArray[np.int64]
@@ -61,6 +62,7 @@ class RetrievalJob:
         gaussians = scene.gaussians
         if gaussians.labels is None or gaussians.instances is None:
             raise NoGroundTruthError("no ground-truth instances")
+        check_labels(gaussians.labels, self.config.label_space or gaussians.label_space, scene.name)
         things = np.isin(gaussians.labels, thing_classes(self.config.label_space)) & (gaussians.instances >= 0)
         ids, counts = np.unique(gaussians.instances[things], return_counts=True)
         ids = ids[counts >= self.config.min_size]

@@ -64,3 +64,15 @@ def test_what_a_command_raises_becomes_one_line(raised: str, code: int, said: st
     assert done.returncode == code
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == 1
+
+
+def test_the_end_of_a_file_is_not_taken_for_an_interruption() -> None:
+    """click makes Abort of EOFError, as of Ctrl-D at a prompt."""
+    program = (
+        "import click\nfrom chorus_common.errors import *\n@click.command()\ndef work():\n"
+        "    raise EOFError('No data left in file')\nrun_cli(work)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "interrupted" not in done.stderr
+    assert done.stderr.endswith("EOFError: No data left in file\n")

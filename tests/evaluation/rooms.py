@@ -166,7 +166,9 @@ def write_scene(
         writer.put_gaussians(scene, index.order)
         writer.put_cameras(cameras)
         writer.put_lifting(index)
-        writer.put_evidence(*index.evidence())
+        weight, n_views = index.evidence()
+        writer.put_evidence(weight, n_views)
+        writer.put_measures({"covered_by_3_views": float((n_views >= 3).mean())})
         teacher = writer.add_dense_teacher(
             TEACHER, spec=TEXT_SPEC, fingerprint="toy", channels=cells.shape[-1], basis=basis.fingerprint,
             bits="fp16", text_aligned=True,

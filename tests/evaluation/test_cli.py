@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from chorus_common.cache import SceneCache
 from chorus_common.errors import ChorusError
 from chorus_common.standardise import TeacherBasis
 from evaluation.cli import cli
@@ -95,7 +96,13 @@ def test_from_rooms_to_report(rooms: Rooms, student: Path) -> None:
     for text in (document["command"], "lifted teacher", "Encoder output", "“chair”", "missing_0"):
         assert text in page
     assert len(list(out.glob("view*_query0.png"))) == 1
-    assert "Linear probe: IoU per class" in done("report", "--run", run, "--out", out, "--views", 0)
+    text = done("report", "--run", run, "--out", out, "--views", 0)
+    assert "Linear probe (probe.json): IoU per class" in text
+    _, n_views = SceneCache.open(rooms.store / "toy" / "val_0.zarr").evidence()
+    lines = text.split("Zero-shot segmentation (zero_shot.json): per scene")[1].splitlines()
+    assert lines[1].startswith("scene")
+    assert "seen by 3 views" in lines[1]
+    assert lines[2].split()[:2] == ["toy/val_0", f"{100 * (n_views >= 3).mean():.1f}"]
 
 
 def test_text_from_data_is_escaped(rooms: Rooms, student: Path) -> None:

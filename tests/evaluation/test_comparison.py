@@ -9,7 +9,7 @@ from evaluation.cli import cli
 from evaluation.comparison import _instances, _retrieval, _semantic, compare
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.metrics.retrieval import FIGURES, QuerySums
-from evaluation.results import result_document, write_result
+from evaluation.results import read_result, result_document, write_result
 from evaluation.scene_scores import SceneScores, scores_path
 
 NAMES = ("wall", "chair", "table")
@@ -123,6 +123,33 @@ def test_the_command(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert "\\toprule" in latex.output
     wrong = CliRunner().invoke(cli, [*words, "--row-b", "none"], standalone_mode=False)
     assert "has no row 'none'; it has trained" in str(wrong.exception)
+
+
+def test_what_is_not_defined_is_a_dash_and_null(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Scenes that hold nothing but walls have no f-mIoU."""
+    for name in ("a", "b"):
+        scores = SceneScores(NAMES)
+        truth = np.zeros(20, dtype=np.int64)
+        scores.semantic["trained"] = {f"toy/{s}": scores.matrix().add(truth, truth) for s in range(2)}
+        scores.write(scores_path(tmp_path / f"{name}.json"))
+        write_result(tmp_path / f"{name}.json", result_document("probe", "x", {}, {"rows": {"trained": {}}}))
+    words = [
+        "compare",
+        *(str(tmp_path / f"{n}.json") for n in "ab"),
+        "--draws",
+        "100",
+        "--out",
+        str(tmp_path / "d.json"),
+    ]
+    called = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert called.exception is None
+    assert "| f_miou | – | – | – | – to – | – % of draws | 2 |" in called.output
+    assert "nan" not in called.output
+    entry = read_result(tmp_path / "d.json")["differences"]["f_miou"]
+    assert entry | {"metric": "f_miou"} == {
+        "metric": "f_miou", "a": None, "b": None, "low": None, "high": None, "better": None, "level": 0.95,
+        "n_scenes": 2, "difference": None, "decided": False,
+    }  # fmt: skip
 
 
 def test_retrieval_draws_are_means_over_the_queries_of_the_drawn_scenes() -> None:

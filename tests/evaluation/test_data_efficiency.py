@@ -1,26 +1,23 @@
 from __future__ import annotations
 
 import itertools
-import json
-import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_common.errors import ConfigError
+from chorus_common.scene import GaussianScene
 from evaluation.data_efficiency import (
     Limit,
     LimitConfig,
     drawn_points,
     drawn_scenes,
-    read_point_lists,
     read_scene_list,
 )
+from evaluation.scenes import EvalScene, LoadedScene
 from tests.evaluation.labelled_rooms import labelled_scene
 
 
@@ -59,33 +56,23 @@ def test_seeds_and_scenes_draw_differently() -> None:
     assert drawn_scenes(names(100), 10, 0) != drawn_scenes(names(100), 10, 1)
 
 
+def seen(limit: Limit, scene: GaussianScene) -> np.ndarray:
+    """The labels that may be seen of a scene in memory."""
+    labels = limit.annotated(LoadedScene(EvalScene("toy", "room"), scene, None), "scannet20").labels
+    assert labels is not None
+    return labels
+
+
 def test_labels_are_kept_by_source_row_whatever_the_order() -> None:
     scene = labelled_scene(0)
     limit = Limit.of(LimitConfig(points=20))
-    kept = limit.labels(scene, "room")
+    kept = seen(limit, scene)
     assert (kept >= 0).sum() == 20
     known = kept >= 0
     np.testing.assert_array_equal(kept[known], scene.labels[known])
     order = np.random.default_rng(0).permutation(len(scene))
-    np.testing.assert_array_equal(limit.labels(scene.select(order), "room"), kept[order])
-    assert (Limit.of(LimitConfig()).labels(scene, "room") == scene.labels).all()
-
-
-@pytest.mark.parametrize("suffix", ["pth", "json"])
-def test_official_point_lists(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"points20.{suffix}"
-    lists = {"room": [3, 5, 7], "other": [1]}
-    if suffix == "json":
-        path.write_text(json.dumps(lists))
-    else:
-        torch.save({name: np.array(rows) for name, rows in lists.items()}, path)
-    read = read_point_lists(path)
-    assert {name: rows.tolist() for name, rows in read.items()} == lists
-    scene = replace(labelled_scene(0), labels=np.zeros(600, np.int32))
-    kept = Limit.of(LimitConfig(point_lists=str(path))).labels(scene, "room")
-    assert np.flatnonzero(kept >= 0).tolist() == [3, 5, 7]
-    with pytest.raises(ConfigError, match=r"no points of scene elsewhere"):
-        Limit.of(LimitConfig(point_lists=str(path))).labels(scene, "elsewhere")
+    np.testing.assert_array_equal(seen(limit, scene.select(order)), kept[order])
+    assert (seen(Limit.of(LimitConfig()), scene) == scene.labels).all()
 
 
 def test_official_scene_lists(tmp_path: Path) -> None:
@@ -97,21 +84,7 @@ def test_official_scene_lists(tmp_path: Path) -> None:
         Limit.of(LimitConfig(scene_list=str(path))).scene_ids(names(3))
 
 
-class Hostile:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("executed",)
-
-
-def test_bad_lists_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = tmp_path / "bad.pth"
-    bad.write_bytes(pickle.dumps({"room": Hostile()}))
-    with pytest.raises(ConfigError, match=r"bad.pth: not readable"):
-        read_point_lists(bad)
-    assert "executed" not in capsys.readouterr().out
-    for content in ("[1]", '{"a": [-1]}', '{"a": [[1]]}', '{"a": ["x"]}', "{"):
-        (tmp_path / "p.json").write_text(content)
-        with pytest.raises(ConfigError, match=r"p.json"):
-            read_point_lists(tmp_path / "p.json")
+def test_bad_lists_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("a\na\n")
     with pytest.raises(ConfigError, match="twice"):
         read_scene_list(tmp_path / "l.txt")

@@ -12,10 +12,10 @@ import evaluation.batch.run as run
 from chorus_common.errors import ChorusError, ConfigError
 from evaluation.batch.matrix import BatchConfig, Cell, cells, words
 from evaluation.batch.run import CellOutcome, run_cells
-from evaluation.batch.table import UNION, markdown, metrics_of, read_table, table_lines, write_parquet
+from evaluation.batch.table import UNION, markdown, read_table, table_lines, write_parquet
 from evaluation.cli import cli
 from evaluation.published import PUBLISHED, published_for
-from evaluation.results import result_document, write_result
+from evaluation.results import metrics_of, result_document, write_result
 from evaluation.scene_scores import SceneScores, scores_path
 from evaluation.tasks.finetune import score_of
 
@@ -65,7 +65,7 @@ def fake_run(cell: Cell, out: Path, threads: int) -> CellOutcome:
     body = {"rows": {"trained": score_of(scores, "trained")}, "per_scene": scores.per_scene(), "excluded": {}}
     write_result(path, result_document(cell.command, " ".join(cell.arguments), {"label_space": "s3dis13"}, body))
     scores.write(scores_path(path))
-    return CellOutcome(cell, "")
+    return CellOutcome(cell, "", 0)
 
 
 def test_the_matrix_has_every_cell_once(config: BatchConfig) -> None:
@@ -160,6 +160,62 @@ def test_a_cell_that_fails_is_shown_and_tried_again(
     assert not run_cells(config, matrix, tmp_path, workers=1, threads=1)[0].problem
 
 
+#: A program in place of chorus-eval: it writes a result that leaves a scene out, and ends as chorus-eval does.
+PARTIAL = """
+import sys
+from pathlib import Path
+from evaluation.results import result_document, write_result
+body = {"rows": {"student": {"miou": 0.25}}, "per_scene": {"toy/a": {}}}
+body["excluded"] = {"toy/b": "damaged; write it anew"}
+write_result(Path(sys.argv[-1]), result_document("zero-shot", "chorus-eval zero-shot", {"label_space": ""}, body))
+sys.exit(1)
+"""
+
+
+def test_a_crash_does_not_publish_the_figures_of_an_earlier_run(
+    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = [c for c in cells(config) if c.task == "names"]
+    fake_run(matrix[0], tmp_path, 1)  # older weights: there is a result and no key for what is asked now
+    monkeypatch.setattr(run, "_PROGRAM", "raise RuntimeError('out of luck')")
+    outcome = run_cells(config, matrix, tmp_path, workers=1, threads=1)[0]
+    assert outcome.problem.startswith("RuntimeError: out of luck (exit code 1")
+    result = matrix[0].result(tmp_path)
+    assert not result.exists()
+    assert not scores_path(result).exists()
+    assert [line["row"] for line in table_lines([outcome], tmp_path)] == [""], "no figures"
+
+
+def test_scenes_that_failed_are_shown_make_exit_1_and_are_tried_again(
+    config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = [c for c in cells(config) if c.task == "names"]
+    monkeypatch.setattr(run, "_PROGRAM", PARTIAL)
+    outcome = run_cells(config, matrix, tmp_path, workers=1, threads=1)[0]
+    assert (outcome.problem, outcome.code, outcome.complete) == ("", 1, False)
+    assert not matrix[0].result(tmp_path).with_suffix(".key").exists()
+    lines = table_lines([outcome], tmp_path)
+    assert [(line["miou"], line["n_scenes"], line["n_excluded"]) for line in lines] == [(0.25, 1, 1)]
+    text = markdown(lines, "x")
+    assert "| scenes | left out |" in text
+    assert "| toy/b | damaged; write it anew | names / rooms / one / seed 0 |" in text
+    write_parquet(lines, tmp_path / "r.parquet")
+    assert read_table(tmp_path / "r.parquet")[0]["left_out"] == {"toy/b": "damaged; write it anew"}
+
+    path = tmp_path / "matrix.toml"
+    path.write_text(
+        f'[encoders]\none = "{config.encoders["one"]}"\n[datasets.rooms]\n'
+        f'manifest = "{config.datasets["rooms"].manifest}"\n[tasks.names]\ncommand = "zero-shot"\n'
+    )
+    words = ["batch", "--config", str(path), "--out", str(tmp_path / "out")]
+    called = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert called.exception is None
+    assert called.return_value == 1
+    assert "1 of 1 cells had scenes that failed; run the same command again" in called.output
+    monkeypatch.setattr(run, "_PROGRAM", PARTIAL.replace("sys.exit(1)", ""))
+    assert CliRunner().invoke(cli, words, standalone_mode=False).return_value == 0, "it was tried again"
+
+
 def test_table_keeps_its_content(config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run_cell", fake_run)
     lines = table_lines(run_cells(config, list(cells(config)), tmp_path, workers=1, threads=1), tmp_path)
@@ -186,6 +242,17 @@ def test_metrics_of_a_row() -> None:
         "instances": {"ap": 0.2, "definition": "x", "groups": {"tail": {"ap": 0.05}}},
     }  # fmt: skip
     assert metrics_of(row) == {"miou": 0.5, "ap": 0.2, "miou_tail": 0.1, "ap_tail": 0.05}
+
+
+def test_metrics_of_a_row_of_retrieval() -> None:
+    """Means over perturbations, and each perturbation under its name: the shape that `tasks.retrieval` writes."""
+    figures = {"recall_at_1": 0.5, "map": 0.6, "class_recall_at_1": 0.7, "class_map": None, "n_queries": 4}
+    row = {"noise-0.01": figures, "turn-90": {**figures, "map": 0.2}, "mean": {"recall_at_1": 0.5, "map": 0.4}}
+    assert metrics_of(row) == {
+        "recall_at_1": 0.5, "map": 0.4,
+        "recall_at_1_noise-0.01": 0.5, "map_noise-0.01": 0.6, "class_recall_at_1_noise-0.01": 0.7,
+        "recall_at_1_turn-90": 0.5, "map_turn-90": 0.2, "class_recall_at_1_turn-90": 0.7,
+    }  # fmt: skip
 
 
 def test_published_numbers_are_facts_with_a_source() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.errors import ChorusError, ConfigError
 from chorus_common.scene_io.npy_folder import write_npy_folder
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset, collate, instance_offsets, voxel_majority
@@ -115,13 +115,13 @@ def test_scenes_that_cannot_teach(labelled: LabelledRooms, tmp_path: Path) -> No
         (
             "odd",
             replace(bare, labels=np.where(bare.labels == 2, 2, 77).astype(np.int32)),
-            "label 77, outside scannet20",
+            "ground truth 77 is outside the label space of 20 classes",
         ),
     ):
         path = write_npy_folder(scene, tmp_path / name)
         where = EvalScene("toy", name, None, path, "scannet20")
         data = LabelledDataset([where], "scannet20", THINGS, tiny_encoder().config, config, Limit.of(config.limit))
-        with pytest.raises(CacheError, match=f"toy/{name}: .*{message}"):
+        with pytest.raises(ChorusError, match=f"toy/{name}: .*{message}"):
             data.batch(0)
     with pytest.raises(ConfigError, match="no scenes to learn from"):
         LabelledDataset([], "scannet20", THINGS, tiny_encoder().config, config, Limit(config.limit, listed_scenes=()))

@@ -27,7 +27,13 @@ from evaluation.finetuning.settings import FineTuneConfig
 from evaluation.finetuning.trainer import class_weights, finetune_model, weights_digest
 from evaluation.scene_scores import SceneScores
 from evaluation.tasks.finetune import ScoreScene
-from tests.evaluation.labelled_rooms import LabelledRooms, make_labelled_rooms, source_scene, tiny_encoder
+from tests.evaluation.labelled_rooms import (
+    LabelledRooms,
+    labelled_scene,
+    make_labelled_rooms,
+    source_scene,
+    tiny_encoder,
+)
 
 THINGS = np.array([False, False] + [True] * 18)
 SHORT = {"steps": 4, "batch_size": 2, "max_points": 400, "workers": 0, "optim": {"lr": 0.02}}
@@ -127,6 +133,36 @@ def test_another_run_in_the_folder_is_refused(labelled: LabelledRooms, tmp_path:
     finetune_model(model, data, config, tmp_path, "test")
     with pytest.raises(ConfigError, match="other settings"):
         finetune_model(*model_and_data(labelled, other := settings(steps=2)), other, tmp_path, "test")
+
+
+def test_other_labels_are_another_run(tmp_path: Path) -> None:
+    """The same paths and settings, but the labels of a scene, its annotated points or the label space have changed."""
+    rooms = make_labelled_rooms(tmp_path / "rooms")
+    for i in range(3):
+        scene = labelled_scene(i)
+        folder = rooms.root / "train" / f"train_{i}"
+        np.save(folder / "pc_coord.npy", scene.means)
+        np.save(folder / "pc_segment.npy", scene.labels)  # type: ignore[arg-type]
+    lists = tmp_path / "lists.json"
+
+    def listing(first: int) -> None:
+        lists.write_text(json.dumps({f"train_{i}": list(range(first, first + 200)) for i in range(3)}))
+
+    listing(0)
+    config = settings(steps=1, limit={"point_lists": str(lists)})
+    finetune_model(*model_and_data(rooms, config), config, tmp_path / "run", "test")
+    finetune_model(*model_and_data(rooms, config), config, tmp_path / "run", "test")  # the same: done, not refused
+    listing(1)
+    with pytest.raises(ConfigError, match=r"holds a run with other settings \(scenes: .*train_0"):
+        finetune_model(*model_and_data(rooms, config), config, tmp_path / "run", "test")
+    listing(0)
+    model, data = model_and_data(rooms, config)
+    data.label_space = "s3dis13"
+    with pytest.raises(ConfigError, match=r"\(label_space: scannet20, now s3dis13\)"):
+        finetune_model(model, data, config, tmp_path / "run", "test")
+    np.save(rooms.root / "train" / "train_1" / "segment.npy", np.full(600, 4, np.int16))
+    with pytest.raises(ConfigError, match=r"scenes: .*train_1"):
+        finetune_model(*model_and_data(rooms, config), config, tmp_path / "run", "test")
 
 
 def test_steps_that_are_not_finite_are_skipped_and_then_given_up(

@@ -5,18 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy.special import log_softmax
 
+from chorus_common.errors import ConfigError
 from chorus_common.labels import SCANNET20
+from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene import GaussianScene
-from evaluation.features import encode_latent
+from chorus_common.scene_io import write_npy_folder
+from evaluation import features
+from evaluation.cli import cli
+from evaluation.features import ArrayFeatures, EncoderFeatures, FeatureFiles, FeatureSource, encode_latent
+from evaluation.results import read_result
 from evaluation.run_scenes import Pieces
 from evaluation.scene_scores import SceneScores
-from evaluation.scenes import labelled_scenes, select_scenes
+from evaluation.scenes import LoadedScene, Selection, labelled_scenes, select_scenes
 from evaluation.tasks import probe as module
 from evaluation.tasks.probe import LinearHead, ProbeConfig, fit_linear, probe, random_twin
 from stage2_distill.encoder import build_encoder
-from tests.evaluation.rooms import Rooms
+from tests.evaluation.rooms import Rooms, make_scene
 from tests.evaluation.student import TINY, fake_turns
 
 
@@ -101,15 +108,24 @@ def test_random_twin_has_the_shape_but_not_the_weights() -> None:
             assert not torch.equal(b, d), name
 
 
-def run(rooms: Rooms, workers: int = 1, pieces: Pieces | None = None, **settings: object) -> dict[str, object]:
+def selected(rooms: Rooms) -> tuple[Selection, Selection]:
     train = select_scenes([rooms.store], rooms.manifest, "train")
     val = select_scenes([rooms.store], rooms.manifest, "val")
     for selection in (train, val):
         labelled_scenes(selection)
+    return train, val
+
+
+def run(rooms: Rooms, workers: int = 1, pieces: Pieces | None = None, **settings: object) -> dict[str, object]:
+    train, val = selected(rooms)
     config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", **TINY)
-    return probe(train, val, "scannet20", encoder, config, SceneScores(SCANNET20), workers=workers, pieces=pieces)
+    encoder = build_encoder("chorus", **TINY).eval()
+    sources: dict[str, FeatureSource] = {
+        "trained": EncoderFeatures(encoder),
+        "random": EncoderFeatures(random_twin(encoder, config.seed)),
+    }
+    return probe(train, val, "scannet20", sources, config, SceneScores(SCANNET20), workers=workers, pieces=pieces)
 
 
 def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +150,11 @@ def test_processes_change_no_number(rooms: Rooms) -> None:
 def test_an_interrupted_probe_goes_on(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
 
-    def counted(encoder: object, scene: GaussianScene, turns: int) -> np.ndarray:
+    def counted(encoder: object, scene: GaussianScene, turns: int = 1) -> np.ndarray:
         encoded.append(scene.name)
         return encode_latent(encoder, scene, turns)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "encode_latent", counted)
+    monkeypatch.setattr(features, "encode_latent", counted)
     pieces = Pieces.beside(tmp_path / "p.json", {"seed": 0})
     whole = run(rooms, pieces=pieces)
     assert len(encoded) == 2 * 4, "two encoders, two scenes to fit on, two to score"
@@ -158,10 +174,83 @@ def test_an_interrupted_probe_goes_on(rooms: Rooms, tmp_path: Path, monkeypatch:
     with pytest.raises(ZeroDivisionError):
         run(rooms, pieces=others, seed=1)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "encode_latent", counted)
+    monkeypatch.setattr(features, "encode_latent", counted)
     assert run(rooms, pieces=pieces) == whole
     encoded.clear()
     run(rooms, pieces=pieces, l2=1.0)
     assert len(encoded) == 2 * 2
     pieces.clear()
     assert not pieces.folder.exists()
+
+
+def perfect_files(rooms: Rooms, folder: Path) -> Path:
+    """Feature files of all rooms: the class in 20 channels, rows in the order of the source."""
+    folder.mkdir()
+    for name, scene in rooms.scenes.items():
+        if scene.labels is not None:
+            np.save(folder / f"{name}.npy", np.eye(21, dtype=np.float32)[scene.labels][:, :20])
+    return folder
+
+
+def test_files_of_features_are_probed(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in passes that end within a scene: rows that are drawn, and rows that are scored."""
+    folder = perfect_files(rooms, tmp_path / "features")
+    config = ProbeConfig(points_per_scene=200)
+
+    def rows() -> dict[str, object]:
+        train, val = selected(rooms)
+        return probe(train, val, "scannet20", {"f": FeatureFiles(folder, None)}, config, SceneScores(SCANNET20))
+
+    found = rows()
+    assert found["rows"]["f"]["miou"] == 1.0  # type: ignore[index]
+    assert found["rows"]["f"]["n_train"] == 400  # type: ignore[index]
+    monkeypatch.setattr(module, "PASS", 77)
+    assert rows() == found
+    np.save(folder / "val_1.npy", np.zeros((600, 7), np.float32))
+    assert rows()["excluded"]["toy/val_1"] == (  # type: ignore[index]
+        "features have 7 channels, those that the layer was fitted on 20"
+    )
+    np.save(folder / "train_1.npy", np.zeros((600, 7), np.float32))
+    with pytest.raises(ConfigError, match=r"toy/train_1: features have 7 channels, those of toy/train_0 20"):
+        rows()
+
+
+def test_the_command_takes_files_of_features_alone(rooms: Rooms, tmp_path: Path) -> None:
+    folder = perfect_files(rooms, tmp_path / "features")
+    where = ["probe", "--store", rooms.store, "--manifest", rooms.manifest, "--out", tmp_path / "r.json"]
+    called = CliRunner().invoke(cli, [str(w) for w in (*where, "--features", folder)], standalone_mode=False)
+    assert called.exception is None, called.exception
+    document = read_result(tmp_path / "r.json")
+    assert list(document["rows"]) == ["features"]
+    assert document["rows"]["features"]["miou"] == 1.0
+    assert document["inputs"]["features"] == str(folder)
+    called = CliRunner().invoke(cli, [str(w) for w in where], standalone_mode=False)
+    assert isinstance(called.exception, ConfigError)
+    assert "give --encoder or --features" in str(called.exception)
+
+
+@pytest.mark.parametrize(("place", "wrong"), [("train_1", 20), ("val_1", -7)])
+def test_labels_outside_the_label_space_leave_their_scene_out(tmp_path: Path, place: str, wrong: int) -> None:
+    rows = []
+    for i, (split, name) in enumerate((split, f"{split}_{j}") for split in ("train", "val") for j in (0, 1)):
+        scene = make_scene(i)
+        if name == place:
+            assert scene.labels is not None
+            scene.labels[0] = wrong
+        path = write_npy_folder(scene, tmp_path / name)
+        rows.append(ManifestRow("toy", name, split, "npy-folder", path, None, "scannet20", len(scene), "0" * 64))
+    manifest = Manifest(tmp_path, tuple(rows)).write(tmp_path / "manifest.parquet")
+    train, val = (select_scenes([], manifest, split) for split in ("train", "val"))
+    sources = {"place": Place()}
+    found = probe(train, val, "scannet20", sources, ProbeConfig(points_per_scene=50), SceneScores(SCANNET20))
+    reason = f"toy/{place}: ground truth {wrong} is outside the label space of 20 classes (scannet20)"
+    assert found["excluded"] == {f"toy/{place}": reason}
+    assert train.failed or val.failed, "exit code 1"
+    assert found["rows"]["place"]["n_train"] == (50 if place == "train_1" else 100)
+
+
+class Place:
+    """Features that are places."""
+
+    def open(self, scene: LoadedScene) -> ArrayFeatures:
+        return ArrayFeatures(scene.gaussians.means)

@@ -95,6 +95,20 @@ def test_ranks_equal_the_plain_definition() -> None:
         np.testing.assert_allclose(found[q], [position == 1, 1 / position, hits[0], np.mean(precision)])
 
 
+def test_labels_outside_the_label_space_leave_their_scene_out(tmp_path: Path) -> None:
+    selection = rooms(tmp_path)
+    segment = tmp_path / "room_1" / "segment.npy"
+    labels = np.load(segment)
+    labels[0] = 20
+    np.save(segment, labels)
+    body, _ = retrieval(selection, {"place": Place()}, CONFIG)
+    assert list(body["per_scene"]) == ["toy/room_0", "toy/room_2"]
+    assert body["excluded"] == {
+        "toy/room_1": "toy/room_1: ground truth 20 is outside the label space of 20 classes (scannet20)"
+    }
+    assert selection.failed, "exit code 1"
+
+
 def test_perturbations_keep_track_of_the_gaussians() -> None:
     scene = LoadedScene(EvalScene("toy", "a"), room_with_instances(0), None)
     for name in PERTURBATIONS:

@@ -157,7 +157,7 @@ def test_feature_files_that_do_not_fit_are_named(rooms: Rooms, tmp_path: Path) -
         with pytest.raises(CacheError, match=message):
             run(rooms, files)
     (tmp_path / "val_0.npy").write_bytes(b"nonsense")
-    with pytest.raises(CacheError, match=r"not a readable .npy"):
+    with pytest.raises(CacheError, match=r"val_0.npy: not a .npy array"):
         run(rooms, files)
 
 
