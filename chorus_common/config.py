@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,11 +27,16 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+#: A key of TOML, bare or quoted parts between dots, before the first "=" outside of quotes; and what follows it.
+_PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_SETTING = re.compile(rf"\s*({_PART}(?:[ \t]*\.[ \t]*{_PART})*)\s*=(.*)", re.DOTALL)
+
 
 def load_config(kind: type[C], path: str | Path | None = None, settings: Iterable[str] = ()) -> C:
     """Build a `kind` from its defaults, then the TOML file at `path`, then `settings`.
 
-    A setting is "a.b=value" with the value in TOML syntax or a bare word.
+    A setting is "a.b=value" with the key in TOML syntax (a part that holds dots is quoted: a."b.c"=value) and the value
+    in TOML syntax or a bare word.
 
     Raises ConfigError: one line that names the key, where it came from, and the nearest known key.
     """
@@ -42,12 +48,12 @@ def load_config(kind: type[C], path: str | Path | None = None, settings: Iterabl
             raise ConfigError(f"{path}: no such config file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    keys = []
     for setting in settings:
-        key, sep, text = setting.partition("=")
-        if not sep or not key.strip():
-            raise ConfigError(f"--set {setting}: expected key=value")
+        key, text = _split(setting)
+        keys.append(key)
         node = data
-        *parents, leaf = key.strip().split(".")
+        *parents, leaf = key
         for name in parents:
             child = node.setdefault(name, {})
             if not isinstance(child, dict):
@@ -57,7 +63,27 @@ def load_config(kind: type[C], path: str | Path | None = None, settings: Iterabl
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'config'}: {first_problem(kind, error)}") from None
+        raise ConfigError(f"{path or 'config'}: {first_problem(kind, error)}{_quoting(kind, error, keys)}") from None
+
+
+def _split(setting: str) -> tuple[list[str], str]:
+    """The parts of a setting's key, and the text of its value."""
+    found = _SETTING.fullmatch(setting)
+    if found is None:
+        raise ConfigError(
+            f"--set {setting}: expected key=value; a part of the key that holds more than letters, digits, - and _ is "
+            'quoted: a."b.c"=value'
+        )
+    try:
+        node = tomllib.loads(f"{found[1]} = 0")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--set {setting}: not a key of TOML: {error}") from None
+    parts = []
+    while isinstance(node, dict):
+        (part,) = node
+        parts.append(part)
+        node = node[part]
+    return parts, found[2]
 
 
 def dump_config(config: Config) -> str:
@@ -70,6 +96,34 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _quoting(kind: type[BaseModel], error: ValidationError, keys: Sequence[Sequence[str]]) -> str:
+    """How to write the setting that a problem comes from, where a name of the user's own may have been split at a dot:
+    what is refused lies below a table of named things, and the key goes on behind it.
+    """
+    where = error.errors()[0]["loc"]
+    named = _named_from(kind, where)
+    for key in keys:
+        if named and tuple(key[: len(where)]) == where and len(key) > max(len(where), named + 1):
+            end = len(where) if len(where) > named + 1 else len(key)
+            name = ".".join(key[named:end])
+            whole = ".".join([*key[:named], f'"{name}"', *key[end:]])
+            return f"; a name that holds dots is quoted: --set '{whole}=...'"
+    return ""
+
+
+def _named_from(kind: type[BaseModel], where: Sequence[str | int]) -> int:
+    """Place in a key of the first name that a user gives (below a dict), 0 where there is none."""
+    model: Any = kind
+    for place, part in enumerate(where):
+        field = model.model_fields.get(part)
+        model = None if field is None else field.annotation
+        if get_origin(model) is dict:
+            return place + 1
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return 0
+    return 0
 
 
 def first_problem(kind: type[BaseModel], error: ValidationError) -> str:

@@ -65,6 +65,7 @@ def info(preset: str | None, checkpoint: Path | None, as_json: bool) -> None:
 def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
     """Facts about a preset or a checkpoint, as JSON values."""
     from stage2_distill.encoder import build_encoder, load_encoder
+    from stage2_distill.encoder.checkpoints import read_folder_header
     from stage2_distill.student import read_student_config
 
     if preset is not None:
@@ -82,7 +83,7 @@ def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
         | {k: getattr(config, k) for k in ("order", "pooling", "pool_reduce", "depth_rule", "legacy_decoder_cpe")},
         "config": config.model_dump(mode="json"),
     }
-    if checkpoint is not None and (checkpoint / "train.json").exists():
+    if checkpoint is not None and checkpoint.is_dir() and read_folder_header(checkpoint).format == "chorus-student":
         facts["teachers"] = {n: t.model_dump() for n, t in read_student_config(checkpoint).teachers.items()}
     return facts
 

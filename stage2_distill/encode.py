@@ -9,10 +9,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from stage2_distill.encoder import Encoder, EncoderConfig
-from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, scene_inputs
+from stage2_distill.encoder.inputs import scene_inputs
 from stage2_distill.encoder.out_of_core import encode_out_of_core
 from stage2_distill.encoder.scratch import Scratch
 
@@ -91,17 +90,6 @@ def encode_voxels(
 def encode_scene(encoder: Encoder, scene: GaussianScene, *, absent: tuple[str, ...] = ()) -> Tensor:
     """Features [N, D] f32 on the CPU, one row per Gaussian of `scene`, in its order; see `encode_voxels`."""
     return encode_voxels(encoder, scene, absent=absent).rows()
-
-
-def missing_in_points(config: EncoderConfig) -> tuple[str, ...]:
-    """The attributes among the encoder's inputs that a point cloud lacks; ConfigError where it cannot do without."""
-    lacking = tuple(f for f in POINT_CLOUD_LACKS if f in config.inputs.features)
-    if lacking and not config.inputs.indicator:
-        raise ConfigError(
-            f"encoder {config.name} needs {', '.join(lacking)} and was not trained to do without (inputs.indicator); "
-            "let the points be turned into Gaussians, or use an encoder for points"
-        )
-    return lacking
 
 
 def bytes_per_voxel(config: EncoderConfig) -> int:

@@ -41,13 +41,18 @@ def stop_on_signal() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Whether there was no room left, on the disk or within a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextlib.contextmanager
 def survive_full_disk(reporter: Progress | None, what: str) -> Iterator[None]:
     """Turn a full disk into a warning: the previous file is still there, and the next attempt may find space."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         if reporter is not None:
             reporter.say(f"warning: disk full, {what} not saved; the previous one is kept. Free some space")

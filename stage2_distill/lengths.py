@@ -19,7 +19,7 @@ from stage2_distill.data.order import LENGTHS, generator
 from stage2_distill.losses.anchors import choose_anchors
 from stage2_distill.student import Student
 
-#: Whole scenes that are looked at, voxels of each, and clusters of the teacher's features.
+#: Scenes that are looked at, voxels of each, and clusters of the teacher's features.
 SCENES, PER_SCENE, CLUSTERS = 16, 2048, 64
 #: Lengths tried, in units of sqrt(C): the length that PHI-S gives a teacher's token.
 FACTORS = tuple(2 ** (k / 8) for k in range(-4, 13))
@@ -27,24 +27,25 @@ FACTORS = tuple(2 ** (k / 8) for k in range(-4, 13))
 
 @torch.no_grad()
 def calibrate_lengths(student: Student, dataset: CacheDataset, seed: int) -> None:
-    """Set the lengths of all teachers that some of the drawn scenes have; `student` is left in eval mode."""
+    """Set the lengths of all teachers that some of the drawn scenes have; `student` is left in eval mode.
+
+    Scenes are as large as in training (`CacheDataset.plain`): the end of a run takes no more memory than its steps.
+    """
     student.eval()
     device = next(student.parameters()).device
     rng = generator(seed, LENGTHS)
     predicted: dict[str, list[Tensor]] = {}
     wanted: dict[str, list[Tensor]] = {}
     for number in sorted(rng.permutation(len(dataset.scenes))[:SCENES].tolist()):
-        batch = dataset.whole(number).batch.to(device)
+        batch = dataset.plain(number, lambda count: rng.permutation(count)[:PER_SCENE]).batch.to(device)
         latent = student.encoder(batch.points)
         for name, target in batch.targets.items():
-            drawn = torch.from_numpy(rng.permutation(len(target.rows))[:PER_SCENE]).to(device)
-            rows = target.rows[drawn]
             if batch.pixels is None:
-                directions = F.normalize(student.project(name, latent[rows]), dim=1)
+                directions = F.normalize(student.project(name, latent[target.rows]), dim=1)
             else:  # what a cell shows grows with the length as its voxels do
-                directions = (batch.pixels @ F.normalize(student.project(name, latent), dim=1))[rows]
+                directions = (batch.pixels @ F.normalize(student.project(name, latent), dim=1))[target.rows]
             predicted.setdefault(name, []).append(directions)
-            wanted.setdefault(name, []).append(target.values[drawn].float())
+            wanted.setdefault(name, []).append(target.values)
     for name in predicted:
         student.set_length(name, best_length(student, name, torch.cat(predicted[name]), torch.cat(wanted[name]), seed))
 

@@ -10,10 +10,13 @@ config.json, model.safetensors, README.md   the student (student.py); best/ the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from chorus_common.atomic import write_text_atomically
 from chorus_common.errors import ConfigError
+from stage2_distill.interruptions import is_full_disk
 from stage2_distill.settings import TrainConfig
 
 #: Settings that change speed or safety but no number, so that a run may be continued with other values.
@@ -71,6 +75,7 @@ class RunFolder:
 def run_identity(
     config: TrainConfig,
     scenes: Sequence[tuple[str, str, str]],
+    validation: Sequence[tuple[str, str, str]],
     teachers: dict[str, str],
     encoder: dict[str, Any],
     start: str = "",
@@ -78,12 +83,14 @@ def run_identity(
     """Everything that decides what a run computes.
 
     Args:
-        scenes: (data set, scene id, fingerprint) in order. teachers: name -> fingerprint of teacher and basis. encoder:
-            resolved config. start: hash of the weights that the run starts from.
+        scenes, validation: (data set, scene id, fingerprint) in order; scores over other validation scenes could not be
+            compared with the best one so far. teachers: name -> fingerprint of teacher and basis. encoder: resolved
+            config. start: hash of the weights that the run starts from.
     """
     return {
         "config": config.model_dump(mode="json"),
         "scenes": scenes,
+        "validation": validation,
         "teachers": teachers,
         "encoder": encoder,
         "start": start,
@@ -114,7 +121,8 @@ def first_difference(before: Any, now: Any, where: str = "") -> str:
 class RunLog:
     """Appends records to log.jsonl and scalars to TensorBoard, and to Weights & Biases where asked to.
 
-    Records from `step` on are dropped first: they will be written again.
+    Records from `step` on are dropped first: they will be written again. A full disk costs the records that do not fit
+    and one warning, not the run: jsonl goes on where there is room again, TensorBoard's file ends there.
     """
 
     def __init__(self, folder: RunFolder, step: int, wandb: str = "") -> None:
@@ -125,25 +133,57 @@ class RunLog:
                 if record is not None and record.get("step", -1) < step:
                     kept.append(line)
         write_text_atomically(folder.log, "".join(line + "\n" for line in kept))
-        self._file = open(folder.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
-        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        # unbuffered: what did not fit must not be tried again by a later flush
+        self._file = open(folder.log, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
+        self._path, self._warned = folder.log, False
+        self._board: SummaryWriter | None = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
         self._wandb = _wandb_run(wandb, folder.path) if wandb else None
 
     def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
         """One record; numbers in it, also in nested objects, become TensorBoard scalars "kind/key/key"."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
-        self._file.flush()
+        with self._survive_full_disk():
+            self._append(json.dumps({"kind": kind, "step": step, **record}) + "\n")
         numbers = _numbers(record, kind)
-        for name, value in numbers:
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            # its writer gives up after an error, which it raises in a later call: without the board, then
+            board, self._board = self._board, None
+            with self._survive_full_disk():
+                for name, value in numbers:
+                    board.add_scalar(name, value, step)
+                self._board = board
         if self._wandb is not None:
             self._wandb.log(dict(numbers) | {"step": step})
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            with self._survive_full_disk():
+                self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _append(self, line: str) -> None:
+        """The whole line, or nothing: the next record must not be glued to half of one."""
+        end, left = os.fstat(self._file.fileno()).st_size, line.encode()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
+
+    @contextlib.contextmanager
+    def _survive_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            if not self._warned:
+                self._warned = True
+                print(
+                    f"warning: disk full, {self._path} and its curves have gaps now. Free some space", file=sys.stderr
+                )
 
 
 def _wandb_run(project: str, folder: Path) -> Any:

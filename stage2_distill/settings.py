@@ -4,12 +4,15 @@ the same run.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from chorus_common.config import Config
 from stage2_distill.data.augment import AugmentConfig
+
+#: Of a running mean.
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class EncoderSettings(Config):
@@ -152,7 +155,7 @@ class DataSettings(Config):
     """
 
     samples_per_epoch: int = Field(default=0, ge=0)
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     crop: Literal["sphere", "rows"] = "sphere"
     max_points: int = Field(default=200_000, ge=0)
     min_weight: float = Field(default=0.05, ge=0)
@@ -187,7 +190,7 @@ class OptimSettings(Config):
     block_lr_scale: float = Field(default=1.0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     warmup: float = Field(default=0.05, ge=0, lt=1)
     div: float = Field(default=10.0, gt=0)

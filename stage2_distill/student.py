@@ -19,8 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -29,6 +27,7 @@ from chorus_common.config import Config, dump_config
 from chorus_common.errors import ConfigError, WeightsError
 from chorus_common.standardise import TeacherBasis, Translation
 from stage2_distill.encoder import Encoder, EncoderConfig, PointBatch
+from stage2_distill.encoder.weight_files import read_safetensors
 from stage2_distill.projectors import Projector
 
 
@@ -198,12 +197,7 @@ def load_student(folder: str | Path, device: torch.device | str = "cpu") -> Stud
     config = read_student_config(folder)
     student = Student(Encoder(config.encoder), config.teachers)
     weights = folder / "model.safetensors"
-    try:
-        tensors = load_tensors(weights.read_bytes())
-    except FileNotFoundError:
-        raise WeightsError(f"{weights}: no such file; is {folder} a student's folder?") from None
-    except SafetensorError as error:
-        raise WeightsError(f"{weights}: not a valid safetensors file ({error})") from None
+    tensors = read_safetensors(weights)
     try:
         student.load_state_dict(tensors)
     except RuntimeError as error:

@@ -22,7 +22,7 @@ from chorus_common.progress import progress as report_progress
 from chorus_common.standardise import TeacherBasis, Translation
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.batch import Batch
-from stage2_distill.data.dataset import CacheDataset, SceneEntry
+from stage2_distill.data.dataset import CacheDataset, SceneEntry, scene_identities
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.distributed import Ranks, joined
@@ -75,7 +75,8 @@ class Trainer:
         torch.manual_seed(_seed_of(config.seed, 0))
         self.plain, bases = make_student(config, data)
         self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in bases}
-        folder.claim(self._identity(data, bases), write=ranks.rank == 0)
+        identity = self._identity(data, bases)
+        folder.claim(identity, write=False)
         channels = {name: basis.channels for name, basis in bases.items()}
         translations = {n: t for n, b in bases.items() if (t := self.plain.translation(n, b)) is not None}
         make = _dataset_maker(config, channels, self.teachers, self.plain.encoder, translations)
@@ -98,6 +99,7 @@ class Trainer:
         if folder.state.exists():
             self.progress = load_state(folder.state, self.student, self.optimizer, self.average)
         self.stop, self.stopping = StopRequest(), False
+        folder.claim(identity, write=ranks.rank == 0)  # last: a start that is refused leaves the folder free
 
     def run(self) -> TrainResult:
         """All steps that are left."""
@@ -308,10 +310,10 @@ class Trainer:
         )
 
     def _identity(self, data: TrainData, bases: Mapping[str, TeacherBasis]) -> dict[str, Any]:
-        scenes = [(e.dataset, e.scene_id, e.fingerprint) for e in data.scenes]
         return run_identity(
             self.config,
-            scenes,
+            scene_identities(data.scenes),
+            scene_identities(data.validation),
             {n: b.fingerprint for n, b in bases.items()},
             self.plain.encoder.config.model_dump(mode="json"),
             tensors_hash(self.plain) if self.config.student or self.config.encoder.weights else "",

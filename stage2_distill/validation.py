@@ -23,20 +23,20 @@ def validate(
     device: torch.device,
     check: ZeroShotCheck | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean match, cosine and SmoothL1 per teacher over whole scenes, each scene counting the same; a teacher that no
-    scene has is left out. Labelled scenes are asked to `check`, too.
+    """Mean match, cosine and SmoothL1 per teacher over scenes as they are at inference (`CacheDataset.plain`), each
+    counting the same; a teacher that no scene has is left out. Labelled scenes are asked to `check`, too.
     """
     student.eval()
     sums = Sums()
     for number in range(len(dataset.scenes)):
-        whole = dataset.whole(number)
-        batch = whole.batch.to(device)
+        plain = dataset.plain(number)
+        batch = plain.batch.to(device)
         latent = student.encoder(batch.points)
         for name in batch.targets:
             term = teacher_terms(student, name, latent, batch, teachers[name], TermWeights(1.0))
             sums.add(name, term.values(), 1.0)
-        if check is not None and whole.scene.labels is not None and whole.scene.label_space == check.label_space:
-            check.add(latent, whole.voxel, whole.scene.labels)
+        if check is not None and plain.scene.labels is not None and plain.scene.label_space == check.label_space:
+            check.add(latent, plain.voxel, plain.scene.labels)
     return sums.means()
 
 

@@ -68,8 +68,9 @@ def encode_command(
     from chorus_common.atomic import atomic_path
     from chorus_common.scene_io import probe, read_scene
     from stage2_distill.devices import pick_device
-    from stage2_distill.encode import Blocks, missing_in_points
+    from stage2_distill.encode import Blocks
     from stage2_distill.encoder import load_encoder
+    from stage2_distill.encoder.inputs import missing_in_points
     from stage2_distill.student import load_student
     from stage2_distill.turns import encode_turns
 

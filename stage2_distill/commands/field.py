@@ -98,10 +98,10 @@ def query(
     names = file_names(texts)
     write_scores(view.cache.scene(), scores, texts, names, out)
     pictures = []
-    for camera_name, viewmat, intrinsics in zip(wanted.names, wanted.viewmats, wanted.intrinsics):
+    for camera, viewmat, intrinsics in zip(file_names(wanted.names), wanted.viewmats, wanted.intrinsics):
         maps = view.pixel_relevancy(viewmat, intrinsics, wanted.width, wanted.height, questions, phrases)
         for i, name in enumerate(names):
-            path = out / f"{Path(camera_name).stem}.{name}.png"
+            path = out / f"{camera}.{name}.png"
             write_picture(view, maps[..., i], viewmat, intrinsics, path)
             pictures.append(str(path))
     best = {text: float(scores[:, i].max(initial=0)) for i, text in enumerate(texts)}

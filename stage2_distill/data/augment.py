@@ -11,16 +11,17 @@ and at test, and colours live in [0, 1].
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 from chorus_common.bounds import bounds
 from chorus_common.config import Config
 from chorus_common.rotations import middle, rotate, rotation_about
 from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
+from stage2_distill.data.elastic import elastic
 
 F32 = NDArray[np.float32]
 
@@ -48,7 +49,7 @@ class AugmentConfig(Config):
         default=0.005, ge=0, description="deviation of isotropic noise on centres, metres, clipped at twice that"
     )
     elastic_p: float = Field(default=0.5, ge=0, le=1)
-    elastic: tuple[tuple[float, float], ...] = Field(
+    elastic: tuple[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)]], ...] = Field(
         default=((0.2, 0.4), (0.8, 1.6)), description="(cell, magnitude) of each elastic distortion, metres"
     )
     contrast_p: float = Field(default=0.2, ge=0, le=1)
@@ -157,25 +158,6 @@ def dropout(scene: GaussianScene, rng: np.random.Generator, ratio: float) -> Gau
     """Keep int((1 - ratio) N) Gaussians (at least one), drawn without replacement, in their old order."""
     keep = max(1, int((1 - ratio) * len(scene)))
     return scene.select(np.sort(rng.permutation(len(scene))[:keep]))
-
-
-def elastic(scene: GaussianScene, rng: np.random.Generator, cell: float, magnitude: float) -> GaussianScene:
-    """Smooth random displacement of centres: Gaussian noise on a grid of `cell` m, blurred, times `magnitude` m.
-
-    Noise is blurred by two passes of a 3-tap box along every axis (zeros outside) and read off trilinearly. Covariances
-    stay as they are: the displacement varies over `cell` and more, a Gaussian is smaller.
-    """
-    lowest, highest = bounds(scene.means)
-    low = lowest.astype(np.float64)
-    shape = tuple(((highest - low) // cell).astype(int) + 3)
-    noise: F32 = rng.standard_normal((3, *shape), dtype=np.float32)
-    for _ in range(2):
-        for axis in (1, 2, 3):
-            noise = ndimage.uniform_filter1d(noise, 3, axis=axis, mode="constant")
-    where = (scene.means - low).T / cell + 1  # one cell of margin on every side
-    shift = [ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in noise]
-    moved: F32 = scene.means + np.stack(shift, axis=1).astype(np.float32) * np.float32(magnitude)
-    return replace(scene, means=moved)
 
 
 # --------------------------------------------------------------------------------------------------------------- colour

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stage2_distill.encoder import PointBatch
 from stage2_distill.sparse_rows import SparseRows
+
+#: Which of so many targets are wanted: their numbers, in the order they are wanted in.
+Draw = Callable[[int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)

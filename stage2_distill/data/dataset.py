@@ -17,15 +17,15 @@ from chorus_common.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import Translation
 from stage2_distill.data.augment import AugmentConfig, augment
-from stage2_distill.data.batch import Batch, LabelGroups, MaskGroups, Target, collate
+from stage2_distill.data.batch import Batch, Draw, LabelGroups, MaskGroups, Target, collate
 from stage2_distill.data.crops import crop_rows
 from stage2_distill.data.groups import label_groups, mask_groups
 from stage2_distill.data.mix import joint_scene, stacked_masks, summed_targets
-from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
+from stage2_distill.data.order import MEASURED, SAMPLE, Mixture, generator, mixture
 from stage2_distill.data.rendered import rendered_targets
 from stage2_distill.data.targets import ByteBudget, Geometry, SceneStore, SceneTargets, voxel_targets
 from stage2_distill.encoder import EncoderConfig
-from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, scene_inputs
+from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, missing_in_points, scene_inputs
 from stage2_distill.settings import DataSettings, Objective, TeacherSettings
 from stage2_distill.sparse_rows import SparseRows
 
@@ -43,6 +43,11 @@ class SceneEntry:
     scene_id: str
     fingerprint: str
     store: SceneStore
+
+
+def scene_identities(entries: Sequence[SceneEntry]) -> list[tuple[str, str, str]]:
+    """(data set, scene id, fingerprint) of each, in order: what a resumed run must find again."""
+    return [(e.dataset, e.scene_id, e.fingerprint) for e in entries]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +71,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class WholeScene:
+class PlainScene:
     """A scene as it is at inference, as a batch of one; voxel [N] of every Gaussian; the scene with its labels."""
 
     batch: Batch
@@ -102,6 +107,11 @@ class CacheDataset:
     ) -> None:
         if not scenes:
             raise ConfigError("no scenes to train on; check --manifest, --split and --store")
+        if data.points_p > 0:
+            missing_in_points(
+                encoder,
+                "data.points_p > 0 takes encoder.overrides.inputs.indicator = true, or features that points have",
+            )
         self.encoder, self.data, self.augmentation, self.seed = encoder, data, augmentation, seed
         self.objective = objective
         self.contrasts = {
@@ -160,15 +170,17 @@ class CacheDataset:
             f"{'data.min_weight' if self.objective == 'lifted' else 'data.cover'} or leave the scene out"
         )
 
-    def whole(self, number: int) -> WholeScene:
-        """A scene without crop and augmentation, with fixed members of voxels and all views."""
-        scene = self.scenes[number]
-        geometry = scene.geometry()
-        part = Part(scene, geometry, np.arange(len(geometry.scene)), geometry.scene)
-        part = replace(part, looks=replace(part.looks, source_ids=part.rows))
-        points, voxel = scene_inputs(geometry.scene, self.encoder)
-        pixels, targets = self._targets(part, voxel, len(points), None)
-        return WholeScene(Batch(points, targets, (scene.name,), pixels), voxel, geometry.scene)
+    def plain(self, number: int, draw: Draw | None = None) -> PlainScene:
+        """A scene as it is at inference: not augmented, with fixed members of voxels and all views.
+
+        What is larger than `data.max_points` is cropped, always alike: a scene that trains in crops need not fit into
+        memory whole. draw: which targets are wanted of a teacher (None: all), asked for teacher after teacher.
+        """
+        part = self._crop(self.scenes[number], self.data.max_points, generator(self.seed, MEASURED, number))
+        absent = POINT_CLOUD_LACKS if self.data.points_p == 1 else ()  # a student of points has seen nothing else
+        points, voxel = scene_inputs(part.looks, self.encoder, absent=absent)
+        pixels, targets = self._targets(part, voxel, len(points), None, draw)
+        return PlainScene(Batch(points, targets, (part.scene.name,), pixels), voxel, part.looks)
 
     # ---------------------------------------------------------------------------------------------------------- drawing
 
@@ -208,11 +220,15 @@ class CacheDataset:
         return Batch(points, targets, names, SparseRows.stack(pixels) if pixels else None, masks, labels)
 
     def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> Part:
+        part = self._crop(scene, max_points, rng)
+        return replace(part, looks=augment(part.looks, self.augmentation, rng))
+
+    def _crop(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> Part:
         geometry = scene.geometry()
         rows = crop_rows(geometry.scene.means, geometry.valid, self.data.crop, max_points, rng)
         whole = len(rows) == len(geometry.scene)
-        cropped = replace(geometry.scene if whole else geometry.scene.select(rows), source_ids=np.arange(len(rows)))
-        return Part(scene, geometry, rows, augment(cropped, self.augmentation, rng))
+        cropped = geometry.scene if whole else geometry.scene.select(rows)
+        return Part(scene, geometry, rows, replace(cropped, source_ids=np.arange(len(rows))))
 
     def _views(self, scene: SceneTargets, rng: np.random.Generator) -> list[int] | None:
         """The views of a sample: a random subset, or None for all."""
@@ -221,13 +237,13 @@ class CacheDataset:
         return None
 
     def _targets(
-        self, part: Part, voxel: I64, n_voxels: int, views: list[int] | None
+        self, part: Part, voxel: I64, n_voxels: int, views: list[int] | None, draw: Draw | None = None
     ) -> tuple[SparseRows | None, dict[str, Target]]:
         """What the teachers say about a part: of its voxels, or of the pixels that it shows."""
         if self.objective == "lifted":
             lifted = part.scene.targets(part.rows, part.geometry, views)
-            return None, voxel_targets(lifted, part.kept, voxel, n_voxels)
-        return rendered_targets(part.scene, part.kept_rows, voxel, n_voxels, views, self.data.cover)
+            return None, voxel_targets(lifted, part.kept, voxel, n_voxels, draw)
+        return rendered_targets(part.scene, part.kept_rows, voxel, n_voxels, views, self.data.cover, draw)
 
     def _masks(
         self, part: Part, settings: TeacherSettings, voxel: I64, n_voxels: int, rng: np.random.Generator

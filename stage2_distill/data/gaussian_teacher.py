@@ -117,7 +117,7 @@ def give_features(entries: Sequence[SceneEntry], folders: Mapping[str, Path]) ->
     Their fingerprints take in the files' content, so that a run is not continued with other targets. Raises CacheError
     for a scene whose file is missing or belongs to something else, ConfigError for a teacher that no scene has.
     """
-    if not folders:
+    if not folders or not entries:
         return list(entries)
     for teacher in folders:
         if not any(teacher in entry.store.dense_teachers for entry in entries):

@@ -7,17 +7,20 @@ resume forgets the position).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.errors import ConfigError
+
 I64 = NDArray[np.int64]
 
 #: Streams of random numbers that must not overlap: the order of samples, the content of a sample, the model's own draws
-#: in a step, the anchors, and the scenes that lengths are measured on.
-ORDER, SAMPLE, MODEL, ANCHORS, LENGTHS = 1, 2, 3, 4, 5
+#: in a step, the anchors, the scenes that lengths are measured on, and the crops that anything is measured on.
+ORDER, SAMPLE, MODEL, ANCHORS, LENGTHS, MEASURED = 1, 2, 3, 4, 5, 6
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -82,11 +85,15 @@ def mixture(scenes: Mapping[str, int], weights: Mapping[str, float], samples: in
 
     Args:
         scenes:  data set -> number of scenes (> 0), in a fixed order.
-        weights: data set -> weight; a data set that is not named weighs as much as it has scenes, where none is named
-            at all, else 1.
+        weights: data set -> weight (>= 0); a data set that is not named weighs as much as it has scenes, where none is
+            named at all, else 1.
+
+    Raises ConfigError where no data set has a positive weight.
     """
     names: Sequence[str] = list(scenes)
     raw = np.array([weights.get(n, 1.0) if weights else float(scenes[n]) for n in names])
+    if not 0 < sum(raw.tolist()) < math.inf:
+        raise ConfigError(f"data.weights leaves nothing to draw from {', '.join(names)}; give one a positive weight")
     wanted = samples if samples > 0 else sum(scenes.values())
     total = -(-wanted // batch) * batch
     exact = raw / raw.sum() * total

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stage2_distill.data.batch import Target
+from stage2_distill.data.batch import Draw, Target
 from stage2_distill.data.groups import cell_cover, pixel_rows
 from stage2_distill.data.targets import SceneTargets
 from stage2_distill.sparse_rows import SparseRows
@@ -21,7 +21,13 @@ I64 = NDArray[np.int64]
 
 
 def rendered_targets(
-    scene: SceneTargets, rows: I64, voxel: I64, n_voxels: int, views: Sequence[int] | None, cover: float
+    scene: SceneTargets,
+    rows: I64,
+    voxel: I64,
+    n_voxels: int,
+    views: Sequence[int] | None,
+    cover: float,
+    draw: Draw | None = None,
 ) -> tuple[SparseRows, dict[str, Target]]:
     """Cells of the scene's views as weighted means over voxels, and what each teacher says about them.
 
@@ -30,6 +36,7 @@ def rendered_targets(
         views: ascending, None = all.
         cover: cells in which the Gaussians hold less blending weight per pixel are left out: a crop must not answer for
             what lies behind it, nor a scene for what it leaves empty. The weight of the others is that number.
+        draw: which of the cells are wanted of a teacher (None: all), asked for teacher after teacher.
     """
     index = scene.index(rows)
     seen = np.unique(index.columns // index.grid.cells).astype(np.int64)
@@ -40,14 +47,14 @@ def rendered_targets(
     pixels = pixel_rows(index, columns, voxel, n_voxels)
     if len(columns) == 0:
         return pixels, {}
-    place = torch.arange(len(columns))
-    targets = {
-        name: Target(
-            place,
-            torch.from_numpy(scene.cells(name, chosen)[columns]),
-            torch.from_numpy(weight[columns]),
-            torch.zeros_like(place),
+
+    def said(teacher: str) -> Target:
+        place = np.arange(len(columns)) if draw is None else draw(len(columns))
+        return Target(
+            torch.from_numpy(place),
+            torch.from_numpy(scene.cells(teacher, chosen)[columns[place]]),
+            torch.from_numpy(weight[columns[place]]),
+            torch.zeros(len(place), dtype=torch.int64),
         )
-        for name in scene.teachers
-    }
-    return pixels, targets
+
+    return pixels, {name: said(name) for name in scene.teachers}

@@ -22,7 +22,7 @@ from chorus_common.errors import CacheError, ConfigError
 from chorus_common.lifting import LiftingIndex
 from chorus_common.scene import GaussianScene
 from chorus_common.standardise import Translation
-from stage2_distill.data.batch import Target
+from stage2_distill.data.batch import Draw, Target
 from stage2_distill.data.groups import cell_masks
 from stage2_distill.settings import MaskContrastSettings
 
@@ -258,12 +258,13 @@ class SceneTargets:
 
 
 def voxel_targets(
-    lifted: LiftedRows, kept: NDArray[np.int64], inverse: NDArray[np.int64], n_voxels: int
+    lifted: LiftedRows, kept: I64, inverse: I64, n_voxels: int, draw: Draw | None = None
 ) -> dict[str, Target]:
     """Evidence-weighted means per voxel; teachers without any valid Gaussian are left out.
 
     Args:
         kept: [n] which rows of `lifted` are there. inverse: [n] voxel of each.
+        draw: which of a teacher's voxels are wanted (None: all), asked for teacher after teacher; no other is computed.
     """
     weight = lifted.weight[kept]
     has = weight > 0
@@ -275,15 +276,23 @@ def voxel_targets(
     rows = np.flatnonzero(total > 0)
     matrix = matrix[rows]
     scale = (1 / total[rows]).astype(np.float32)[:, None]
-    return {
-        name: Target(
-            torch.from_numpy(rows),
-            torch.from_numpy((matrix @ _float32(values[kept])) * scale),
-            torch.from_numpy(total[rows].astype(np.float32)),
-            torch.zeros(len(rows), dtype=torch.int64),
+
+    def means(values: F16) -> Target:
+        if draw is None:
+            own, part, source, factor = rows, matrix, kept, scale
+        else:
+            chosen = draw(len(rows))
+            own, part, factor = rows[chosen], matrix[chosen], scale[chosen]
+            members = np.unique(part.indices)
+            part, source = part[:, members], kept[members]
+        return Target(
+            torch.from_numpy(own),
+            torch.from_numpy((part @ _float32(values[source])) * factor),
+            torch.from_numpy(total[own].astype(np.float32)),
+            torch.zeros(len(own), dtype=torch.int64),
         )
-        for name, values in lifted.values.items()
-    }
+
+    return {name: means(values) for name, values in lifted.values.items()}
 
 
 def _float32(values: F16) -> F32:

@@ -8,33 +8,28 @@ A trainer's file holds no architecture: it is read off the shapes where they tel
 which stages convolve or attend), and the preset that fits supplies what they do not (heads, patch sizes, pooling
 reduce, colour convention), unless `preset` names it. Files that we export carry our whole config as one more entry,
 `chorus_config`, which upstream's loaders pass over.
-
-Every .pth is read with weights_only=True. A trainer's file also holds its scheduler, its best metric and the like, as
-objects that torch refuses to build; they are replaced by empty stand-ins, so nothing of the file is ever run.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from pydantic import ConfigDict, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from chorus_common.atomic import write_bytes_atomically, write_text_atomically
-from chorus_common.config import Config, dump_config
+from chorus_common.config import Config, dump_config, first_problem
 from chorus_common.errors import ConfigError, WeightsError
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.model import Encoder
 from stage2_distill.encoder.presets import PRESETS, preset_config
+from stage2_distill.encoder.weight_files import PublishedFile, read_published, read_safetensors
 
 #: longest first: what trainers put before an encoder's keys
 PREFIXES = ("module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", "")
@@ -71,8 +66,18 @@ FORMATS = {
 class EncoderFolder(Config):
     """Contents of an encoder folder's config.json."""
 
-    format: str = "chorus-encoder"
-    schema_version: int = 1
+    format: Literal["chorus-encoder"] = "chorus-encoder"
+    schema_version: Literal[1] = 1
+    encoder: EncoderConfig
+
+
+class FolderHeader(Config):
+    """What the config.json of an encoder's folder and that of a student's (student.py) have in common."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: Literal["chorus-encoder", "chorus-student"]
+    schema_version: Literal[1]
     encoder: EncoderConfig
 
 
@@ -88,12 +93,12 @@ def load_encoder(path: str | Path, *, preset: str | None = None, **overrides: An
     if path.is_dir():
         if preset is not None or overrides:
             raise WeightsError(f"{path}: this folder says itself what its encoder is; leave out the preset")
-        config = _folder_config(path)
-        tensors = _read_safetensors(path / "model.safetensors")
+        config = read_folder_header(path).encoder
+        tensors = read_safetensors(path / "model.safetensors")
         if any(k.startswith("encoder.") for k in tensors):
             tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
-        file = _read_file(path)
+        file = read_published(path)
         tensors = convert(file.tensors)
         config = _file_config(file, tensors, preset, path, overrides)
     encoder = Encoder(config)
@@ -120,7 +125,10 @@ def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str | 
         problems.append(f"{'; '.join(wrong[:4])}{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}")
     if problems:
         raise WeightsError(f"{source}: weights do not fit encoder {encoder.config.name}: {'; '.join(problems)}")
-    encoder.load_state_dict(dict(tensors))
+    try:
+        encoder.load_state_dict(dict(tensors))
+    except RuntimeError as error:  # the right shapes of a kind that cannot be copied
+        raise WeightsError(f"{source}: {' '.join(str(error).split())[:200]}") from None
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -199,83 +207,25 @@ def constructor_arguments(config: EncoderConfig) -> dict[str, Any]:
     return {name: data[name] for name in names}
 
 
-def _folder_config(path: Path) -> EncoderConfig:
+def read_folder_header(path: Path) -> FolderHeader:
+    """config.json of an encoder's or a student's folder. Raises WeightsError where it is missing, damaged or of another
+    format or schema.
+    """
     file = path / "config.json"
     try:
-        return EncoderConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["encoder"])
+        return FolderHeader.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise WeightsError(
             f"{file}: no such file; an encoder's folder holds config.json and model.safetensors"
         ) from None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        raise WeightsError(f"{file}: not an encoder's config ({first_problem(FolderHeader, error)[:200]})") from None
+    except ValueError as error:
         raise WeightsError(f"{file}: not an encoder's config ({' '.join(str(error).split())[:160]})") from None
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_tensors(path.read_bytes())
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: not a valid safetensors file ({error})") from None
-
-
-class _StandIn:
-    """In place of any object in a file that is neither a tensor nor a plain container: takes anything, does nothing."""
-
-    def __new__(cls, *arguments: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class _File:
-    """A published file: its state dict as stored, upstream's constructor arguments, and our config if we wrote it."""
-
-    tensors: dict[str, Tensor]
-    arguments: dict[str, Any] | None = None
-    record: dict[str, Any] | None = None
-
-
-def _read_file(path: Path) -> _File:
-    if path.suffix == ".safetensors":
-        return _File(_read_safetensors(path))
-    try:
-        with torch.serialization.safe_globals([(_StandIn, name) for name in _foreign_names(path)]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: holds more than tensors and is not loaded ({str(error).splitlines()[0][:120]})"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: holds no state dict")
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path}: holds no state dict")
-    arguments, record = content.get("config"), content.get("chorus_config")
-    return _File(
-        dict(state),
-        dict(arguments) if isinstance(arguments, dict) else None,
-        dict(record) if isinstance(record, dict) else None,
-    )
-
-
-def _foreign_names(path: Path) -> list[str]:
-    """Classes and functions that the file names and torch does not build by itself."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError):
-        return []  # no zip archive; torch.load says what is wrong with it, or reads it
-
-
 def _file_config(
-    file: _File, tensors: Mapping[str, Tensor], preset: str | None, path: Path, overrides: dict[str, Any]
+    file: PublishedFile, tensors: Mapping[str, Tensor], preset: str | None, path: Path, overrides: dict[str, Any]
 ) -> EncoderConfig:
     """Architecture of a published file: our record of it, upstream's arguments, or what the shapes say; each on top of
     `preset` or the preset that fits.
@@ -293,11 +243,17 @@ def _file_config(
 
 def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """Constructor arguments that the keys and shapes of a state dict determine."""
-    stem = tensors.get("embedding.stem.conv.weight", tensors.get("embedding.stem.linear.weight"))
+    stem = next((k for k in ("embedding.stem.conv.weight", "embedding.stem.linear.weight") if k in tensors), None)
     if stem is None:
         raise WeightsError(
             f"{path}: no encoder inside (no key 'embedding.stem.*'); keys start with {next(iter(tensors), 'nothing')!r}"
         )
+
+    def size(key: str, axis: int) -> int:
+        shape = tensors[key].shape
+        if not -len(shape) <= axis < len(shape) or shape[axis] == 0:
+            raise WeightsError(f"{path}: {key} is {tuple(shape)}, which is no weight of an encoder")
+        return int(shape[axis])
 
     def depth(prefix: str) -> int:
         return len({k[len(prefix) :].split(".")[0] for k in tensors if k.startswith(f"{prefix}block")})
@@ -307,13 +263,13 @@ def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         of_stage = [[k for k in tensors if k.startswith(f"{side}.{side}{s}.block")] for s in range(stages)]
         return tuple(any(f".{name}." in k for k in keys for name in names) for keys in of_stage)
 
-    channels = [int(stem.shape[0])]
-    while f"enc.enc{len(channels)}.down.proj.weight" in tensors:
-        channels.append(int(tensors[f"enc.enc{len(channels)}.down.proj.weight"].shape[0]))
+    channels = [size(stem, 0)]
+    while (down := f"enc.enc{len(channels)}.down.proj.weight") in tensors:
+        channels.append(size(down, 0))
     stages = len(channels)
     convolution, attention = ("cpe", "conv"), ("attn",)
     out: dict[str, Any] = {
-        "in_channels": int(stem.shape[-1]),
+        "in_channels": size(stem, -1),
         "enc_channels": tuple(channels),
         "enc_depths": tuple(depth(f"enc.enc{s}.") for s in range(stages)),
         "enc_conv": parts("enc", stages, convolution),
@@ -321,25 +277,23 @@ def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "enc_mode": not any(k.startswith("dec.") for k in tensors),
         "mask_token": "embedding.mask_token" in tensors,
     }
-    if stem.ndim == 5:
-        out["stem_kernel"] = int(stem.shape[1])
+    if tensors[stem].ndim == 5:
+        out["stem_kernel"] = size(stem, 1)
     if not out["enc_mode"]:
-        ups = [tensors.get(f"dec.dec{s}.up.proj.0.weight") for s in range(stages - 1)]
-        if any(u is None for u in ups):
-            missing = [f"dec.dec{s}.up.proj.0.weight" for s, u in enumerate(ups) if u is None]
+        ups = [f"dec.dec{s}.up.proj.0.weight" for s in range(stages - 1)]
+        if missing := [key for key in ups if key not in tensors]:
             raise WeightsError(f"{path}: missing {', '.join(missing)}")
-        out["dec_channels"] = tuple(int(u.shape[0]) for u in ups if u is not None)
+        out["dec_channels"] = tuple(size(key, 0) for key in ups)
         out["dec_depths"] = tuple(depth(f"dec.dec{s}.") for s in range(stages - 1))
         out["dec_conv"] = parts("dec", stages - 1, convolution)
         out["dec_attn"] = parts("dec", stages - 1, attention)
     attending = next((k.removesuffix("attn.qkv.weight") for k in tensors if k.endswith(".attn.qkv.weight")), None)
     if attending is not None:
-        scale, hidden = tensors.get(f"{attending}ls1.0.gamma"), tensors.get(f"{attending}mlp.0.fc1.weight")
         out["qkv_bias"] = f"{attending}attn.qkv.bias" in tensors
-        if scale is not None:
+        if f"{attending}ls1.0.gamma" in tensors:
             out["layer_scale"] = 1.0  # the start value in training; the file holds what it became
-        if hidden is not None:
-            out["mlp_ratio"] = hidden.shape[0] / hidden.shape[1]
+        if (hidden := f"{attending}mlp.0.fc1.weight") in tensors:
+            out["mlp_ratio"] = size(hidden, 0) / size(hidden, 1)
     return out
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from chorus_common.config import Config
 from stage2_distill.encoder import shape_context
@@ -43,7 +43,7 @@ class InputConfig(Config):
     features: tuple[str, ...] = ("color", "opacity", "quat", "scale")
     indicator: bool = False
     color_range: Literal["unit", "symmetric"] = "symmetric"
-    grid_size: float = 0.02
+    grid_size: PositiveFloat = 0.02
     scale_clip: float = 1.5
     opacity_min: float = 0.0
     member: Literal["opaque", "mean"] = "opaque"
@@ -54,14 +54,17 @@ class InputConfig(Config):
         unknown = [f for f in self.features if f not in ATTRIBUTE_WIDTHS]
         if unknown or not self.features or len(set(self.features)) != len(self.features):
             raise ValueError(f"features must be distinct names out of {', '.join(ATTRIBUTE_WIDTHS)}")
-        if self.grid_size <= 0:
-            raise ValueError("grid_size must be > 0 m")
         return self
 
     @property
     def channels(self) -> int:
         """Number of feature channels this input has."""
         return sum(ATTRIBUTE_WIDTHS[f] for f in self.features) + (len(self.features) if self.indicator else 0)
+
+
+#: Whole numbers, one per stage or one between two stages.
+Widths = tuple[PositiveInt, ...]
+Depths = tuple[NonNegativeInt, ...]
 
 
 class EncoderConfig(Config):
@@ -102,27 +105,28 @@ class EncoderConfig(Config):
             way up.
         upcast: see enc_mode. 2 for Sonata and Concerto (512 + 384 + 192 = 1088 channels).
         layer_scale: initial value of LayerScale, or None.
+        drop_path: largest share of a block's outputs that is dropped in training, below 1: the rest is scaled up.
         checkpoint_blocks: recompute blocks in the backward pass (memory for time).
     """
 
     name: str = "chorus"
     inputs: InputConfig = InputConfig()
-    in_channels: int = 11
+    in_channels: PositiveInt = 11
     order: tuple[Literal["z", "z-trans", "hilbert", "hilbert-trans"], ...] = (
         "z",
         "z-trans",
         "hilbert",
         "hilbert-trans",
     )
-    stride: tuple[int, ...] = (2, 2, 2, 2)
-    enc_depths: tuple[int, ...] = (2, 2, 2, 6, 2)
-    enc_channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+    stride: Widths = (2, 2, 2, 2)
+    enc_depths: Depths = (2, 2, 2, 6, 2)
+    enc_channels: Annotated[Widths, Field(min_length=1)] = (32, 64, 128, 256, 512)
     enc_num_head: tuple[int, ...] = (2, 4, 8, 16, 32)
-    enc_patch_size: tuple[int, ...] = (1024, 1024, 1024, 1024, 1024)
-    dec_depths: tuple[int, ...] = (2, 2, 2, 2)
-    dec_channels: tuple[int, ...] = (64, 64, 128, 256)
+    enc_patch_size: Widths = (1024, 1024, 1024, 1024, 1024)
+    dec_depths: Depths = (2, 2, 2, 2)
+    dec_channels: Widths = (64, 64, 128, 256)
     dec_num_head: tuple[int, ...] = (4, 4, 8, 16)
-    dec_patch_size: tuple[int, ...] = (1024, 1024, 1024, 1024)
+    dec_patch_size: Widths = (1024, 1024, 1024, 1024)
     enc_conv: tuple[bool, ...] = (True, True, True, True, True)
     enc_attn: tuple[bool, ...] = (True, True, True, True, True)
     enc_rope_freq: tuple[float, ...] | None = None
@@ -130,12 +134,12 @@ class EncoderConfig(Config):
     dec_attn: tuple[bool, ...] = (True, True, True, True)
     dec_rope_freq: tuple[float, ...] | None = None
     block: Literal["ptv3", "litept", "basic"] = "ptv3"
-    mlp_ratio: float = 4
+    mlp_ratio: PositiveFloat = 4
     qkv_bias: bool = True
-    drop_path: float = 0.3
+    drop_path: float = Field(default=0.3, ge=0, lt=1)
     layer_scale: float | None = None
     stem: Literal["conv", "linear"] = "conv"
-    stem_kernel: int = 5
+    stem_kernel: PositiveInt = 5
     norm: Literal["batch", "layer"] = "batch"
     norm_momentum: float = Field(default=0.01, gt=0, le=1)
     input_norm: bool = False
@@ -148,7 +152,7 @@ class EncoderConfig(Config):
     legacy_decoder_cpe: bool = False
     mask_token: bool = False
     enc_mode: bool = False
-    upcast: int = 2
+    upcast: NonNegativeInt = 2
     checkpoint_blocks: bool = False
 
     @model_validator(mode="after")
@@ -162,8 +166,6 @@ class EncoderConfig(Config):
                 raise ValueError(f"{field} has {len(value)} entries, expected {stages - 1}: one between two stages")
         if not self.order:
             raise ValueError("order is empty")
-        if min((*self.enc_patch_size, *self.dec_patch_size)) < 1 or any(s < 1 for s in self.stride):
-            raise ValueError("patch sizes and strides must be >= 1")
         if not self.enc_mode and not self.dec_channels:
             raise ValueError("a decoder needs at least two stages; set enc_mode for an encoder alone")
         for side in ("enc", "dec"):

@@ -94,6 +94,21 @@ def scene_inputs(
     return batch, inverse
 
 
+def missing_in_points(
+    config: EncoderConfig, advice: str = "let the points be turned into Gaussians, or use an encoder for points"
+) -> tuple[str, ...]:
+    """The attributes among the encoder's inputs that a point cloud lacks; ConfigError, with `advice`, where it cannot
+    do without.
+    """
+    lacking = tuple(f for f in POINT_CLOUD_LACKS if f in config.inputs.features)
+    if lacking and not config.inputs.indicator:
+        raise ConfigError(
+            f"encoder {config.name} needs {', '.join(lacking)} and was not trained to do without (inputs.indicator); "
+            f"{advice}"
+        )
+    return lacking
+
+
 def centred(means: NDArray[np.floating]) -> NDArray[np.float64]:
     """Coordinates [N, 3] f64 relative to the middle (x, y) and the bottom (z) of the bounding box."""
     coord = np.asarray(means, dtype=np.float64)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
-from chorus_common.config import first_problem
+from chorus_common.config import Config, first_problem
 from chorus_common.errors import ConfigError
 from stage2_distill.encoder.config import EncoderConfig, InputConfig
 from stage2_distill.encoder.model import Encoder
@@ -100,6 +101,12 @@ _KNOWN_INPUTS = {
     11: _GAUSSIANS.features,
     14: (*_GAUSSIANS.features, "normal"),
 }
+#: EncoderConfig without its checks of several fields together: overrides must each be of their type before anything is
+#: derived from them.
+_FIELDS: dict[str, Any] = {
+    n: (field.rebuild_annotation(), field.default) for n, field in EncoderConfig.model_fields.items()
+}
+_Overrides = create_model("_Overrides", __base__=Config, **_FIELDS)
 
 
 def build_encoder(preset: str, **overrides: Any) -> Encoder:
@@ -116,6 +123,8 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
     Where `enc_channels` changes, what depends on it and is not given follows: heads from the width of a head, the
     decoder's widths, and, for another number of stages, depths, strides, patch sizes and which stages convolve or
     attend.
+
+    Raises ConfigError naming the override that is unknown, of the wrong kind or at odds with the others.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown encoder preset '{preset}'; known: {', '.join(PRESETS)}")
@@ -129,18 +138,17 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
             raise ConfigError(f"encoder {preset}: {key} is supported with {' or '.join(map(str, values))} only")
     if overrides.get("mask_token") is not None:
         overrides["mask_token"] = bool(overrides["mask_token"])
-    if isinstance(overrides.get("inputs"), InputConfig):
-        overrides["inputs"] = overrides["inputs"].model_dump()
-    elif "inputs" in overrides:
+    if isinstance(overrides.get("inputs"), Mapping):
         overrides["inputs"] = base.inputs.model_dump() | dict(overrides["inputs"])
     try:
-        return EncoderConfig.model_validate(base.model_dump() | _derived(base, overrides) | overrides)
+        checked = _Overrides.model_validate(overrides).model_dump(exclude_unset=True)
+        return EncoderConfig.model_validate(base.model_dump() | _derived(base, checked) | checked)
     except ValidationError as error:
         raise ConfigError(f"encoder {preset}: {first_problem(EncoderConfig, error)}") from None
 
 
 def _derived(base: EncoderConfig, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Fields that follow from `overrides` without being named in them."""
+    """Fields that follow from `overrides` (each of its type) without being named in them."""
     out: dict[str, Any] = {}
     if "inputs" in overrides and "in_channels" not in overrides:
         out["in_channels"] = InputConfig.model_validate(overrides["inputs"]).channels

@@ -12,14 +12,13 @@ from typing import Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from chorus_common.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.cache import EmbeddingSource
 from chorus_common.config import Config, dump_config
 from chorus_common.errors import CacheError, ConfigError, WeightsError
+from stage2_distill.encoder.weight_files import read_safetensors
 from stage2_distill.fields.model import GranularityField
 from stage2_distill.fields.settings import FieldConfig
 
@@ -85,10 +84,8 @@ def load_field(folder: Path, device: torch.device | str = "cpu") -> SavedField:
         raise ConfigError(f"{folder / CARD}: damaged ({str(error).splitlines()[0]}); train the field again") from None
     model = GranularityField(card.config, card.n_gaussians, card.levels, card.width)
     try:
-        model.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
-    except FileNotFoundError:
-        raise WeightsError(f"{folder / WEIGHTS}: missing; train the field again") from None
-    except (SafetensorError, RuntimeError) as error:
+        model.load_state_dict(read_safetensors(folder / WEIGHTS))
+    except RuntimeError as error:
         raise WeightsError(
             f"{folder / WEIGHTS}: does not fit {CARD} ({str(error).splitlines()[0]}); train the field again"
         ) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from stage2_distill.data.dataset import scene_identities
 from stage2_distill.data.targets import ByteBudget
 from stage2_distill.gaussiancross.data import CaptureScene
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
@@ -49,8 +50,9 @@ def open_capture_scenes(
         )  # fmt: skip
         scenes.append(CaptureScene(entry.dataset, store.scene(), views))
     identity = {
-        "scenes": [[e.dataset, e.scene_id, e.fingerprint] for e in entries],
+        "scenes": scene_identities(entries),
         "teachers": {name: basis.fingerprint for name, basis in bases.items()},
         "pictures": "cache" if captures is None else "captures",
+        "depth_unit": None if captures is None else depth_unit,
     }
     return CaptureData(scenes, {name: basis.channels for name, basis in bases.items()}, identity)

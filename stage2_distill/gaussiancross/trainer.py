@@ -72,7 +72,8 @@ class Pretrainer:
         torch.manual_seed(_seed_of(config.seed, 0))
         encoder = make_encoder(config.encoder)
         resolved = {"config": config.model_dump(mode="json"), "encoder": encoder.config.model_dump(mode="json")}
-        self.folder.claim({"recipe": "gaussiancross", **resolved, **identity}, write=True)
+        whole = {"recipe": "gaussiancross", **resolved, **identity}
+        self.folder.claim(whole, write=False)
         self.dataset = CaptureDataset(scenes, encoder.config, config)
         self.model = GaussianCross(encoder, config.head, channels, config.projector_hidden).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -81,6 +82,7 @@ class Pretrainer:
         self.progress = Progress()
         if self.folder.state.exists():
             self.progress = load_state(self.folder.state, self.model, self.optimizer, self.average)
+        self.folder.claim(whole, write=True)  # last: a start that is refused leaves the folder free
 
     def run(self) -> PretrainResult:
         """All steps that are left."""

@@ -88,7 +88,7 @@ def teacher_terms(
     weights: TermWeights,
     anchors: Tensor | None = None,
 ) -> TeacherTerms:
-    """Terms of one teacher. Without contrastive ones only rows with a target go through its projector."""
+    """Terms of one teacher, in f32. Without contrastive ones only rows with a target go through its projector."""
     target = batch.targets[name]
     masks = batch.masks.get(name) if weights.masks > 0 else None
     labels = batch.labels.get(name) if weights.labels > 0 else None
@@ -97,27 +97,31 @@ def teacher_terms(
     else:
         everywhere = student.project(name, latent)
         predicted = take_rows(everywhere if batch.pixels is None else batch.pixels @ everywhere, target.rows)
-    shares, seen = cloud_shares(evidence_weight(target.weight, settings.evidence_half), target.cloud, len(batch))
-    match = match_loss(
-        predicted,
-        target.values,
-        shares,
-        l1=settings.l1,
-        l2=settings.l2,
-        beta=settings.beta,
-        offset=student.basis(name).offset() if settings.cosine_space == "teacher" else None,
-        own_space=student.basis(name).linear() if settings.smooth_l1_space == "teacher" else None,
-    )
-    loss, others = match.loss * seen, {}
-    if weights.anchors > 0 and anchors is not None:
-        asked = settings.anchors
-        term = anchor_loss(predicted, target.values, shares, target.cloud, anchors, asked.temperature, asked.balance)
-        others["anchors"] = term.detach()
-        loss = loss + weights.anchors * term * seen
-    if masks is not None:
-        others["masks"] = mask_contrast(everywhere, masks, len(batch), settings.masks.temperature)
-        loss = loss + weights.masks * others["masks"]
-    if labels is not None:
-        others["labels"] = label_contrast(everywhere, labels, len(batch), settings.labels.temperature)
-        loss = loss + weights.labels * others["labels"]
-    return TeacherTerms(loss, match, seen, others)
+    # autocast ends at the predictions: it would take the products within the terms, too, back from float to bf16
+    with torch.autocast(predicted.device.type, enabled=False):
+        shares, seen = cloud_shares(evidence_weight(target.weight, settings.evidence_half), target.cloud, len(batch))
+        match = match_loss(
+            predicted,
+            target.values,
+            shares,
+            l1=settings.l1,
+            l2=settings.l2,
+            beta=settings.beta,
+            offset=student.basis(name).offset() if settings.cosine_space == "teacher" else None,
+            own_space=student.basis(name).linear() if settings.smooth_l1_space == "teacher" else None,
+        )
+        loss, others = match.loss * seen, {}
+        if weights.anchors > 0 and anchors is not None:
+            asked = settings.anchors
+            term = anchor_loss(
+                predicted, target.values, shares, target.cloud, anchors, asked.temperature, asked.balance
+            )
+            others["anchors"] = term.detach()
+            loss = loss + weights.anchors * term * seen
+        if masks is not None:
+            others["masks"] = mask_contrast(everywhere, masks, len(batch), settings.masks.temperature)
+            loss = loss + weights.masks * others["masks"]
+        if labels is not None:
+            others["labels"] = label_contrast(everywhere, labels, len(batch), settings.labels.temperature)
+            loss = loss + weights.labels * others["labels"]
+        return TeacherTerms(loss, match, seen, others)

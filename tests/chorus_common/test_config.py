@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from chorus_common.config import Config, dump_config, load_config
 from chorus_common.errors import ConfigError
@@ -40,6 +41,50 @@ def test_file_then_settings_override_defaults(tmp_path: Path) -> None:
 def test_bad_settings_name_the_key(settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(Settings, None, settings)
+
+
+class Named(Config):
+    things: dict[str, Optimiser] = Field(default_factory=dict)
+    shares: dict[str, float] = Field(default_factory=dict)
+
+
+def test_names_with_dots_are_quoted() -> None:
+    settings = [
+        'things."a.b".learning_rate=0.5',
+        "things.'c=d'.betas = [0.1, 0.2]",
+        ' shares . "x\\"y" = 2',
+        "shares.z=3",
+    ]
+    config = load_config(Named, None, settings)
+    assert config.things == {"a.b": Optimiser(learning_rate=0.5), "c=d": Optimiser(betas=(0.1, 0.2))}
+    assert config.shares == {'x"y': 2, "z": 3}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("things.a.b.learning_rate=1", "quoted: --set 'things.\"a.b\".learning_rate=...'"),
+        ("shares.a.b=1", "quoted: --set 'shares.\"a.b\"=...'"),
+        ("shares.a.b.c=1", "quoted: --set 'shares.\"a.b.c\"=...'"),
+        ("shares.a b=1", 'is quoted: a."b.c"=value'),
+        ('shares."a=1', 'is quoted: a."b.c"=value'),
+        ("shares..a=1", 'is quoted: a."b.c"=value'),
+        ('shares."\\q"=1', "not a key of TOML"),
+        ("[shares]\na=1", 'is quoted: a."b.c"=value'),
+        ("=1", "expected key=value"),
+    ],
+)
+def test_keys_that_are_none_say_how_to_quote(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Named, None, [setting])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["things.a.lerning_rate=1", "shares.a=x", "shapes.a.b=1"])
+def test_other_problems_say_nothing_of_quotes(setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Named, None, [setting])
+    assert "quoted" not in str(caught.value)
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_targets_of_another_basis_are_translated_into_the_students(student: Path
             CacheDataset(
                 entries, {"text": 8, "dense": 12}, {}, ENCODER, DataSettings(cover=0.0), AugmentConfig(), seed=0,
                 batch_size=1, objective=objective, translations=given,
-            ).whole(0).batch.targets
+            ).plain(0).batch.targets
             for given in (None, {"text": translation})
         )  # fmt: skip
         meant = other.inverse(plain["text"].values.numpy())

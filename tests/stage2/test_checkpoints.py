@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +283,85 @@ def test_folders_say_themselves_what_they_are(tmp_path: Path) -> None:
     export_encoder(tiny(), tmp_path / "e")
     with pytest.raises(WeightsError, match="leave out the preset"):
         load_encoder(tmp_path / "e", preset="sonata")
+
+
+def damaged_header(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def test_folders_of_another_format_or_schema_are_refused(tmp_path: Path) -> None:
+    export_encoder(tiny(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"schema_version": 99}, r"config\.json: not an encoder's config \('schema_version': Input should be 1"),
+        ({"format": "zzz"}, r"config\.json: not an encoder's config \('format': Input should be 'chorus-encoder' or"),
+        ({"encoder": 5}, r"config\.json: not an encoder's config \('encoder'"),
+        ({"encoder": config["encoder"] | {"enc_channels": [0, 0, 0]}}, r"enc_channels\.0"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(WeightsError, match=message):
+            load_encoder(tmp_path)
+    for text in ("[]", "{}", "5", "{", "\udcff"):
+        (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(WeightsError, match=r"config\.json: not an encoder's config"):
+            load_encoder(tmp_path)
+
+
+def test_safetensors_of_an_unknown_type_are_named(tmp_path: Path) -> None:
+    export_encoder(tiny(), tmp_path)
+    damaged_header(tmp_path / "model.safetensors", b'"dtype":"F32"', b'"dtype":"F4" ')
+    with pytest.raises(WeightsError, match=r"model\.safetensors: not a valid safetensors file"):
+        load_encoder(tmp_path)
+
+
+def test_every_damaged_byte_of_a_pickle_is_one_line(tmp_path: Path) -> None:
+    """The pickle inside a checkpoint with single bytes changed: it loads, or WeightsError says what is wrong."""
+    torch.save(
+        {"state_dict": {"embedding.stem.linear.weight": torch.ones(4, 6)}, "config": {"a": 1}}, tmp_path / "x.pth"
+    )
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    key = next(name for name in entries if name.endswith("data.pkl"))
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(entries[key])
+        data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        with zipfile.ZipFile(tmp_path / "y.pth", "w") as archive:
+            for name, content in (entries | {key: bytes(data)}).items():
+                archive.writestr(name, content)
+        with warnings.catch_warnings(), pytest.raises(WeightsError, match=r"y\.pth: "):
+            warnings.simplefilter("ignore")
+            load_encoder(tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"enc_channels": 5}, {"in_channels": [9]}, {1: 2}, {"inputs": 3}, {"enc_channels": (0, 0)}, {"drop_path": 1.0},
+        {"enc_channels": torch.ones(2)}, {"qk_scale": torch.ones(2)}, {"a": {1, 2}},
+    ],
+)  # fmt: skip
+def test_malformed_arguments_of_a_release_are_one_line(tmp_path: Path, arguments: dict[Any, Any]) -> None:
+    export_encoder(tiny("sonata"), tmp_path / "x.pth", "sonata")
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    for key in ("config", "chorus_config"):
+        other = {k: v for k, v in content.items() if k != "chorus_config"}
+        torch.save(other | {key: {**content[key], **arguments}}, tmp_path / "y.pth")
+        with pytest.raises(WeightsError, match=r"y\.pth: ") as caught:
+            load_encoder(tmp_path / "y.pth")
+        assert "\n" not in str(caught.value)
+
+
+def test_state_dicts_of_other_things_are_one_line(tmp_path: Path) -> None:
+    state = dict(tiny("sonata").state_dict())
+    stem = "embedding.stem.linear.weight"
+    for change, message in (
+        ({5: torch.ones(1)}, "holds no state dict"),
+        ({stem: torch.ones(())}, r"embedding\.stem\.linear\.weight is \(\), which is no weight of an encoder"),
+        ({stem: torch.ones(0, 9)}, r"is \(0, 9\), which is no weight"),
+        ({"enc.enc1.down.proj.weight": torch.ones(())}, r"enc\.enc1\.down\.proj\.weight is \(\)"),
+        ({"enc.enc0.block0.mlp.0.fc1.weight": torch.ones(3)}, r"fc1\.weight is \(3,\)"),
+    ):
+        torch.save({"state_dict": state | change}, tmp_path / "x.pth")
+        with pytest.raises(WeightsError, match=rf"x\.pth: .*{message}"):
+            load_encoder(tmp_path / "x.pth", preset="sonata")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -100,6 +101,9 @@ def test_train_encode_and_describe(
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_parameters"] == sum(p.numel() for p in student.encoder.parameters())
     assert facts["teachers"]["text"]["channels"] == 8
+    shutil.copytree(tmp_path / "run" / "best", tmp_path / "copied")  # a student without its run
+    assert call(monkeypatch, "info", "--encoder", tmp_path / "copied", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["teachers"].keys() == facts["teachers"].keys()
 
 
 def test_encode_in_blocks_and_points(
@@ -206,6 +210,9 @@ def test_info_of_a_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         (["--set", "epochs=0"], "'epochs': Input should be greater than or equal to 1"),
         (["--set", "teachers.txet.weight=1"], "no scene has features of teacher 'txet'; did you mean 'text'?"),
         (["--set", "encoder.preset=big"], "unknown encoder preset 'big'"),
+        (["--set", "data.weights.made-up=0"], "data.weights leaves nothing to draw from made-up; give one a positive"),
+        (["--set", "data.points_p=0.5"], "data.points_p > 0 takes encoder.overrides.inputs.indicator = true"),
+        (["--set", "teachers.clip.b16.weight=1"], """quoted: --set 'teachers."clip.b16".weight=...'"""),
         (["--set", "data.weights.other=1"], "data.weights names data set 'other', the stores hold made-up"),
         (["--split", "test"], "no scene in split 'test'"),
         (["--device", "gpu0"], "--device gpu0: use auto, cpu, cuda or cuda:N"),

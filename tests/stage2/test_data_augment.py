@@ -108,39 +108,6 @@ def test_dropout_keeps_order_and_says_what_stayed() -> None:
     assert len(aug.dropout(make_scene(0, 1), np.random.default_rng(0), 0.9)) == 1
 
 
-def plain_elastic(means: np.ndarray, noise: np.ndarray, cell: float, magnitude: float) -> np.ndarray:
-    """Box blurs with zeros outside and trilinear interpolation, one number at a time."""
-    for _ in range(2):
-        for axis in range(3):
-            padded = np.pad(noise, [(0, 0)] + [(1, 1) if a == axis else (0, 0) for a in range(3)])
-            parts = [np.take(padded, np.arange(noise.shape[axis + 1]) + k, axis=axis + 1) for k in range(3)]
-            noise = sum(parts) / 3
-    low = means.min(0)
-    out = []
-    for mean in means:
-        where = (mean - low) / cell + 1
-        base = np.floor(where).astype(int)
-        total = np.zeros(3)
-        for corner in np.ndindex(2, 2, 2):
-            weight = np.prod([w - b if c else 1 - (w - b) for c, w, b in zip(corner, where, base)])
-            index = tuple(min(b + c, s - 1) for b, c, s in zip(base, corner, noise.shape[1:]))
-            total += weight * noise[(slice(None), *index)]
-        out.append(mean + magnitude * total)
-    return np.array(out)
-
-
-@pytest.mark.parametrize(("cell", "magnitude"), [(0.2, 0.4), (0.8, 1.6), (10.0, 1.0)])
-def test_elastic_equals_plain_interpolation(cell: float, magnitude: float) -> None:
-    scene = make_scene(4)
-    moved = aug.elastic(scene, np.random.default_rng(5), cell, magnitude)
-    low = scene.means.min(0).astype(np.float64)
-    shape = tuple(((scene.means.max(0) - low) // cell).astype(int) + 3)
-    noise = np.random.default_rng(5).standard_normal((3, *shape), dtype=np.float32).astype(np.float64)
-    expected = plain_elastic(scene.means.astype(np.float64), noise, cell, magnitude)
-    np.testing.assert_allclose(moved.means, expected, atol=2e-5)
-    assert np.abs(moved.means - scene.means).max() > 1e-3
-
-
 def test_auto_contrast_stretches_each_channel() -> None:
     scene = make_scene()
     flat = scene.colors.copy()

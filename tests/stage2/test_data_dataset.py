@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from chorus_common.errors import CacheError, ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, collate
-from stage2_distill.data.dataset import CacheDataset, SceneEntry
+from stage2_distill.data.dataset import CacheDataset, PlainScene, SceneEntry
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.encoder import preset_config
 from stage2_distill.encoder.inputs import scene_inputs
@@ -69,7 +71,7 @@ def test_targets_belong_to_their_voxels() -> None:
     dataset = CacheDataset(
         entries, TEACHERS, {}, ENCODER, DataSettings(min_weight=0), AugmentConfig(enabled=False), seed=0, batch_size=1
     )
-    batch = dataset.whole(0).batch
+    batch = dataset.plain(0).batch
     store = entries[0].store
     sums, weight = store.index.lift(store.features("text").reshape(-1, 8))
     points, voxel_of = scene_inputs(store.scene(), ENCODER)
@@ -150,6 +152,58 @@ def test_several_data_sets_are_mixed_by_weight() -> None:
     assert sum(n.startswith("a") for n in names) == 6
     with pytest.raises(ConfigError, match=r"data.weights names data set 'c', the stores hold a, b"):
         make_dataset(entries, weights={"c": 1})
+
+
+def test_a_plain_scene_is_as_large_as_a_training_crop_and_always_the_same() -> None:
+    entries = make_entries(scenes=2, n=400)
+    whole = make_dataset(entries, max_points=0).plain(1)
+    assert len(whole.scene) == len(whole.voxel) == 400
+    one = make_dataset(entries)
+    one.batch(0, 0, 2)  # what was drawn before moves nothing
+    crop, again = one.plain(1), make_dataset(entries).plain(1)
+    assert len(crop.scene) == len(crop.voxel) == 150
+    assert_equal(crop.batch, again.batch)
+    assert len(crop.batch.points) < len(whole.batch.points)
+    np.testing.assert_array_equal(
+        crop.scene.labels, entries[1].store.scene().labels[np.sort(crop_of(crop, entries[1]))]
+    )
+
+
+def crop_of(crop: PlainScene, entry: SceneEntry) -> np.ndarray:
+    """Rows of the store's scene that a crop holds, by their places."""
+    place = {tuple(mean): row for row, mean in enumerate(entry.store.scene().means.tolist())}
+    return np.array([place[tuple(mean)] for mean in crop.scene.means.tolist()])
+
+
+@pytest.mark.parametrize("objective", ["lifted", "rendered"])
+@pytest.mark.parametrize("max_points", [0, 150])
+def test_drawn_targets_are_rows_of_all_of_them(objective: Literal["lifted", "rendered"], max_points: int) -> None:
+    """To the bit, though no other row is computed."""
+    dataset = CacheDataset(
+        make_entries(scenes=1), TEACHERS, {}, ENCODER, DataSettings(max_points=max_points, cover=0.0), AugmentConfig(),
+        seed=3, batch_size=1, objective=objective,
+    )  # fmt: skip
+    everything = dataset.plain(0).batch.targets
+    rng, same = np.random.default_rng(0), np.random.default_rng(0)
+    drawn = dataset.plain(0, lambda count: rng.permutation(count)[:20]).batch.targets
+    for name, target in everything.items():
+        chosen = torch.from_numpy(same.permutation(len(target.rows))[:20])
+        for key in ("rows", "values", "weight", "cloud"):
+            assert torch.equal(getattr(drawn[name], key), getattr(target, key)[chosen]), key
+
+
+def test_a_student_of_points_is_measured_on_points() -> None:
+    both = preset_config("chorus", enc_channels=(8, 16), inputs={"grid_size": 0.1, "indicator": True})
+    entries = make_entries(scenes=1)
+    for share, present in ((1.0, 0.0), (0.5, 1.0), (0.0, 1.0)):
+        data = DataSettings(points_p=share)
+        dataset = CacheDataset(entries, TEACHERS, {}, both, data, AugmentConfig(), seed=0, batch_size=1)
+        feat = dataset.plain(0).batch.points.feat  # colour, opacity, quaternion, scale, and which of them are there
+        assert (feat[:, 12:] == present).all()
+        assert bool((feat[:, 3:11] != 0).any()) == bool(present)
+        assert (feat[:, 11] == 1).all()
+    with pytest.raises(ConfigError, match=r"needs opacity, quat, scale and .*; data\.points_p > 0 takes"):
+        make_dataset(points_p=0.5)
 
 
 def test_no_scenes_is_an_error() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chorus_common.errors import ConfigError
 from stage2_distill.data.crops import crop_rows
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import generator, mixture
@@ -45,6 +46,13 @@ def test_weights_share_an_epoch() -> None:
     assert mix.counts == (30, 20, 20)
     assert mixture({"a": 6, "b": 2}, {}, 0, 1).counts == (6, 2)
     assert mixture({"a": 6, "b": 2}, {"b": 0.0}, 8, 1).counts == (8, 0)
+
+
+@pytest.mark.parametrize("weights", [{"a": 0.0}, {"a": 1e308}, {"a": float("nan")}])
+def test_weights_that_leave_nothing_to_share_by_are_refused(weights: dict[str, float]) -> None:
+    sizes = {"a": 3} if weights["a"] == 0 else {"a": 3, "b": 3}
+    with pytest.raises(ConfigError, match=r"data\.weights leaves nothing to draw from a.*; give one a positive weight"):
+        mixture(sizes, weights if len(sizes) == 1 else weights | {"b": weights["a"]}, 0, 2)
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:

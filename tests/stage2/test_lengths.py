@@ -10,10 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from chorus_common.standardise import Moments, phi_s
+from stage2_distill.data.augment import AugmentConfig
+from stage2_distill.data.dataset import CacheDataset
+from stage2_distill.data.order import LENGTHS, generator
 from stage2_distill.encoder import build_encoder
-from stage2_distill.lengths import FACTORS, best_length
+from stage2_distill.lengths import FACTORS, PER_SCENE, best_length, calibrate_lengths
 from stage2_distill.losses.anchors import choose_anchors
+from stage2_distill.settings import DataSettings
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student
+from tests.stage2.store_fakes import make_entries
 
 C = 8
 
@@ -59,6 +64,37 @@ def test_best_length_is_the_best_of_a_slow_search(seed: int) -> None:
         best_length(student, "text", F.normalize(predicted, dim=1), target, 0)
         == FACTORS[int(np.argmax(scores))] * C**0.5
     )
+
+
+@pytest.mark.parametrize("max_points", [0, 120])
+def test_lengths_are_measured_on_scenes_no_larger_than_training_takes(max_points: int) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("chorus", enc_channels=(8, 16), enc_depths=(1, 1), inputs={"grid_size": 0.05})
+    teachers = {n: StudentTeacher(spec="x:y", fingerprint="f", channels=c, hidden=8) for n, c in (("a", 8), ("b", 12))}
+    entries = make_entries(scenes=3, n=500, teachers={"a": 8, "b": 12})
+    data = DataSettings(max_points=max_points)
+    dataset = CacheDataset(entries, {"a": 8, "b": 12}, {}, encoder.config, data, AugmentConfig(), seed=0, batch_size=1)
+    student = Student(encoder, teachers)
+    seen: list[int] = []
+    encoder.register_forward_pre_hook(lambda _, batch: seen.append(len(batch[0])))
+    calibrate_lengths(student, dataset, 5)
+    assert len(seen) == 3
+    assert max(seen) <= (max_points or 500)
+    assert min(seen) > (0 if max_points else 120)
+    # as if all targets were there and rows were drawn of them, teacher after teacher
+    rng = generator(5, LENGTHS)
+    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"a": [], "b": []}
+    for number in sorted(rng.permutation(3).tolist()):
+        batch = dataset.plain(number).batch
+        with torch.no_grad():
+            latent = encoder(batch.points)
+            for name, target in batch.targets.items():
+                drawn = rng.permutation(len(target.rows))[:PER_SCENE]
+                said = F.normalize(student.project(name, latent[target.rows[drawn]]), dim=1)
+                found[name].append((said, target.values[drawn]))
+    for name, pairs in found.items():
+        said, wanted = (torch.cat(part) for part in zip(*pairs))
+        assert student.config.teachers[name].length == best_length(student, name, said, wanted, 5)
 
 
 def test_length_is_used_and_saved(tmp_path: Path) -> None:

@@ -126,6 +126,9 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(WeightsError, match=r"model.safetensors: not a valid safetensors file"):
         load_student(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(weights.replace(b'"dtype":"F32"', b'"dtype":"F4" '))
+    with pytest.raises(WeightsError, match=r"model.safetensors: not a valid safetensors file"):
+        load_student(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model.safetensors: no such file"):
         load_student(tmp_path)

@@ -258,6 +258,24 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
+def test_other_validation_scenes_are_refused(tmp_path: Path) -> None:
+    """The best score so far is one over the scenes that it was measured on."""
+    data, config = tiny_data(), tiny_config("epochs=1")
+    train(config, data, tmp_path, CPU)
+    with pytest.raises(ConfigError, match=r"validation: .*'room0'.*, now .*'room1'"):
+        train(config, TrainData(data.scenes, data.scenes[1:2], data.bases), tmp_path, CPU)
+    with pytest.raises(ConfigError, match="validation: 1 entries, now 0"):
+        train(config, TrainData(data.scenes, [], data.bases), tmp_path, CPU)
+
+
+@pytest.mark.parametrize("refused", ["data.weights.typo=1", "data.weights.made-up=0", "zero_shot=true"])
+def test_a_start_that_is_refused_leaves_the_folder_free(tmp_path: Path, refused: str) -> None:
+    with pytest.raises(ConfigError):
+        run_tiny(tmp_path, "epochs=1", refused)
+    assert not (tmp_path / "train.json").exists()
+    run_tiny(tmp_path, "epochs=1")
+
+
 def test_damaged_state_is_named(tmp_path: Path) -> None:
     run_tiny(tmp_path, "epochs=1")
     state = tmp_path / "state.safetensors"
@@ -296,6 +314,10 @@ def test_bad_schedule_is_refused() -> None:
         (["teachers.text.end=0"], "ends at epoch 0, before it starts"),
         (["teachers.text.l1=0", "teachers.text.l2=0"], "nothing to match"),
         (["data.crop=cube"], "data.crop"),
+        (["data.weights.made-up=-1"], r"'data\.weights\.made-up': Input should be greater than or equal to 0"),
+        (["data.weights.made-up=nan"], r"'data\.weights\.made-up': Input should be"),
+        (["optim.betas=[0.9, 1.0]"], r"'optim\.betas\.1': Input should be less than 1"),
+        (["optim.betas=[-0.1, 0.9]"], r"'optim\.betas\.0': Input should be greater than or equal to 0"),
         (["optim.lrr=1"], "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from chorus_common.cache import SceneCache
+from chorus_common.camera_io import write_transforms_json
 from chorus_common.errors import CacheError, ConfigError
 from chorus_common.scene_io import read_scene
+from stage2_distill.cli import cli
 from stage2_distill.commands.field import field_command
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.data.gaussian_teacher import give_features, parse_gaussian_features, write_gaussian_features
@@ -19,6 +22,7 @@ from stage2_distill.data.targets import ByteBudget, SceneTargets
 from stage2_distill.fields import FieldView, load_field
 from stage2_distill.fields.export import lifted_rows
 from stage2_distill.fields.pictures import file_names
+from stage2_distill.student import load_student
 from tests.stage2.fields.field_scene import write_cache
 
 SETTINGS = [f"--set={s}" for s in ("iterations=20", "decoder_width=32", "decoder_layers=3", "min_alpha=0.01")]
@@ -55,6 +59,20 @@ def test_query_writes_scores_clouds_and_pictures(trained: tuple[Path, Path], tmp
     assert len(read_scene(tmp_path / "q" / "chair.ply")) == 300
 
 
+def test_cameras_of_one_stem_keep_their_own_pictures(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    field, scene = trained
+    cameras = SceneCache.open(scene).cameras().select([0, 1])
+    pair = replace(cameras, names=("left/0001", "right/0001"))
+    write_transforms_json(pair, tmp_path / "transforms.json", image_pattern="{name}.png")
+    told = run(
+        ["query", field, "chair", "--scene", scene, "--cameras", tmp_path / "transforms.json", "--out", tmp_path / "q",
+         "--json"]
+    )  # fmt: skip
+    pictures = [Path(p) for p in json.loads(told)["pictures"]]
+    assert [p.name.partition("-0001")[0] for p in pictures] == ["left", "right"]
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+
+
 def test_exported_features_replace_lifted_ones(trained: tuple[Path, Path], tmp_path: Path) -> None:
     field, scene = trained
     run(["export", field, "--scene", scene, "--out", tmp_path])
@@ -79,6 +97,18 @@ def test_exported_features_replace_lifted_ones(trained: tuple[Path, Path], tmp_p
     cells = entry.store.features("text", [1])
     want = cache.lifting().select_views([1]).render(whole(entry))[0]
     np.testing.assert_allclose(cells.reshape(-1, cells.shape[-1]), want, atol=1e-6)
+
+
+def test_training_on_exported_features_without_validation(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    field, scene = trained
+    run(["export", field, "--scene", scene, "--out", tmp_path / "features"])
+    small = ("enc_channels=[8, 16]", "enc_depths=[1, 1]", "inputs.grid_size=0.3")
+    settings = ["epochs=1", "batch_size=1", "threads=1", *(f"encoder.overrides.{s}" for s in small)]
+    arguments = ["train", "--store", scene.parent.parent, "--out", tmp_path / "run", "--device", "cpu"]
+    arguments += ["--gaussian-features", f"text={tmp_path / 'features'}", *(f"--set={s}" for s in settings)]
+    result = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert load_student(tmp_path / "run").teachers == ("text",)
 
 
 def targets_of(entry: SceneEntry) -> np.ndarray:

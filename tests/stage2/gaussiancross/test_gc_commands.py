@@ -75,6 +75,9 @@ def test_pretraining_from_the_command_line(rooms: Path, tmp_path: Path, source: 
     assert again.pop("starvation") == 0, "done: nothing to do"
     assert again == facts
     assert written(tmp_path / "run") == before
+    if source == "captures":
+        with pytest.raises(ConfigError, match=r"depth_unit: 0\.001, now 0\.002"):
+            pretrain(rooms, tmp_path / "run", *more, "--depth-unit", 0.002)
 
 
 def test_what_is_wrong_is_said(rooms: Path, tmp_path: Path) -> None:

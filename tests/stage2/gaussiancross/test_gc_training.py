@@ -165,6 +165,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, monkey
         pretrain(tmp_path / "parts", "optim.lr=0.02")
 
 
+def test_a_start_that_is_refused_leaves_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no scenes"):
+        Pretrainer(make_config(), [], {"text": CHANNELS}, {}, tmp_path / "run", CPU)
+    assert not (tmp_path / "run" / "train.json").exists()
+
+
 def test_steps_that_are_not_finite_are_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenes = make_scenes(2)
     store = PictureStore(0)

@@ -1,0 +1,105 @@
+"""Reading files of weights: what is in them as tensors and plain values, or one line on what is wrong.
+
+Every .pth is read with weights_only=True. A trainer's file also holds its scheduler, its best metric and the like, as
+objects that torch refuses to build; they are replaced by empty stand-ins, so nothing of the file is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from chorus_common.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A published file: its state dict as stored, upstream's constructor arguments, and our config if we wrote it."""
+
+    tensors: dict[str, Tensor]
+    arguments: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name. Raises WeightsError where there is no such file or it is damaged."""
+    try:
+        return load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a type that torch does not have
+        raise WeightsError(f"{path}: not a valid safetensors file ({_short(error)})") from None
+
+
+def read_published(path: Path) -> PublishedFile:
+    """A .pth or .safetensors file. Raises WeightsError where it is not one that holds a state dict."""
+    if path.suffix == ".safetensors":
+        return PublishedFile(read_safetensors(path))
+    try:
+        with torch.serialization.safe_globals([(_StandIn, name) for name in _foreign_names(path)]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path}: holds more than tensors and is not loaded ({_short(error)})") from None
+    except (
+        Exception
+    ) as error:  # a damaged pickle sends the unpickler anywhere: KeyError, AssertionError, IndexError, ...
+        raise WeightsError(f"{path}: not a readable checkpoint ({_short(error)})") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(map(_is_entry, state.items())):
+        raise WeightsError(f"{path}: holds no state dict")
+    arguments, record = (_plain_values(content, key, path) for key in ("config", "chorus_config"))
+    return PublishedFile(dict(state), arguments, record)
+
+
+class _StandIn:
+    """In place of any object in a file that is neither a tensor nor a plain container: takes anything, does nothing."""
+
+    def __new__(cls, *arguments: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Classes and functions that the file names and torch does not build by itself."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        return []  # no zip archive, or a damaged one; torch.load says what is wrong with it, or reads it
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _plain_values(content: dict[Any, Any], key: str, path: Path) -> dict[str, Any] | None:
+    """Entry `key` of a file, where it is a dict: names and what JSON knows, or WeightsError."""
+    values = content.get(key)
+    if not isinstance(values, dict):
+        return None
+    try:
+        json.dumps(values)
+    except (TypeError, ValueError, RecursionError):
+        plain = False
+    else:
+        plain = all(isinstance(name, str) for name in values)
+    if not plain:
+        raise WeightsError(f"{path}: its entry '{key}' holds more than names and plain values")
+    return dict(values)
+
+
+def _short(error: Exception) -> str:
+    """An error's text in a part of a line, with its type where the text alone says little."""
+    text = " ".join(str(error).split())[:120]
+    return text if isinstance(error, SafetensorError | pickle.UnpicklingError) else f"{type(error).__name__}: {text}"
