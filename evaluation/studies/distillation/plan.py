@@ -59,8 +59,8 @@ class Study:
                 near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)[0]
                 raise ConfigError(f"--variants {name}: no such variant; did you mean '{near}'?")
         named = [v for v in VARIANTS if not self.variants or v.name in self.variants]
-        beside = (REFERENCE, SHORT) if any(v.short for v in named) else (REFERENCE,)
-        return [v for v in VARIANTS if v in named or v in beside]
+        beside = {REFERENCE.name, *(v.start for v in named), *(SHORT.name for v in named if v.short)}
+        return [v for v in VARIANTS if v in named or v.name in beside]
 
     def steps_of(self, variant: Variant) -> int:
         """Steps of its training, a whole number of them in every epoch."""
@@ -98,8 +98,8 @@ def plan(study: Study) -> list[Job]:
         jobs += [_rooms(study, "shifted", ("--domain", "shifted")), _shifted_cache(study)]
     for seed in range(study.seeds):
         jobs += [_training(study, v, seed) if v.adapt is None else _adaptation(study, v, seed) for v in chosen]
-        if any(v.adapt is not None for v in chosen):
-            jobs.append(_before_adaptation(study, seed))
+        for start in dict.fromkeys(v.start for v in chosen if v.adapt is not None):
+            jobs.append(_before_adaptation(study, start, seed))
     return jobs
 
 
@@ -145,7 +145,7 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
     results = []
     if variant.zero_shot:
         results.append(folder / "zero_shot.json")
-        commands.append(_zero_shot(common, folder / "student", results[-1]))
+        commands.append(_zero_shot(common, folder / "student", results[-1], variant.turns))
     for points in variant.points:
         results.append(folder / f"probe_{points}.json")
         probe = ("chorus-eval", "probe", *common, "--train-split", "train", "--split", "val")
@@ -161,7 +161,7 @@ def _adaptation(study: Study, variant: Variant, seed: int) -> Job:
     assert variant.adapt is not None
     folder = study.folder(variant.name, seed)
     common = _shifted(study)
-    start = study.folder(REFERENCE.name, seed) / "student"
+    start = study.folder(variant.start, seed) / "student"
     # as many rooms as a short training sees, two a step where that takes four
     settings = [*variant.adapt, f"data.samples_per_epoch={samples_per_epoch(study.steps_of(SHORT))}", f"seed={seed}"]
     settings += [f"epochs={EPOCHS}", "threads=1", "data.workers=0"]
@@ -169,25 +169,25 @@ def _adaptation(study: Study, variant: Variant, seed: int) -> Job:
     commands = ((*adapt, *_sets(settings), "--out", str(folder / "student")),)
     result = folder / "shifted.json"
     scored = _zero_shot(common, folder / "student", result)
-    needs = ("shifted", "shifted cache", f"{REFERENCE.name} seed {seed}")
+    needs = ("shifted", "shifted cache", f"{variant.start} seed {seed}")
     return Job(f"{variant.name} seed {seed}", (*commands, scored), (result,), needs)
 
 
-def _before_adaptation(study: Study, seed: int) -> Job:
-    folder = study.folder(REFERENCE.name, seed)
+def _before_adaptation(study: Study, start: str, seed: int) -> Job:
+    folder = study.folder(start, seed)
     result = folder / "shifted.json"
-    needs = ("shifted", "shifted cache", f"{REFERENCE.name} seed {seed}")
-    return Job(
-        f"before adaptation seed {seed}", (_zero_shot(_shifted(study), folder / "student", result),), (result,), needs
-    )
+    needs = ("shifted", "shifted cache", f"{start} seed {seed}")
+    scored = _zero_shot(_shifted(study), folder / "student", result)
+    return Job(f"{start} before adaptation seed {seed}", (scored,), (result,), needs)
 
 
 def _shifted(study: Study) -> tuple[str, ...]:
     return ("--manifest", str(study.out / "shifted" / "manifest.parquet"), "--store", str(study.out / "shifted-cache"))
 
 
-def _zero_shot(common: Sequence[str], student: Path, out: Path) -> tuple[str, ...]:
-    return ("chorus-eval", "zero-shot", *common, "--split", "val", "--encoder", str(student), "--out", str(out))
+def _zero_shot(common: Sequence[str], student: Path, out: Path, turns: int = 1) -> tuple[str, ...]:
+    command = ("chorus-eval", "zero-shot", *common, "--split", "val", "--encoder", str(student))
+    return (*command, "--turns", str(turns), "--out", str(out))
 
 
 def samples_per_epoch(steps: int) -> int:

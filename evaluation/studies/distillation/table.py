@@ -74,8 +74,10 @@ def figures(study: Study, command: str) -> str:
 
 
 def _steps(study: Study, variant: Variant) -> str:
-    adapted = study.steps_of(REFERENCE), 2 * study.steps_of(SHORT)
-    return str(study.steps_of(variant)) if variant.adapt is None else "{} + {}".format(*adapted)
+    if variant.adapt is None:
+        return str(study.steps_of(variant))
+    start = next(v for v in study.chosen() if v.name == variant.start)
+    return f"{study.steps_of(start)} + {2 * study.steps_of(SHORT)}"
 
 
 def spread(values: Mapping[int, float]) -> str:

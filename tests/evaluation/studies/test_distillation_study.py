@@ -54,7 +54,10 @@ def test_plan_has_whole_seeds_first_and_no_unmet_need(tmp_path: Path) -> None:
     seeds = [name[-1] for name in names if " seed " in name]
     assert seeds == sorted(seeds)
     for name in ("reference", "short"):  # what the two named are compared with
-        assert {n for n in names if n.startswith(name)} == {f"{name} seed 0", f"{name} seed 1"}
+        assert {n for n in names if n.startswith(f"{name} seed")} == {f"{name} seed 0", f"{name} seed 1"}
+    assert "reference before adaptation seed 1" in names
+    assert "short before adaptation seed 1" not in names
+    assert "short before adaptation seed 1" in [job.name for job in plan(Study(tmp_path, variants=("short-adapted",)))]
     with pytest.raises(ConfigError, match="--variants stagd: no such variant; did you mean 'staged'"):
         plan(Study(tmp_path, variants=("stagd",)))
 
