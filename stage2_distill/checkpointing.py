@@ -78,18 +78,21 @@ def load_state(
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optim": {}, "ema": {}}
     for key, value in tensors.items():
         part, _, name = key.partition("/")
-        parts[part][name] = value
+        parts.setdefault(part, {})[name] = value
     try:
+        if unknown := sorted(parts.keys() - {"model", "optim", "ema"}):
+            raise KeyError(unknown[0])
+        progress = Progress(**header["progress"])
         model.load_state_dict(parts["model"])
         load_optimizer_tensors(optimizer, parts["optim"])
         if average is not None:
             for name, tensor in average.tensors.items():
                 tensor.copy_(parts["ema"][name])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{path}: training state of another model ({str(error).splitlines()[0]}); {advice}"
         ) from None
-    return Progress(**header["progress"])
+    return progress
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -286,6 +286,10 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
             WeightsError, match=r"state.safetensors: damaged training state .* delete it to start the run anew"
         ):
             run_tiny(tmp_path, "epochs=1")
+    for foreign in (data.replace(b"optim/", b"optin/", 1), data.replace(b"bad_steps", b"bat_steps", 1)):
+        state.write_bytes(foreign)
+        with pytest.raises(WeightsError, match=r"state.safetensors: training state of another model .* delete it"):
+            run_tiny(tmp_path, "epochs=1")
 
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
