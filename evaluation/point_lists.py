@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,5 +115,6 @@ def _read_torch(path: Path) -> Any:
     makers = [core._reconstruct, core.scalar]
     older = [(maker, f"numpy.core.multiarray.{maker.__name__}") for maker in makers]
     kinds = {type(np.dtype(kind)) for kind in ("i4", "i8", "u4", "u8")}
-    with torch.serialization.safe_globals([*makers, *older, np.ndarray, np.dtype, *kinds]):
+    with torch.serialization.safe_globals([*makers, *older, np.ndarray, np.dtype, *kinds]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what it cannot read it refuses anyway
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -42,7 +42,7 @@ def read_scannet(path: Path) -> CameraSet:
         fail(
             file,
             f"has its principal point at {k[0, 2]:.0f}, {k[1, 2]:.0f}, but pictures are {width}x{height}; "
-            "scale the matrix with the pictures",
+            "scale the intrinsics to the pictures' size",
         )
     views, lost = [], 0
     for pose_file in sorted((path / "pose").glob("*.txt"), key=frame_number):

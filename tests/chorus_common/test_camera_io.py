@@ -293,7 +293,9 @@ def test_scannet_matrix_of_another_picture_size_is_refused(tmp_path: Path) -> No
     scannet(tmp_path, cameras(2))
     (tmp_path / "color").mkdir()
     (tmp_path / "color" / "0.png").write_bytes(png(32, 24))  # halved, and the matrix not with them
-    with pytest.raises(SceneError, match=r"intrinsic_color.txt: .*32, 24, but pictures are 32x24; scale the matrix"):
+    with pytest.raises(
+        SceneError, match=r"intrinsic_color.txt: .*32, 24, but pictures are 32x24; scale the intrinsics"
+    ):
         read_cameras(tmp_path)
 
 

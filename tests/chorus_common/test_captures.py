@@ -204,7 +204,8 @@ def spoil_names(folder: Path) -> None:
 
 
 def spoil_twins(folder: Path) -> None:
-    Image.new("RGB", SIZE).save(folder / "color" / "000010.png")
+    with Image.open(folder / "color" / "000010.jpg") as picture:
+        picture.save(folder / "color" / "000010.png")
 
 
 @pytest.mark.parametrize(
