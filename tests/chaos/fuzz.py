@@ -86,10 +86,13 @@ FAMILIES: dict[str, dict[str, Case]] = {
             for kind, write in (("bin", colmap_bin), ("txt", colmap_txt))
             for name in ("cameras", "images")
         },
-        "scan/pose/20.txt": (lambda p: scannet(p.parent.parent, cameras()), lambda p: read_cameras(p.parent.parent)),
-        "scan/intrinsic/intrinsic_color.txt": (
-            lambda p: scannet(p.parent.parent, cameras()), lambda p: read_cameras(p.parent.parent),
-        ),
+        **{
+            name: (
+                lambda p: scannet(p.parent.parent, cameras().resized(1296, 968)),
+                lambda p: read_cameras(p.parent.parent),
+            )
+            for name in ("scan/pose/20.txt", "scan/intrinsic/intrinsic_color.txt")
+        },
     },
 }  # fmt: skip
 

@@ -268,7 +268,10 @@ def start(manifest: Path, store: Path, *options: str) -> subprocess.Popen[bytes]
         ("calibration.scenes", 2), ("calibration.views", 2),
     )]  # fmt: skip
     teachers = [f"--teachers={spec}" for spec in CONFIG.teachers]
-    program = "from stage1_render_teachers.cli import main; main()"
+    program = (  # a test runner in the background may have the signal ignored, and its children with it
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from stage1_render_teachers.cli import main; main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", program, "run", f"--manifest={manifest}", f"--store={store}", *settings, *teachers,
         *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, env={**os.environ,
