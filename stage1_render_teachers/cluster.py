@@ -196,6 +196,7 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
                     "memory_limit": _memory_limit(config),
                     "silence_logs": logging.CRITICAL,
                     "dashboard_address": "127.0.0.1:0",
+                    "preload": ["stage1_render_teachers.worker_preload"],
                 },
             }
             for i in range(config.workers)
