@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import sys
 import time
 import traceback
@@ -37,6 +36,7 @@ from chorus_common.camera_io import read_cameras
 from chorus_common.errors import CacheError, ChorusError, SceneError, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
+from chorus_common.peak_memory import peak_memory
 from chorus_common.places import Place
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
@@ -105,7 +105,7 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     return replace(
         outcome,
         seconds=watch.seconds(),
-        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory=peak_memory(),
         finished=time.time(),
     )
 

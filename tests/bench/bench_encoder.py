@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chorus_common.peak_memory import peak_memory
 from stage2_distill.encoder import Encoder, PointBatch, build_encoder
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.hierarchy import Level
@@ -114,7 +114,7 @@ def room(n: int, channels: int) -> PointBatch:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 2**20
 
 
 def _forward(kind: str, n: int, preset: str = "sonata") -> dict[str, float]:

@@ -21,6 +21,7 @@ import numpy as np
 from chorus_common.camera_io import read_cameras, write_transforms_json
 from chorus_common.errors import ChorusError
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.peak_memory import peak_memory
 from chorus_common.scene_io import probe, read_scene
 from tests.chorus_common.scene_files import (
     random_scene,
@@ -165,9 +166,7 @@ def run(family: str, first: int, last: int) -> dict[str, object]:
             finally:
                 signal.alarm(0)
             path.write_bytes(data)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    peak = 1024 * int(status["VmHWM"].split()[0])  # ru_maxrss would still know the process that started this one
-    return {"counts": counts, "wrong": wrong, "peak": peak}
+    return {"counts": counts, "wrong": wrong, "peak": peak_memory()}
 
 
 if __name__ == "__main__":
