@@ -16,7 +16,7 @@ help:
 	@echo "make chaos     kills, full disks, damaged and hostile files: minutes"
 	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/cluster.md)"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
-	@echo "make study     which findings hold on synthetic rooms -> docs/study.md (an hour on two cores)"
+	@echo "make study     which findings hold on synthetic rooms -> docs/study.md (about an hour on two cores)"
 	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/gags.md)"
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
@@ -62,7 +62,7 @@ stage1-slurm: $(READY)
 bench: $(TOOLS)
 	$(BIN)/python -m tests.bench
 
-# The synthetic benchmark of docs/study.md: at most an hour on two cores; the same command goes on.
+# The synthetic benchmark of docs/study.md: about an hour on two cores; the same command goes on.
 study: $(READY)
 	$(BIN)/python -m evaluation.studies.distillation
 

@@ -52,6 +52,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Whether there was no room left, on the disk or within a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def run_cli(command: Callable[..., Any]) -> None:
     """Run a click command as a program: one clear line and exit code 2 for bad input, 130 for Ctrl-C and SIGTERM.
 
@@ -80,7 +85,7 @@ def run_cli(command: Callable[..., Any]) -> None:
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
         where = error.filename or "output"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             print(f"error: disk full while writing {where}; free some space and run it again", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         if error.filename is not None:

@@ -157,32 +157,18 @@ def one_source(options: SourceOptions, selection: Selection) -> tuple[str, Featu
     return name, source, found.text_encoder
 
 
-def retrieval_sources(options: SourceOptions) -> dict[str, FeatureSource]:
-    """Sources that need no text: an encoder's own output, its random twin, files per perturbation."""
+def output_sources(options: SourceOptions, name: str) -> dict[str, FeatureSource]:
+    """Sources that need no text: an encoder's own output as `name`, its random twin, and files."""
     sources: dict[str, FeatureSource] = {}
     if options.encoder is not None:
         trained = load_any_encoder(options.encoder, options.device)
-        sources["encoder"] = EncoderFeatures(trained, options.turns)
+        sources[name] = EncoderFeatures(trained, options.turns)
         if options.random:
             sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.turns)
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, None)
     if not sources:
         raise ConfigError("nothing to evaluate; give --encoder or --features")
-    return sources
-
-
-def probe_sources(options: SourceOptions) -> dict[str, FeatureSource]:
-    """Sources of a linear probe: an encoder's own output with its random twin, which is the yardstick, and files."""
-    sources: dict[str, FeatureSource] = {}
-    if options.encoder is not None:
-        trained = load_encoder(options.encoder).to(options.device)
-        sources["trained"] = EncoderFeatures(trained, options.turns)
-        sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.turns)
-    if options.features is not None:
-        sources["features"] = FeatureFiles(options.features, None)
-    if not sources:
-        raise ConfigError("nothing to probe; give --encoder or --features")
     return sources
 
 

@@ -33,7 +33,7 @@ from chorus_common.cache import (
     unpublish,
 )
 from chorus_common.camera_io import read_cameras
-from chorus_common.errors import CacheError, ChorusError, SceneError, one_line
+from chorus_common.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
 from chorus_common.peak_memory import peak_memory
@@ -237,7 +237,7 @@ def failure_line(job: SceneJob, error: Exception) -> str:
     if isinstance(error, ChorusError):
         line = one_line(error)
         return line if job.row.scene_id in line else scene + line
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and is_full_disk(error):
         return f"{scene}disk full under {job.store}; free some space and run the same command again"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{scene}{error.filename}: {error.strerror}"

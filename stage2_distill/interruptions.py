@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
 import threading
 from collections.abc import Iterator
 
+from chorus_common.errors import is_full_disk
 from chorus_common.progress import Progress
 
 
@@ -39,11 +39,6 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def is_full_disk(error: OSError) -> bool:
-    """Whether there was no room left, on the disk or within a quota."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ stopped.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -25,7 +24,7 @@ from chorus_common.datasets.scannet import find_scannet, read_scannet_scan
 from chorus_common.datasets.scenesplat import find_scenesplat, read_scenesplat
 from chorus_common.datasets.settings import PrepareConfig
 from chorus_common.datasets.store import CAMERAS, publish, published, sweep
-from chorus_common.errors import ChorusError, ManifestError, one_line
+from chorus_common.errors import ChorusError, ManifestError, is_full_disk, one_line
 from chorus_common.manifest import Manifest, ManifestRow, check_name
 from chorus_common.processes import each_as_done
 from chorus_common.progress import progress
@@ -157,7 +156,7 @@ def prepare_scene(job: SceneJob) -> Outcome:
     except MemoryError:
         return Outcome(source.scene_id, source.split, error=f"{source.path}: not enough memory for this scene")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise
         return Outcome(source.scene_id, source.split, error=one_line(error))
     return Outcome(source.scene_id, source.split, summary)

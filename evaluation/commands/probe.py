@@ -73,13 +73,13 @@ def probe_command(
     from evaluation.benchmarks import class_groups
     from evaluation.run_scenes import Pieces
     from evaluation.scene_scores import SceneScores, scores_path
-    from evaluation.sources import SourceOptions, probe_sources
+    from evaluation.sources import SourceOptions, output_sources
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.probe import ProbeConfig, probe
 
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
-    options = SourceOptions(encoder=encoder, features=features, device=device, seed=seed, turns=turns)
-    sources = probe_sources(options)
+    options = SourceOptions(encoder=encoder, features=features, device=device, seed=seed, turns=turns, random=True)
+    sources = output_sources(options, "trained")
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))

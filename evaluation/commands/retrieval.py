@@ -48,7 +48,7 @@ def retrieval_command(
     from evaluation.perturb import PERTURBATIONS, export_perturbed
     from evaluation.run_scenes import Pieces
     from evaluation.scene_scores import scores_path
-    from evaluation.sources import retrieval_sources
+    from evaluation.sources import output_sources
     from evaluation.tasks.retrieval import RetrievalConfig, retrieval
 
     unknown = [name for name in perturbations if name not in PERTURBATIONS]
@@ -68,7 +68,7 @@ def retrieval_command(
         return EXIT_DONE
     if out is None:
         raise ConfigError("retrieval needs --out FILE (or --export)")
-    found = retrieval_sources(sources)
+    found = output_sources(sources, "encoder")
     inputs = {**scenes.inputs(), **sources.inputs(), **config.model_dump()}
     pieces = Pieces.beside(out, {**inputs, "rows": list(found)}, sources.encoder, sources.features)
     body, scores = retrieval(selection, found, config, workers=workers, pieces=pieces)
