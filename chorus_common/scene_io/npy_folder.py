@@ -62,10 +62,13 @@ def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_spa
             check_count(path, n, max_gaussians)
         _check_shape(file, array, (n, *tail), "fiu")
         columns[key] = array
-    try:
-        color = unit_colors(columns["color"])
-    except SceneError as error:
-        fail(path / "color.npy", str(error))
+    color = columns["color"]
+    # floats from harmonics overshoot 0 and 1 a little; far beyond 1 they are 0 to 255 that someone converted
+    if color.dtype.kind != "f" or color.max() > 2:
+        try:
+            color = unit_colors(color)
+        except SceneError as error:
+            fail(path / "color.npy", str(error))
     extra: dict[str, Any] = {"label_space": label_space}
     if (file := path / "normal.npy").is_file():
         normals = np.array(_check_shape(file, open_npy(file), (n, 3), "f"), np.float32)
@@ -85,7 +88,7 @@ def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_spa
         quats=np.asarray(columns["quat"], np.float32),
         scales=np.asarray(columns["scale"], np.float32),
         opacities=np.array(columns["opacity"], np.float32),
-        colors=color,
+        colors=np.asarray(color, np.float32),
         name=scene_name(path),
         **extra,
     )

@@ -244,6 +244,10 @@ def test_float_colours_and_zero_normals_of_a_folder(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.normals, truth.normals, atol=1e-6)
     np.save(folder / "normal.npy", np.zeros_like(truth.normals))
     assert read_scene(folder).normals is None
+    np.save(folder / "color.npy", np.linspace(-0.1, 1.2, 150, dtype=np.float32).reshape(50, 3))  # harmonics overshoot
+    np.testing.assert_allclose(
+        read_scene(folder).colors, np.clip(np.linspace(-0.1, 1.2, 150), 0, 1).reshape(50, 3), atol=1e-6
+    )
     np.save(folder / "color.npy", np.full((50, 3), 300.0, np.float32))
     with pytest.raises(SceneError, match=r"color.npy: colours run from 300 to 300"):
         read_scene(folder)
