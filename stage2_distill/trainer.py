@@ -38,6 +38,7 @@ from stage2_distill.schedule import TermWeights, learning_rate, term_weights
 from stage2_distill.settings import AnchorSettings, TeacherSettings, TrainConfig
 from stage2_distill.start import TrainData, make_student, tensors_hash
 from stage2_distill.student import Student, save_student
+from stage2_distill.synced_norm import synchronise_batch_norm
 from stage2_distill.validation import Sums, validate
 from stage2_distill.zero_shot import ZeroShotCheck, text_aligned_teacher
 
@@ -84,6 +85,8 @@ class Trainer:
         self.validation = make(data.validation) if data.validation else None
         self.check = self._zero_shot_check()
         self.student = copy.deepcopy(self.plain).to(device)
+        if ranks.world > 1:
+            synchronise_batch_norm(self.student)
         if config.lora.rank > 0:
             add_lora(self.student, self.student.encoder, config.lora.rank, config.lora.alpha)
             self.student.to(device)
@@ -144,9 +147,6 @@ class Trainer:
 
     def _step(self, step: int, batches: Sequence[Batch], reporter: Reporter | None) -> dict[str, Any]:
         config, student = self.config, self.student
-        # the model's own draws (drop path, order shuffling) are a function of (seed, step): no generator state needs
-        # saving
-        torch.manual_seed(_seed_of(config.seed, step + 1, self.ranks.rank))
         student.train()
         lr = learning_rate(step, self.total, config.optim)
         set_learning_rate(self.optimizer, lr)
@@ -156,6 +156,9 @@ class Trainer:
         losses = dict.fromkeys(weights, 0.0)
         loss, sums = 0.0, Sums()
         for batch in batches:
+            # the order of curves is a function of (seed, step), the same in all forward passes of a step; drop path is
+            # one of the sample: no generator state needs saving, and a batch may be spread over processes
+            torch.manual_seed(_seed_of(config.seed, step + 1))
             moved = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
                 terms = distill_loss(student, moved, self.teachers, weights, self.anchors)
@@ -180,7 +183,6 @@ class Trainer:
             self._skip(step, batches, reporter)
         else:
             self.optimizer.step()
-            self.ranks.average_buffers(student.encoder)
             if self.average is not None:
                 self.average.update(student, step)
             self.progress.bad_steps = 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from chorus_common.errors import CacheError, ConfigError
@@ -217,6 +218,7 @@ class CacheDataset:
             if halves is not None:
                 labels[name] = halves
         names = tuple(p.scene.name for p in parts)
+        points = replace(points, seeds=torch.tensor([int(rng.integers(2**63 - 1))]))
         return Batch(points, targets, names, SparseRows.stack(pixels) if pixels else None, masks, labels)
 
     def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> Part:

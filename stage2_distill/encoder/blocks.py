@@ -31,18 +31,18 @@ class DropPath(nn.Module):
     """Drop the residual of single rows with probability `rate`, scaling the others by 1 / (1 - rate) (timm's
     DropPath on [N, C]).
 
-    Draws from torch's global generator of the device.
+    `purpose` names its draws: no two of an encoder have the same (`Level.uniform`).
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, purpose: int) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.purpose = rate, purpose
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, level: Level) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        keep = torch.rand((len(x), 1), device=x.device) >= self.rate
-        return x * (keep / (1 - self.rate)).to(x.dtype)
+        keep = level.uniform(self.purpose) >= self.rate
+        return x * (keep / (1 - self.rate)).to(x.dtype)[:, None]
 
 
 class LayerScale(nn.Module):
@@ -132,6 +132,8 @@ class Block(nn.Module):
     "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without
     convolution start with x = LN(x), without a residual.
     "basic": as "litept", with the convolutions of `BasicUnit`.
+
+    `index` is its place in its stage, which says along which curve it attends; `number` its place in the encoder.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Block(nn.Module):
         patch_size: int,
         index: int,
         *,
+        number: int = 0,
         conv: bool,
         attn: bool,
         style: str,
@@ -168,7 +171,7 @@ class Block(nn.Module):
             if layer_scale is not None:
                 self.ls2 = nn.Sequential(LayerScale(channels, layer_scale))
             self.mlp = nn.Sequential(MLP(channels, mlp_ratio))
-            self.drop_path = nn.Sequential(DropPath(drop_path))
+            self.drop_path1, self.drop_path2 = (DropPath(drop_path, 2 * number + k) for k in range(2))
 
     def forward(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
         """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only).
@@ -186,9 +189,9 @@ class Block(nn.Module):
             return x
         angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
         y = self.attn(self.norm1(x), level.patches(self.index, self.patch_size), angles)
-        x = x + self.drop_path(self.ls1(y) if hasattr(self, "ls1") else y)
+        x = x + self.drop_path1(self.ls1(y) if hasattr(self, "ls1") else y, level)
         y = self.mlp(self.norm2(x))
-        return x + self.drop_path(self.ls2(y) if hasattr(self, "ls2") else y)
+        return x + self.drop_path2(self.ls2(y) if hasattr(self, "ls2") else y, level)
 
     def _infer(self, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
         x = self.before_attention(x, level, conv_input)

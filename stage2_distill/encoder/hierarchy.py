@@ -20,6 +20,7 @@ from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
 from stage2_distill.encoder.point_batch import PointBatch
 from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.rope import rope_angles
+from stage2_distill.encoder.row_draws import uniform_rows
 from stage2_distill.encoder.serialization import required_depth, serialize
 
 
@@ -32,6 +33,7 @@ class Level:
         cluster: [N_fine] i64, row of this level for each row of the finer one; None at level 0.
         orders: permutation [N] i64 per curve, in the order in which blocks use them; empty where no block attends.
         smallest_cloud_rule: cut patches of min(patch size, smallest cloud) (upstream without flash).
+        seeds: [B] i64, the clouds' own random numbers; None: torch's generator of the device.
     """
 
     coord: Tensor
@@ -41,6 +43,7 @@ class Level:
     cluster: Tensor | None = None
     orders: list[Tensor] = field(default_factory=list)
     smallest_cloud_rule: bool = False
+    seeds: Tensor | None = None
     _neighbours: dict[int, Neighbours] = field(default_factory=dict)
     _patches: dict[tuple[int, int], Patches] = field(default_factory=dict)
     _angles: dict[tuple[int, float], Tensor] = field(default_factory=dict)
@@ -69,6 +72,12 @@ class Level:
             self._angles[head_dim, base] = rope_angles(self.grid_coord, head_dim, base)
         return self._angles[head_dim, base]
 
+    def uniform(self, purpose: int) -> Tensor:
+        """Random numbers [N] f32 in [0, 1), of each cloud's own where it has a seed (`uniform_rows`)."""
+        if self.seeds is None:
+            return torch.rand(len(self), device=self.batch.device)
+        return uniform_rows(self.seeds, self.batch, self.offset, purpose)
+
 
 def build_hierarchy(
     batch: PointBatch,
@@ -94,7 +103,14 @@ def build_hierarchy(
     draws = _permutations(config, sum(attends), order_permutations, shuffle, generator)
     whole_batch = config.depth_scope == "batch" or order_permutations is not None
 
-    level = Level(batch.coord, batch.grid_coord, batch.batch, batch.offset, smallest_cloud_rule=not config.enable_flash)
+    level = Level(
+        batch.coord,
+        batch.grid_coord,
+        batch.batch,
+        batch.offset,
+        smallest_cloud_rule=not config.enable_flash,
+        seeds=batch.seeds,
+    )
     depth = _depths(level, config.depth_rule, whole_batch)
     order = list(range(len(config.order)))
     levels: list[Level] = []
@@ -161,6 +177,7 @@ def _pool(fine: Level, config: EncoderConfig, stride: int, depth: Tensor, whole_
         offset=torch.bincount(batch, minlength=len(fine.offset)).cumsum(0),
         cluster=cluster,
         smallest_cloud_rule=fine.smallest_cloud_rule,
+        seeds=fine.seeds,
     )
     if config.pooling == "grid":
         depth = _depths(coarse, config.depth_rule, whole_batch)

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
                 stage["down"] = Pooling(c[s - 1], c[s], config.pool_reduce, norm)
             first = sum(config.enc_depths[:s])
             for i in range(config.enc_depths[s]):
-                stage[f"block{i}"] = _block(config, "enc", s, i, rates[first + i], norm)
+                stage[f"block{i}"] = _block(config, "enc", s, i, first + i, rates[first + i], norm)
             self.enc[f"enc{s}"] = stage
         if not config.enc_mode:
             rates = torch.linspace(0, config.drop_path, max(1, sum(config.dec_depths)), device="cpu").tolist()
@@ -72,7 +72,8 @@ class Encoder(nn.Module):
                 stage["up"] = Unpooling(widths[s + 1], c[s], widths[s], norm)
                 first, depth = sum(config.dec_depths[:s]), config.dec_depths[s]
                 for i in range(depth):  # the schedule runs backwards within a stage: deeper blocks drop more
-                    stage[f"block{i}"] = _block(config, "dec", s, i, rates[first + depth - 1 - i], norm)
+                    number = sum(config.enc_depths) + first + i
+                    stage[f"block{i}"] = _block(config, "dec", s, i, number, rates[first + depth - 1 - i], norm)
                 self.dec[f"dec{s}"] = stage
         if config.norm == "layer":
             self.apply(_init_m2)
@@ -181,8 +182,8 @@ class Encoder(nn.Module):
         return block(x, level, conv_input)
 
 
-def _block(config: EncoderConfig, side: str, s: int, i: int, drop_path: float, norm: NormFactory) -> Block:
-    """Block i of stage s of the encoder (side "enc") or decoder ("dec")."""
+def _block(config: EncoderConfig, side: str, s: int, i: int, number: int, drop_path: float, norm: NormFactory) -> Block:
+    """Block i of stage s of the encoder (side "enc") or decoder ("dec"), the `number`-th of all."""
     conv, attn = getattr(config, f"{side}_conv")[s], getattr(config, f"{side}_attn")[s]
     rope = getattr(config, f"{side}_rope_freq")
     return Block(
@@ -190,6 +191,7 @@ def _block(config: EncoderConfig, side: str, s: int, i: int, drop_path: float, n
         getattr(config, f"{side}_num_head")[s],
         getattr(config, f"{side}_patch_size")[s],
         i,
+        number=number,
         conv=conv,
         attn=attn,
         style=config.block,

@@ -20,12 +20,15 @@ class PointBatch:
         grid_coord [N, 3] i64, voxel indices >= 0, one row per voxel.
         feat       [N, C] f32, in the order and ranges that the encoder's config names.
         offset     [B] i64, cumulative row counts: cloud b is rows offset[b-1]:offset[b].
+        seeds      [B] i64, what the random draws of training begin from in each cloud (drop path), so that they do not
+                   depend on what else is in the batch. None: torch's generator draws.
     """
 
     coord: Tensor
     grid_coord: Tensor
     feat: Tensor
     offset: Tensor
+    seeds: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.coord)
@@ -44,6 +47,8 @@ class PointBatch:
             raise SceneError("point batch: grid_coord must be integers (voxel indices)")
         if (self.grid_coord < 0).any():
             raise SceneError("point batch: grid_coord must be >= 0; subtract the minimum of each cloud")
+        if self.seeds is not None and self.seeds.shape != self.offset.shape:
+            raise SceneError(f"point batch: {len(self.offset)} clouds, seeds of shape {tuple(self.seeds.shape)}")
 
     def __len__(self) -> int:
         return len(self.coord)
@@ -56,19 +61,27 @@ class PointBatch:
 
     def to(self, device: torch.device | str) -> PointBatch:
         """The same batch on another device."""
-        return replace(self, **{k: getattr(self, k).to(device) for k in ("coord", "grid_coord", "feat", "offset")})
+        tensors = {k: v for k, v in vars(self).items() if v is not None}
+        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
 
     def clouds(self) -> list[PointBatch]:
         """One batch per cloud."""
         ends = self.offset.tolist()
         return [
-            PointBatch(self.coord[a:b], self.grid_coord[a:b], self.feat[a:b], self.offset.new_tensor([b - a]))
-            for a, b in zip([0, *ends[:-1]], ends)
+            PointBatch(
+                self.coord[a:b],
+                self.grid_coord[a:b],
+                self.feat[a:b],
+                self.offset.new_tensor([b - a]),
+                None if self.seeds is None else self.seeds[i : i + 1],
+            )
+            for i, (a, b) in enumerate(zip([0, *ends[:-1]], ends))
         ]
 
     @staticmethod
     def concatenate(batches: Sequence[PointBatch]) -> PointBatch:
-        """One batch of all clouds of `batches`, in order."""
+        """One batch of all clouds of `batches`, in order; seeds only where all have them."""
+        seeds = [b.seeds for b in batches if b.seeds is not None]
         starts = [0]
         for b in batches:
             starts.append(starts[-1] + len(b))
@@ -77,4 +90,5 @@ class PointBatch:
             grid_coord=torch.cat([b.grid_coord for b in batches]),
             feat=torch.cat([b.feat for b in batches]),
             offset=torch.cat([b.offset + start for b, start in zip(batches, starts)]),
+            seeds=torch.cat(seeds) if len(seeds) == len(batches) else None,
         )

@@ -46,7 +46,7 @@ class TeacherTerms:
 
 @dataclass(frozen=True)
 class DistillTerms:
-    """total = sum over teachers of lambda_t * (match_t + eta_t con_t), or None where no active teacher saw the batch;
+    """total = sum over teachers of lambda_t * (match_t + eta_t con_t), or None where no teacher has a weight;
     terms per teacher for the log.
     """
 
@@ -67,10 +67,13 @@ def distill_loss(
         weights: lambda_t and eta_t at this point of the schedule; teachers of weight 0 cost nothing.
         anchors: [K, C] of the teachers that have an anchor term.
     """
-    active = [name for name, weight in weights.items() if weight.teacher > 0 and name in batch.targets]
-    if not active:
+    wanted = [name for name, weight in weights.items() if weight.teacher > 0]
+    if not wanted:
         return DistillTerms(None, {})
     latent = student.encoder(batch.points)
+    active = [name for name in wanted if name in batch.targets]
+    if not active:  # other processes, whose BatchNorm waits for this one's rows, may have something to learn
+        return DistillTerms(0 * latent.sum(), {})
     terms = {
         name: teacher_terms(student, name, latent, batch, teachers[name], weights[name], anchors.get(name))
         for name in active

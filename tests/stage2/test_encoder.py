@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,16 @@ def test_cuda_equals_cpu() -> None:
     with torch.no_grad():
         reference = encoder(batch)
         assert torch.allclose(encoder.cuda()(batch.to("cuda")).cpu(), reference, atol=1e-4)
+
+
+def test_drop_path_of_a_cloud_does_not_depend_on_its_batch() -> None:
+    """Training mode, two clouds with seeds of their own: together, alone and in another order the same numbers."""
+    encoder = small("chorus", drop_path=0.5, shuffle_orders=False).train()
+    clouds = [replace(cloud(300, encoder.config.in_channels, seed), seeds=torch.tensor([seed])) for seed in (3, 4)]
+    together = encoder(PointBatch.concatenate(clouds))
+    turned = encoder(PointBatch.concatenate(clouds[::-1]))
+    alone = [encoder(cloud) for cloud in clouds]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(turned, torch.cat(alone[::-1]), atol=1e-5, rtol=1e-4)
+    other = encoder(replace(clouds[0], seeds=torch.tensor([5])))
+    assert not torch.allclose(other, alone[0], atol=1e-3)
