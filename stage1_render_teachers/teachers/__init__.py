@@ -23,6 +23,12 @@ def _embedded_dense(argument: str, device: str) -> Teacher:
     return ClassicalDenseTeacher()
 
 
+def _embedded_objects(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.object_aware import ObjectAwareTeacher
+
+    return ObjectAwareTeacher(device=device)
+
+
 def _embedded_masks(argument: str, device: str) -> Teacher:
     from stage1_render_teachers.teachers.masks_classical import ClassicalMaskTeacher
 
@@ -64,6 +70,7 @@ def _sam_density_masks(argument: str, device: str) -> Teacher:
 _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
     "embedded:text": _embedded_text,
     "embedded:dense": _embedded_dense,
+    "embedded:objects": _embedded_objects,
     "embedded:masks": _embedded_masks,
     "open_clip:": _open_clip,
     "timm:": _timm,

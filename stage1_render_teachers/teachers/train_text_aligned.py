@@ -2,7 +2,7 @@
 
     python -m stage1_render_teachers.teachers.train_text_aligned --rooms 500 --steps 36000
 
-Renders synthetic rooms of reserved seeds (`FIRST_SEED` on; no demo, test or study uses them), labels each cell with
+Renders synthetic rooms of reserved seeds (embedded_training.py), labels each cell with
 the share of each class in it, and trains both towers so that a cell's vector has its largest cosine with the text of
 its class, whatever the synonym and prompt template. The recipe is CLIP's idea with known pairs: softmax over class
 texts at temperature 0.07, soft targets, a random phrase per class and step.
@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chorus_common.labels import SCANNET20
 from chorus_common.text import EMBEDDED_TEXT_WEIGHTS, HashedTextNetwork
-from stage1_render_teachers.teachers.text_aligned import PATCH, WEIGHTS, TextAlignedNetwork
-
-#: Rooms from this seed on are the teacher's own.
-FIRST_SEED = 900_000_000
+from stage1_render_teachers.teachers.cell_network import CellNetwork
+from stage1_render_teachers.teachers.embedded_training import (
+    Arrays,
+    augment,
+    learning_rate,
+    pool_rooms,
+    render_room,
+    to_unit,
+    update_average,
+)
+from stage1_render_teachers.teachers.text_aligned import WEIGHTS
 
 TEMPERATURE = 0.07
 
@@ -74,50 +77,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
 }
 
 
-def render_room(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One room's pictures [V, H, W, 3] u8 and class shares per cell [V, rows, cols, 20] u8 (255 = the whole cell)."""
-    from chorus_common.lifting import CellGrid
-    from chorus_common.synthetic import RoomOptions, generate_room
-    from stage1_render_teachers.rasterize import get_backend
-
-    room = generate_room(seed, RoomOptions())
-    scene, cameras = room.scene, room.cameras
-    assert scene.labels is not None
-    grid = CellGrid(cameras.width, cameras.height, PATCH)
-    backend = get_backend("cpu")
-    images = np.empty((len(cameras), cameras.height, cameras.width, 3), dtype=np.uint8)
-    shares = np.zeros((len(cameras), grid.rows * grid.cols, len(SCANNET20)), dtype=np.uint8)
-    for v in range(len(cameras)):
-        out = backend.render(
-            scene, cameras.viewmats[v], cameras.intrinsics[v], cameras.width, cameras.height, grid=grid
-        )
-        images[v] = np.rint(np.clip(out.color, 0, 1) * 255)
-        assert out.hits is not None
-        label = scene.labels[out.hits.gaussian_ids]
-        known = label >= 0
-        share = np.zeros((grid.rows * grid.cols, len(SCANNET20)))
-        np.add.at(share, (out.hits.cells[known], label[known]), out.hits.weights[known])
-        shares[v] = np.rint(np.clip(share / PATCH**2, 0, 1) * 255)
-    return images, shares.reshape(len(cameras), grid.rows, grid.cols, -1)
-
-
-def augment(images: Tensor, shares: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Crop to 4/5 of the picture at a random zoom, mirror, recolour: images [B, 3, H, W], shares [B, K, rows, cols]."""
-    rows, cols = shares.shape[-2:]
-    zoom = 0.8 + 0.8 * torch.rand((), generator=generator).item()
-    r, c = min(rows, round(0.8 * rows / zoom)), min(cols, round(0.8 * cols / zoom))
-    top = int(torch.randint(rows - r + 1, (), generator=generator))
-    left = int(torch.randint(cols - c + 1, (), generator=generator))
-    images = images[..., top * PATCH : (top + r) * PATCH, left * PATCH : (left + c) * PATCH]
-    shares = shares[..., top : top + r, left : left + c]
-    size = (4 * rows // 5, 4 * cols // 5)
-    images = F.interpolate(images, size=(size[0] * PATCH, size[1] * PATCH), mode="bilinear", align_corners=False)
-    shares = F.interpolate(shares, size=size, mode="nearest")
-    if torch.rand((), generator=generator) < 0.5:
-        images, shares = images.flip(-1), shares.flip(-1)
-    b = images.shape[0]
-    per_channel, per_image, shift = (torch.rand(b, n, 1, 1, generator=generator) - 0.5 for n in (3, 1, 1))
-    return (images * (1 + 0.3 * per_channel + 0.4 * per_image) + 0.15 * shift).clamp(0, 1), shares
+def render_shares(seed: int) -> Arrays:
+    """One room: "images" [V, H, W, 3] u8 and "shares" of each class per cell [V, rows, cols, 20] u8 (255 = all)."""
+    images, shares = render_room(seed, lambda room: (room.scene.labels, len(SCANNET20)))
+    return {"images": images, "shares": np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)}
 
 
 def class_texts(network: HashedTextNetwork, generator: torch.Generator) -> Tensor:
@@ -139,7 +102,7 @@ def soft_cross_entropy(logits: Tensor, shares: Tensor, class_weight: Tensor) -> 
 class Towers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.image, self.text = TextAlignedNetwork(), HashedTextNetwork()
+        self.image, self.text = CellNetwork(), HashedTextNetwork()
 
 
 def evaluate(towers: Towers, images: Tensor, shares: Tensor) -> float:
@@ -165,11 +128,6 @@ def phrase_loss(network: HashedTextNetwork, generator: torch.Generator) -> tuple
     text = class_texts(network, generator)
     again = class_texts(network, generator)
     return text, F.cross_entropy(text @ again.T / TEMPERATURE, torch.arange(len(text)))
-
-
-def learning_rate(step: int, total: int, peak: float = 3e-3) -> float:
-    """Linear up over 100 steps, cosine down to a hundredth."""
-    return peak * min(1.0, (step + 1) / 100) * (0.505 + 0.495 * math.cos(math.pi * step / total))
 
 
 @click.command()
@@ -199,7 +157,8 @@ def main(
     out: Path | None,
 ) -> None:
     """Render rooms, train both towers, write fp16 safetensors."""
-    images, shares = _pool(rooms + held_out, workers, pool)
+    arrays = pool_rooms(render_shares, rooms + held_out, workers, pool)
+    images, shares = arrays["images"], arrays["shares"]
     views = images.shape[0] // (rooms + held_out)
     train, test = slice(0, rooms * views), slice(rooms * views, None)
     test_images, test_shares = to_unit(images[test]), to_unit(shares[test])
@@ -234,11 +193,6 @@ def main(
             save_towers(averaged, out)
 
 
-def to_unit(values: NDArray[np.uint8]) -> Tensor:
-    """[B, H, W, C] u8 -> [B, C, H, W] f32 in [0, 1]."""
-    return torch.from_numpy(values).permute(0, 3, 1, 2).float() / 255
-
-
 def align_phrases(network: HashedTextNetwork, generator: torch.Generator, steps: int = 400) -> None:
     """Make the phrasings of a class agree before any picture is shown, so that pictures have a steady target."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
@@ -247,31 +201,6 @@ def align_phrases(network: HashedTextNetwork, generator: torch.Generator, steps:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-
-
-@torch.no_grad()
-def update_average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters; buffers (BatchNorm's statistics) are averages already."""
-    for a, b in zip(averaged.parameters(), model.parameters()):
-        a.lerp_(b, 1 - decay)
-    for old, new in zip(averaged.buffers(), model.buffers()):
-        old.copy_(new)
-
-
-def _pool(n: int, workers: int, path: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    if path is not None and path.is_file():
-        data = np.load(path)
-        return data["images"], data["shares"]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        parts = []
-        for part in executor.map(render_room, range(FIRST_SEED, FIRST_SEED + n)):
-            parts.append(part)
-            if len(parts) % 20 == 0:
-                click.echo(f"rendered {len(parts)}/{n} rooms")
-    images, shares = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-    if path is not None:
-        np.savez(path, images=images, shares=shares)
-    return images, shares
 
 
 def save_towers(towers: Towers, out: Path | None) -> None:
