@@ -14,8 +14,8 @@ from chorus_common.errors import ConfigError
 from evaluation.studies.distillation.variants import COMMON, REFERENCE, SHORT, VARIANTS, Variant
 from stage2_distill.settings import TrainConfig
 
-#: Settings of stage 1 (the demo's) and of the student.
-STAGE1 = Path(__file__).parents[2] / "demo" / "stage1.toml"
+#: Settings of stage 1 and of the student.
+STAGE1 = Path(__file__).with_name("stage1.toml")
 STUDENT = Path(__file__).with_name("student.toml")
 #: Runs are cut into so many epochs, so that stages are the same shares of runs of any length.
 EPOCHS = 20

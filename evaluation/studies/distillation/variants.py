@@ -1,7 +1,7 @@
 """What the study compares. A variant is a small difference in settings; a claim is a finding that it can hold or break.
 
-The reference is what student.toml and COMMON say, with all three kinds of teachers; its short twin has no masks, which
-cost time. Variants change nothing but what their name says.
+The reference is what student.toml and COMMON say, with all three kinds of teachers; its short twin has language and
+generalist. Variants change nothing but what their name says.
 """
 
 from __future__ import annotations
@@ -10,12 +10,23 @@ from dataclasses import dataclass
 
 from stage2_distill.data.augment import AugmentConfig
 
-TEXT, DENSE = "embedded-text", "embedded-dense"
+TEXT, DENSE, OBJECTS = "embedded-text", "embedded-dense", "embedded-objects"
 
-#: Weight of the label-free contrast on the generalist's head, which makes it object-aware: the embedded teachers have
-#: masks, and no dense object-aware features. The paper gives no weight.
-OBJECTS = (f"teachers.{DENSE}.masks.weight=0.1", f"teachers.{DENSE}.masks.levels=['part']")
+#: The object-aware teacher, where it takes part: as the language teacher is matched.
+OBJECT_AWARE = (
+    f"teachers.{OBJECTS}.weight=1",
+    f"teachers.{OBJECTS}.l1=0.1",
+    f"teachers.{OBJECTS}.l2=0.1",
+    f"teachers.{OBJECTS}.anchors.weight=1",
+    f"teachers.{OBJECTS}.anchors.temperature=0.12",
+    f"teachers.{OBJECTS}.anchors.balance=0.5",
+)
+#: Weight of the generalist in full runs of all three. It is a classical descriptor: at 0.1, as in short runs, it takes
+#: more from a trunk that knows something than it gives (docs/study.md).
+GENERALIST_OF_THREE = f"teachers.{DENSE}.weight=0.02"
 
+#: Weight of the label-free contrast from masks on the generalist's head. The paper gives no weight.
+MASKS = (f"teachers.{DENSE}.masks.weight=0.1", f"teachers.{DENSE}.masks.levels=['part']")
 
 #: student.toml leaves SmoothL1 out of the language teacher's match to learn faster; the study asks about both losses.
 BOTH_LOSSES = (f"teachers.{TEXT}.l1=0.1", f"teachers.{TEXT}.l2=0.1")
@@ -29,15 +40,16 @@ FEW_AUGMENTATIONS = (
 )
 
 #: What all trainings have in common beside student.toml.
-COMMON = (*BOTH_LOSSES, *FEW_AUGMENTATIONS)
+COMMON = (*BOTH_LOSSES, *FEW_AUGMENTATIONS, f"teachers.{OBJECTS}.weight=0")
 
-#: Adaptation: the teachers as in the reference's training, whole rooms, a few views of each.
+#: Adaptation: language and generalist as in short trainings, whole rooms, a few views of each.
 ADAPT = (
     *BOTH_LOSSES,
     f"teachers.{TEXT}.anchors.weight=1",
     f"teachers.{TEXT}.anchors.temperature=0.12",
     f"teachers.{TEXT}.anchors.balance=0.5",
     f"teachers.{DENSE}.weight=0.1",
+    f"teachers.{OBJECTS}.weight=0",
     "data.max_points=0",
     "data.views=3",
     "optim.lr=2e-3",
@@ -52,7 +64,7 @@ class Variant:
         settings: --set of `chorus-stage2 train`.
         short: trained for the study's short length, beside a reference of that length: enough to see a large effect of
             one setting. What the study is about is trained in full.
-        bits: of the cache that it learns from; "" = that of evaluation/demo/stage1.toml.
+        bits: of the cache that it learns from; "" = that of stage1.toml beside this file.
         adapt: settings of `chorus-stage2 adapt` where the student of the variant `start` is adapted instead of a fresh
             one trained; both are then scored in the shifted domain.
         points: labelled Gaussians per room for the linear probe; several give several rows, none is no probe.
@@ -82,8 +94,9 @@ LABEL_SHARES = {1: 240, 5: 1200, 10: 2400, 20: 4800}
 PROBE = (LABEL_SHARES[5],)
 
 REFERENCE = Variant(
-    "reference", "teachers", "language + generalist + object-aware", OBJECTS, points=tuple(LABEL_SHARES.values())
-)
+    "reference", "teachers", "language + generalist + object-aware", (*OBJECT_AWARE, GENERALIST_OF_THREE),
+    points=tuple(LABEL_SHARES.values()),
+)  # fmt: skip
 SHORT = Variant("short", "short runs", "language + generalist", short=True, points=PROBE)
 
 VARIANTS: tuple[Variant, ...] = (
@@ -93,7 +106,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("adapted-lora", "adaptation", "the same by low-rank adapters", adapt=(*ADAPT, "lora.rank=8")),
     SHORT,
     Variant("short-adapted", "adaptation", "short run adapted to the shifted domain", adapt=ADAPT, start="short"),
-    Variant("object-aware", "teachers", "+ object-aware", OBJECTS, short=True, points=PROBE),
+    Variant("object-aware", "teachers", "+ object-aware", OBJECT_AWARE, short=True, points=PROBE),
     Variant(
         "generalist", "trunk", "generalist only (a branch of its own)", (f"teachers.{TEXT}.weight=0",),
         short=True, points=PROBE, zero_shot=False,
@@ -117,6 +130,8 @@ VARIANTS: tuple[Variant, ...] = (
         "staged", "staging", "language first, the generalist joins after a third",
         (f"teachers.{DENSE}.start={{third}}", f"teachers.{DENSE}.warm_in={{tenth}}"), short=True,
     ),
+    Variant("mask-contrast", "contrast", "with the label-free contrast from masks on the generalist's head", MASKS,
+            short=True, points=PROBE),
     Variant(
         "label-contrast", "contrast", "with the label-based contrast on the language head (sees labels)",
         (f"teachers.{TEXT}.labels.weight=0.02",), short=True,
@@ -146,7 +161,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("adaptation helps the reference in the shifted domain", "adapted", "reference", "shifted"),
     Claim("low-rank adapters harm the reference less", "adapted-lora", "adapted", "shifted"),
     Claim("one trunk beats the generalist branch in probing", "short", "generalist", "probe_5"),
-    Claim("object-aware contrast helps probing", "object-aware", "short", "probe_5"),
+    Claim("the object-aware teacher helps a short run in zero-shot", "object-aware", "short", "zero_shot"),
+    Claim("the object-aware teacher helps a short run in probing", "object-aware", "short", "probe_5"),
+    Claim("contrast from masks helps probing", "mask-contrast", "short", "probe_5"),
     Claim("both losses beat cosine alone", "short", "cosine", "zero_shot"),
     Claim("anchors help in zero-shot", "short", "no-anchors", "zero_shot"),
     Claim("PHI-S helps", "short", "no-phi-s", "zero_shot"),
