@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from chorus_common.errors import WeightsError
 from chorus_common.lifting import CellGrid
 
 #: Pixels per output token. A teacher sees each picture resized to grid x PATCH, so its tokens are the grid's cells.
@@ -77,22 +78,38 @@ class CellNetwork(nn.Module):
         return F.normalize(self.head(self.merge(merged)).float(), dim=1)
 
 
-def load_network(weights: Path, device: torch.device) -> CellNetwork:
-    """The network with its trained weights (fp16 on disk), frozen, channels-last."""
+def load_network(weights: Path, device: torch.device, script: str) -> CellNetwork:
+    """The network with its trained weights (fp16 on disk), frozen, channels-last. script: what makes them."""
+    if not weights.is_file():
+        raise WeightsError(
+            f"{weights}: weights of the embedded teacher are missing; reinstall, "
+            f"or make them with python -m stage1_render_teachers.teachers.{script}"
+        )
     network = CellNetwork()
     network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
     return network.eval().to(device).to(memory_format=torch.channels_last)
 
 
-@torch.inference_mode()
-def cell_vectors(network: CellNetwork, images: NDArray[np.uint8], grid: CellGrid) -> NDArray[np.float32]:
-    """Unit vectors [B, rows, cols, C] f32 of pictures [B, H, W, 3] u8, one per cell of `grid`."""
-    device = next(network.parameters()).device
-    x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
-    size = (grid.rows * PATCH, grid.cols * PATCH)
-    if x.shape[-2:] != size:
-        x = F.interpolate(pad_to_cells(x, grid), size=size, mode="bilinear", align_corners=False, antialias=True)
-    return np.ascontiguousarray(network(x).permute(0, 2, 3, 1).cpu().numpy())
+class CellTeacher:
+    """A dense teacher that is a `CellNetwork`; what kind, its class attributes say (teachers/protocol.py)."""
+
+    spec: str
+    fingerprint: str
+    channels: int
+    text_aligned: bool
+
+    def __init__(self, network: CellNetwork) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def features(self, images: NDArray[np.uint8], grid: CellGrid) -> NDArray[np.float32]:
+        """Unit vectors [B, rows, cols, channels] f32 of pictures [B, H, W, 3] u8, one per cell of `grid`."""
+        device = next(self.network.parameters()).device
+        x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255  # [B, 3, H, W]
+        size = (grid.rows * PATCH, grid.cols * PATCH)
+        if x.shape[-2:] != size:
+            x = F.interpolate(pad_to_cells(x, grid), size=size, mode="bilinear", align_corners=False, antialias=True)
+        return np.ascontiguousarray(self.network(x).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def pad_to_cells(images: Tensor, grid: CellGrid) -> Tensor:

@@ -104,6 +104,37 @@ def to_unit(values: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(values).permute(0, 3, 1, 2).float() / 255
 
 
+def descend(loss: Tensor, model: nn.Module, averaged: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """One step of `model` down the gradient of `loss`, clipped to length 1; `averaged` follows."""
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    update_average(averaged, model, decay=min(0.998, (step + 1) / (step + 10)))
+
+
+def training_options(rooms: int, steps: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that both training commands have, with their defaults."""
+    options = (
+        click.option("--rooms", default=rooms, show_default=True, help="rooms to render for training"),
+        click.option("--held-out", default=8, show_default=True, help="further rooms to measure on"),
+        click.option("--steps", default=steps, show_default=True),
+        click.option("--workers", default=2, show_default=True, help="processes that render"),
+        click.option("--threads", default=1, show_default=True, help="threads of the training itself"),
+        click.option(
+            "--pool", type=click.Path(path_type=Path), default=None, help="keep the rendered rooms in this .npz"
+        ),
+        click.option("--seed", default=0, show_default=True),
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @torch.no_grad()
 def update_average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Exponential moving average of parameters; buffers (BatchNorm's statistics) are averages already."""

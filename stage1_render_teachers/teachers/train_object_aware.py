@@ -27,11 +27,12 @@ from stage1_render_teachers.teachers.cell_network import load_network
 from stage1_render_teachers.teachers.embedded_training import (
     Arrays,
     augment,
+    descend,
     learning_rate,
     pool_rooms,
     render_room,
     to_unit,
-    update_average,
+    training_options,
 )
 from stage1_render_teachers.teachers.object_aware import WEIGHTS, ObjectAwareTeacher
 
@@ -72,7 +73,7 @@ class KindsOfCells(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = load_network(text_aligned.WEIGHTS, torch.device("cpu")).train()
+        self.network = load_network(text_aligned.WEIGHTS, torch.device("cpu"), "train_text_aligned").train()
         self.centres = nn.Parameter(torch.randn(len(KINDS), ObjectAwareTeacher.channels) * 0.1)
 
     def logits(self, vectors: Tensor) -> Tensor:
@@ -126,14 +127,8 @@ def evaluate(model: KindsOfCells, arrays: Arrays, rows: range) -> float:
 
 
 @click.command()
-@click.option("--rooms", default=250, show_default=True, help="rooms to render for training")
-@click.option("--held-out", default=8, show_default=True, help="further rooms to measure on")
-@click.option("--steps", default=9_000, show_default=True)
+@training_options(rooms=250, steps=9_000)
 @click.option("--pairs", default=4, show_default=True, help="rooms per step, two views each")
-@click.option("--workers", default=2, show_default=True, help="processes that render")
-@click.option("--threads", default=1, show_default=True, help="threads of the training itself")
-@click.option("--pool", type=click.Path(path_type=Path), default=None, help="keep the rendered rooms in this .npz")
-@click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
 def main(
     rooms: int,
@@ -181,11 +176,7 @@ def main(
         contrasts = [c for c in per_room if c is not None]
         if contrasts:
             loss = loss + OBJECT_WEIGHT * torch.stack(contrasts).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        update_average(averaged, model, decay=min(0.998, (step + 1) / (step + 10)))
+        descend(loss, model, averaged, optimiser, step)
         if (step + 1) % 500 == 0 or step + 1 == steps:
             miou = evaluate(averaged, arrays, range(rooms * views, len(arrays["images"])))
             click.echo(f"step {step + 1}/{steps} loss {loss.item():.3f} held-out mIoU {miou:.3f}")

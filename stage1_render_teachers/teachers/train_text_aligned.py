@@ -27,11 +27,12 @@ from stage1_render_teachers.teachers.cell_network import CellNetwork
 from stage1_render_teachers.teachers.embedded_training import (
     Arrays,
     augment,
+    descend,
     learning_rate,
     pool_rooms,
     render_room,
     to_unit,
-    update_average,
+    training_options,
 )
 from stage1_render_teachers.teachers.text_aligned import WEIGHTS
 
@@ -131,14 +132,8 @@ def phrase_loss(network: HashedTextNetwork, generator: torch.Generator) -> tuple
 
 
 @click.command()
-@click.option("--rooms", default=500, show_default=True, help="rooms to render for training")
-@click.option("--held-out", default=8, show_default=True, help="further rooms to measure on")
-@click.option("--steps", default=36_000, show_default=True)
+@training_options(rooms=500, steps=36_000)
 @click.option("--batch", default=8, show_default=True, help="pictures per step")
-@click.option("--workers", default=2, show_default=True, help="processes that render")
-@click.option("--threads", default=1, show_default=True, help="threads of the training itself")
-@click.option("--pool", type=click.Path(path_type=Path), default=None, help="keep the rendered rooms in this .npz")
-@click.option("--seed", default=0, show_default=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -182,11 +177,7 @@ def main(
             cells = towers.image(x)
         logits = torch.einsum("bchw,kc->bkhw", cells, text) / TEMPERATURE
         loss = soft_cross_entropy(logits, y, class_weight) + 0.2 * agreement
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
-        optimiser.step()
-        update_average(averaged, towers, decay=min(0.998, (step + 1) / (step + 10)))
+        descend(loss, towers, averaged, optimiser, step)
         if (step + 1) % 250 == 0 or step + 1 == steps:
             miou = evaluate(averaged, test_images, test_shares)
             click.echo(f"step {step + 1}/{steps} loss {loss.item():.3f} held-out mIoU {miou:.3f}")
