@@ -87,14 +87,16 @@ def run_pair(out: Path, *arguments: str) -> list[tuple[int, str]]:
 SHIFTS = ("stem.linear.bias", "enc0.block0.conv.2.bias", "down.proj.bias", "up.proj.0.bias", "up.proj_skip.0.bias")
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_two_processes_learn_the_same_as_one(tmp_path: Path, norm: str) -> None:
+@pytest.mark.parametrize(("norm", "text_only"), [("layer", 0), ("batch", 0), ("batch", 2)])
+def test_two_processes_learn_the_same_as_one(tmp_path: Path, norm: str, text_only: int) -> None:
     """Two processes with a scene each, against one with both in one forward pass, in eight steps of 2e-4, with drop
-    path, shuffled curves and, in the second case, BatchNorm over both.
+    path, shuffled curves and BatchNorm over both; and with scenes that nothing is learnt from before the third epoch.
     """
-    same = (f"encoder.overrides.norm={norm}", "optim.lr=2e-4")
-    run_tiny(tmp_path / "one", *same)
-    for code, err in run_pair(tmp_path / "two", *same):
+    same = [f"encoder.overrides.norm={norm}", "optim.lr=2e-4"]
+    if text_only:
+        same += ["teachers.text.start=2", "teachers.dense.start=0"]
+    run_tiny(tmp_path / "one", *same, text_only=text_only)
+    for code, err in run_pair(tmp_path / "two", *same, f"--text-only={text_only}"):
         assert code == 0, err
     one, two = load_student(tmp_path / "one").state_dict(), load_student(tmp_path / "two").state_dict()
     assert any("running_mean" in name for name in one) == (norm == "batch")

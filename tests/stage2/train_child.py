@@ -20,7 +20,7 @@ from stage2_distill import trainer as trainer_module
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData
 from stage2_distill.trainer import Trainer, TrainResult, train
-from tests.stage2.store_fakes import make_bases, make_entries
+from tests.stage2.store_fakes import MemoryStore, make_bases, make_entries
 
 TINY: tuple[str, ...] = (
     "epochs=4", "batch_size=2", "projector_hidden=16", "checkpoint_every=3", "threads=1", "optim.lr=0.005",
@@ -34,14 +34,18 @@ def tiny_config(*settings: str) -> TrainConfig:
     return load_config(TrainConfig, None, (*TINY, *settings))
 
 
-def tiny_data() -> TrainData:
+def tiny_data(text_only: int = 0) -> TrainData:
+    """Four scenes, of which the first `text_only` have nothing of the teacher "dense"."""
     entries = make_entries(scenes=4, n=200)
+    for entry in entries[:text_only]:
+        assert isinstance(entry.store, MemoryStore)
+        del entry.store.cells["dense"]
     return TrainData(entries, entries[:1], make_bases(entries))
 
 
-def run_tiny(out: Path, *settings: str) -> TrainResult:
+def run_tiny(out: Path, *settings: str, text_only: int = 0) -> TrainResult:
     """Train on `tiny_data` in this process."""
-    return train(tiny_config(*settings), tiny_data(), out, torch.device("cpu"))
+    return train(tiny_config(*settings), tiny_data(text_only), out, torch.device("cpu"))
 
 
 def die() -> None:
@@ -77,13 +81,16 @@ def report(result: TrainResult) -> None:
 def main() -> None:
     out, *arguments = sys.argv[1:]
     settings = [a for a in arguments if not a.startswith("--")]
+    text_only = 0
     for argument in arguments:
         name, _, value = argument.partition("=")
+        if name == "--text-only":
+            text_only = int(value)
         if name == "--kill-at":
             kill_after(int(value))
         if name == "--kill-in-save":
             kill_in_save(int(value))
-    run_cli(lambda: report(run_tiny(Path(out), *settings)))
+    run_cli(lambda: report(run_tiny(Path(out), *settings, text_only=text_only)))
 
 
 if __name__ == "__main__":
