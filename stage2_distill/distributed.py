@@ -57,6 +57,19 @@ class Ranks:
         for parameter, part in zip(taking, flat.split([p.numel() for p in taking])):
             parameter.grad = part.view_as(parameter)
 
+    def average_buffers(self, model: nn.Module) -> None:
+        """Mean of running statistics over all processes, so that every process holds the same model, which has seen
+        every process's clouds. Counters (integers) are the same everywhere as it is.
+        """
+        buffers = [b for b in model.buffers() if b.is_floating_point()]
+        if self.world == 1 or not buffers:
+            return
+        flat = torch.cat([b.flatten() for b in buffers])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers])):
+            buffer.copy_(part.view_as(buffer))
+
 
 def is_main_process() -> bool:
     """Whether this process is the one of torchrun's that speaks (or the only one)."""

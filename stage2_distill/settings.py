@@ -238,6 +238,8 @@ class TrainConfig(Config):
         wandb: project of Weights & Biases to log to, beside TensorBoard ("" = none).
         max_bad_steps: steps with a non-finite loss or gradient in a row after which the run gives up; each one is
             skipped.
+        sync_batch_norm: BatchNorm counts the rows of all processes, so that their number changes no result; else each
+            process counts its own, and running statistics are averaged after every step.
         threads: threads of PyTorch (0 = its own choice). Results are equal to the bit for equal numbers of threads.
     """
 
@@ -263,6 +265,7 @@ class TrainConfig(Config):
     best_by: Literal["match", "zero_shot"] = "match"
     wandb: str = ""
     max_bad_steps: int = Field(default=5, ge=1)
+    sync_batch_norm: bool = True
     threads: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -85,7 +85,7 @@ class Trainer:
         self.validation = make(data.validation) if data.validation else None
         self.check = self._zero_shot_check()
         self.student = copy.deepcopy(self.plain).to(device)
-        if ranks.world > 1:
+        if ranks.world > 1 and config.sync_batch_norm:
             synchronise_batch_norm(self.student)
         if config.lora.rank > 0:
             add_lora(self.student, self.student.encoder, config.lora.rank, config.lora.alpha)
@@ -183,6 +183,8 @@ class Trainer:
             self._skip(step, batches, reporter)
         else:
             self.optimizer.step()
+            if not config.sync_batch_norm:
+                self.ranks.average_buffers(student.encoder)
             if self.average is not None:
                 self.average.update(student, step)
             self.progress.bad_steps = 0
