@@ -21,6 +21,9 @@ from chorus_common.lifting import CellGrid
 #: Pixels per output token. A teacher sees each picture resized to grid x PATCH, so its tokens are the grid's cells.
 PATCH = 8
 
+#: Length of a cell's vector.
+CHANNELS = 64
+
 
 class ConvBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm and a residual (He et al. 2016, basic block).
@@ -47,7 +50,7 @@ class CellNetwork(nn.Module):
 
     def __init__(
         self,
-        channels: int = 64,
+        channels: int = CHANNELS,
         widths: tuple[int, ...] = (24, 40, 80, 104),
         depths: tuple[int, ...] = (0, 1, 2, 2),
     ) -> None:

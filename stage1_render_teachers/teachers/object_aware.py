@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from chorus_common.teacher_specs import device_of
-from stage1_render_teachers.teachers.cell_network import PATCH, CellTeacher, load_network
+from stage1_render_teachers.teachers.cell_network import CHANNELS, PATCH, CellTeacher, load_network
 
 WEIGHTS = Path(__file__).parent / "weights" / "object_aware.safetensors"
 
@@ -22,7 +22,7 @@ class ObjectAwareTeacher(CellTeacher):
     """Dense teacher "embedded:objects": unit vectors per cell."""
 
     spec = "embedded:objects"
-    channels = 64
+    channels = CHANNELS
     text_aligned = False
 
     def __init__(self, weights: Path = WEIGHTS, device: str | torch.device = "cpu") -> None:

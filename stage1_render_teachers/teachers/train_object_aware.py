@@ -146,7 +146,8 @@ def main(
     views = len(arrays["images"]) // (rooms + held_out)
     seen = slice(0, rooms * views)
     kinds = arrays["kinds"][seen][(arrays["kinds"][seen] >= 0) & (arrays["shares"][seen] > 128)]
-    frequency = np.bincount(kinds, minlength=len(KINDS)) / np.bincount(kinds).max()
+    counts = np.bincount(kinds, minlength=len(KINDS))
+    frequency = counts / counts.max()
     weight = torch.from_numpy(np.clip(frequency, 1e-4, None) ** -0.35 * (frequency > 0)).float()
 
     torch.set_num_threads(threads)

@@ -112,9 +112,11 @@ def _rooms(study: Study, name: str, more: tuple[str, ...]) -> Job:
 
 def _cache(study: Study, bits: str) -> Job:
     store = study.store(bits)
-    return _stage1(
-        study, f"cache {bits or 'as in the demo'}", "rooms", store, ("--set", f"bits={bits}") if bits else ()
-    )
+    return _stage1(study, _cache_name(bits), "rooms", store, ("--set", f"bits={bits}") if bits else ())
+
+
+def _cache_name(bits: str) -> str:
+    return f"cache of {bits} bits" if bits else "cache"
 
 
 def _shifted_cache(study: Study) -> Job:
@@ -153,7 +155,7 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
             (*probe, "--encoder", str(folder / "student"), "--points-per-scene", str(points), "--seed", str(seed),
              "--out", str(results[-1]))
         )  # fmt: skip
-    needs = ("rooms", f"cache {variant.bits or 'as in the demo'}")
+    needs = ("rooms", _cache_name(variant.bits))
     return Job(f"{variant.name} seed {seed}", tuple(commands), tuple(results), needs)
 
 
