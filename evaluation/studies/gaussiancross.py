@@ -132,11 +132,10 @@ def _tune(
     for number in range(TUNINGS):
         config = FINETUNE.model_copy(update={"seed": TUNINGS * seed + number})
         job = FineTuneJob(config, space, names, {"row": encoder}, folder / "tune" / str(number))
-        rows = finetune(job, replace(train, scenes=list(train.scenes)), replace(val, scenes=list(val.scenes)))[0][
-            "rows"
-        ]
-        found["finetune"].append(rows["row"]["miou"])
-        found["ap50"].append(rows["row"]["instances"]["ap50"])
+        body, *_ = finetune(job, replace(train, scenes=list(train.scenes)), replace(val, scenes=list(val.scenes)))
+        row = body["rows"]["row"]
+        found["finetune"].append(row["miou"])
+        found["ap50"].append(row["instances"]["ap50"])
     write_text_atomically(path, json.dumps(scores | {name: float(np.mean(v)) for name, v in found.items()}))
 
 

@@ -12,15 +12,15 @@ from stage2_distill.data.augment import AugmentConfig
 
 TEXT, DENSE, OBJECTS = "embedded-text", "embedded-dense", "embedded-objects"
 
-#: The object-aware teacher, where it takes part: as the language teacher is matched.
-OBJECT_AWARE = (
-    f"teachers.{OBJECTS}.weight=1",
-    f"teachers.{OBJECTS}.l1=0.1",
-    f"teachers.{OBJECTS}.l2=0.1",
-    f"teachers.{OBJECTS}.anchors.weight=1",
-    f"teachers.{OBJECTS}.anchors.temperature=0.12",
-    f"teachers.{OBJECTS}.anchors.balance=0.5",
-)
+
+def as_language(teacher: str) -> tuple[str, ...]:
+    """Settings that match `teacher` as student.toml matches the language teacher, with SmoothL1."""
+    own = ("l1=0.1", "l2=0.1", "anchors.weight=1", "anchors.temperature=0.12", "anchors.balance=0.5")
+    return tuple(f"teachers.{teacher}.{setting}" for setting in own)
+
+
+#: The object-aware teacher, where it takes part.
+OBJECT_AWARE = (f"teachers.{OBJECTS}.weight=1", *as_language(OBJECTS))
 #: Weight of the generalist in full runs of all three. It is a classical descriptor: at 0.1, as in short runs, it takes
 #: more from a trunk that knows something than it gives (docs/study.md).
 GENERALIST_OF_THREE = f"teachers.{DENSE}.weight=0.02"
@@ -44,10 +44,7 @@ COMMON = (*BOTH_LOSSES, *FEW_AUGMENTATIONS, f"teachers.{OBJECTS}.weight=0")
 
 #: Adaptation: language and generalist as in short trainings, whole rooms, a few views of each.
 ADAPT = (
-    *BOTH_LOSSES,
-    f"teachers.{TEXT}.anchors.weight=1",
-    f"teachers.{TEXT}.anchors.temperature=0.12",
-    f"teachers.{TEXT}.anchors.balance=0.5",
+    *as_language(TEXT),
     f"teachers.{DENSE}.weight=0.1",
     f"teachers.{OBJECTS}.weight=0",
     "data.max_points=0",
