@@ -40,8 +40,8 @@ _ROWS = 1 << 16
 @click.option(
     "--block-voxels",
     type=click.IntRange(min=1),
-    help="Work through SCENE in blocks of so many voxels, with features between layers on disk; the result is the same.  [default: "
-    "only where memory would not suffice]",
+    help="Work through SCENE in blocks of so many voxels, with features between layers on disk; the result is the "
+    "same.  [default: only where memory would not suffice]",
 )
 @click.option("--scratch", type=PATH, help="Folder for what is kept on disk.  [default: beside OUT]")
 @device_option()
