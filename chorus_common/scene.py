@@ -83,7 +83,7 @@ class GaussianScene:
             value = getattr(self, key)
             if value is None:
                 continue
-            shape = (n, width) if width else (n,)
+            shape: tuple[int, ...] = (n, width) if width else (n,)
             if key == "harmonics":
                 shape = (n, value.shape[1] if value.ndim == 3 else 0, 3)
             if value.shape != shape:

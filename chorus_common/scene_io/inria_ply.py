@@ -42,6 +42,7 @@ _SCALE, _ROT = ("scale_0", "scale_1", "scale_2"), ("rot_0", "rot_1", "rot_2", "r
 #: Names of plain colours, in the order in which they are looked for.
 RGB = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _FILTER = "filter_3D"
+_IDENTITY = np.array([1, 0, 0, 0], np.float32)
 
 #: Written opacities stay this far from 0 and 1, where the logit is infinite.
 _EPS = 1e-6
@@ -104,7 +105,7 @@ def read_inria_ply(
     layout = inria_layout(path, vertex)
     table = read_ply_element(path, header, "vertex")
     log_scales, logits = columns(table, layout.scales), columns(table, ("opacity",))[:, 0]
-    quats = columns(table, layout.rotation) if layout.rotation else np.tile(np.float32([1, 0, 0, 0]), (len(table), 1))
+    quats = columns(table, layout.rotation) if layout.rotation else np.tile(_IDENTITY, (len(table), 1))
     colors = _colors(path, table, vertex, layout)
     # before exp and clip, which would turn some of these into ordinary numbers
     check_not_nan(path, scale=log_scales, opacity=logits)
