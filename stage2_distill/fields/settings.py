@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 
 LEARNED, AVERAGE = "learned", "average"
 
