@@ -60,11 +60,7 @@ class StudentConfig(Config):
 
 
 class Basis(nn.Module):
-<<<<<<< HEAD
-    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (lifting: chorus_common.features.standardise)."""
-=======
     """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (chorus_common.features.standardise)."""
->>>>>>> main
 
     mean: Tensor
     rotation: Tensor

@@ -127,9 +127,8 @@ PRESETS: dict[str, EncoderConfig] = {
 #: thing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "qk_scale": (None,), "attn_drop": (0, 0.0), "proj_drop": (0, 0.0), "pre_norm": (True,), "enable_rpe": (False,),
-    "upcast_attention": (True, False),
-    "upcast_softmax": (True, False), "shift_coords": (None, 0, 0.0), "traceable": (True, False), "freeze_encoder": (False,), "pdnorm_bn": (False,),
-    "pdnorm_ln": (False,),
+    "upcast_attention": (True, False), "upcast_softmax": (True, False), "traceable": (True, False),
+    "shift_coords": (None,), "freeze_encoder": (False,), "pdnorm_bn": (False,), "pdnorm_ln": (False,),
     "pdnorm_decouple": (True, False), "pdnorm_adaptive": (True, False), "pdnorm_affine": (True, False),
 }  # fmt: skip
 #: Feature channels -> input attributes, for overrides that give `in_channels` alone.
