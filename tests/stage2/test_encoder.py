@@ -77,7 +77,7 @@ def deviation(out: torch.Tensor, expected: torch.Tensor) -> float:
      ("utonia", "utonia")],
 )  # fmt: skip
 def test_equals_upstream_with_decoder(name: str, preset: str) -> None:
-    """Outputs of upstream's own classes (docs/encoder.md tells how the numbers were made)."""
+    """Outputs of upstream's own classes (docs/design/encoder.md tells how the numbers were made)."""
     encoder, batch, data = golden(name, preset)
     expected = torch.from_numpy(data["output"])
     with torch.no_grad():
