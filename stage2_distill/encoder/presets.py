@@ -41,7 +41,7 @@ def _litept(
 
 _LITEPT_S = _litept("litept-s", (36, 72, 144, 252, 504), (2, 4, 8, 14, 28), (2, 2, 2, 6, 2), (72, 72, 144, 252))
 
-#: Published architectures (parameter counts in docs/encoder.md) and `chorus`, ours: convolution where voxels are
+#: Published architectures (parameter counts in docs/design/encoder.md) and `chorus`, ours: convolution where voxels are
 #: many, attention where they are
 #: few, and one width for the whole decoder, from which the projectors start.
 PRESETS: dict[str, EncoderConfig] = {

@@ -164,7 +164,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize("preset", sorted({p for p, _ in PUBLISHED}))
 def test_official_file_is_recognised(preset: str, tmp_path: Path) -> None:
-    """Keys and shapes of the full-size models (docs/encoder.md: confirmed against upstream's classes), as their
+    """Keys and shapes of the full-size models (docs/design/encoder.md: confirmed against upstream's classes), as their
     trainers and releases store them, without a word on which model it is.
     """
     with torch.device("meta"):

@@ -81,7 +81,7 @@ def test_equals_upstream_litept() -> None:
 def test_equals_upstream_with_decoder(name: str) -> None:
     """Upstream's own classes with spconv, one cloud and a batch of three of different sizes and extents
     with shuffled curves; the widest reaches coordinate 63, where the two depth rules differ.
-    docs/encoder.md tells how the numbers were made.
+    docs/design/encoder.md tells how the numbers were made.
     """
     encoder, batch, data = golden(name, name)
     rerun = np.load(GOLDEN / "encoder_rerun.npz")
@@ -97,7 +97,7 @@ def test_equals_upstream_with_decoder(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "tolerance"), [("sonata", 1e-4), ("ptv3", 6e-4), ("scenesplat", 1.5e-3)])
 def test_stored_outputs_with_decoder(name: str, tolerance: float) -> None:
-    """The older stored outputs, from which a rerun of upstream deviates just as far as we do (docs/encoder.md)."""
+    """The older stored outputs, from which a rerun of upstream deviates as far as we do (docs/design/encoder.md)."""
     encoder, batch, data = golden(name, name)
     with torch.no_grad():
         out = encoder(batch, order_permutations=data["order_permutations"])
