@@ -53,7 +53,7 @@ _scenes = _options(
 )
 _settings = _options(
     click.option("--teachers", multiple=True, metavar="SPEC", help="repeatable; default: all embedded teachers"),
-    click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML, keys as in docs/guide/stage1.md"),
+    click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML file of settings"),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="one setting; repeatable"),
     click.option(
         "--workers",

@@ -66,8 +66,8 @@ def _litept(
 
 _LITEPT_S = _litept("litept-s", (36, 72, 144, 252, 504), (2, 4, 8, 14, 28), (2, 2, 2, 6, 2), (72, 72, 144, 252))
 
-#: Published architectures (parameter counts in docs/design/encoder.md) and `chorus-lite`, ours: convolution where voxels are
-#: many, attention where they are few, and one width for the whole decoder, from which the projectors start.
+#: Published architectures (parameter counts in docs/design/encoder.md) and `chorus-lite`, ours: convolution where
+#: voxels are many, attention where they are few, and one width for the whole decoder, from which the projectors start.
 PRESETS: dict[str, EncoderConfig] = {
     "ptv3": _PTV3,
     "scenesplat": EncoderConfig(

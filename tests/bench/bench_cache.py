@@ -122,7 +122,7 @@ def _cosine(a: F32, b: F32) -> F32:
 
 
 def main() -> None:
-    """Print the table of docs/design/cache.md: bits at the usual cell and pruning, and each of these at the usual bits."""
+    """Print the table of docs/design/cache.md: bits at the usual cell and pruning, each of these at the usual bits."""
     columns = "bits, cell, left out, store MB, teachers, index, per token, lifted: mean, percentile 1, above 0.98"
     print(f"| {columns.replace(', ', ' | ')} |\n|{'---|' * len(columns.split(', '))}")
     for cell in CELLS:
