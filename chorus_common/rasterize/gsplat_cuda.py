@@ -2,7 +2,7 @@
 Triton kernel over the same lists (tile_weights.py).
 
 gsplat compiles its extension on first use, for which it needs a CUDA toolkit; several processes doing so at once race,
-so compile it once before many workers start (docs/gsplat.md).
+so compile it once before many workers start (docs/guide/gsplat.md).
 """
 
 from __future__ import annotations
