@@ -12,7 +12,7 @@ from evaluation.results import command_line
 
 
 @click.command("batch")
-@config_option("docs/batch.md", required=True)
+@config_option("docs/guide/batch.md", required=True)
 @set_option()
 @out_option("Folder of the results. The same command again goes on.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time, on dask's local cluster.")

@@ -34,7 +34,7 @@ from evaluation.results import command_line, result_document, text_table, write_
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")
 @click.option("--published-freezing", is_flag=True, help="Frozen parts stay in train mode, as in published probes.")
-@config_option("docs/fine-tuning.md")
+@config_option("docs/guide/fine-tune.md")
 @set_option()
 @space_option
 @target_option

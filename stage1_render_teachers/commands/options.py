@@ -34,12 +34,13 @@ work_options = together(
         "--teachers", multiple=True, metavar="SPEC",
         help="One teacher. May be given several times.  [default: the embedded ones]",
     ),
-    config_option("docs/stage1.md"),
+    config_option("docs/guide/stage1.md"),
     set_option(),
     click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes; 0 works in this one."),
     click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
     click.option(
-        "--slurm", type=PATH, metavar="FILE.toml", help="What each Slurm job asks for; docs/cluster.md lists the keys."
+        "--slurm", type=PATH, metavar="FILE.toml",
+        help="What each Slurm job asks for; docs/guide/cluster.md lists the keys.",
     ),
     device_option("Where neural teachers run: auto, cpu, cuda or cuda:N."),
     click.option("--worker-memory", default="auto", help="Memory limit of each local worker, such as 8GiB."),

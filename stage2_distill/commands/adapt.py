@@ -25,7 +25,7 @@ from stage2_distill.commands.options import run_folder_option, val_split_option
 @manifest_option(default="every scene of the stores")
 @split_option("Split of the manifest to adapt to.  [default: train]")
 @val_split_option
-@config_option("docs/adapt.md")
+@config_option("docs/guide/adapt.md")
 @set_option()
 @run_folder_option
 @device_option()

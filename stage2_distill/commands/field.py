@@ -28,7 +28,7 @@ def field_command() -> None:
 @click.option(
     "--hold-out", multiple=True, metavar="VIEW", help="A view to leave out, by name. May be given several times."
 )
-@config_option("docs/gags.md")
+@config_option("docs/guide/gags.md")
 @set_option()
 @out_option("Folder of the field. The same command again goes on.")
 @device_option()
@@ -105,8 +105,10 @@ def query(
     names = file_names(texts)
     write_scores(view.cache.scene(), scores, texts, names, out)
     pictures = []
-    for camera, viewmat, intrinsics in zip(file_names(wanted.names), wanted.viewmats, wanted.intrinsics):
-        maps = view.pixel_relevancy(viewmat, intrinsics, wanted.width, wanted.height, questions, phrases)
+    for camera, viewmat, intrinsics, (width, height) in zip(
+        file_names(wanted.names), wanted.viewmats, wanted.intrinsics, wanted.sizes
+    ):
+        maps = view.pixel_relevancy(viewmat, intrinsics, width, height, questions, phrases)
         for i, name in enumerate(names):
             path = out / f"{camera}.{name}.png"
             write_picture(view, maps[..., i], viewmat, intrinsics, path)

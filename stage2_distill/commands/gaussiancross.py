@@ -32,7 +32,7 @@ from stage2_distill.commands.options import run_folder_option
     help="Folder of posed RGB-D captures, <dataset>/<scene> or <scene> each.  [default: pictures kept in the cache]",
 )
 @click.option("--depth-unit", default=0.001, help="Metres per count of the captures' depth pictures.")
-@config_option("docs/gaussiancross.md")
+@config_option("docs/guide/gaussiancross.md")
 @set_option()
 @run_folder_option
 @device_option()

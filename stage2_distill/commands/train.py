@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @manifest_option(default="every scene of the stores")
 @split_option("Split of the manifest to train on.  [default: train]")
 @val_split_option
-@config_option("docs/training.md")
+@config_option("docs/guide/train.md")
 @set_option()
 @click.option(
     "--gaussian-features", multiple=True, metavar="TEACHER=FOLDER",
