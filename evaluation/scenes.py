@@ -23,7 +23,7 @@ from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
 from chorus_common.scene_io.npy_folder import names_label_space
@@ -38,7 +38,7 @@ class EvalScene:
 
     dataset: str
     scene_id: str
-    store: Place | None = None
+    store: StorePath | None = None
     source: Path | None = None
     label_space: str = ""
 
@@ -47,7 +47,7 @@ class EvalScene:
         return f"{self.dataset}/{self.scene_id}"
 
     @property
-    def path(self) -> Place:
+    def path(self) -> StorePath:
         """The scene's cache. Raises CacheError where the evaluation was given no store."""
         if self.store is None:
             raise CacheError(f"{self.name}: this needs the teacher cache; give --store")
@@ -127,7 +127,7 @@ class LoadedScene:
         return rows
 
 
-def scene_at(path: Place) -> EvalScene:
+def scene_at(path: StorePath) -> EvalScene:
     """The scene at `path`: a store's <data set>/<scene id>.zarr, or a scene file or folder of any format."""
     if not path.exists():
         raise SceneError(f"{path}: no such scene")
@@ -162,7 +162,7 @@ class Selection:
 class SceneOptions:
     """What scenes are asked for: see `select_scenes`; label_space: see `labelled_scenes`."""
 
-    stores: tuple[Place, ...] = ()
+    stores: tuple[StorePath, ...] = ()
     manifest: Path | None = None
     split: str = "val"
     label_space: str = ""
@@ -181,7 +181,7 @@ class SceneOptions:
         }
 
 
-def select_scenes(stores: Sequence[Place], manifest: Path | None, split: str) -> Selection:
+def select_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str) -> Selection:
     """Scenes of `split` by (data set, id), found in the first store that has them; without a manifest, all scenes of
     the stores; without stores, the manifest's own files.
 
@@ -192,7 +192,7 @@ def select_scenes(stores: Sequence[Place], manifest: Path | None, split: str) ->
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")
-    found: dict[tuple[str, str], Place] = {}
+    found: dict[tuple[str, str], StorePath] = {}
     for store in stores:  # one listing each: asking for every scene would cost a request each in a bucket
         for path in published_scenes(store):
             found.setdefault((path.parent.name, path.stem), store)

@@ -13,11 +13,13 @@ cli = program(
     {
         "run": LazyCommand(f"{_COMMANDS}.run:run_command", "Publish the cache of every scene."),
         "calibrate": LazyCommand(
-            f"{_COMMANDS}.calibrate:calibrate_command", "Fit the teacher bases that the store lacks."
+            f"{_COMMANDS}.calibrate:calibrate_command", "Fit the PHI-S standardisers that the store lacks."
         ),
         "status": LazyCommand(f"{_COMMANDS}.status:status_command", "Tell which scenes are done, failed and pending."),
         "verify": LazyCommand(f"{_COMMANDS}.verify:verify_command", "Check every byte of every published scene."),
-        "copy": LazyCommand(f"{_COMMANDS}.copy:copy_command", "Copy published scenes and bases to another store."),
+        "copy": LazyCommand(
+            f"{_COMMANDS}.copy:copy_command", "Copy published scenes and standardisers to another store."
+        ),
         "capture": LazyCommand(
             f"{_COMMANDS}.capture:capture_command", "Render scenes as RGB-D captures with sensor noise."
         ),

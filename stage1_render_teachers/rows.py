@@ -14,7 +14,7 @@ def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> l
     if not rows:
         wanted = ", ".join(f"{key} {value}" for key, value in (("split", split), ("dataset", dataset)) if value)
         raise ManifestError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")
-    if taken := {"bases", "outcomes"} & {row.dataset for row in rows}:
+    if taken := {"standardisers", "outcomes"} & {row.dataset for row in rows}:
         raise ManifestError(f"a data set cannot be called '{min(taken)}': stores have a folder of that name")
     return rows
 

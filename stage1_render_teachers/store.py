@@ -8,21 +8,21 @@ import uuid
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 
-def scene_path(store: Place, row: ManifestRow) -> Place:
+def scene_path(store: StorePath, row: ManifestRow) -> StorePath:
     """Where the cache of a scene is published."""
     return store / row.dataset / f"{row.scene_id}.zarr"
 
 
-def require_store(store: Place) -> None:
+def require_store(store: StorePath) -> None:
     """Raises CacheError where there is no store at all."""
     if not store.is_dir():
         raise CacheError(f"--store {store}: no such folder; chorus-stage1 run makes it")
 
 
-def prepare_store(store: Place) -> None:
+def prepare_store(store: StorePath) -> None:
     """Make the store's folder, or see that the bucket can be used. Raises CacheError when that cannot be."""
     if isinstance(store, BucketPath):
         check_bucket(store)

@@ -10,16 +10,16 @@ from chorus_common.runtime.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from chorus_common.rasterize.backends import get_backend
-    from chorus_common.rasterize.protocol import Fold, Rasterizer, Rendered
+    from chorus_common.rasterize.protocol import Interpolation, Rasterizer, Rendered
     from chorus_common.rasterize.values import render_values
 
-__all__ = ["Fold", "Rasterizer", "Rendered", "get_backend", "render_values"]
+__all__ = ["Interpolation", "Rasterizer", "Rendered", "get_backend", "render_values"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "chorus_common.rasterize.backends": ("get_backend",),
-        "chorus_common.rasterize.protocol": ("Fold", "Rasterizer", "Rendered"),
+        "chorus_common.rasterize.protocol": ("Interpolation", "Rasterizer", "Rendered"),
         "chorus_common.rasterize.values": ("render_values",),
     },
 )

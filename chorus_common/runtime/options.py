@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from chorus_common.runtime.store_path import PlaceType
+from chorus_common.runtime.store_path import StorePathType
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -33,14 +33,14 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 def store_option(help: str = "Store of the teacher caches: a folder, or s3://BUCKET/PATH.") -> Callable[[F], F]:
     """-> store: the one store that a command works on."""
-    return click.option("--store", type=PlaceType(), required=True, help=help)
+    return click.option("--store", type=StorePathType(), required=True, help=help)
 
 
 def stores_option(*, required: bool = True, default: str = "") -> Callable[[F], F]:
     """-> stores: the stores that a command reads. `default`: what is read without any."""
     text = f"Store of teacher caches to read: a folder, or s3://BUCKET/PATH. {_MORE}"
     return click.option(
-        "--store", "stores", type=PlaceType(), multiple=True, required=required, help=_with_default(text, default)
+        "--store", "stores", type=StorePathType(), multiple=True, required=required, help=_with_default(text, default)
     )
 
 

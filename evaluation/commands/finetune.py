@@ -9,7 +9,7 @@ import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.options import PATH, config_option, manifest_option, set_option, workers_option
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from evaluation.commands.options import (
     encoder_device_option,
     hold_out_option,
@@ -44,7 +44,7 @@ from evaluation.results import command_line, result_document, text_table, write_
 @encoder_device_option()
 def finetune_command(
     manifest: Path,
-    stores: tuple[Place, ...],
+    stores: tuple[StorePath, ...],
     train_splits: tuple[str, ...],
     splits: tuple[str, ...],
     hold_out: str,

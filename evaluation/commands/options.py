@@ -42,8 +42,11 @@ prompts_option = click.option(
     "--prompts", default="rooms", help="Prompt templates: plain, scenesplat or rooms (evaluation/prompts.py)."
 )
 synonyms_option = click.option("--synonyms", is_flag=True, help="Average over other names of each class, too.")
-turns_option = click.option(
-    "--turns", type=click.IntRange(min=1), default=1, help="Yaw angles to encode a scene at. Features are their mean."
+tta_option = click.option(
+    "--tta-rotations",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Yaw angles to encode a scene at. Features are their mean.",
 )
 lifted_option = click.option("--lifted", is_flag=True, help="Use the teacher's own features, lifted from the cache.")
 voters_option = click.option(
@@ -122,7 +125,7 @@ text_source_options = bundle(
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
     click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
     seed_option("Seed of the random weights."),
-    turns_option,
+    tta_option,
     encoder_device_option(),
 )
 #: -> sources: SourceOptions, for commands that compare an encoder's own output.
@@ -139,7 +142,7 @@ encoder_source_options = bundle(
         help="Folder with clean/<scene id>.npy and <perturbation>/<scene id>.npy: row 'features'. See --export.",
     ),
     seed_option("Seed of noise, subsampling and random weights."),
-    turns_option,
+    tta_option,
     encoder_device_option(),
 )
 #: -> scenes: SceneOptions

@@ -9,7 +9,7 @@ import click
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.options import PATH, seed_option, workers_option
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from evaluation.commands.options import (
     encoder_device_option,
     finish,
@@ -20,7 +20,7 @@ from evaluation.commands.options import (
     scene_stores_option,
     scored_split_option,
     space_option,
-    turns_option,
+    tta_option,
 )
 from evaluation.results import command_line, result_document, write_result
 
@@ -45,12 +45,12 @@ from evaluation.results import command_line, result_document, write_result
 )
 @click.option("--l2", type=click.FloatRange(min=0), default=1e-4, help="Weight decay of the linear layer.")
 @seed_option("Seed of the draw and of the random encoder.")
-@turns_option
+@tta_option
 @workers_option()
 @result_option
 @encoder_device_option()
 def probe_command(
-    stores: tuple[Place, ...],
+    stores: tuple[StorePath, ...],
     manifest: Path | None,
     train_splits: tuple[str, ...],
     split: str,
@@ -62,7 +62,7 @@ def probe_command(
     balance: Any,
     l2: float,
     seed: int,
-    turns: int,
+    tta_rotations: int,
     workers: int,
     out: Path,
     device: str,
@@ -76,14 +76,16 @@ def probe_command(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"
         )
     from evaluation.benchmarks import class_groups
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import SceneScores, scores_path
     from evaluation.sources import SourceOptions, output_sources
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.probe import ProbeConfig, probe
 
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
-    options = SourceOptions(encoder=encoder, features=features, device=device, seed=seed, turns=turns, random=True)
+    options = SourceOptions(
+        encoder=encoder, features=features, device=device, seed=seed, tta_rotations=tta_rotations, random=True
+    )
     sources = output_sources(options, "trained")
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
@@ -98,9 +100,9 @@ def probe_command(
         **options.inputs(),
         **config.model_dump(),
     }
-    pieces = Pieces.beside(out, inputs, encoder, features)
-    body = probe(train, val, space, sources, config, scores, workers=workers, pieces=pieces)
+    partial = PartialResults.beside(out, inputs, encoder, features)
+    body = probe(train, val, space, sources, config, scores, workers=workers, partial=partial)
     scores.write(scores_path(out))
     write_result(out, result_document("probe", command_line(), inputs, body))
-    pieces.clear()
+    partial.clear()
     return finish(body["rows"], body["excluded"], train.failed or val.failed, out)

@@ -1,4 +1,4 @@
-"""chorus-stage1 calibrate: the bases of the dense teachers."""
+"""chorus-stage1 calibrate: the standardisers of the dense teachers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from chorus_common.runtime.errors import EXIT_DONE
 from chorus_common.runtime.progress import progress
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
 
 
@@ -18,15 +18,15 @@ from stage1_render_teachers.commands.options import run_config, scene_options, s
 @scene_options
 @work_options
 def calibrate_command(
-    manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config_path: Path | None, settings: tuple[str, ...], overwrite: bool, **how: Any,
 ) -> int:  # fmt: skip
-    """Fit the teacher bases that the store lacks.
+    """Fit the PHI-S standardisers that the store lacks.
 
-    `run` does so by itself. With --overwrite all bases are fitted again.
+    `run` does so by itself. With --overwrite all standardisers are fitted again.
     """
     from chorus_common.manifest import Manifest
-    from stage1_render_teachers.calibrate import calibrate, dense_specs, missing_bases
+    from stage1_render_teachers.calibrate import calibrate, dense_specs, missing_standardisers
     from stage1_render_teachers.cluster.pool import open_pool
     from stage1_render_teachers.rows import select_rows
     from stage1_render_teachers.store import prepare_store
@@ -35,8 +35,8 @@ def calibrate_command(
     rows = select_rows(Manifest.read(manifest), split, dataset)
     prepare_store(store)
     here = run.client_device
-    wanted = dense_specs(config, here) if overwrite else missing_bases(store, config, here)
-    paths: list[Place] = []
+    wanted = dense_specs(config, here) if overwrite else missing_standardisers(store, config, here)
+    paths: list[StorePath] = []
     if wanted:
         with open_pool(run) as pool, progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
             paths = calibrate(
@@ -47,5 +47,5 @@ def calibrate_command(
     elif paths:
         click.echo("\n".join(f"fitted {path}" for path in paths))
     else:
-        click.echo("all bases are there; --overwrite fits them again")
+        click.echo("all standardisers are there; --overwrite fits them again")
     return EXIT_DONE

@@ -10,7 +10,7 @@ import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.progress import duration
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
 
 
@@ -22,7 +22,7 @@ from stage1_render_teachers.commands.options import run_config, scene_options, s
     "--max-failures", type=click.IntRange(min=0), default=0, help="Stop after this many failed scenes; 0 goes on."
 )
 def run_command(
-    manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config_path: Path | None, settings: tuple[str, ...], shard: str, **how: Any,
 ) -> int:  # fmt: skip
     """Publish the cache of every scene.

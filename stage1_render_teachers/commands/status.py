@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.commands.options import scene_options
 
 
 @click.command("status")
 @scene_options
-def status_command(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
+def status_command(manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Tell which scenes are done, failed and pending.
 
     Also: why scenes failed, how fast the work goes, the time left, the size and the coverage.

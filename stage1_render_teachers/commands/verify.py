@@ -9,13 +9,13 @@ import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.progress import progress
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.commands.options import scene_options
 
 
 @click.command("verify")
 @scene_options
-def verify_command(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
+def verify_command(manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Check every byte of every published scene."""
     from chorus_common.cache import published_scenes, verify_store
     from chorus_common.manifest import Manifest

@@ -15,7 +15,7 @@ from chorus_common.runtime.options import (
     split_option,
     stores_option,
 )
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage2_distill.commands.options import run_folder_option, val_split_option
 
 
@@ -31,7 +31,7 @@ from stage2_distill.commands.options import run_folder_option, val_split_option
 @device_option()
 def adapt_command(
     student: Path,
-    stores: tuple[Place, ...],
+    stores: tuple[StorePath, ...],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,

@@ -10,10 +10,10 @@ import click
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.options import PATH, config_option, device_option, json_option, out_option, set_option
-from chorus_common.runtime.store_path import Place, PlaceType
+from chorus_common.runtime.store_path import StorePath, StorePathType
 
 scene_option = click.option(
-    "--scene", type=PlaceType(), required=True, help="The scene's teacher cache, <store>/<data set>/<id>.zarr."
+    "--scene", type=StorePathType(), required=True, help="The scene's teacher cache, <store>/<data set>/<id>.zarr."
 )
 
 
@@ -33,7 +33,7 @@ def field_command() -> None:
 @out_option("Folder of the field. The same command again goes on.")
 @device_option()
 def train(
-    scene: Place,
+    scene: StorePath,
     masks: str | None,
     hold_out: tuple[str, ...],
     config_path: Path | None,
@@ -75,7 +75,7 @@ def train(
 def query(
     field: Path,
     texts: tuple[str, ...],
-    scene: Place,
+    scene: StorePath,
     views: tuple[str, ...],
     cameras: Path | None,
     out: Path,
@@ -130,7 +130,7 @@ def query(
 )
 @out_option("Folder; files are named by the scene.")
 @device_option()
-def export(field: Path, scene: Place, kind: str, out: Path, device: str) -> None:
+def export(field: Path, scene: StorePath, kind: str, out: Path, device: str) -> None:
     """Write FIELD's features of every Gaussian.
 
     teacher: OUT/<data set>/<id>.safetensors, which chorus-stage2 train --gaussian-features TEACHER=OUT takes in place
@@ -144,7 +144,7 @@ def export(field: Path, scene: Place, kind: str, out: Path, device: str) -> None
     from chorus_common.runtime.devices import pick_device
     from stage2_distill.data.gaussian_teacher import features_path, write_gaussian_features
     from stage2_distill.fields import FieldView, load_field
-    from stage2_distill.fields.export import in_source_order, matching_teacher, read_basis, standardised_features
+    from stage2_distill.fields.export import in_source_order, matching_teacher, read_standardiser, standardised_features
 
     cache = SceneCache.open(scene)
     view = FieldView(load_field(field, pick_device(device)), cache)
@@ -157,9 +157,9 @@ def export(field: Path, scene: Place, kind: str, out: Path, device: str) -> None
         click.echo(f"{path}: {card.n_gaussians} Gaussians x {card.width} channels", err=True)
         return
     teacher = matching_teacher(view)
-    basis = read_basis(scene.parent.parent, view, teacher)
-    values = standardised_features(view, teacher, basis)
-    write_gaussian_features(path, values, cache=cache.fingerprint, basis=basis.fingerprint)
+    standardiser = read_standardiser(scene.parent.parent, view, teacher)
+    values = standardised_features(view, teacher, standardiser)
+    write_gaussian_features(path, values, cache=cache.fingerprint, standardiser=standardiser.fingerprint)
     click.echo(f"{path}: train with --gaussian-features {teacher}={out}", err=True)
 
 

@@ -18,7 +18,7 @@ from chorus_common.runtime.options import (
     split_option,
     stores_option,
 )
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage2_distill.commands.options import run_folder_option
 
 
@@ -38,7 +38,7 @@ from stage2_distill.commands.options import run_folder_option
 @device_option()
 @json_option("Print one JSON object at the end.")
 def gaussiancross_command(
-    stores: tuple[Place, ...],
+    stores: tuple[StorePath, ...],
     manifest: Path | None,
     split: str | None,
     captures: Path | None,
