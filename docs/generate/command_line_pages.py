@@ -68,8 +68,8 @@ def _commands(group: click.Group, context: click.Context, program: str) -> str:
     for name in group.list_commands(context):
         child = group.get_command(context, name)
         if child is not None and not child.hidden:
-            anchor = f"{context.command_path.removeprefix(program)} {name}".strip().replace(" ", "-")
-            rows.append(f"| [{name}](#{anchor}) | {_cell(child.get_short_help_str(limit=200))} |")
+            prototype = f"{context.command_path.removeprefix(program)} {name}".strip().replace(" ", "-")
+            rows.append(f"| [{name}](#{prototype}) | {_cell(child.get_short_help_str(limit=200))} |")
     return "| command | what it does |\n| --- | --- |\n" + "\n".join(rows) + "\n"
 
 

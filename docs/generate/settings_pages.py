@@ -120,7 +120,7 @@ def _table(prefix: str, model: type[BaseModel]) -> str:
 
 
 def attribute_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Meanings of a config's fields, from the `Attributes:` part of its docstring and of its bases' docstrings.
+    """Meanings of a config's fields, from the `Attributes:` part of its docstring and of its standardisers' docstrings.
 
     An entry is `name: text` or `name, name: text`; several entries may share a line.
     """
