@@ -55,7 +55,8 @@ def _page(name: str, command: click.Command) -> str:
         parts.append(f"```text\n{usage}\n```\n")
         if isinstance(child, click.Group):
             parts.append(_commands(child, context, name))
-        parts.append(_table(child, context))
+        if len(child.params) > 0:
+            parts.append(_table(child, context))
     return "\n".join(part for part in parts if part)
 
 
@@ -85,7 +86,7 @@ def _row(parameter: click.Parameter, context: click.Context) -> str:
         return f"| `{_cell(parameter.make_metavar(context))}` | argument | |"
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     if not getattr(parameter, "is_flag", False):
-        names += f" `{_cell(parameter.make_metavar(context))}`"
+        names += f" `{_cell(parameter.make_metavar(context).removesuffix(' RANGE'))}`"
     notes = [str(getattr(parameter, "help", None) or "").rstrip(".")]
     notes += ["repeatable"] if parameter.multiple and "repeatable" not in notes[0] else []
     return f"| {names} | {_cell('; '.join(note for note in notes if note))} | {_default(parameter, context)} |"
@@ -95,10 +96,9 @@ def _default(parameter: click.Parameter, context: click.Context) -> str:
     if parameter.required:
         return "required"
     value: Any = parameter.get_default(context, call=False)
-    if value is None or callable(value) or value in ((), "", False) or "sentinel" in str(value).lower():
+    if value is None or value is False or not isinstance(value, str | int | float | tuple | list | Path):
         return ""
-    value = getattr(value, "value", value)
-    if not isinstance(value, str | int | float | tuple | list | Path):
+    if value in ((), "", []):
         return ""
     return f"`{_cell(', '.join(map(str, value)) if isinstance(value, tuple | list) else str(value))}`"
 

@@ -51,10 +51,19 @@ def _with_generated(entry: Any) -> Any:
     if isinstance(entry, dict):
         ((title, content),) = entry.items()
         if isinstance(content, str) and content.startswith("generated:"):
-            return {title: list(_PAGES[content.removeprefix("generated:")])}
+            return {title: _grouped(list(_PAGES[content.removeprefix("generated:")]))}
         if isinstance(content, list):
             return {title: [_with_generated(child) for child in content]}
     return entry
+
+
+def _grouped(pages: list[str]) -> list[Any]:
+    """Pages of one package, reference/python/PACKAGE.ROOM.md, under the package's name; other pages as they are."""
+    groups: dict[str, list[Any]] = {}
+    for page in pages:
+        package, _, room = Path(page).name.removesuffix(".md").partition(".")
+        groups.setdefault(package, []).append({room: page} if room else page)
+    return [{name: inside} if len(inside) > 1 else inside[0] for name, inside in groups.items()]
 
 
 def _fetched(site: Path) -> Iterator[tuple[Path, str]]:
