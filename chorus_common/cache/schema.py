@@ -33,6 +33,7 @@ from pydantic import AfterValidator, Field
 from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.config import Config
+from chorus_common.scene import RenderMode
 
 SCHEMA_VERSION = 2
 FILES = "_files.json"
@@ -135,6 +136,7 @@ class CacheAttributes(SceneHeader):
     schema_version: int = SCHEMA_VERSION
     scene_name: str
     label_space: str
+    render_mode: RenderMode = RenderMode.CLASSIC  #: how the scene is meant to be rasterised
     n_gaussians: Count
     n_views: Count
     nnz: Count
