@@ -1,5 +1,4 @@
-"""What pages say exists: links, files, commands with their options, make targets, examples of settings, Python names.
-"""
+"""What pages name exists: links, files, commands and their options, make targets, Python names; examples parse."""
 
 from __future__ import annotations
 
