@@ -34,11 +34,12 @@ from evaluation.tasks.finetune import FineTuneJob, finetune
 from evaluation.tasks.probe import ProbeConfig, fit_linear, random_twin
 from stage2_distill.commands.train import run_training
 from stage2_distill.encoder import Encoder, load_encoder
+from stage2_distill.engine.settings import OptimSettings
 from stage2_distill.gaussiancross.feature_rank import effective_rank
+from stage2_distill.gaussiancross.recipe import pretrain
 from stage2_distill.gaussiancross.scenes import open_capture_scenes
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
-from stage2_distill.gaussiancross.trainer import Pretrainer
-from stage2_distill.settings import OptimSettings, TrainConfig
+from stage2_distill.settings import TrainConfig
 
 F32 = NDArray[np.float32]
 #: Recipe -> settings on top of the file's. "scratch" is the same architecture without pretraining.
@@ -100,7 +101,7 @@ def _pretrain(store: Path, manifest: Path, captures: Path | None, folder: Path, 
     """The encoder of a pretraining run in `folder`, which is done or continued unless it is finished."""
     if not (folder / "scores.json").exists():
         data = open_capture_scenes([store], manifest, "train", captures, 0.001, config, click.echo)
-        Pretrainer(config, data.scenes, data.channels, data.identity, folder, torch.device("cpu")).run()
+        pretrain(config, data.scenes, data.channels, data.identity, folder, torch.device("cpu"))
     return load_encoder(folder)
 
 

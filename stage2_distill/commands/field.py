@@ -43,6 +43,7 @@ def train(
     """Train the field of SCENE, or go on with the one in OUT."""
     from chorus_common.cache import SceneCache
     from chorus_common.config import load_config
+    from stage2_distill.commands.train import warn
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldConfig, FieldRun, train_field
 
@@ -50,10 +51,10 @@ def train(
     cache = SceneCache.open(scene)
     field = train_field(config, FieldRun(cache, only_mask_teacher(cache, masks), hold_out), out, pick_device(device))
     card = field.card
-    click.echo(
+    warn(
         f"{out}: {card.n_gaussians} Gaussians, {len(card.views)} views, {card.steps} steps, "
-        f"levels {', '.join(card.levels)}", err=True,
-    )  # fmt: skip
+        f"levels {', '.join(card.levels)}"
+    )
 
 
 @field_command.command()

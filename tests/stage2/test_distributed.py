@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from stage2_distill.distributed import Ranks
-from stage2_distill.synced_norm import SyncedBatchNorm, synchronise_batch_norm
+from stage2_distill.engine.distributed import Ranks
+from stage2_distill.engine.synced_norm import SyncedBatchNorm, synchronise_batch_norm
 
 #: Rows of the two processes: unequal shares of one batch.
 ROWS = (5, 19)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stage2_distill.optim import (
+from stage2_distill.engine.optim import (
     WeightAverage,
     build_optimizer,
     load_optimizer_tensors,

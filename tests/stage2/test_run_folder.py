@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stage2_distill.run_folder import RunFolder, RunLog
+from stage2_distill.engine.run_folder import RunFolder, RunLog
 from tests.stage2.train_child import run_tiny
 
 

@@ -14,9 +14,9 @@ import torch
 from chorus_common.errors import ChorusError, ConfigError, WeightsError
 from stage2_distill import checkpointing
 from stage2_distill import trainer as trainer_module
-from stage2_distill.distributed import Ranks
+from stage2_distill.engine.distributed import Ranks
+from stage2_distill.engine.run_folder import RunFolder, first_difference
 from stage2_distill.losses.distill import DistillTerms
-from stage2_distill.run_folder import RunFolder, first_difference
 from stage2_distill.schedule import TermWeights
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData

@@ -20,11 +20,11 @@ from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, Target
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.mix import joint_scene, summed_targets
-from stage2_distill.distributed import Ranks
 from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.config import InputConfig
-from stage2_distill.optim import lr_scale
-from stage2_distill.run_folder import RunFolder
+from stage2_distill.engine.distributed import Ranks
+from stage2_distill.engine.optim import lr_scale
+from stage2_distill.engine.run_folder import RunFolder
 from stage2_distill.settings import DataSettings, OptimSettings
 from stage2_distill.start import TrainData
 from stage2_distill.trainer import Trainer

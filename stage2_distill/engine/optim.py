@@ -1,4 +1,4 @@
-"""AdamW with parameter groups, gradient clipping, and the exponential moving average of the weights."""
+"""AdamW with parameter groups, and the state of an optimiser as named tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage2_distill.settings import OptimSettings
+from stage2_distill.engine.settings import OptimSettings
 
 
 def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
@@ -94,28 +94,3 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         parameter = by_name[name]
         # AdamW keeps `step` as a CPU scalar; moments live beside their parameter
         optimizer.state[parameter][field] = value.clone() if field == "step" else value.to(parameter).clone()
-
-
-class WeightAverage:
-    """Exponential moving average of a model's parameters; buffers are copied.
-
-    decay(s) = min(decay, (1 + s) / (10 + s)): a plain average while the run is young.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self._parameters = {k for k, _ in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after optimiser step `step` (counted from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        old, new = [], []
-        for key, value in model.state_dict().items():
-            if key in self._parameters and value.is_floating_point():
-                old.append(self.tensors[key])
-                new.append(value.detach())
-            else:
-                self.tensors[key].copy_(value)
-        torch._foreach_lerp_(old, new, 1 - decay)

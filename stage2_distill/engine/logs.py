@@ -1,12 +1,4 @@
-"""A run's folder: what it was started with, its log, its state and its student. Also what makes a second start continue
-the first.
-
-train.json            resolved config, scenes with fingerprints, teachers
-log.jsonl             one JSON object per optimiser step, validation pass or skipped step
-tensorboard/          the same curves for TensorBoard
-state.safetensors     training state (checkpointing.py)
-config.json, model.safetensors, README.md   the student (student.py); best/ the one with the best validation
-"""
+"""The log of a run: JSON lines, the same curves for TensorBoard and, where asked for, for Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,7 +8,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,97 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from chorus_common.atomic import write_text_atomically
 from chorus_common.errors import ConfigError, is_full_disk
-from stage2_distill.settings import TrainConfig
-
-#: Settings that change speed or safety but no number, so that a run may be continued with other values.
-FREE = ("threads", "checkpoint_every", "wandb", "data.workers", "data.prefetch", "data.memory_mb")
-
-
-class RunFolder:
-    """Paths and identity of a run."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"{self.path}: is a file; --out names a folder")
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state.safetensors"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.jsonl"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best"
-
-    def claim(self, identity: dict[str, Any], *, write: bool) -> None:
-        """Record what the run is, or check that it is the one that was started here.
-
-        Raises ConfigError naming the first difference.
-        """
-        path = self.path / "train.json"
-        if path.exists():
-            try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise ConfigError(f"{path}: damaged; give another --out or delete the folder") from None
-            different = first_difference(before, json.loads(json.dumps(identity)))
-            if different:
-                raise ConfigError(
-                    f"{self.path}: holds a run with other settings ({different}); "
-                    "give another --out, or the same settings to go on"
-                )
-        elif write:
-            write_text_atomically(path, json.dumps(identity, indent=2, sort_keys=True) + "\n")
-
-
-def run_identity(
-    config: TrainConfig,
-    scenes: Sequence[tuple[str, str, str]],
-    validation: Sequence[tuple[str, str, str]],
-    teachers: dict[str, str],
-    encoder: dict[str, Any],
-    start: str = "",
-) -> dict[str, Any]:
-    """Everything that decides what a run computes.
-
-    Args:
-        scenes, validation: (data set, scene id, fingerprint) in order; scores over other validation scenes could not be
-            compared with the best one so far. teachers: name -> fingerprint of teacher and basis. encoder: resolved
-            config. start: hash of the weights that the run starts from.
-    """
-    return {
-        "config": config.model_dump(mode="json"),
-        "scenes": scenes,
-        "validation": validation,
-        "teachers": teachers,
-        "encoder": encoder,
-        "start": start,
-    }
-
-
-def first_difference(before: Any, now: Any, where: str = "") -> str:
-    """The first place where two JSON values differ as "key: old, now new"; "" where they agree. Keys of FREE are
-    skipped.
-    """
-    if where.removeprefix("config.") in FREE:
-        return ""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            found = first_difference(before.get(key), now.get(key), f"{where}.{key}" if where else key)
-            if found:
-                return found
-        return ""
-    if before == now:
-        return ""
-    if isinstance(before, list) and isinstance(now, list):
-        if len(before) != len(now):
-            return f"{where}: {len(before)} entries, now {len(now)}"
-        return next(f"{where}: {a}, now {b}" for a, b in zip(before, now) if a != b)
-    return f"{where.removeprefix('config.')}: {before}, now {now}"
+from stage2_distill.engine.run_folder import RunFolder
 
 
 class RunLog:
@@ -153,7 +55,14 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(dict(numbers) | {"step": step})
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
+        """Let go of all files."""
         self._file.close()
         if self._board is not None:
             with self._survive_full_disk():
