@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from chorus_common.atomic import write_bytes_atomically
 from chorus_common.cameras import look_at, pinhole
+from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.scene import GaussianScene
 from evaluation.report.colours import heat as heat_colours
 from evaluation.report.render import draw

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 import click
 
 from chorus_common.cache import published_scenes, verify_store
-from chorus_common.config import load_config
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from chorus_common.manifest import Manifest
-from chorus_common.places import Place, PlaceType
-from chorus_common.progress import duration, progress
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.runtime.progress import duration, progress
+from chorus_common.runtime.store_path import Place, PlaceType
 from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
-from stage1_render_teachers.cluster import open_pool
+from stage1_render_teachers.cluster.pool import open_pool
+from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.commands.capture import capture_command
 from stage1_render_teachers.commands.copy import copy
 from stage1_render_teachers.run import prepare_store, run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, Stage1Config, parse_shard
-from stage1_render_teachers.slurm_jobs import SlurmConfig
 from stage1_render_teachers.status import describe, require_store, scene_path, store_status
 
 F = TypeVar("F", bound=Callable[..., Any])

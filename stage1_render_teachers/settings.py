@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from chorus_common.cache.schema import MaskForm
-from chorus_common.config import Config
-from chorus_common.errors import ConfigError
-from chorus_common.quantise import Bits
-from stage1_render_teachers.slurm_jobs import SlurmConfig
+from chorus_common.features.quantise import Bits
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import ConfigError
+from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
@@ -55,7 +55,7 @@ class Stage1Config(Config):
     )
     store_rgb: bool = Field(default=True, description="keep the rendered pictures (needed for reports)")
     store_depth: bool = Field(default=False, description="keep the rendered depth (f16, metres)")
-    rasterizer: str = Field(default="cpu", description="backend, see stage1_render_teachers.rasterize")
+    rasterizer: str = Field(default="cpu", description="backend, see chorus_common.rasterize")
     batch: int = Field(default=8, ge=1, description="views that go through the teachers at once")
     teacher_threads: int = Field(
         default=1,

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, scene_identities
 from stage2_distill.engine.distributed import Processes

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.engine.settings import EngineSettings, OptimSettings
 

@@ -23,8 +23,8 @@ FORBIDDEN = {
 #: so that stage 2 and everybody else never load it. GaussianCross needs gradients for the Gaussians themselves: on a
 #: GPU gsplat gives them, imported inside the function that renders.
 ALLOWED = {
-    "chorus_common/open_clip_model.py": {"open_clip", "timm"},
-    "chorus_common/text_open_clip.py": {"open_clip"},
+    "chorus_common/text/open_clip_model.py": {"open_clip", "timm"},
+    "chorus_common/text/open_clip_text.py": {"open_clip"},
     "stage2_distill/gaussiancross/raster/gsplat_cuda.py": {"gsplat"},
 }
 

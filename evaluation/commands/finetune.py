@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.commands.options import (
     FILE,
     device_option,
@@ -64,7 +64,7 @@ def finetune_command(
     """Learn segmentation from labels: linear probe, decoder probe or full fine-tuning."""
     import torch
 
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from evaluation.finetuning.settings import FineTuneConfig
     from evaluation.scene_scores import scores_path
     from evaluation.splits import Splits, labelled_pair

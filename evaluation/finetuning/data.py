@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.settings import FineTuneConfig

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cameras import look_at, pinhole
-from chorus_common.errors import ConfigError
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import predict

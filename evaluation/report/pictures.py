@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.runtime.errors import CacheError
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder
 from evaluation.heat_picture import heat_over, heat_range
 from evaluation.neighbours import nearest_fill

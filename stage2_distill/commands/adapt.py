@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.places import Place, PlaceType
+from chorus_common.runtime.store_path import Place, PlaceType
 
 FILE = click.Path(path_type=Path)
 
@@ -44,7 +44,7 @@ def adapt_command(
     The student's features are rendered through the cached matrix and compared with the teachers' pictures. Weights are
     trained in full, or through low-rank adapters with --set lora.rank=8.
     """
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from stage2_distill.commands.train import run_training
     from stage2_distill.settings import AdaptConfig
 

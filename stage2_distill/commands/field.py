@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 FILE = click.Path(path_type=Path)
 
@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train the field of SCENE, or go on with the one in OUT."""
     from chorus_common.cache import SceneCache
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from stage2_distill.commands.train import warn
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldConfig, FieldRun, train_field
@@ -78,8 +78,8 @@ def query(
 ) -> None:
     """Ask FIELD about TEXTS: scores of every Gaussian (scores.npz, <text>.ply), and pictures from views or cameras."""
     from chorus_common.cache import SceneCache
-    from chorus_common.relevancy import encode_queries
     from chorus_common.text import load_text_encoder
+    from chorus_common.text.relevancy import encode_queries
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field
     from stage2_distill.fields.pictures import file_names, write_picture
@@ -129,8 +129,8 @@ def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
     """
     import numpy as np
 
-    from chorus_common.atomic import atomic_path
     from chorus_common.cache import SceneCache
+    from chorus_common.runtime.atomic import atomic_path
     from stage2_distill.data.gaussian_teacher import features_path, write_gaussian_features
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from stage2_distill.encoder import shape_context
 
 #: input attributes and their widths, in the only order in which they may be concatenated per convention (see

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus_common.bounds import bounds
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import F32, I64, GaussianScene, canonical_quats
 from stage2_distill.encoder.config import ATTRIBUTE_WIDTHS, EncoderConfig, InputConfig
 from stage2_distill.encoder.normals import scene_normals

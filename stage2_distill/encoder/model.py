@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from stage2_distill.encoder.blocks import Block, Stem, batch_norm
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.hierarchy import Level, build_hierarchy

@@ -24,8 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chorus_common.errors import SceneError
-from chorus_common.progress import progress
+from chorus_common.runtime.errors import SceneError
+from chorus_common.runtime.progress import progress
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.hierarchy import Level

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from chorus_common.config import Config, first_problem
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import Config, first_problem
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.encoder.config import EncoderConfig, InputConfig
 from stage2_distill.encoder.model import Encoder
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 #: How long processes wait for each other: the first one validates and scores while the others wait.
 PATIENCE = timedelta(hours=24)

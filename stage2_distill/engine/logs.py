@@ -14,8 +14,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.errors import ConfigError, is_full_disk
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import ConfigError, is_full_disk
 from stage2_distill.engine.run_folder import RunFolder
 
 

@@ -11,8 +11,8 @@ from typing import Generic
 
 import torch
 
-from chorus_common.progress import Progress as Reporter
-from chorus_common.progress import progress as report_progress
+from chorus_common.runtime.progress import Progress as Reporter
+from chorus_common.runtime.progress import progress as report_progress
 from stage2_distill.engine.checkpointing import load_state, save_state
 from stage2_distill.engine.distributed import Processes, process_group
 from stage2_distill.engine.interruptions import stop_on_signal, survive_full_disk

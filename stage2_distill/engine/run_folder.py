@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import ConfigError
 
 #: Settings that change speed or safety but no number, so that a run may be continued with other values.
 FREE = (

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 
 #: Of a running mean.
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -10,7 +10,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ChorusError
+from chorus_common.runtime.errors import ChorusError
 from stage2_distill.engine.checkpointing import Progress
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.ema import EMA

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus_common.atomic import atomic_path
+from chorus_common.runtime.atomic import atomic_path
 from stage2_distill.fields.query import FieldView
 from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 

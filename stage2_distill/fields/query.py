@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chorus_common.cache import SceneCache
-from chorus_common.relevancy import relevancy
+from chorus_common.text.relevancy import relevancy
 from stage2_distill.fields.rendering import ViewMatrix, view_matrices
 from stage2_distill.fields.saved import SavedField
 from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from chorus_common.cache import EmbeddingSource, SceneCache
-from chorus_common.errors import CacheError
 from chorus_common.lifting import LiftingIndex
+from chorus_common.runtime.errors import CacheError
 from stage2_distill.data.order import ORDER, generator
 from stage2_distill.engine.loop import Run, launch
 from stage2_distill.engine.recipe import Loss, Measured, Recipe

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
 from chorus_common.rotations import rotate, rotation_about
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.augment import flip, jitter, jitter_colors, rescale, shift_colors
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader
 from chorus_common.cache.slim import DROPPED_SHARE
+from chorus_common.features.quantise import Bits
+from chorus_common.features.standardise import Moments, phi_s
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.quantise import Bits
+from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import Moments, phi_s
-from chorus_common.synthetic import RoomOptions, SyntheticRoom, generate_room
-from stage1_render_teachers.rasterize import get_backend
+from data_manifests.synthetic import RoomOptions, SyntheticRoom, generate_room
 from tests.bench.row import Row
 
 COMMAND = "python -m tests.bench.bench_cache"

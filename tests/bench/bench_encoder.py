@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.peak_memory import peak_memory
+from chorus_common.runtime.peak_memory import peak_memory
 from stage2_distill.encoder import Encoder, PointBatch, build_encoder
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.hierarchy import Level

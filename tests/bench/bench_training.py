@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from chorus_common.config import load_config
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.synthetic import RoomOptions, generate_room
-from stage1_render_teachers.rasterize import get_backend
+from chorus_common.rasterize import get_backend
+from chorus_common.runtime.config import load_config
+from data_manifests.synthetic import RoomOptions, generate_room
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.distill import DistillRecipe

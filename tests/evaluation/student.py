@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import torch
 
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import TeacherBasis
 from stage2_distill.encode import VoxelFeatures
 from stage2_distill.encoder import build_encoder
 from stage2_distill.student import Student, StudentTeacher

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import WeightsError
+from chorus_common.runtime.errors import WeightsError
 from stage2_distill.encoder import Encoder, build_encoder, convert, export_encoder, load_encoder
 from tests.stage2.clouds import cloud
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene_io import write_scene
 from stage2_distill import cli, encode
 from stage2_distill.devices import pick_device

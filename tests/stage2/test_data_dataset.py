@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, collate
 from stage2_distill.data.dataset import CacheDataset, PlainScene, SceneEntry

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ConfigError, SceneError
+from chorus_common.runtime.errors import ConfigError, SceneError
 from stage2_distill.encoder import Encoder, PointBatch, blocks, build_encoder, preset_config, sparse_conv
 from tests.stage2.clouds import cloud, permuted
 

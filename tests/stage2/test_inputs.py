@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene, canonical_quats
 from stage2_distill.encoder import InputConfig, preset_config
 from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, centred, scene_inputs, voxelise

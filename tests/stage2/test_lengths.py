@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chorus_common.standardise import Moments, phi_s
+from chorus_common.features.standardise import Moments, phi_s
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.data.order import LENGTHS, generator

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_common.errors import ConfigError, SceneError
+from chorus_common.runtime.errors import ConfigError, SceneError
 from stage2_distill.encoder import Encoder, PointBatch, build_encoder
 from stage2_distill.encoder.hierarchy import build_hierarchy
 from stage2_distill.encoder.out_of_core import _levels, encode_out_of_core

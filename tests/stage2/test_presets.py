@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from chorus_common.config import load_config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.encoder import build_encoder, preset_config
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import make_encoder

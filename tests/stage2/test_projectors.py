@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ConfigError, WeightsError
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder import PointBatch, build_encoder
 from stage2_distill.projectors import Projector
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student

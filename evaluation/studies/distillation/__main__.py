@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from evaluation.studies.distillation.plan import Study, plan
 from evaluation.studies.distillation.run import run_jobs
 from evaluation.studies.distillation.table import figures, write_page

@@ -8,9 +8,9 @@ import torch
 from click.testing import CliRunner
 from scipy.special import log_softmax
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import SCANNET20
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import write_npy_folder
 from evaluation import features
