@@ -1,4 +1,4 @@
-"""The recipe of distillation and adaptation: a student learns teachers' features, lifted to Gaussians or rendered back."""
+"""The recipe of distillation and adaptation: a student learns teachers' features, lifted to it or rendered back."""
 
 from __future__ import annotations
 

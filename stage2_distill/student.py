@@ -60,7 +60,7 @@ class StudentConfig(Config):
 
 
 class Basis(nn.Module):
-    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (lifting: chorus_common.features.standardise)."""
+    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (chorus_common.features.standardise)."""
 
     mean: Tensor
     rotation: Tensor

@@ -130,7 +130,7 @@ class Recipe(ABC, Generic[B]):
     def save(self, folder: Path, weights: Mapping[str, Tensor], step: int, *, final: bool) -> None:
         """Write what others read of the run, beside the training state, into its folder.
 
-        weights: averaged where `optim.ema` asks for it. final: the run is over; in between a checkpoint should be cheap.
+        weights: averaged where `optim.ema` asks for it. final: the run is over; before, a checkpoint should be cheap.
         """
 
     def note(self, record: Mapping[str, Any]) -> str:

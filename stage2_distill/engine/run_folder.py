@@ -1,5 +1,5 @@
-"""A run's folder: what it was started with, its log, its state, and what its recipe saves. Also what makes a second start
-continue the first.
+"""A run's folder: what it was started with, its log, its state, and what its recipe saves. Also what makes a second
+start continue the first.
 
 train.json            resolved config, scenes with fingerprints, teachers: the run's identity
 log.jsonl             one JSON object per logged step and validation pass (logs.py)

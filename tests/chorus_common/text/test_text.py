@@ -73,6 +73,6 @@ def test_unknown_teachers_and_missing_weights_say_what_to_do(tmp_path: Path) -> 
 
 
 def test_both_sides_ship_in_two_megabytes() -> None:
-    from_package = Path(EMBEDDED_TEXT_WEIGHTS).parents[2]
+    from_package = Path(EMBEDDED_TEXT_WEIGHTS).parents[3]
     picture = from_package / "stage1_render_teachers" / "teachers" / "weights" / "text_aligned.safetensors"
     assert EMBEDDED_TEXT_WEIGHTS.stat().st_size + picture.stat().st_size <= 2_000_000
