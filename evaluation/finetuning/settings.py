@@ -33,6 +33,12 @@ class DecoderSettings(Config):
     min_channels: int = Field(default=64, ge=1)
 
 
+class FineTuneOptimSettings(OptimSettings):
+    """Fine-tuned weights are not averaged unless that is asked for."""
+
+    ema: float = Field(default=0.0, ge=0, lt=1)
+
+
 class FineTuneConfig(EngineSettings):
     """One fine-tuning run: what the loop needs (`EngineSettings`), and what is its own.
 
@@ -62,7 +68,7 @@ class FineTuneConfig(EngineSettings):
     grouping: GroupingConfig = GroupingConfig()
     min_region: int = Field(default=100, ge=1, description="smallest instance that the official AP counts")
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimSettings = OptimSettings(lr=2e-3, encoder_lr_scale=0.1, weight_decay=0.02, clip=3.0, ema=0.0)
+    optim: FineTuneOptimSettings = FineTuneOptimSettings(encoder_lr_scale=0.1, weight_decay=0.02, clip=3.0)
     memory_mb: int = Field(default=4096, ge=0)
     workers: int = Field(default=1, ge=0, le=64)
 

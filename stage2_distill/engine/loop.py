@@ -74,7 +74,7 @@ class Run(Generic[B]):
             request = stack.enter_context(stop_on_signal())
             note, began = "", time.perf_counter()
             for step, batch in enumerate(batches, start):
-                result = trainer.step(step, batch, stop=request.made)
+                result = trainer.step(step, batch, request)
                 now = time.perf_counter()
                 if step > start:  # the first step fills the pipeline
                     waited, spent = waited + batches.waited, spent + now - began

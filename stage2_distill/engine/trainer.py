@@ -14,6 +14,7 @@ from chorus_common.runtime.errors import ChorusError
 from stage2_distill.engine.checkpointing import Progress
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.ema import EMA
+from stage2_distill.engine.interruptions import StopRequest
 from stage2_distill.engine.means import Means
 from stage2_distill.engine.optim import set_learning_rate
 from stage2_distill.engine.recipe import B, Recipe
@@ -60,11 +61,11 @@ class Trainer(Generic[B]):
         """This process's share of the batch of `step`, as the micro-batches of its forward passes."""
         return [self.recipe.batch(step, first, last) for first, last in self._passes]
 
-    def step(self, step: int, batches: Sequence[B] | None = None, *, stop: bool = False) -> StepResult:
+    def step(self, step: int, batches: Sequence[B] | None = None, request: StopRequest | None = None) -> StepResult:
         """Optimiser step `step`, counted from 0: a function of the state, the settings and `step` alone.
 
         Args:
-            batches: `self.batches(step)`, where they were made ahead. stop: this process was asked to end.
+            batches: `self.batches(step)`, where they were made ahead. request: may ask this process to end.
 
         Raises ChorusError after `max_bad_steps` non-finite steps in a row.
         """
@@ -92,6 +93,7 @@ class Trainer(Generic[B]):
         norm = self._clip(optim.clip)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         # all processes skip, stop and remember alike
+        stop = request is not None and request.made
         mine = torch.tensor([not finite, stop, *averaged.values()], dtype=torch.float64, device=self.device)
         bad, stops, *sums = self.processes.sum(mine).tolist()
         warning = ""

@@ -20,18 +20,19 @@ from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, Target
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.mix import joint_scene, summed_targets
+from stage2_distill.distill import DistillRecipe
 from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.config import InputConfig
-from stage2_distill.engine.distributed import Ranks
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.loop import Run
 from stage2_distill.engine.optim import lr_scale
-from stage2_distill.engine.run_folder import RunFolder
-from stage2_distill.settings import DataSettings, OptimSettings
+from stage2_distill.engine.settings import OptimSettings
+from stage2_distill.settings import DataSettings
 from stage2_distill.start import TrainData
-from stage2_distill.trainer import Trainer
 from stage2_distill.zero_shot import ZeroShotCheck
 from tests.stage2.store_fakes import MemoryStore, add_masks, make_entries, random_scene
-from tests.stage2.test_trainer import CPU, records, stop_after
-from tests.stage2.train_child import tiny_config, tiny_data
+from tests.stage2.test_distill import CPU, records, stop_after
+from tests.stage2.train_child import tiny_config, tiny_data, tiny_run
 
 ENCODER = EncoderConfig(inputs=InputConfig(grid_size=0.1))
 CONTRAST = (
@@ -46,16 +47,20 @@ def masked_data() -> TrainData:
     return data
 
 
-def make(out: Path, data: TrainData, *settings: str) -> Trainer:
-    return Trainer(tiny_config(*settings), data, RunFolder(out), CPU, Ranks(0, 1))
+def make(out: Path, data: TrainData, *settings: str) -> Run[Batch]:
+    return tiny_run(out, tiny_config(*settings), data)
+
+
+def recipe(data: TrainData, *settings: str) -> DistillRecipe:
+    return DistillRecipe(tiny_config(*settings), data, CPU)
 
 
 def test_contrast_and_balance_resume_to_the_bit(tmp_path: Path) -> None:
     settings = (*CONTRAST, "balance=adaloss", "data.mix_p=0.5", "data.views=2")
-    trainer = make(tmp_path / "whole", masked_data(), *settings)
-    trainer.run()
+    run = make(tmp_path / "whole", masked_data(), *settings)
+    run.train()
     stop_after(tiny_config(*settings), masked_data(), tmp_path / "halves", step=4)
-    make(tmp_path / "halves", masked_data(), *settings).run()
+    make(tmp_path / "halves", masked_data(), *settings).train()
     one, two = ((tmp_path / n / "state.safetensors").read_bytes() for n in ("whole", "halves"))
     assert one == two
     steps = records(tmp_path / "whole")
@@ -64,18 +69,19 @@ def test_contrast_and_balance_resume_to_the_bit(tmp_path: Path) -> None:
     assert steps[0]["teachers"]["dense"]["labels"] > 0
     assert "labels" not in steps[0]["teachers"]["text"]
     # a teacher's weight is one over the running mean of its loss
-    losses = trainer.progress.teacher_losses
-    weights = trainer._term_weights(8)
+    losses = run.trainer.progress.memory
+    assert isinstance(run.recipe, DistillRecipe)
+    weights = run.recipe.term_weights(8)
     assert set(losses) == {"text", "dense"}
     for name, loss in losses.items():
         assert weights[name].teacher == pytest.approx(1 / loss)
 
 
-def test_running_means_of_losses_start_at_the_first_and_skip_absent_teachers(tmp_path: Path) -> None:
-    trainer = make(tmp_path, tiny_data(), "balance=adaloss", "balance_decay=0.9")
+def test_running_means_of_losses_start_at_the_first_and_skip_absent_teachers() -> None:
+    distill = recipe(tiny_data(), "balance=adaloss", "balance_decay=0.9")
     for losses in ({"text": 2.0, "dense": 0.0}, {"text": 1.0, "dense": 4.0}):
-        trainer._remember_losses(losses)
-    assert trainer.progress.teacher_losses == {"text": pytest.approx(0.9 * 2 + 0.1), "dense": 4.0}
+        distill.after_step(losses)
+    assert distill.memory == {"text": pytest.approx(0.9 * 2 + 0.1), "dense": 4.0}
 
 
 def test_learning_rates_fall_with_depth() -> None:
@@ -181,17 +187,17 @@ class _Named:
         return np.eye(len(texts), self.channels, dtype=np.float32)
 
 
-def test_zero_shot_check_counts_as_the_definition_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_shot_check_counts_as_the_definition_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_shot_module, "load_text_encoder", lambda spec: _Named())
     monkeypatch.setitem(zero_shot_module.LABEL_SPACES, "scannet20", ("wall", "chair", "table", "bed"))
-    trainer = make(tmp_path, tiny_data())
-    check = ZeroShotCheck(trainer.plain, "text", "scannet20")
+    student = recipe(tiny_data()).plain
+    check = ZeroShotCheck(student, "text", "scannet20")
     rng = np.random.default_rng(0)
     truth, voxel = rng.integers(-1, 3, 300).astype(np.int32), rng.integers(40, size=300)
-    latent = torch.randn(40, trainer.plain.encoder.out_channels)
+    latent = torch.randn(40, student.encoder.out_channels)
     with torch.no_grad():
         check.add(latent, voxel, truth)
-        asked = trainer.plain.to_teacher_space("text", latent).numpy()[:, :4].argmax(1)[voxel]
+        asked = student.to_teacher_space("text", latent).numpy()[:, :4].argmax(1)[voxel]
     ious = {}
     for k in range(3):
         both = sum(1 for t, a in zip(truth, asked) if t == k and a == k)
@@ -214,7 +220,7 @@ def test_best_student_by_zero_shot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             replace(entry, store=replace(store, gaussians=replace(store.gaussians, label_space="scannet20")))
         )
     data = TrainData(labelled, labelled[:2], data.bases, frozenset({"text"}))
-    make(tmp_path / "a", data, "zero_shot=true", "best_by=zero_shot", "validate_every=1").run()
+    make(tmp_path / "a", data, "zero_shot=true", "best_by=zero_shot", "validate_every=1").train()
     found = records(tmp_path / "a", "validation")
     assert len(found) == 4
     best = max(r["zero_shot"]["f_miou"] for r in found)
@@ -236,13 +242,13 @@ def _header(path: Path) -> dict[str, str]:
 def test_wandb_gets_every_scalar_or_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"wandb is set, but the package is not installed; pip install"):
-        make(tmp_path / "a", tiny_data(), "wandb=chorus", "epochs=1").run()
+        make(tmp_path / "a", tiny_data(), "wandb=chorus", "epochs=1").train()
     logged: list[dict[str, float]] = []
     started: list[dict[str, Any]] = []
     run = SimpleNamespace(log=logged.append, finish=lambda: started.append({}), define_metric=lambda *a, **k: None)
     fake = SimpleNamespace(init=lambda **given: started.append(given) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    make(tmp_path / "a", tiny_data(), "wandb=chorus", "epochs=1").run()
+    make(tmp_path / "a", tiny_data(), "wandb=chorus", "epochs=1").train()
     assert started[0]["project"] == "chorus"
     assert started[0]["resume"] == "allow"
     assert started[-1] == {}
@@ -257,17 +263,18 @@ def test_the_number_of_processes_moves_no_sample(world: int) -> None:
         make_entries(scenes=3), {"text": 8}, {}, ENCODER, data.data, AugmentConfig(), seed=1, batch_size=4
     )
     whole = data.batch(1, 0, 4)
-    shares = [data.batch(1, *Ranks(rank, world).share(4)) for rank in range(world)]
+    shares = [data.batch(1, *Processes(rank, world).share(4)) for rank in range(world)]
     assert tuple(n for b in shares for n in b.scenes) == whole.scenes
     assert torch.equal(torch.cat([b.points.feat for b in shares]), whole.points.feat)
     assert torch.equal(torch.cat([b.targets["text"].values for b in shares]), whole.targets["text"].values)
 
 
-def test_an_infinite_target_costs_its_step_and_no_weight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = make(tmp_path, tiny_data())
-    before = {k: v.clone() for k, v in trainer.student.state_dict().items()}
-    batch: Batch = trainer._batches(0)[0]
+def test_an_infinite_target_costs_its_step_and_no_weight(tmp_path: Path) -> None:
+    trainer = make(tmp_path, tiny_data()).trainer
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    batch: Batch = trainer.batches(0)[0]
     broken = {n: replace(t, values=torch.full_like(t.values, float("nan"))) for n, t in batch.targets.items()}
-    trainer._step(0, [replace(batch, targets=broken)], None)
+    found = trainer.step(0, [replace(batch, targets=broken)])
+    assert "step 0: loss or gradient is not finite, step skipped (scenes room" in found.warning
     assert trainer.progress.skipped == 1
-    assert all(torch.equal(v, before[k]) for k, v in trainer.student.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stage2_distill.engine.run_folder import RunFolder, RunLog
+from stage2_distill.engine.logs import RunLog
+from stage2_distill.engine.run_folder import RunFolder
 from tests.stage2.train_child import run_tiny
 
 

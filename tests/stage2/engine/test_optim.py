@@ -6,16 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.optim import (
-    WeightAverage,
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
     parameter_groups,
     set_learning_rate,
 )
-from stage2_distill.schedule import learning_rate, stage_weight
-from stage2_distill.settings import OptimSettings, TeacherSettings
+from stage2_distill.engine.schedule import learning_rate
+from stage2_distill.engine.settings import OptimSettings
+from stage2_distill.losses.schedule import stage_weight
+from stage2_distill.settings import TeacherSettings
 
 
 class Model(nn.Module):
@@ -104,7 +106,7 @@ def test_optimizer_state_goes_through_named_tensors() -> None:
 def test_average_equals_the_plain_recursion() -> None:
     torch.manual_seed(0)
     model = Model()
-    average = WeightAverage(model, 0.9)
+    average = EMA(model, 0.9)
     expected = {k: v.detach().double() for k, v in model.named_parameters()}
     for step in range(120):
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from stage2_distill.engine.distributed import Ranks
+from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.synced_norm import SyncedBatchNorm, synchronise_batch_norm
 
 #: Rows of the two processes: unequal shares of one batch.
@@ -86,7 +86,7 @@ def _statistics(rank: int, folder: str) -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2))
     model(torch.randn(16, 3, generator=torch.Generator().manual_seed(rank)))
     before = {k: v.clone() for k, v in model.named_buffers()}
-    Ranks(rank, 2).average_buffers(model)
+    Processes(rank, 2).average_statistics(model)
     torch.save((before, dict(model.named_buffers())), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

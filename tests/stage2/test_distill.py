@@ -12,18 +12,19 @@ import pytest
 import torch
 
 from chorus_common.runtime.errors import ChorusError, ConfigError, WeightsError
-from stage2_distill import checkpointing
-from stage2_distill import trainer as trainer_module
-from stage2_distill.engine.distributed import Ranks
-from stage2_distill.engine.run_folder import RunFolder, first_difference
+from stage2_distill import distill as distill_module
+from stage2_distill.distill import DistillRecipe, train
+from stage2_distill.engine import checkpointing
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.loop import Run
+from stage2_distill.engine.run_folder import first_difference
 from stage2_distill.losses.distill import DistillTerms
-from stage2_distill.schedule import TermWeights
+from stage2_distill.losses.schedule import TermWeights
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData
 from stage2_distill.student import load_student
-from stage2_distill.trainer import Trainer, train
 from stage2_distill.validation import validate
-from tests.stage2.train_child import run_tiny, tiny_config, tiny_data
+from tests.stage2.train_child import run_tiny, tiny_config, tiny_data, tiny_run
 
 CPU = torch.device("cpu")
 
@@ -33,23 +34,25 @@ def records(out: Path, kind: str = "step") -> list[dict[str, Any]]:
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
-def make_trainer(out: Path, *settings: str) -> Trainer:
-    return Trainer(tiny_config(*settings), tiny_data(), RunFolder(out), CPU, Ranks(0, 1))
+def make_run(out: Path, *settings: str) -> tuple[Run[Any], DistillRecipe]:
+    run = tiny_run(out, tiny_config(*settings), tiny_data())
+    assert isinstance(run.recipe, DistillRecipe)
+    return run, run.recipe
 
 
 def stop_after(config: TrainConfig, data: TrainData, out: Path, step: int) -> None:
     """Train, and be gone right after `step`, whether or not that was saved."""
-    trainer = Trainer(config, data, RunFolder(out), CPU, Ranks(0, 1))
-    after = trainer._after_step
+    run = tiny_run(out, config, data)
+    after = run._after_step
 
     def watch(done: int, *rest: Any) -> None:
         after(done, *rest)
         if done == step:
             raise KeyboardInterrupt
 
-    trainer._after_step = watch  # type: ignore[method-assign]
+    run._after_step = watch  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        trainer.run()
+        run.train()
 
 
 def test_a_tiny_cache_is_overfitted(tmp_path: Path) -> None:
@@ -99,51 +102,51 @@ def test_workers_and_memory_change_no_bit(tmp_path: Path) -> None:
 
 
 def test_saved_student_holds_the_averaged_weights(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, "epochs=2")
-    trainer.run()
-    student = load_student(tmp_path)
-    assert trainer.average is not None
+    run, recipe = make_run(tmp_path, "epochs=2")
+    run.train()
+    student, ema = load_student(tmp_path), run.trainer.ema
+    assert ema is not None
     for name, value in student.state_dict().items():
-        assert torch.equal(value, trainer.average.tensors[name])
-    assert not all(torch.equal(v, trainer.average.tensors[n]) for n, v in trainer.student.state_dict().items())
-    found = validate(student, trainer.dataset, trainer.teachers, CPU)
+        assert torch.equal(value, ema.tensors[name])
+    assert not all(torch.equal(v, ema.tensors[n]) for n, v in recipe.model.state_dict().items())
+    found = validate(student, recipe.dataset, recipe.teachers, CPU)
     assert all(np.isfinite(list(v.values())).all() for v in found.values())
     assert (tmp_path / "best" / "model.safetensors").exists()
 
 
 def test_without_average_the_weights_themselves_are_saved(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, "epochs=1", "optim.ema=0")
-    trainer.run()
+    run, recipe = make_run(tmp_path, "epochs=1", "optim.ema=0")
+    run.train()
     for name, value in load_student(tmp_path).state_dict().items():
-        assert torch.equal(value, trainer.student.state_dict()[name])
+        assert torch.equal(value, recipe.model.state_dict()[name])
 
 
 def test_accumulated_loss_is_the_mean_over_scenes(tmp_path: Path) -> None:
     settings = ("epochs=1", "encoder.overrides.drop_path=0.0", "encoder.overrides.shuffle_orders=false")
     run_tiny(tmp_path / "micro", "micro_batch=1", *settings)
-    trainer = make_trainer(tmp_path / "plain", *settings)
-    singles = [trainer.dataset.batch(0, i, i + 1) for i in range(2)]
-    trainer.student.train()
-    weights = dict.fromkeys(trainer.teachers, TermWeights(1.0))
-    losses = [trainer_module.distill_loss(trainer.student, b, trainer.teachers, weights, {}).total for b in singles]
+    _, recipe = make_run(tmp_path / "plain", *settings)
+    singles = [recipe.batch(0, i, i + 1) for i in range(2)]
+    recipe.model.train()
+    weights = dict.fromkeys(recipe.teachers, TermWeights(1.0))
+    losses = [distill_module.distill_loss(recipe.model, b, recipe.teachers, weights, {}).total for b in singles]
     expected = np.mean([loss.item() for loss in losses if loss is not None])
     assert records(tmp_path / "micro")[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_teacher_joins_later(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, "teachers.text.weight=2", "teachers.dense.start=2", "teachers.dense.warm_in=1")
-    untouched = {k: v.clone() for k, v in trainer.student.projectors["dense"].state_dict().items()}
-    steps = trainer.dataset.steps_per_epoch
+    run, recipe = make_run(tmp_path, "teachers.text.weight=2", "teachers.dense.start=2", "teachers.dense.warm_in=1")
+    untouched = {k: v.clone() for k, v in recipe.model.projectors["dense"].state_dict().items()}
+    steps = recipe.dataset.steps_per_epoch
     seen: list[bool] = []
-    after = trainer._after_step
+    after = run._after_step
 
     def watch(step: int, *rest: Any) -> None:
         after(step, *rest)
-        now = trainer.student.projectors["dense"].state_dict()
+        now = recipe.model.projectors["dense"].state_dict()
         seen.append(all(torch.equal(now[k], v) for k, v in untouched.items()))
 
-    trainer._after_step = watch  # type: ignore[method-assign]
-    trainer.run()
+    run._after_step = watch  # type: ignore[method-assign]
+    run.train()
     # at epoch 2 its weight is still 0; half-way through it has begun
     assert seen == [True] * (2 * steps + 1) + [False] * (len(seen) - 2 * steps - 1)
     assert "dense" not in records(tmp_path)[0]["teachers"]
@@ -160,7 +163,7 @@ def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Make the loss of some calls NaN, with NaN gradients everywhere."""
-    real = trainer_module.distill_loss
+    real = distill_module.distill_loss
     calls = iter(range(10**6))
 
     def patched(*arguments: Any) -> DistillTerms:
@@ -168,7 +171,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         assert found.total is not None
         return DistillTerms(found.total * float("nan"), found.terms) if next(calls) in steps else found
 
-    monkeypatch.setattr(trainer_module, "distill_loss", patched)
+    monkeypatch.setattr(distill_module, "distill_loss", patched)
 
 
 def test_non_finite_steps_are_skipped(
@@ -191,16 +194,16 @@ def test_training_gives_up_after_several_bad_steps(tmp_path: Path, monkeypatch: 
 
 
 def test_skipped_step_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = make_trainer(tmp_path, "encoder.overrides.norm=batch")
-    assert [n for n, _ in trainer.student.encoder.named_buffers()]  # running statistics are at stake, too
-    before = {k: v.clone() for k, v in trainer.student.state_dict().items()}
+    run, recipe = make_run(tmp_path, "encoder.overrides.norm=batch")
+    assert [n for n, _ in recipe.model.encoder.named_buffers()]  # running statistics are at stake, too
+    before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     poison(monkeypatch, {0})
-    trainer._step(0, trainer._batches(0), None)
-    assert trainer.progress.skipped == 1
-    for name, value in trainer.student.state_dict().items():
+    run.trainer.step(0)
+    assert run.trainer.progress.skipped == 1
+    for name, value in recipe.model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    trainer._step(1, trainer._batches(1), None)
-    assert any(not torch.equal(v, before[n]) for n, v in trainer.student.state_dict().items())
+    run.trainer.step(1)
+    assert any(not torch.equal(v, before[n]) for n, v in recipe.model.state_dict().items())
 
 
 def test_full_disk_in_mid_run_costs_one_checkpoint(
@@ -216,22 +219,21 @@ def test_full_disk_in_mid_run_costs_one_checkpoint(
 
     monkeypatch.setattr(checkpointing, "write_bytes_atomically", full)
     run_tiny(tmp_path / "whole", "epochs=8")
-    trainer = make_trainer(tmp_path / "full", "epochs=8")
-    after = trainer._after_step
+    run, _ = make_run(tmp_path / "full", "epochs=8")
+    after = run._after_step
 
     def watch(step: int, *rest: Any) -> None:
         fail[0] = step == 5  # the second checkpoint
         after(step, *rest)
         if step == 5:
-            kept = checkpointing.load_state(
-                tmp_path / "full" / "state.safetensors", trainer.student, trainer.optimizer, trainer.average
-            )
+            own = run.trainer
+            kept = checkpointing.load_state(run.folder.state, own.model, own.optimizer, own.ema)
             assert kept.step == 3
             raise KeyboardInterrupt
 
-    trainer._after_step = watch  # type: ignore[method-assign]
+    run._after_step = watch  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        trainer.run()
+        run.train()
     assert "warning: disk full, checkpoint not saved; the previous one is kept" in capsys.readouterr().err
     fail[0] = False
     run_tiny(tmp_path / "full", "epochs=8")
@@ -299,9 +301,9 @@ def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_batch_is_shared_evenly_or_refused() -> None:
-    assert [Ranks(r, 3).share(6) for r in range(3)] == [(0, 2), (2, 4), (4, 6)]
+    assert [Processes(r, 3).share(6) for r in range(3)] == [(0, 2), (2, 4), (4, 6)]
     with pytest.raises(ConfigError, match="batch_size 4 is not divisible by 3 processes"):
-        Ranks(0, 3).share(4)
+        Processes(0, 3).share(4)
 
 
 def test_first_difference_names_the_key() -> None:
