@@ -53,7 +53,7 @@ _scenes = _options(
 )
 _settings = _options(
     click.option("--teachers", multiple=True, metavar="SPEC", help="repeatable; default: all embedded teachers"),
-    click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML, keys as in docs/stage1.md"),
+    click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML file of settings"),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="one setting; repeatable"),
     click.option(
         "--workers",
@@ -68,7 +68,7 @@ _settings = _options(
         type=SlurmFile(),
         default=SlurmConfig(),
         metavar="FILE.toml",
-        help="what each Slurm job asks for; keys as in docs/cluster.md",
+        help="what each Slurm job asks for; keys as in docs/guide/cluster.md",
     ),
     click.option("--device", default="cpu", show_default=True, help="where neural teachers run"),
     click.option("--worker-memory", default="auto", show_default=True, help="limit per local worker, e.g. 8GiB"),

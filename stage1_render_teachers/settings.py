@@ -28,7 +28,7 @@ class Stage1Config(Config):
     """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
 
     teachers: tuple[str, ...] = Field(
-        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/stage1.md"
+        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/guide/stage1.md"
     )
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
@@ -49,7 +49,7 @@ class Stage1Config(Config):
     background: tuple[UnitFloat, UnitFloat, UnitFloat] = Field(
         default=(0.0, 0.0, 0.0), description="colour behind the scene, 0 to 1"
     )
-    bits: Bits = Field(default="ecsq", description="per channel of a dense teacher, see docs/cache.md")
+    bits: Bits = Field(default="ecsq", description="per channel of a dense teacher, see docs/design/cache.md")
     mask_embeddings: MaskForm = Field(
         default="pooled", description='of masks: mean of the dense tokens, or "crops" with the rest blurred'
     )

@@ -22,7 +22,7 @@ class EncoderSettings(Config):
         weights: a checkpoint to start from ("" = fresh weights); preset and overrides are then left alone.
     """
 
-    preset: str = "chorus"
+    preset: str = "chorus-lite"
     overrides: dict[str, Any] = Field(default_factory=dict)
     weights: str = ""
 

@@ -2,8 +2,8 @@
 
 The views of a scene ask for the same megabytes again and again. By default glibc returns them to the system each time,
 and dask's nanny makes it do so sooner (MALLOC_TRIM_THRESHOLD_ = 65536); the faults cost a worker of stage 1 a third of
-its time (docs/stage1.md). Training gains 3 % at most and leaves it alone. Only arrays above `LARGEST` still go back at
-once.
+its time (docs/guide/stage1.md). Training gains 3 % at most and leaves it alone. Only arrays above `LARGEST` still go
+back at once.
 """
 
 from __future__ import annotations

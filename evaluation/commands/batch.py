@@ -12,7 +12,7 @@ from evaluation.results import command_line
 
 
 @click.command("batch")
-@click.option("--config", "config_path", type=FILE, required=True, help="The matrix as TOML (docs/batch.md).")
+@click.option("--config", "config_path", type=FILE, required=True, help="The matrix as TOML (docs/guide/batch.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
 @click.option("--out", type=FILE, required=True, help="Folder of the results; same command again: goes on.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time, on dask's local cluster.")

@@ -33,7 +33,7 @@ from evaluation.results import command_line, result_document, text_table, write_
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")
 @click.option("--published-freezing", is_flag=True, help="Frozen parts stay in train mode, as in published probes.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/fine-tuning.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/fine-tune.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
 @space_option
 @target_option

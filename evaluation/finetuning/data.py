@@ -150,7 +150,7 @@ class LabelledDataset:
         if moved.instances is not None:
             instances = voxel_majority(moved.instances, inverse, len(points))
             instances[(labels < 0) | ~self._things[labels]] = -1
-        centred, offsets = instance_offsets(points.coord.numpy(), instances)
+        centred, offsets = instance_offsets(self._encoder.inputs.metres(points.coord).numpy(), instances)
         return LabelledBatch(
             points,
             torch.from_numpy(labels),

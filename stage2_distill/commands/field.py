@@ -27,7 +27,7 @@ def field_command() -> None:
 @scene_option
 @click.option("--masks", help="Mask teacher of the cache.  [default: the only one]")
 @click.option("--hold-out", multiple=True, metavar="VIEW", help="A view to leave out, by name; repeat as needed.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/gags.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/gags.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's.")
 @click.option("--out", type=FILE, required=True, help="Folder of the field. Same command again: goes on.")
 @device_option
@@ -99,8 +99,10 @@ def query(
     names = file_names(texts)
     write_scores(view.cache.scene(), scores, texts, names, out)
     pictures = []
-    for camera, viewmat, intrinsics in zip(file_names(wanted.names), wanted.viewmats, wanted.intrinsics):
-        maps = view.pixel_relevancy(viewmat, intrinsics, wanted.width, wanted.height, questions, phrases)
+    for camera, viewmat, intrinsics, (width, height) in zip(
+        file_names(wanted.names), wanted.viewmats, wanted.intrinsics, wanted.sizes
+    ):
+        maps = view.pixel_relevancy(viewmat, intrinsics, width, height, questions, phrases)
         for i, name in enumerate(names):
             path = out / f"{camera}.{name}.png"
             write_picture(view, maps[..., i], viewmat, intrinsics, path)

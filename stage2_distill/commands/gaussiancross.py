@@ -24,7 +24,7 @@ FILE = click.Path(path_type=Path)
     help="Folder of posed RGB-D captures, <dataset>/<scene> or <scene> each.  [default: pictures kept in the cache]",
 )
 @click.option("--depth-unit", default=0.001, help="Metres per count of the captures' depth pictures.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/gaussiancross.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/gaussiancross.md).")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
 )

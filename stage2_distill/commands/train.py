@@ -34,7 +34,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--split", help="Split of the manifest to train on.  [default: train]")
 @click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/training.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/train.md).")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
 )

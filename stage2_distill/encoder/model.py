@@ -200,6 +200,7 @@ def _block(config: EncoderConfig, side: str, s: int, i: int, number: int, drop_p
         drop_path=drop_path,
         layer_scale=config.layer_scale,
         rope_base=None if rope is None else rope[s],
+        rope_position=config.rope_position,
         norm=norm,
     )
 

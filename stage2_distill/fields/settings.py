@@ -1,7 +1,7 @@
 """FieldConfig: everything that decides what training a field computes.
 
 "Published" is what the code of GAGS (WHU-USI3DV/GAGS, train.py, arguments/__init__.py, models/networks.py) does; every
-other value is our choice, with the reason beside it and a figure in docs/gags.md.
+other value is our choice, with the reason beside it and a figure in docs/guide/gags.md.
 """
 
 from __future__ import annotations

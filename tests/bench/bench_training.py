@@ -98,7 +98,7 @@ def adaptation(data: TrainData, store: Path) -> Adaptation:
     objectives: tuple[Objective, ...] = ("rendered", "lifted")
     for objective in objectives:
         dataset = CacheDataset(
-            data.scenes, TEACHERS, {}, preset_config("chorus"), DataSettings(memory_mb=0, max_points=0),
+            data.scenes, TEACHERS, {}, preset_config("chorus-lite"), DataSettings(memory_mb=0, max_points=0),
             AugmentConfig(enabled=False), seed=0, batch_size=1, objective=objective,
         )  # fmt: skip
         times = []

@@ -35,7 +35,7 @@ TINY = {
 def make_student(basis: TeacherBasis) -> Student:
     torch.manual_seed(0)
     teacher = StudentTeacher(spec=TEXT_SPEC, fingerprint="toy", channels=WordVectors.channels, hidden=16)
-    student = Student(build_encoder("chorus", **TINY), {TEACHER: teacher})
+    student = Student(build_encoder("chorus-lite", **TINY), {TEACHER: teacher})
     student.set_basis(TEACHER, basis)
     return student.eval()
 

@@ -1,4 +1,4 @@
-"""The study's figures: read from the result files, spread over seeds, claims judged; written into docs/study.md.
+"""The study's figures: read from the result files, spread over seeds, claims judged; written into the study's page.
 
 The driver owns what stands between the two marks of the page; the text around them, which says why, is people's.
 """
