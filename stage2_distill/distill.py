@@ -22,11 +22,11 @@ from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run, RunResult, launch
 from stage2_distill.engine.recipe import Loss, Measured, Recipe, Validation
 from stage2_distill.engine.seeds import model_seed
-from stage2_distill.lengths import calibrate_lengths
+from stage2_distill.feature_norms import calibrate_feature_norms
 from stage2_distill.lora import add_lora, merged_tensors
-from stage2_distill.losses.anchors import anchors_of_scenes
-from stage2_distill.losses.distill import distill_loss
+from stage2_distill.losses.prototypes import prototypes_of_scenes
 from stage2_distill.losses.schedule import TermWeights, term_weights
+from stage2_distill.losses.total import total_loss
 from stage2_distill.settings import TeacherSettings, TrainConfig
 from stage2_distill.start import TrainData, make_student, tensors_hash
 from stage2_distill.student import Student, save_student
@@ -60,22 +60,22 @@ class DistillRecipe(Recipe[Batch]):
         self.batch_size, self.memory = config.batch_size, {}
         self.workers, self.prefetch = config.data.workers, config.data.prefetch
         torch.manual_seed(model_seed(config.seed, 0))
-        self.plain, bases = make_student(config, data)
-        self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in bases}
+        self.plain, standardisers = make_student(config, data)
+        self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in standardisers}
         self.identity = {
             "config": config.model_dump(mode="json"),
             "scenes": scene_identities(data.scenes),
             # scores over other validation scenes could not be compared with the best one so far
             "validation": scene_identities(data.validation),
-            "teachers": {name: basis.fingerprint for name, basis in bases.items()},
+            "teachers": {name: standardiser.fingerprint for name, standardiser in standardisers.items()},
             "encoder": self.plain.encoder.config.model_dump(mode="json"),
             "start": tensors_hash(self.plain) if config.student or config.encoder.weights else "",
         }
         dataset = partial(
-            CacheDataset, teachers={name: basis.channels for name, basis in bases.items()}, settings=self.teachers,
+            CacheDataset, teachers={name: standardiser.channels for name, standardiser in standardisers.items()}, settings=self.teachers,
             encoder=self.plain.encoder.config, data=config.data, augmentation=config.augment, seed=config.seed,
             batch_size=config.batch_size, objective=config.objective,
-            translations={n: t for n, b in bases.items() if (t := self.plain.translation(n, b)) is not None},
+            translations={n: t for n, b in standardisers.items() if (t := self.plain.translation(n, b)) is not None},
         )  # fmt: skip
         self.dataset = dataset(data.scenes)
         self.validation = dataset(data.validation) if data.validation else None
@@ -83,7 +83,7 @@ class DistillRecipe(Recipe[Batch]):
         self.validate_every = config.validate_every * self.dataset.steps_per_epoch
 
     def prepare(self, processes: Processes) -> None:
-        """Check what validation needs, put the student on its device with its adapters, find the anchors."""
+        """Check what validation needs, put the student on its device with its adapters, find the prototypes."""
         super().prepare(processes)
         self.check = self._zero_shot_check()
         self.model = copy.deepcopy(self.plain).to(self.device)
@@ -91,14 +91,14 @@ class DistillRecipe(Recipe[Batch]):
         if lora.rank > 0:
             add_lora(self.model, self.model.encoder, lora.rank, lora.alpha)
             self.model.to(self.device)
-        self.anchors = {
+        self.prototypes = {
             name: torch.from_numpy(
-                anchors_of_scenes(
-                    self.dataset.scenes, name, teacher.anchors, self.config.seed, self.config.objective
+                prototypes_of_scenes(
+                    self.dataset.scenes, name, teacher.prototypes, self.config.seed, self.config.objective
                 )
             ).to(self.device)
             for name, teacher in self.teachers.items()
-            if teacher.anchors.weight > 0
+            if teacher.prototypes.weight > 0
         }  # fmt: skip
 
     def batch(self, step: int, first: int, last: int) -> Batch:
@@ -106,7 +106,7 @@ class DistillRecipe(Recipe[Batch]):
 
     def loss(self, batch: Batch, step: int) -> Loss:
         weights = self.term_weights(step)
-        found = distill_loss(self.model, batch.to(self.device), self.teachers, weights, self.anchors)
+        found = total_loss(self.model, batch.to(self.device), self.teachers, weights, self.prototypes)
         measured = {
             f"teachers/{name}": Measured({"weight": weights[name].teacher, **term.values()}, term.seen)
             for name, term in found.terms.items()
@@ -137,11 +137,11 @@ class DistillRecipe(Recipe[Batch]):
         check = None if self.check is None else ZeroShotCheck(student, *self.check)
         values = validate(student, self.validation, self.teachers, self.device, check)
         scores = {} if check is None else check.scores()
-        match = float(np.mean([v["match"] for v in values.values()]))
+        match = float(np.mean([v["distillation"] for v in values.values()]))
         epoch = step / self.dataset.steps_per_epoch
         line = "cosine " + ", ".join(f"{name} {v['cosine']:.3f}" for name, v in values.items())
         return Validation(
-            {"epoch": epoch, "match": match, "teachers": values, "zero_shot": scores},
+            {"epoch": epoch, "distillation": match, "teachers": values, "zero_shot": scores},
             line + (f", zero-shot f-mIoU {scores['f_miou']:.3f}" if scores else ""),
             -scores.get("f_miou", -math.inf) if self.config.best_by == "zero_shot" else match,
             lambda folder: save_student(student, folder, notes=self._notes(step)),
@@ -151,7 +151,7 @@ class DistillRecipe(Recipe[Batch]):
         """What training has made so far: adapters merged, lengths of predictions measured."""
         student = copy.deepcopy(self.plain).to(self.device)
         student.load_state_dict(self._merged(weights))
-        calibrate_lengths(student, self.dataset, self.config.seed)
+        calibrate_feature_norms(student, self.dataset, self.config.seed)
         return student
 
     def save(self, folder: Path, weights: Mapping[str, Tensor], step: int, *, final: bool) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.engine.means import Means
-from stage2_distill.losses.distill import teacher_terms
 from stage2_distill.losses.schedule import TermWeights
+from stage2_distill.losses.total import teacher_terms
 from stage2_distill.settings import TeacherSettings
 from stage2_distill.student import Student
 from stage2_distill.zero_shot import ZeroShotCheck

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset
 from evaluation.finetuning.model import Outputs, Segmentor
-from evaluation.finetuning.settings import FineTuneConfig, LossSettings
+from evaluation.finetuning.settings import FineTuneConfig, FineTuneLossSettings
 from evaluation.losses.lovasz import lovasz_softmax
 from evaluation.losses.offsets import offset_loss
 from stage2_distill.engine.distributed import Processes
@@ -90,7 +90,7 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
 
 
 def loss_terms(
-    outputs: Outputs, batch: LabelledBatch, loss: LossSettings, weights: Tensor | None, processes: Processes
+    outputs: Outputs, batch: LabelledBatch, loss: FineTuneLossSettings, weights: Tensor | None, processes: Processes
 ) -> dict[str, Tensor]:
     """The weighted terms of the loss by name. Means over voxels are means over the voxels of all processes; the Lovasz
     term sees those of one process.

@@ -65,7 +65,7 @@ class Run(Generic[B]):
         """All steps that are left. KeyboardInterrupt, with the state saved, on Ctrl-C or SIGTERM."""
         recipe, trainer, start = self.recipe, self.trainer, self.trainer.progress.step
         waited = spent = 0.0
-        batches = Prefetcher(trainer.batches, start, recipe.steps, workers=recipe.workers, ahead=recipe.prefetch)
+        batches = Prefetcher(trainer.batches, start, recipe.steps, workers=recipe.workers, prefetch=recipe.prefetch)
         with contextlib.ExitStack() as stack:
             log = reporter = None
             if self.processes.main:

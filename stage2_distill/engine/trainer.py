@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chorus_common.runtime.errors import ChorusError
-from stage2_distill.engine.checkpointing import Progress
+from stage2_distill.engine.checkpointing import TrainingProgress
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.interruptions import StopRequest
@@ -51,7 +51,7 @@ class Trainer(Generic[B]):
             synchronise_batch_norm(self.model)
         self.optimizer = recipe.make_optimizer()
         self.ema = EMA(self.model, recipe.optim.ema) if recipe.optim.ema > 0 else None
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
     def weights(self) -> dict[str, Tensor]:
         """The state dict that counts: averaged where `optim.ema` asks for it."""

@@ -22,7 +22,7 @@ from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run, RunResult
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData
-from tests.stage2.store_fakes import MemoryStore, make_bases, make_entries
+from tests.stage2.store_fakes import MemoryStore, make_entries, make_standardisers
 
 TINY: tuple[str, ...] = (
     "epochs=4", "batch_size=2", "projector_hidden=16", "checkpoint_every=3", "threads=1", "optim.lr=0.005",
@@ -42,7 +42,7 @@ def tiny_data(text_only: int = 0) -> TrainData:
     for entry in entries[:text_only]:
         assert isinstance(entry.store, MemoryStore)
         del entry.store.cells["dense"]
-    return TrainData(entries, entries[:1], make_bases(entries))
+    return TrainData(entries, entries[:1], make_standardisers(entries))
 
 
 def run_tiny(out: Path, *settings: str, text_only: int = 0) -> RunResult:

@@ -16,7 +16,7 @@ from stage2_distill.engine.optim import (
 )
 from stage2_distill.engine.schedule import learning_rate
 from stage2_distill.engine.settings import OptimSettings
-from stage2_distill.losses.schedule import stage_weight
+from stage2_distill.losses.schedule import scheduled_weight
 from stage2_distill.settings import TeacherSettings
 
 
@@ -75,11 +75,11 @@ def test_encoder_takes_its_share_of_the_rate() -> None:
 
 
 def test_teacher_weights_follow_their_stages() -> None:
-    late = TeacherSettings(weight=2.0, start=3, warm_in=4, end=9)
-    given = [stage_weight(e, late) for e in (0, 2.99, 3, 4, 5, 7, 8.9, 9, 100)]
+    late = TeacherSettings(weight=2.0, start=3, warmup=4, end=9)
+    given = [scheduled_weight(e, late) for e in (0, 2.99, 3, 4, 5, 7, 8.9, 9, 100)]
     assert given == pytest.approx([0, 0, 0, 0.5, 1, 2, 2, 0, 0])
-    assert stage_weight(0, TeacherSettings()) == 1
-    assert stage_weight(3, TeacherSettings(start=3)) == 1
+    assert scheduled_weight(0, TeacherSettings()) == 1
+    assert scheduled_weight(3, TeacherSettings(start=3)) == 1
 
 
 def test_optimizer_state_goes_through_named_tensors() -> None:
