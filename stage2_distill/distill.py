@@ -67,15 +67,15 @@ class DistillRecipe(Recipe[Batch]):
             "scenes": scene_identities(data.scenes),
             # scores over other validation scenes could not be compared with the best one so far
             "validation": scene_identities(data.validation),
-            "teachers": {name: standardiser.fingerprint for name, standardiser in standardisers.items()},
+            "teachers": {n: s.fingerprint for n, s in standardisers.items()},
             "encoder": self.plain.encoder.config.model_dump(mode="json"),
             "start": tensors_hash(self.plain) if config.student or config.encoder.weights else "",
         }
         dataset = partial(
-            CacheDataset, teachers={name: standardiser.channels for name, standardiser in standardisers.items()}, settings=self.teachers,
+            CacheDataset, teachers={n: s.channels for n, s in standardisers.items()}, settings=self.teachers,
             encoder=self.plain.encoder.config, data=config.data, augmentation=config.augment, seed=config.seed,
             batch_size=config.batch_size, objective=config.objective,
-            translations={n: t for n, b in standardisers.items() if (t := self.plain.translation(n, b)) is not None},
+            translations={n: t for n, s in standardisers.items() if (t := self.plain.translation(n, s)) is not None},
         )  # fmt: skip
         self.dataset = dataset(data.scenes)
         self.validation = dataset(data.validation) if data.validation else None
@@ -137,18 +137,18 @@ class DistillRecipe(Recipe[Batch]):
         check = None if self.check is None else ZeroShotCheck(student, *self.check)
         values = validate(student, self.validation, self.teachers, self.device, check)
         scores = {} if check is None else check.scores()
-        match = float(np.mean([v["distillation"] for v in values.values()]))
+        mean = float(np.mean([v["distillation"] for v in values.values()]))
         epoch = step / self.dataset.steps_per_epoch
         line = "cosine " + ", ".join(f"{name} {v['cosine']:.3f}" for name, v in values.items())
         return Validation(
-            {"epoch": epoch, "distillation": match, "teachers": values, "zero_shot": scores},
+            {"epoch": epoch, "distillation": mean, "teachers": values, "zero_shot": scores},
             line + (f", zero-shot f-mIoU {scores['f_miou']:.3f}" if scores else ""),
-            -scores.get("f_miou", -math.inf) if self.config.best_by == "zero_shot" else match,
+            -scores.get("f_miou", -math.inf) if self.config.best_by == "zero_shot" else mean,
             lambda folder: save_student(student, folder, notes=self._notes(step)),
         )
 
     def measured_student(self, weights: Mapping[str, Tensor]) -> Student:
-        """What training has made so far: adapters merged, lengths of predictions measured."""
+        """What training has made so far: adapters merged, norms of predictions calibrated."""
         student = copy.deepcopy(self.plain).to(self.device)
         student.load_state_dict(self._merged(weights))
         calibrate_feature_norms(student, self.dataset, self.config.seed)

@@ -28,7 +28,7 @@ _ADVICE = "delete it to start the run anew"
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands.
 
     Attributes:
@@ -47,7 +47,7 @@ class Progress:
 
 
 def save_state(
-    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None
+    path: Path, progress: TrainingProgress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None
 ) -> None:
     """Write the state atomically: a crash or a full disk leaves the previous file as it was."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
@@ -59,7 +59,7 @@ def save_state(
     write_bytes_atomically(path, save_tensors(flat, {"chorus": json.dumps(header, sort_keys=True)}))
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None) -> Progress:
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None) -> TrainingProgress:
     """Put a saved state back into model, optimiser and EMA.
 
     Raises WeightsError where the file is damaged, of another schema or of another model.
@@ -68,7 +68,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, e
     try:
         if unknown := sorted(parts.keys() - {"model", "optim", "ema"}):
             raise KeyError(unknown[0])
-        progress = Progress(**header["progress"])
+        progress = TrainingProgress(**header["progress"])
         model.load_state_dict(parts["model"])
         load_optimizer_tensors(optimizer, parts["optim"])
         if ema is not None:
