@@ -102,7 +102,7 @@ _READERS: dict[str, Callable[..., GaussianScene]] = {
     "point-npz": read_point_npz,
 }
 #: Formats that can hold higher harmonics.
-_WITH_HARMONICS = frozenset({"inria-ply", "compressed-ply"})
+_WITH_HARMONICS = frozenset({"inria-ply", "compressed-ply", "spz"})
 #: What a PLY header must hold to be read.
 _CHECKS: dict[str, Callable[[Path, PlyHeader, PlyElement], object]] = {
     "inria-ply": lambda path, header, vertex: inria_layout(path, vertex),
