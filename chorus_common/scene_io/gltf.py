@@ -47,8 +47,8 @@ class Gltf:
 
     path: Path
     data: dict[str, Any]
-    binary: memoryview
-    loaded: dict[int, memoryview]
+    binary: NDArray[np.uint8]
+    loaded: dict[int, NDArray[np.uint8]]
 
     def list_of(self, key: str) -> list[Any]:
         """The array `key` of the JSON, empty where it is missing."""
@@ -64,13 +64,13 @@ class Gltf:
             fail(self.path, f"refers to {key} number {number!r:.20}, which is not there")
         return values[number]
 
-    def buffer(self, number: Any) -> memoryview:
+    def buffer(self, number: Any) -> NDArray[np.uint8]:
         """The bytes of buffer `number`: the binary chunk, a data URI or a file beside this one."""
         if number not in self.loaded:
             self.loaded[number] = self._load(self.item("buffers", number))
         return self.loaded[number]
 
-    def _load(self, entry: dict[str, Any]) -> memoryview:
+    def _load(self, entry: dict[str, Any]) -> NDArray[np.uint8]:
         uri = entry.get("uri")
         if uri is None:
             return self.binary
@@ -78,10 +78,10 @@ class Gltf:
             fail(self.path, "a buffer's uri is no text")
         if uri.startswith("data:"):
             try:
-                return memoryview(base64.b64decode(uri.partition(",")[2], validate=True))
+                return np.frombuffer(base64.b64decode(uri.partition(",")[2], validate=True), np.uint8)
             except ValueError:
                 fail(self.path, "a buffer's data URI is damaged")
-        return memoryview(FolderFiles(self.path.parent).read(uri))
+        return np.frombuffer(FolderFiles(self.path.parent).read(uri), np.uint8)
 
 
 def is_gltf(path: Path, head: bytes) -> bool:
@@ -97,7 +97,7 @@ def open_gltf(path: Path) -> Gltf:
         if head[:4] != MAGIC:
             if size > _MAX_JSON:
                 fail(path, f"has {size} bytes of JSON, more than {_MAX_JSON}")
-            text, binary = head + handle.read(), memoryview(b"")
+            text, binary = head + handle.read(), np.empty(0, np.uint8)
         else:
             if len(head) < 20:
                 fail(path, "ends inside its header; truncated?")
@@ -106,9 +106,7 @@ def open_gltf(path: Path) -> Gltf:
                 fail(path, f"is no glTF 2.0 file, or its header is damaged (version {version}, {length} bytes of JSON)")
             text = handle.read(length)
             start = 20 + length + 8
-            binary = (
-                memoryview(np.memmap(path, np.uint8, "r", start, (size - start,))) if size > start else memoryview(b"")
-            )
+            binary = np.memmap(path, np.uint8, "r", start, (size - start,)) if size > start else np.empty(0, np.uint8)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:

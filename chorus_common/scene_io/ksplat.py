@@ -164,7 +164,7 @@ def _decoded(
         values = np.asarray(rows["sh"], np.float32)
         if header.compression == 2:
             low, high = header.sh_range
-            values = low + values / 255 * (high - low)
+            values = np.float32(low) + values * np.float32((high - low) / 255)
         bands, start = [], 0
         for band in range(1, section.degree + 1):
             width = 2 * band + 1

@@ -164,8 +164,8 @@ def _quats(path: Path, table: NDArray[np.uint8]) -> F32:
     if len(table) and (lowest := int(table[:, 3].min())) < 252:
         row = int(np.argmin(table[:, 3]))
         fail(path, f"quaternion of row {row} has the tag {lowest}, expected 252 to 255")
-    small = (table[:, :3].astype(np.float32) / 255 * 2 - 1) / np.float32(np.sqrt(2))
-    return largest_restored(small, table[:, 3].astype(np.int64) - 252)
+    small = (table[:, :3].astype(np.float32) / 255 * 2 - 1) / np.sqrt(2)
+    return largest_restored(small.astype(np.float32), table[:, 3].astype(np.int64) - 252)
 
 
 def _harmonics(path: Path, files: Files, meta: dict[str, Any], n: int) -> F32:

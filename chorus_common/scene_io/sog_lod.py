@@ -105,7 +105,7 @@ def _runs(path: Path, lod: int) -> tuple[list[str], list[_Run]]:
 
 
 def _run(path: Path, entry: Any, n_files: int) -> _Run:
-    values = [entry.get(key) for key in ("file", "offset", "count")] if isinstance(entry, dict) else []
+    values: list[Any] = [entry.get(key) for key in ("file", "offset", "count")] if isinstance(entry, dict) else []
     if len(values) != 3 or not all(type(v) is int and 0 <= v < 2**40 for v in values) or values[0] >= n_files:
         fail(path, f"{LOD_META}: a leaf has no file, offset and count")
     return _Run(*values)

@@ -24,6 +24,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -126,10 +127,12 @@ def read_spz(
     positions = _positions(raw["positions"], header)
     quats = _quats_smallest_three(raw["rotations"]) if header.version >= 3 else _quats_first_three(raw["rotations"])
     f_dc = (raw["colors"].astype(np.float32).reshape(-1, 3) / 255.0 - 0.5) / 0.15  # [N, 3]
-    columns = {"means": positions, "quats": quats}
+    columns: dict[str, Any] = {"means": positions, "quats": quats}
     columns["scales"] = np.exp(raw["scales"].astype(np.float32).reshape(-1, 3) / 16.0 - 10.0)
     if "sh" in raw:
-        columns["harmonics"] = (raw["sh"].astype(np.float32).reshape(header.count, -1, 3) - 128) / 128  # [N, K, 3]
+        columns["harmonics"] = (raw["sh"].astype(np.float32).reshape(header.count, -1, 3) - 128) / np.float32(
+            128
+        )  # [N, K, 3]
     return finish(
         path,
         **turned_columns(columns, to_rdf(_declared_axes(path, records))),
