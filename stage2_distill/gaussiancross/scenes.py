@@ -45,8 +45,8 @@ def open_capture_scenes(
     for entry in entries:
         store = cast(ViewStore, entry.store)
         views = SceneViews(
-            store, f"{entry.dataset}/{entry.scene_id}", tuple(standardisers), config.data.pixels_per_cell, captures, budget,
-            depth_unit=depth_unit,
+            store, f"{entry.dataset}/{entry.scene_id}", tuple(standardisers), config.data.pixels_per_cell, captures,
+            budget, depth_unit=depth_unit,
         )  # fmt: skip
         scenes.append(CaptureScene(entry.dataset, store.scene(), views))
     identity = {
