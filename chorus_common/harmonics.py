@@ -26,7 +26,7 @@ def sh_degree(count: int) -> int:
     raise ValueError(f"{count} harmonics are no whole degree (3, 8, 15 or 24)")
 
 
-def sh_standardiser(directions: NDArray[np.floating], degree: int) -> F64:
+def sh_basis(directions: NDArray[np.floating], degree: int) -> F64:
     """Values [N, K] of the harmonics of degrees 1 to `degree` at unit `directions` [N, 3]."""
     x, y, z = np.asarray(directions, np.float64).T
     values = []
@@ -62,7 +62,7 @@ def turned_harmonics(harmonics: F32, turn: NDArray[np.floating]) -> F32:
     i = np.arange(64) + 0.5
     polar, azimuth = np.arccos(1 - 2 * i / 64), pi * (1 + sqrt(5)) * i
     directions = np.stack([np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1)
-    old, new = sh_standardiser(directions, degree), sh_standardiser(directions @ np.asarray(turn, np.float64).T, degree)
+    old, new = sh_basis(directions, degree), sh_basis(directions @ np.asarray(turn, np.float64).T, degree)
     out = np.empty_like(harmonics)
     for band in range(1, degree + 1):
         rows = slice(SH_SIZES[band - 1], SH_SIZES[band])

@@ -130,9 +130,8 @@ def read_spz(
     columns: dict[str, Any] = {"means": positions, "quats": quats}
     columns["scales"] = np.exp(raw["scales"].astype(np.float32).reshape(-1, 3) / 16.0 - 10.0)
     if "sh" in raw:
-        columns["harmonics"] = (raw["sh"].astype(np.float32).reshape(header.count, -1, 3) - 128) / np.float32(
-            128
-        )  # [N, K, 3]
+        plain = raw["sh"].astype(np.float32).reshape(header.count, -1, 3)  # [N, K, 3]
+        columns["harmonics"] = (plain - 128) / np.float32(128)
     return finish(
         path,
         **turned_columns(columns, to_rdf(_declared_axes(path, records))),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from chorus_common.harmonics import SH_SIZES, sh_degree, sh_standardiser, turned_harmonics
+from chorus_common.harmonics import SH_SIZES, sh_basis, sh_degree, turned_harmonics
 
 
 def directions(n: int, seed: int = 0) -> np.ndarray:
@@ -14,7 +14,7 @@ def directions(n: int, seed: int = 0) -> np.ndarray:
     return d / np.linalg.norm(d, axis=1, keepdims=True)
 
 
-def test_standardiser_has_the_constants_of_3dgs() -> None:
+def test_basis_has_the_constants_of_3dgs() -> None:
     d = directions(50)
     x, y, z = d.T
     xx, yy, zz = x * x, y * y, z * z
@@ -27,14 +27,14 @@ def test_standardiser_has_the_constants_of_3dgs() -> None:
         -0.4570457994644658 * x * (4 * zz - xx - yy), 1.445305721320277 * z * (xx - yy),
         -0.5900435899266435 * x * (xx - 3 * yy),
     ]  # fmt: skip
-    np.testing.assert_allclose(sh_standardiser(d, 3), np.stack(table, axis=1), atol=1e-12)
+    np.testing.assert_allclose(sh_basis(d, 3), np.stack(table, axis=1), atol=1e-12)
 
 
-def test_standardiser_is_orthonormal() -> None:
+def test_basis_is_orthonormal() -> None:
     i = np.arange(4000) + 0.5
     polar, azimuth = np.arccos(1 - 2 * i / 4000), np.pi * (1 + 5**0.5) * i
     d = np.stack([np.cos(azimuth) * np.sin(polar), np.sin(azimuth) * np.sin(polar), np.cos(polar)], axis=1)
-    values = sh_standardiser(d, 4)
+    values = sh_basis(d, 4)
     np.testing.assert_allclose(values.T @ values * 4 * np.pi / 4000, np.eye(24), atol=5e-3)
 
 
@@ -45,8 +45,8 @@ def test_a_turned_scene_looks_from_the_turned_side_as_before(degree: int, mirror
     turn = Rotation.random(random_state=degree).as_matrix() * (-1 if mirror else 1)
     h = rng.normal(size=(5, SH_SIZES[degree], 3)).astype(np.float32)
     d = directions(30, seed=7)
-    before = np.einsum("dk,nkc->ndc", sh_standardiser(d, degree), h)
-    after = np.einsum("dk,nkc->ndc", sh_standardiser(d @ turn.T, degree), turned_harmonics(h, turn))
+    before = np.einsum("dk,nkc->ndc", sh_basis(d, degree), h)
+    after = np.einsum("dk,nkc->ndc", sh_basis(d @ turn.T, degree), turned_harmonics(h, turn))
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 

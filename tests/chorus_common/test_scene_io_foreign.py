@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from chorus_common.harmonics import sh_standardiser
+from chorus_common.harmonics import sh_basis
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene, RenderMode, quats_to_rotations
 from chorus_common.scene_io import probe, read_scene
@@ -36,7 +36,7 @@ def looks(scene: GaussianScene) -> np.ndarray:
     assert scene.harmonics is not None
     directions = np.random.default_rng(3).normal(size=(12, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return np.einsum("dk,nkc->dnc", sh_standardiser(directions, 2), scene.harmonics)
+    return np.einsum("dk,nkc->dnc", sh_basis(directions, 2), scene.harmonics)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_nodes_move_turn_and_scale(tmp_path: Path, source: GaussianScene) -> Non
     np.testing.assert_allclose(shapes(moved), 4 * whole @ shapes(still) @ whole.T, atol=1e-5)
     directions = np.random.default_rng(3).normal(size=(9, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    before = np.einsum("dk,nkc->dnc", sh_standardiser(directions, 2), still.harmonics)
-    after = np.einsum("dk,nkc->dnc", sh_standardiser(directions @ whole.T, 2), moved.harmonics)
+    before = np.einsum("dk,nkc->dnc", sh_basis(directions, 2), still.harmonics)
+    after = np.einsum("dk,nkc->dnc", sh_basis(directions @ whole.T, 2), moved.harmonics)
     np.testing.assert_allclose(after, before, atol=1e-5)
     document["nodes"][0]["scale"] = [1, 2, 1]
     with pytest.raises(SceneError, match="a node stretches or shears its Gaussians"):

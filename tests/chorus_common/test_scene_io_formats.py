@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chorus_common.harmonics import sh_standardiser
+from chorus_common.harmonics import sh_basis
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene, RenderMode, quats_to_rotations
 from chorus_common.scene_io import FORMATS, probe, read_scene, write_npy_folder, write_scene
@@ -384,8 +384,8 @@ def test_spz_harmonics_look_the_same_from_everywhere(tmp_path: Path, version: in
     assert scene.harmonics.shape == stored.shape
     directions = np.random.default_rng(1).normal(size=(20, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    seen = sh_standardiser(directions, degree) @ scene.harmonics.astype(np.float64)
-    wanted = sh_standardiser(directions * [1, -1, -1], degree) @ ((stored.astype(np.float64) - 128) / 128)
+    seen = sh_basis(directions, degree) @ scene.harmonics.astype(np.float64)
+    wanted = sh_basis(directions * [1, -1, -1], degree) @ ((stored.astype(np.float64) - 128) / 128)
     np.testing.assert_allclose(seen, wanted, atol=1e-6)
 
 
