@@ -80,7 +80,7 @@ class LabelContrastSettings(LossSchedule):
     such a run are not label-free. Scenes without labels are left out of it.
 
     Attributes:
-        groups: "classes" (SceneSplat; pooled over the whole batch) or "instances" (of each scene).
+        groups: "classes" (SceneSplat) or "instances"; either way of each scene for itself.
         min_rows: voxels that a group needs. temperature: of the softmax. Both as in SceneSplat.
     """
 
