@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from stage2_distill.commands.encode import encode_command
 from stage2_distill.commands.field import field_command
 from stage2_distill.commands.gaussiancross import gaussiancross_command
 from stage2_distill.commands.train import train_command
+
+if TYPE_CHECKING:
+    from stage2_distill.encoder import Encoder
+    from stage2_distill.student import Student
 
 FILE = click.Path(path_type=Path)
 
@@ -26,18 +30,30 @@ def cli() -> None:
 @cli.command()
 @click.argument("checkpoint", type=FILE)
 @click.option(
+    "--layout",
     "--format",
     "kind",
     default="chorus",
-    help="chorus (our folder), or a published layout: sonata, concerto, scenesplat, ptv3, litept.",
+    help="chorus (our folder, ready for the hub), release (a student as a checkpoint of the released Chorus), or, for "
+    "the encoder alone, another published layout: sonata, concerto, utonia, scenesplat, ptv3, litept.",
 )
 @click.option("--preset", help="What CHECKPOINT is, for a published file of a width that no preset has.")
-@click.option("--out", type=FILE, required=True, help="Where the exported encoder goes.")
-def export(checkpoint: Path, kind: str, preset: str | None, out: Path) -> None:
-    """Write the encoder of CHECKPOINT alone, in our layout or in that of the published model with its architecture."""
-    from stage2_distill.encoder import export_encoder, load_encoder
+@click.option("--encoder-only", is_flag=True, help="Of a student, its encoder without projectors.")
+@click.option("--out", type=FILE, required=True, help="Where the exported weights go.")
+def export(checkpoint: Path, kind: str, preset: str | None, encoder_only: bool, out: Path) -> None:
+    """Write CHECKPOINT (a path, or weights by name) in another layout.
 
-    export_encoder(load_encoder(checkpoint, preset=preset), out, kind)
+    A student stays one, projectors included, in the layouts chorus and release; the others hold an encoder alone.
+    """
+    from stage2_distill.encoder import export_encoder, load_encoder
+    from stage2_distill.student import export_release, is_student, load_student, save_student
+
+    if kind == "release":
+        export_release(load_student(checkpoint), out)
+    elif kind == "chorus" and preset is None and not encoder_only and is_student(checkpoint):
+        save_student(load_student(checkpoint), out)
+    else:
+        export_encoder(load_encoder(checkpoint, preset=preset), out, kind)
     click.echo(f"{out}: exported as {kind}", err=True)
 
 
@@ -46,7 +62,7 @@ def export(checkpoint: Path, kind: str, preset: str | None, out: Path) -> None:
 @click.option("--encoder", "checkpoint", type=FILE, help="A checkpoint's architecture.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def info(preset: str | None, checkpoint: Path | None, as_json: bool) -> None:
-    """What an encoder is: inputs, outputs, parameters, teachers."""
+    """What an encoder is: inputs, outputs, parameters, teachers, origin."""
     if (preset is None) == (checkpoint is None):
         raise ConfigError("info takes either --preset or --encoder")
     facts = describe(preset, checkpoint)
@@ -64,15 +80,20 @@ def info(preset: str | None, checkpoint: Path | None, as_json: bool) -> None:
 
 def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
     """Facts about a preset or a checkpoint, as JSON values."""
-    from stage2_distill.encoder import build_encoder, load_encoder
-    from stage2_distill.encoder.checkpoints import read_folder_header
-    from stage2_distill.student import read_student_config
+    import torch
 
+    from stage2_distill.encoder import build_encoder, load_encoder
+    from stage2_distill.student import is_student, load_student
+
+    student = None
     if preset is not None:
-        encoder = build_encoder(preset)
+        with torch.device("meta"):
+            encoder = build_encoder(preset)
+            student = preset_student(encoder)
     else:
         assert checkpoint is not None
-        encoder = load_encoder(checkpoint)
+        student = load_student(checkpoint) if is_student(checkpoint) else None
+        encoder = load_encoder(checkpoint) if student is None else student.encoder
     config = encoder.config
     facts: dict[str, Any] = {
         "preset": config.name,
@@ -83,9 +104,30 @@ def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
         | {k: getattr(config, k) for k in ("order", "pooling", "pool_reduce", "depth_rule", "legacy_decoder_cpe")},
         "config": config.model_dump(mode="json"),
     }
-    if checkpoint is not None and checkpoint.is_dir() and read_folder_header(checkpoint).format == "chorus-student":
-        facts["teachers"] = {n: t.model_dump() for n, t in read_student_config(checkpoint).teachers.items()}
+    if student is not None:
+        facts["n_parameters_with_projectors"] = sum(p.numel() for p in student.parameters())
+        facts["teachers"] = {n: t.model_dump() for n, t in student.config.teachers.items()}
+    if encoder.source is not None:
+        facts["weights"] = encoder.source.origin().model_dump()
     return facts
+
+
+def preset_student(encoder: Encoder) -> Student | None:
+    """A preset with the projectors it is trained with: the release's, or for chorus-lite the defaults of training on
+    the same teachers; None for others.
+    """
+    from stage2_distill.release import published_teachers
+    from stage2_distill.settings import TrainConfig
+    from stage2_distill.student import Student, StudentTeacher
+
+    fields = published_teachers(encoder.out_channels)
+    if encoder.config.name == "chorus-lite":
+        train = TrainConfig()
+        ours = {"hidden": train.projector_hidden, "projector": train.projector_layout, "space": "standardised"}
+        fields = {name: values | ours for name, values in fields.items()}
+    elif encoder.config.name not in ("chorus-3dgs", "chorus-pts"):
+        return None
+    return Student(encoder, {name: StudentTeacher.model_validate(values) for name, values in fields.items()})
 
 
 cli.add_command(train_command)

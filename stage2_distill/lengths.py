@@ -47,6 +47,8 @@ def calibrate_lengths(student: Student, dataset: CacheDataset, seed: int) -> Non
             predicted.setdefault(name, []).append(directions)
             wanted.setdefault(name, []).append(target.values)
     for name in predicted:
+        if student.config.teachers[name].space != "standardised":
+            continue  # predictions in the teacher's own space have no mean to stand out from
         student.set_length(name, best_length(student, name, torch.cat(predicted[name]), torch.cat(wanted[name]), seed))
 
 

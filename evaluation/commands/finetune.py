@@ -28,7 +28,12 @@ from evaluation.results import command_line, result_document, text_table, write_
 )
 @click.option("--split", "splits", multiple=True, default=["val"], help="Split to score; repeatable.")
 @click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
-@click.option("--encoder", type=FILE, required=True, help="Student folder or published checkpoint.")
+@click.option(
+    "--encoder",
+    type=FILE,
+    required=True,
+    help="Student or encoder: a path, or a name (chorus-3dgs, hf:OWNER/REPO/FILE).",
+)
 @click.option("--random", is_flag=True, help="Add the row 'random': the same from random weights.")
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")

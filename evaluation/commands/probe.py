@@ -30,7 +30,7 @@ from evaluation.results import command_line, result_document, write_result
 @split_option
 @click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
 @space_option
-@click.option("--encoder", type=FILE, help="Student folder or published checkpoint: rows 'trained' and 'random'.")
+@click.option("--encoder", type=FILE, help="Student or encoder, a path or a name: rows 'trained' and 'random'.")
 @click.option("--features", type=FILE, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
 @click.option(
     "--points-per-scene",

@@ -20,7 +20,11 @@ _ROWS = 1 << 16
 @click.command("encode")
 @click.argument("scene", type=FILE)
 @click.option(
-    "--encoder", "checkpoint", type=FILE, required=True, help="Folder of a student, or any published checkpoint."
+    "--encoder",
+    "checkpoint",
+    type=FILE,
+    required=True,
+    help="Student or encoder: a folder, a published file, or a name (chorus-3dgs, sonata, hf:OWNER/REPO/FILE).",
 )
 @click.option("--out", type=FILE, required=True, help="Features, one row per Gaussian of SCENE, as .npy.")
 @click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
