@@ -102,7 +102,9 @@ class SceneCache:
         bit.
         """
         a = self.attributes
-        columns = {key: self._read(f"gaussians/{key}") for key in (*schema.REQUIRED_COLUMNS, *a.columns)}
+        columns: dict[str, Any] = {
+            key: self._read(f"gaussians/{key}") for key in (*schema.REQUIRED_COLUMNS, *a.columns)
+        }
         if "source_ids" not in columns:
             columns["source_ids"] = self._read("lifting/order")
         return GaussianScene(**columns, name=a.scene_name, label_space=a.label_space)

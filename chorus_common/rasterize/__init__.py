@@ -1,5 +1,8 @@
 """Rasterisers behind one protocol. `get_backend("cpu").render(...)` draws a view and returns its (cell, Gaussian)
-weights."""
+weights; `render_values` draws labels, features or heat in place of colours.
+
+The rule that all of them follow stands in rules.py; reference_rasterizer.py in the tests is the same rule in plain
+float64, and the place to read first."""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from collections.abc import Callable
 
 from chorus_common.rasterize.cpu import CpuRasterizer
 from chorus_common.rasterize.protocol import Fold, Rasterizer, Rendered
+from chorus_common.rasterize.values import render_values
 from chorus_common.runtime.errors import ConfigError
 
-__all__ = ["Fold", "Rasterizer", "Rendered", "get_backend"]
+__all__ = ["Fold", "Rasterizer", "Rendered", "get_backend", "render_values"]
 
 
 def _gsplat() -> Rasterizer:

@@ -1,8 +1,6 @@
 """Front-to-back blending of one row of tiles: colour, depth, alpha and the weights per (cell, Gaussian), in one pass.
 
-The rule is gsplat 1.5.3's (RasterizeToIndices3DGS.cu, RasterizeToPixels3DGSFwd.cu): alpha = min(0.999, o exp(-sigma))
-at the pixel centre, skipped below 1/255; a pixel stops, without the splat in question, when its transmittance would
-fall to 1e-4 or less; weight = alpha T.
+The rule stands in rules.py, points 3 and 4.
 
 How it is fast: a tile is at most 16 pixels wide and all its state lies in one flat float32 buffer with 16 lanes per
 row, so that the inner loop is 16 independent lanes without branches, which the compiler turns into vector code. Rows
@@ -15,8 +13,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from chorus_common.rasterize import rules
 from chorus_common.rasterize.hits import sort_and_merge
-from chorus_common.rasterize.projection import (
+from chorus_common.rasterize.splats import (
     BLUE,
     DEPTH,
     GREEN,
@@ -36,9 +35,9 @@ LANES = 16
 #: second set of names.
 U = np.uint64
 U_LANES = U(LANES)
-MAX_ALPHA = np.float32(0.999)
-MIN_ALPHA = np.float32(1 / 255)
-MIN_TRANSMITTANCE = np.float32(1e-4)
+MAX_ALPHA = np.float32(rules.MAX_ALPHA)
+MIN_ALPHA = np.float32(rules.MIN_ALPHA)
+MIN_TRANSMITTANCE = np.float32(rules.MIN_TRANSMITTANCE)
 #: exp is only needed where alpha can reach 1/255, that is on [-5.55, 0].
 MAX_SIGMA = np.float32(5.6)
 

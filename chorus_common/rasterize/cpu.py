@@ -15,8 +15,8 @@ from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.rasterize.blend import LANES, blend_tile_row
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import join_sorted
-from chorus_common.rasterize.projection import DEPTH, SPLAT_WIDTH, project
 from chorus_common.rasterize.protocol import Fold, Rendered
+from chorus_common.rasterize.splats import DEPTH, SPLAT_WIDTH, project
 from chorus_common.rasterize.tiles import depth_order, tile_lists
 from chorus_common.runtime.threads import default_threads, run_tasks, split_range
 from chorus_common.scene import GaussianScene
@@ -74,7 +74,7 @@ def visible_splats(
     height: int,
     threads: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Splats [M, 16] of the Gaussians inside the picture, front to back, and their ids [M]; see projection.py."""
+    """Splats [M, 16] of the Gaussians inside the picture, front to back, and their ids [M]; see splats.py."""
     n = len(scene)
     splats = np.empty((n, SPLAT_WIDTH), np.float32)
     ids = np.empty(n, np.int64)

@@ -18,8 +18,8 @@ from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.rasterize.blend import fold_table
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import sort_and_merge
-from chorus_common.rasterize.projection import EPS2D, FAR_PLANE, NEAR_PLANE
 from chorus_common.rasterize.protocol import Fold, Rendered
+from chorus_common.rasterize.rules import EPS2D, FAR_PLANE, MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, NEAR_PLANE
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 
@@ -105,7 +105,7 @@ def _check_extension() -> None:
 
 def max_alpha(gsplat: Any) -> float:
     """Cap of alpha in this gsplat's kernels: those that can name contributing Gaussians (after 1.5.3) cut at 0.99."""
-    return 0.99 if hasattr(gsplat, "rasterize_num_contributing_gaussians") else 0.999
+    return 0.99 if hasattr(gsplat, "rasterize_num_contributing_gaussians") else MAX_ALPHA
 
 
 class Reach:
@@ -142,7 +142,8 @@ def cell_weights(
         tile_weights[(len(starts) - 1,)](
             means2d.contiguous(), conics.contiguous(), opacities.contiguous(), starts.long(), gaussians.long(),
             torch.from_numpy(rows.shares).to(device), torch.from_numpy(cols.shares).to(device), out,
-            len(cols.first), grid.width, grid.height, alpha_cap, TILE=TILE, ROWS=rows.slots, COLS=cols.slots,
+            len(cols.first), grid.width, grid.height, alpha_cap, MIN_ALPHA, MIN_TRANSMITTANCE,
+            TILE=TILE, ROWS=rows.slots, COLS=cols.slots,
         )  # fmt: skip
     return out, (rows, cols)
 

@@ -1,9 +1,8 @@
 """Triton kernel: blending weights of every (tile, Gaussian) intersection, summed over the cells that the tile touches.
 
-One program per tile walks the tile's list front to back with 256 pixels at once, by the rule of gsplat 1.5.3
-(RasterizeToIndices3DGS.cu): alpha = min(cap, o exp(-sigma)) at pixel centres, nothing below 1/255, a pixel stops before
-the splat that would bring its transmittance to 1e-4 or less, weight = alpha T. No pixel list is ever written: the
-weights of a Gaussian go at once into the few cells of the tile, through one product with the pixels' shares.
+One program per tile walks the tile's list front to back with 256 pixels at once, by the rule of rules.py
+(points 3 and 4, RasterizeToIndices3DGS.cu in gsplat). No pixel list is ever written: the weights of a Gaussian go at
+once into the few cells of the tile, through one product with the pixels' shares.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import triton.language as tl
 @triton.jit
 def tile_weights(  # type: ignore[no-untyped-def]
     means2d, conics, opacities, starts, gaussians, row_shares, col_shares, out,
-    tile_cols, width, height, max_alpha,
+    tile_cols, width, height, max_alpha, min_alpha, min_transmittance,
     TILE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """out [K, ROWS * COLS] f32 (zeros before): weights of intersection k in each of its tile's cells.
@@ -43,10 +42,10 @@ def tile_weights(  # type: ignore[no-untyped-def]
         a, b, c = tl.load(conics + 3 * g), tl.load(conics + 3 * g + 1), tl.load(conics + 3 * g + 2)
         sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
         alpha = tl.minimum(tl.load(opacities + g) * tl.exp(-sigma), max_alpha)
-        counts = (alive > 0) & (sigma >= 0) & (alpha >= 1.0 / 255.0)
+        counts = (alive > 0) & (sigma >= 0) & (alpha >= min_alpha)
         after = transmittance * (1 - alpha)
-        stops = counts & (after <= 1e-4)
-        takes = counts & (after > 1e-4)
+        stops = counts & (after <= min_transmittance)
+        takes = counts & (after > min_transmittance)
         weight = tl.where(takes, alpha * transmittance, 0.0)
         transmittance = tl.where(takes, after, transmittance)
         alive = tl.where(stops, 0, alive)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chorus_common.rasterize.projection import (
+from chorus_common.rasterize.splats import (
     COLUMN_SLOPE,
     EXTENT_X,
     EXTENT_Y,

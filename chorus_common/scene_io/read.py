@@ -8,16 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, fail
-from chorus_common.scene_io.compressed_ply import is_compressed, read_compressed_ply
-from chorus_common.scene_io.inria_ply import is_inria, read_inria_ply, write_ply
+from chorus_common.scene_io.compressed_ply import check_compressed, is_compressed, read_compressed_ply
+from chorus_common.scene_io.inria_ply import inria_layout, is_inria, read_inria_ply, write_ply
 from chorus_common.scene_io.npy_folder import count_npy_folder, is_npy_folder, read_npy_folder, write_npy_folder
-from chorus_common.scene_io.ply import PlyHeader, read_ply_header
-from chorus_common.scene_io.point_cloud import count_npy, count_npz, read_point_npy, read_point_npz, read_point_ply
+from chorus_common.scene_io.ply import PlyElement, PlyHeader, read_ply_header
+from chorus_common.scene_io.point_cloud import (
+    count_npy,
+    count_npz,
+    point_colors,
+    read_point_npy,
+    read_point_npz,
+    read_point_ply,
+)
 from chorus_common.scene_io.point_gaussians import PointCloudOptions
 from chorus_common.scene_io.splat import count_splat, read_splat
 from chorus_common.scene_io.spz import read_spz, read_spz_header
@@ -37,6 +45,7 @@ def read_scene(
     max_gaussians: int = MAX_GAUSSIANS,
     label_space: str = "",
     point_cloud: PointCloudOptions | None = None,
+    harmonics: bool = False,
 ) -> GaussianScene:
     """Read the scene at `path`, whatever its format (`FORMATS`); the reader is chosen by content, then by suffix.
 
@@ -45,6 +54,7 @@ def read_scene(
         max_gaussians: files that declare more are refused before anything is allocated.
         label_space: name of the labels' class table; chooses among several segment files of a folder.
         point_cloud: how points become Gaussians, for point clouds.
+        harmonics: whether the higher harmonics are read, too, where the file has them.
 
     Returns:
         Scene in the file's own axes (.spz: turned to those of .ply), rows in file order.
@@ -54,7 +64,9 @@ def read_scene(
     """
     path = Path(path)
     kind, header = _detect(path)
-    options = {"options": point_cloud} if kind.startswith("point-") else {}
+    options: dict[str, Any] = {"options": point_cloud} if kind.startswith("point-") else {}
+    if kind in _WITH_HARMONICS:
+        options["harmonics"] = harmonics
     headers = (header,) if header is not None else ()
     # values that are not numbers, or overflow when converted, are found by explicit checks which name their row
     with np.errstate(all="ignore"):
@@ -67,7 +79,9 @@ def probe(path: str | Path) -> Probe:
     kind, header = _detect(path)
     if header is not None:
         vertex = header.element("vertex")
-        return Probe(kind, vertex.count if vertex is not None else 0)
+        assert vertex is not None
+        _CHECKS[kind](path, header, vertex)  # what reading would refuse, indexing refuses
+        return Probe(kind, vertex.count)
     return Probe(kind, _COUNTS[kind](path))
 
 
@@ -86,6 +100,14 @@ _READERS: dict[str, Callable[..., GaussianScene]] = {
     "point-ply": read_point_ply,
     "point-npy": read_point_npy,
     "point-npz": read_point_npz,
+}
+#: Formats that can hold higher harmonics.
+_WITH_HARMONICS = frozenset({"inria-ply", "compressed-ply"})
+#: What a PLY header must hold to be read.
+_CHECKS: dict[str, Callable[[Path, PlyHeader, PlyElement], object]] = {
+    "inria-ply": lambda path, header, vertex: inria_layout(path, vertex),
+    "compressed-ply": lambda path, header, vertex: check_compressed(path, header),
+    "point-ply": lambda path, header, vertex: point_colors(path, vertex),
 }
 #: Formats without a PLY header, and how each is counted.
 _COUNTS: dict[str, Callable[[Path], int]] = {

@@ -98,8 +98,10 @@ def query(
     names = file_names(texts)
     write_scores(view.cache.scene(), scores, texts, names, out)
     pictures = []
-    for camera, viewmat, intrinsics in zip(file_names(wanted.names), wanted.viewmats, wanted.intrinsics):
-        maps = view.pixel_relevancy(viewmat, intrinsics, wanted.width, wanted.height, questions, phrases)
+    for camera, viewmat, intrinsics, (width, height) in zip(
+        file_names(wanted.names), wanted.viewmats, wanted.intrinsics, wanted.sizes
+    ):
+        maps = view.pixel_relevancy(viewmat, intrinsics, width, height, questions, phrases)
         for i, name in enumerate(names):
             path = out / f"{camera}.{name}.png"
             write_picture(view, maps[..., i], viewmat, intrinsics, path)

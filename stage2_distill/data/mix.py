@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def joint_scene(scenes: Sequence[GaussianScene]) -> GaussianScene:
     """
     first = scenes[0]
     columns = {k: [getattr(s, k) for s in scenes] for k in ("quats", "scales", "opacities", "colors", "source_ids")}
-    joined = {k: np.concatenate(v) for k, v in columns.items()}
+    joined: dict[str, Any] = {k: np.concatenate(v) for k, v in columns.items()}
     joined["means"] = np.concatenate([centred(s.means) for s in scenes]).astype(np.float32)
     if all(s.normals is not None for s in scenes):
         joined["normals"] = np.concatenate([s.normals for s in scenes if s.normals is not None])

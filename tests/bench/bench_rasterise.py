@@ -23,7 +23,7 @@ from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
 from chorus_common.rasterize import get_backend
 from chorus_common.rasterize.cpu import visible_splats
-from chorus_common.rasterize.projection import (
+from chorus_common.rasterize.splats import (
     BLUE,
     DEPTH,
     EXTENT_X,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from chorus_common.runtime.errors import SceneError
-from chorus_common.scene import GaussianScene
+from chorus_common.scene import GaussianScene, RenderMode
 from chorus_common.scene_io import FORMATS, probe, read_scene, write_npy_folder, write_scene
 from chorus_common.scene_io.compressed_ply import largest_restored
 from tests.chorus_common.scene_files import (
@@ -105,8 +106,9 @@ def test_flat_discs_get_a_thickness(tmp_path: Path) -> None:
     rows = inria_rows(random_scene(20))
     names = [name for name in rows[0] if name != "scale_2"]
     vertex = ("vertex", dict.fromkeys(names, "float"), [[row[name] for name in names] for row in rows])
-    scene = read_scene(write_ply(tmp_path / "a.ply", [vertex])).validated()
+    scene = read_scene(write_ply(tmp_path / "a.ply", [vertex], comments=("SplatRenderMode: mip",))).validated()
     np.testing.assert_allclose(scene.scales[:, 2], scene.scales[:, :2].min(1) * 1e-3, rtol=1e-5)
+    assert scene.render_mode is RenderMode.DISCS
 
 
 def test_extreme_but_real_values(tmp_path: Path) -> None:
@@ -121,6 +123,137 @@ def test_extreme_but_real_values(tmp_path: Path) -> None:
     assert scene.scales[0, 0] == pytest.approx(np.exp(-20))
     assert scene.colors[1].tolist()[:2] == [1, 0]
     assert scene.quats[2].tolist() == [1, 0, 0, 0]
+
+
+def ply_of(path: Path, rows: list[dict[str, float]], types: dict[str, str] | None = None, **options: object) -> Path:
+    """A .ply of named rows; properties are floats unless `types` says otherwise."""
+    kinds = {name: (types or {}).get(name, "float") for name in rows[0]}
+    return write_ply(path, [("vertex", kinds, [list(row.values()) for row in rows])], **options)  # type: ignore[arg-type]
+
+
+def test_infinite_logits_and_log_scales_are_bytes_0_and_255(tmp_path: Path) -> None:
+    rows = inria_rows(random_scene(6))
+    rows[0]["opacity"], rows[1]["opacity"], rows[2]["scale_1"] = float("inf"), float("-inf"), float("-inf")
+    scene = read_scene(ply_of(tmp_path / "a.ply", rows)).validated()
+    assert scene.opacities[0] == 1
+    assert scene.opacities[1] == 0
+    assert scene.scales[2, 1] == pytest.approx(np.exp(-20))
+
+
+@pytest.mark.parametrize("order", ["<", ">", "a"])
+@pytest.mark.parametrize(
+    ("names", "kind", "top"),
+    [
+        (("red", "green", "blue"), "uchar", 255),
+        (("r", "g", "b"), "ushort", 65535),
+        (("red", "green", "blue"), "float", 1),
+    ],
+)
+def test_gaussians_with_plain_colours(tmp_path: Path, order: str, names: tuple[str, ...], kind: str, top: int) -> None:
+    truth = random_scene(40)
+    rows = inria_rows(truth)
+    for row, color in zip(rows, truth.colors.tolist()):
+        for channel, name in enumerate(names):
+            del row[f"f_dc_{channel}"]
+            row[name] = color[channel] if top == 1 else round(color[channel] * top)
+    path = ply_of(tmp_path / "a.ply", rows, dict.fromkeys(names, kind), order=order)
+    assert probe(path).format == "inria-ply"
+    np.testing.assert_allclose(read_scene(path).colors, truth.colors, atol=0.51 / top if top > 1 else 1e-6)
+
+
+def test_harmonics_win_over_the_colours_that_a_viewer_added(tmp_path: Path) -> None:
+    truth = random_scene(9)
+    rows = [row | {"red": 1, "green": 2, "blue": 3} for row in inria_rows(truth)]
+    found = read_scene(ply_of(tmp_path / "a.ply", rows, dict.fromkeys(("red", "green", "blue"), "uchar")))
+    np.testing.assert_allclose(found.colors, truth.colors, atol=1e-6)
+
+
+@pytest.mark.parametrize("gone", ["f_dc_1", "rot_2", "scale_1", "y"])
+def test_probe_and_reader_refuse_the_same_files(tmp_path: Path, gone: str) -> None:
+    rows = inria_rows(random_scene(5))
+    for row in rows:
+        del row[gone]
+    path = ply_of(tmp_path / "a.ply", rows)
+    with pytest.raises(SceneError, match=r"a.ply: vertices (lack|have)") as read:
+        read_scene(path)
+    with pytest.raises(SceneError) as probed:
+        probe(path)
+    assert str(read.value) == str(probed.value)
+
+
+def test_mip_splattings_filter_becomes_part_of_scales_and_opacity(tmp_path: Path) -> None:
+    rows = inria_rows(random_scene(3))
+    rows[0] |= {"scale_0": math.log(0.005), "scale_1": math.log(0.01), "scale_2": math.log(0.02), "opacity": 2.0}
+    rows = [row | {"filter_3D": size} for row, size in zip(rows, (0.03, 0.0, 0.2))]
+    scene = read_scene(ply_of(tmp_path / "a.ply", rows)).validated()
+    assert scene.render_mode is RenderMode.MIP
+    for i, row in enumerate(rows):
+        old = [math.exp(row[f"scale_{a}"]) for a in range(3)]
+        new = [math.sqrt(s * s + row["filter_3D"] ** 2) for s in old]
+        opacity = 1 / (1 + math.exp(-row["opacity"])) * math.prod(old) / math.prod(new)
+        np.testing.assert_allclose(scene.scales[i], new, rtol=1e-5)
+        assert scene.opacities[i] == pytest.approx(opacity, rel=1e-5)
+
+
+def test_balls_with_one_scale_and_no_rotation(tmp_path: Path) -> None:
+    truth = random_scene(12)
+    rows = inria_rows(truth)
+    for row in rows:
+        for name in ("scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"):
+            del row[name]
+    found = read_scene(ply_of(tmp_path / "a.ply", rows)).validated()
+    np.testing.assert_allclose(found.scales, np.repeat(truth.scales[:, :1], 3, axis=1), rtol=1e-5)
+    assert (found.quats == [1, 0, 0, 0]).all()
+
+
+def test_hundreds_of_semantic_columns(tmp_path: Path) -> None:
+    truth = random_scene(7)
+    rows = [row | {f"semantic_{i}": 0.5 for i in range(512)} for row in inria_rows(truth)]
+    assert_close(read_scene(ply_of(tmp_path / "a.ply", rows)), truth, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("comments", "mode"),
+    [
+        ((), RenderMode.CLASSIC),
+        (("SplatRenderMode: mip",), RenderMode.MIP),
+        (("SPLATRENDERMODE:2dgs",), RenderMode.DISCS),
+        (("antialiased 1",), RenderMode.ANTIALIASED),
+        (("antialiased",), RenderMode.ANTIALIASED),
+        (("antialiased 1", "SplatRenderMode: default"), RenderMode.CLASSIC),
+        (("antialiased 0", "made by hand"), RenderMode.CLASSIC),
+        (("SplatRenderMode: banana",), RenderMode.CLASSIC),
+    ],
+)
+def test_comments_tell_the_render_mode(tmp_path: Path, comments: tuple[str, ...], mode: RenderMode) -> None:
+    scene = random_scene(5)
+    plain = read_scene(write_inria(tmp_path / "a.ply", scene, comments=comments))
+    assert plain.render_mode is mode
+    assert read_scene(write_scene(plain, tmp_path / "again.ply")).render_mode is mode
+    packed = write_compressed(tmp_path / "b.ply", scene, color_ranges=True, comments=comments)
+    assert read_scene(packed).render_mode is mode
+
+
+@pytest.mark.parametrize(("n_rest", "k"), [(0, None), (9, 3), (24, 8), (45, 15), (72, 24)])
+def test_harmonics_are_read_where_they_are_asked_for(tmp_path: Path, n_rest: int, k: int | None) -> None:
+    rows = inria_rows(random_scene(6))
+    rng = np.random.default_rng(0)
+    rows = [row | {f"f_rest_{i}": float(np.float32(rng.normal())) for i in range(n_rest)} for row in rows]
+    path = ply_of(tmp_path / "a.ply", rows)
+    assert read_scene(path).harmonics is None
+    scene = read_scene(path, harmonics=True)
+    if k is None:
+        assert scene.harmonics is None
+        return
+    assert scene.harmonics is not None
+    for channel in range(3):
+        for j in range(k):
+            np.testing.assert_array_equal(
+                scene.harmonics[:, j, channel], [np.float32(row[f"f_rest_{channel * k + j}"]) for row in rows]
+            )
+    again = read_scene(write_scene(scene, tmp_path / "b.ply"), harmonics=True)
+    np.testing.assert_array_equal(again.harmonics, scene.harmonics)
+    np.testing.assert_array_equal(scene.select(np.array([4, 1])).harmonics, scene.harmonics[[4, 1]])
 
 
 @pytest.mark.parametrize("color_ranges", [False, True])

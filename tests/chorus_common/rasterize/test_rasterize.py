@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
 from chorus_common.rasterize import Fold, get_backend
-from chorus_common.rasterize import projection as columns
+from chorus_common.rasterize import splats as columns
 from chorus_common.rasterize.blend import exp_neg
 from chorus_common.rasterize.cpu import CpuRasterizer, visible_splats
 from chorus_common.rasterize.hits import join_sorted, sort_and_merge
