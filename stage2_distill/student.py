@@ -1,7 +1,7 @@
 """Student: the encoder, one projector per teacher, and what turns a projection back into the teacher's own space. Saved
 as one folder.
 
-    model.safetensors   encoder.*, projectors.<teacher>.*, bases.<teacher>.{mean, rotation, phi}
+    model.safetensors   encoder.*, projectors.<teacher>.*, standardisers.<teacher>.{mean, rotation, phi}
     config.json         everything needed to build and feed it (StudentConfig)
     README.md           model card
 
@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from chorus_common.features.standardise import TeacherBasis, Translation
+from chorus_common.features.standardise import PhiSStandardiser, Translation
 from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.runtime.config import Config, dump_config
 from chorus_common.runtime.errors import ConfigError, WeightsError
@@ -45,10 +45,10 @@ class StudentTeacher(Config):
             `release.UNRECORDED`.
         channels: width of its features. hidden: width of the projector's hidden layer. projector: its layout.
         space: of the projector's output, "standardised" = by PHI-S, to be mapped back; "unit" = the teacher's own,
-            normalised to length 1; "plain" = the teacher's own as it is.
+            normalised to feature_norm 1; "plain" = the teacher's own as it is.
         text_aligned: whether `chorus_common.text.load_text_encoder(spec)` gives vectors of the same space.
-        length: of predictions in the standardised space (`stage2_distill.lengths`); None = sqrt(channels), the length
-            that PHI-S gives a teacher's token.
+        feature_norm: of predictions in the standardised space (`stage2_distill.feature_norms`); None = sqrt(channels),
+            the feature norm that PHI-S gives a teacher's token.
     """
 
     spec: str
@@ -58,7 +58,7 @@ class StudentTeacher(Config):
     projector: ProjectorLayout = "norm_hidden"
     space: Literal["standardised", "unit", "plain"] = "standardised"
     text_aligned: bool = False
-    length: float | None = Field(default=None, gt=0)
+    feature_norm: float | None = Field(default=None, gt=0)
 
 
 class StudentConfig(Config):
@@ -71,8 +71,9 @@ class StudentConfig(Config):
     origin: Origin | None = None
 
 
-class Basis(nn.Module):
-    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (chorus_common.features.standardise)."""
+class StandardiserModule(nn.Module):
+    """A teacher's PHI-S standardiser as buffers: y' = R (y - mean) / phi, and back
+    (chorus_common.features.standardise)."""
 
     mean: Tensor
     rotation: Tensor
@@ -85,12 +86,12 @@ class Basis(nn.Module):
         self.register_buffer("phi", torch.ones(()))
 
     @staticmethod
-    def of(basis: TeacherBasis) -> Basis:
+    def of(standardiser: PhiSStandardiser) -> StandardiserModule:
         """The same numbers in float32."""
-        module = Basis(len(basis.mean))
-        module.mean.copy_(torch.from_numpy(np.asarray(basis.mean, dtype=np.float32)))
-        module.rotation.copy_(torch.from_numpy(np.asarray(basis.rotation, dtype=np.float32)))
-        module.phi.fill_(float(basis.phi))
+        module = StandardiserModule(len(standardiser.mean))
+        module.mean.copy_(torch.from_numpy(np.asarray(standardiser.mean, dtype=np.float32)))
+        module.rotation.copy_(torch.from_numpy(np.asarray(standardiser.rotation, dtype=np.float32)))
+        module.phi.fill_(float(standardiser.phi))
         return module
 
     def inverse(self, standardised: Tensor) -> Tensor:
@@ -102,12 +103,14 @@ class Basis(nn.Module):
         return self.rotation * self.phi
 
     def offset(self) -> Tensor:
-        """The teacher's mean in the standardised frame, R mean / phi [C]; see `losses.match.match_loss`."""
+        """The teacher's mean in the standardised frame, R mean / phi [C]; see
+        `losses.distillation.distillation_loss`."""
         return self.rotation @ self.mean / self.phi
 
 
 class IdentityStandardiser(nn.Module):
-    """In place of a basis where predictions are in the teacher's own space already: nothing to store or multiply."""
+    """In place of a standardiser where predictions are in the teacher's own space already: nothing to store or
+    multiply."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,7 +142,7 @@ class IdentityStandardiser(nn.Module):
 
 
 class Student(nn.Module):
-    """Encoder, projectors and bases.
+    """Encoder, projectors and standardisers.
 
     Attributes:
         encoder: `stage2_distill.encoder.Encoder`, [N, D].
@@ -155,9 +158,11 @@ class Student(nn.Module):
         self.projectors = nn.ModuleDict(
             {_key(n): make_projector(t.projector, width, t.hidden, t.channels) for n, t in self.config.teachers.items()}
         )
-        self.bases = nn.ModuleDict(
+        self.standardisers = nn.ModuleDict(
             {
-                _key(n): Basis(t.channels) if t.space == "standardised" else IdentityStandardiser(t.channels)
+                _key(n): StandardiserModule(t.channels)
+                if t.space == "standardised"
+                else IdentityStandardiser(t.channels)
                 for n, t in self.config.teachers.items()
             }
         )
@@ -166,23 +171,26 @@ class Student(nn.Module):
     def teachers(self) -> tuple[str, ...]:
         return tuple(self.config.teachers)
 
-    def set_basis(self, name: str, basis: TeacherBasis) -> None:
-        """Take over the basis of teacher `name`."""
+    def set_standardiser(self, name: str, standardiser: PhiSStandardiser) -> None:
+        """Take over the standardiser of teacher `name`."""
         if self.config.teachers[name].space != "standardised":
-            raise ConfigError(f"teacher '{name}' of this student is not standardised; its predictions need no basis")
-        self.bases[_key(name)].load_state_dict(Basis.of(basis).state_dict())
+            raise ConfigError(
+                f"teacher '{name}' of this student is not standardised; its predictions need no standardiser"
+            )
+        self.standardisers[_key(name)].load_state_dict(StandardiserModule.of(standardiser).state_dict())
 
-    def translation(self, name: str, basis: TeacherBasis) -> Translation | None:
-        """From `basis` of teacher `name`, as some store has it, to the student's own; None where they are the same."""
-        own = self.basis(name)
-        return basis.translation(own.mean.numpy(force=True), own.rotation.numpy(force=True), float(own.phi))
+    def translation(self, name: str, standardiser: PhiSStandardiser) -> Translation | None:
+        """From `standardiser` of teacher `name`, as some store has it, to the student's own; None where they are the
+        same."""
+        own = self.standardiser(name)
+        return standardiser.translation(own.mean.numpy(force=True), own.rotation.numpy(force=True), float(own.phi))
 
-    def basis(self, name: str) -> Basis | IdentityStandardiser:
-        """Basis of teacher `name`; ConfigError where the student has no such teacher."""
+    def standardiser(self, name: str) -> StandardiserModule | IdentityStandardiser:
+        """Standardiser of teacher `name`; ConfigError where the student has no such teacher."""
         self._check(name)
-        basis = self.bases[_key(name)]
-        assert isinstance(basis, Basis | IdentityStandardiser)
-        return basis
+        standardiser = self.standardisers[_key(name)]
+        assert isinstance(standardiser, StandardiserModule | IdentityStandardiser)
+        return standardiser
 
     @property
     def source(self) -> WeightsSource | None:
@@ -210,7 +218,7 @@ class Student(nn.Module):
         return self.unstandardise(name, self.project(name, latent))
 
     def unstandardise(self, name: str, standardised: Tensor) -> Tensor:
-        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the teacher's `length`.
+        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the teacher's `feature_norm`.
 
         A student in doubt predicts short features, and once the teacher's mean is added a short one is mostly that
         mean: everything would look like the commonest thing.
@@ -220,13 +228,15 @@ class Student(nn.Module):
             return standardised
         if teacher.space == "unit":
             return F.normalize(standardised, dim=-1)
-        length = teacher.length or standardised.shape[-1] ** 0.5
-        return self.basis(name).inverse(F.normalize(standardised, dim=-1) * length)
+        feature_norm = teacher.feature_norm or standardised.shape[-1] ** 0.5
+        return self.standardiser(name).inverse(F.normalize(standardised, dim=-1) * feature_norm)
 
-    def set_length(self, name: str, length: float) -> None:
+    def set_feature_norm(self, name: str, feature_norm: float) -> None:
         """Length of predictions for teacher `name`, see `unstandardise`."""
         self._check(name)
-        teacher = StudentTeacher.model_validate(self.config.teachers[name].model_dump() | {"length": length})
+        teacher = StudentTeacher.model_validate(
+            self.config.teachers[name].model_dump() | {"feature_norm": feature_norm}
+        )
         self.config = self.config.model_copy(update={"teachers": {**self.config.teachers, name: teacher}})
 
     def _check(self, name: str) -> None:

@@ -345,9 +345,9 @@ def release_config(parts: Parts, path: Path, **overrides: Any) -> EncoderConfig:
                 f"{path}: projector '{teacher}' takes {width} channels, the encoder's {len(channels)} levels give "
                 f"{sum(channels)}"
             )
-    heads = tuple(max(1, c // RELEASE_HEAD) for c in channels)
+    num_heads = tuple(max(1, c // RELEASE_HEAD) for c in channels)
     try:
-        known = {"enc_num_head": heads, "upcast": len(channels) - 1}
+        known = {"enc_num_head": num_heads, "upcast": len(channels) - 1}
         return preset_config(modes[shapes["in_channels"]], **(shapes | known | overrides))
     except ConfigError as error:
         raise WeightsError(f"{path}: {' '.join(str(error).split())[:300]}") from None

@@ -69,8 +69,8 @@ def split_state(state: Mapping[str, Tensor], source: object) -> Parts:
     if unknown:
         raise WeightsError(f"{source}: neither the encoder nor a projector takes {_some(unknown)}")
     if left_out:
-        heads = sorted({k.split(".")[0] for k in left_out})
-        logger.warning("%s: %d tensors of other tasks are left out: %s", source, len(left_out), ", ".join(heads))
+        num_heads = sorted({k.split(".")[0] for k in left_out})
+        logger.warning("%s: %d tensors of other tasks are left out: %s", source, len(left_out), ", ".join(num_heads))
     return Parts(trunk, projectors)
 
 
