@@ -25,7 +25,7 @@ from chorus_common.cache import (
     SceneCache,
     SceneCacheWriter,
     SceneHeader,
-    fingerprint,
+    cache_fingerprint,
     is_published,
     published_bytes,
     unpublish,
@@ -196,7 +196,7 @@ def scene_fingerprint(job: SceneJob) -> str:
     """
     cameras = "chosen" if job.row.cameras_path is None else read_cameras(job.row.cameras_path)
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
-    return fingerprint(
+    return cache_fingerprint(
         job.row.sha256,
         cameras,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},

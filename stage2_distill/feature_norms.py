@@ -47,8 +47,6 @@ def calibrate_feature_norms(student: Student, dataset: CacheDataset, seed: int) 
             predicted.setdefault(name, []).append(directions)
             wanted.setdefault(name, []).append(target.values)
     for name in predicted:
-        if student.config.teachers[name].space != "standardised":
-            continue  # predictions in the teacher's own space have no mean to stand out from
         student.set_feature_norm(
             name, best_feature_norm(student, name, torch.cat(predicted[name]), torch.cat(wanted[name]), seed)
         )

@@ -16,6 +16,7 @@ from chorus_common.cameras import look_at, pinhole
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.rasterize import render_values
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.store_path import parse_store_path
 from chorus_common.scene import GaussianScene
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import predict
@@ -64,7 +65,7 @@ def trained_model(document: Mapping[str, Any]) -> Segmentor:
 def _scenes(document: Mapping[str, Any]) -> dict[str, EvalScene]:
     """The scenes that a result names, by name."""
     inputs = document["inputs"]
-    stores = [Path(s) for s in inputs["stores"]]
+    stores = [parse_store_path(s) for s in inputs["stores"]]
     splits = [*inputs["splits"], *(inputs["train_splits"] if inputs["hold_out"] else [])]
     parts = [select_scenes(stores, Path(inputs["manifest"]), split) for split in dict.fromkeys(splits)]
     found = {scene.name: scene for part in parts for scene in part.scenes}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chorus_common.runtime.errors import WeightsError
-from stage2_distill.cli import describe
+from stage2_distill.commands.info import describe
 from stage2_distill.encoder import build_encoder, export_encoder, load_encoder, preset_config
 from stage2_distill.release import published_teachers
 from stage2_distill.student import (
