@@ -46,7 +46,7 @@ from stage1_render_teachers.views.render_views import config_grid, load_scene, p
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
-STAGE1_VERSION = 3
+STAGE1_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from chorus_common.cache.names import SCHEMA_VERSION
 from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.config import Config
+from chorus_common.scene import RenderMode
 
 FILES = "_files.json"
 
@@ -134,6 +135,7 @@ class CacheAttributes(SceneHeader):
     schema_version: int = SCHEMA_VERSION
     scene_name: str
     label_space: str
+    render_mode: RenderMode = RenderMode.CLASSIC  #: how the scene is meant to be rasterised
     n_gaussians: Count
     n_views: Count
     nnz: Count

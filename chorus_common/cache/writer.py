@@ -134,6 +134,7 @@ class SceneCacheWriter:
             "columns": optional,
             "scene_name": scene.name,
             "label_space": scene.label_space,
+            "render_mode": scene.render_mode,
         }
 
     def put_cameras(self, cameras: CameraSet) -> None:
