@@ -14,10 +14,10 @@ help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
 	@echo "make test      the test suite            make test-all  with the slow tests"
 	@echo "make chaos     kills, full disks, damaged and hostile files: minutes"
-	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/cluster.md)"
+	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/guide/cluster.md)"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
-	@echo "make study     which findings hold on synthetic rooms -> docs/study.md (about an hour on two cores)"
-	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/gags.md)"
+	@echo "make study     which findings hold on synthetic rooms -> docs/experiments/study.md (about an hour on two cores)"
+	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/guide/gags.md)"
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
 
@@ -57,12 +57,12 @@ stage1-slurm: $(READY)
 	@test -n "$(MANIFEST)" && test -n "$(STORE)" || { echo "error: give MANIFEST=... and STORE=..."; exit 2; }
 	@command -v sbatch > /dev/null || { echo "error: there is no sbatch on this machine"; exit 2; }
 	MANIFEST="$(MANIFEST)" STORE="$(STORE)" ARGS="$(ARGS)" CHORUS_STAGE1="$(CURDIR)/$(BIN)/chorus-stage1" \
-	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) stage1_render_teachers/slurm/array.sbatch
+	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) stage1_render_teachers/cluster/slurm/array.sbatch
 
 bench: $(TOOLS)
 	$(BIN)/python -m tests.bench
 
-# The synthetic benchmark of docs/study.md: about an hour on two cores; the same command goes on.
+# The synthetic benchmark of docs/experiments/study.md: about an hour on two cores; the same command goes on.
 study: $(READY)
 	$(BIN)/python -m evaluation.studies.distillation
 
@@ -71,7 +71,7 @@ lint: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# gsplat compiles its CUDA extension on first use; this does it beforehand and fails with a reason (docs/gsplat.md).
+# gsplat compiles its CUDA extension on first use; this does it beforehand and fails with a reason (docs/guide/gsplat.md).
 gsplat-ext: $(READY)
 	$(BIN)/python -c "from gsplat.cuda import _backend as b; assert b._C is not None, \
 	  'gsplat: no CUDA toolkit found; set CUDA_HOME and run make gsplat-ext again'"
@@ -81,7 +81,7 @@ scatter: $(READY)
 	$(BIN)/python -m pip install --quiet wheel setuptools
 	$(BIN)/python -m pip install --no-build-isolation 'torch-scatter>=2.1.2'
 
-# Granularity selection on six rooms and three seeds (docs/gags.md).
+# Granularity selection on six rooms and three seeds (docs/guide/gags.md).
 gags: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/studies/granularity/run.sh runs/gags
 

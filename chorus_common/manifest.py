@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chorus_common.atomic import atomic_path
-from chorus_common.errors import ManifestError
+from chorus_common.runtime.atomic import atomic_path
+from chorus_common.runtime.errors import ManifestError
 
 SCHEMA_VERSION = 1
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from chorus_common.errors import run_cli
+from chorus_common.runtime.errors import run_cli
 from evaluation.commands.batch import batch_command
 from evaluation.commands.compare import compare_command
 from evaluation.commands.finetune import finetune_command

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import FOREGROUND_EXCLUDED
+from chorus_common.runtime.errors import ConfigError
 from evaluation.metrics.retrieval import FIGURES
 from evaluation.scene_scores import SceneScores
 

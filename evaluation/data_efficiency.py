@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chorus_common.config import Config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from evaluation.point_lists import annotate, read_point_lists
 from evaluation.scenes import LoadedScene

@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.lifting import LiftingIndex
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.npy import open_npy
-from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene

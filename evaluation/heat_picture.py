@@ -11,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from chorus_common.atomic import write_bytes_atomically
 from chorus_common.cameras import look_at, pinhole
+from chorus_common.rasterize import render_values
+from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.scene import GaussianScene
 from evaluation.report.colours import heat as heat_colours
-from evaluation.report.render import draw
 from evaluation.scenes import LoadedScene
 
 F32 = NDArray[np.float32]
@@ -52,7 +52,7 @@ def best_view(scene: LoadedScene, relevancy: F32) -> tuple[F64, F64]:
     for x in (0.08, 0.92):
         for y in (0.08, 0.92):
             view = look_at(low + (high - low) * np.array([x, y, 0.85]), focus)
-            drawn, _ = draw(
+            drawn, _ = render_values(
                 gaussians, view, small, WIDTH // _SMALL, HEIGHT // _SMALL, hottest[:, None].astype(np.float32)
             )
             if drawn.sum() > most:
@@ -77,7 +77,7 @@ def write_heat_picture(path: Path, scene: LoadedScene, relevancy: F32, title: st
     view, intrinsics = best_view(scene, relevancy)
     low, high = heat_range(relevancy)
     values = np.concatenate([gaussians.colors, relevancy[:, None]], axis=1)
-    drawn, alpha = draw(gaussians, view, intrinsics, WIDTH, HEIGHT, values)
+    drawn, alpha = render_values(gaussians, view, intrinsics, WIDTH, HEIGHT, values)
     alpha = alpha[..., None]
     picture = drawn[..., :3] + (1 - alpha)
     shown = drawn[..., 3] / np.maximum(alpha[..., 0], 1e-6)

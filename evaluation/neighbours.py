@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from chorus_common.lifting import morton_order
-from chorus_common.threads import default_threads, run_tasks
+from chorus_common.runtime.threads import default_threads, run_tasks
 
 I32 = NDArray[np.int32]
 

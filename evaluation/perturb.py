@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.lifting import morton_order
-from chorus_common.progress import progress
 from chorus_common.rotations import middle, rotate, rotation_about
+from chorus_common.runtime.progress import progress
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import write_ply
 from evaluation.scenes import LoadedScene, Selection

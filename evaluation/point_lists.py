@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import probe
 from evaluation.neighbours import nearest_gaussians
@@ -29,7 +29,7 @@ from evaluation.scenes import LoadedScene
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
-#: Metres. A point further from every Gaussian labels none: chorus_common.datasets cuts Gaussians at the same distance.
+#: Metres. A point further from every Gaussian labels none: data_manifests.datasets cuts Gaussians at the same distance.
 REACH = 0.25
 
 

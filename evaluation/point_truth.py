@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError, one_line
 from chorus_common.labels import SPACES
+from chorus_common.runtime.errors import SceneError, one_line
 from chorus_common.scene_io.npy import open_npy
 
 

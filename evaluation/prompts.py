@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.text import TextEncoder
 
 #: Templates by name. A class's embedding is the renormalised mean over them (CLIP, Radford et al. 2021, section 3.1.4).

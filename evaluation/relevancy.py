@@ -1,4 +1,4 @@
-"""How much a scene's features answer a text: chorus_common.relevancy for features of any length, some missing."""
+"""How much a scene's features answer a text: chorus_common.text.relevancy for features of any length, some missing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.relevancy import CANONICAL_PHRASES
-from chorus_common.relevancy import relevancy as relevancy_of_units
 from chorus_common.text import TextEncoder
+from chorus_common.text.relevancy import CANONICAL_PHRASES
+from chorus_common.text.relevancy import relevancy as relevancy_of_units
 from evaluation.features import PASS, SceneFeatures
 from evaluation.prompts import class_embeddings
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import ConfigError
 
 FORMAT = "chorus-result/1"
 _COMMAND = "evaluation.command"

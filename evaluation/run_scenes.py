@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from chorus_common.atomic import write_bytes_atomically, write_text_atomically
-from chorus_common.errors import CacheError, ChorusError, one_line
-from chorus_common.processes import each_as_done
-from chorus_common.progress import progress
+from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.errors import CacheError, ChorusError, one_line
+from chorus_common.runtime.processes import each_as_done
+from chorus_common.runtime.progress import progress
 from evaluation.scenes import EvalScene, Selection
 
 Piece = dict[str, Any]

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chorus_common.atomic import atomic_path
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.atomic import atomic_path
+from chorus_common.runtime.errors import ConfigError
 from evaluation.metrics.instance import InstanceEvaluator, SceneMatches
 from evaluation.metrics.retrieval import FIGURES, QuerySums
 from evaluation.metrics.semantic import ConfusionMatrix

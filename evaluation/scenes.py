@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
 from chorus_common.cache.schema import FILES
-from chorus_common.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
+from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
 from chorus_common.scene_io.npy_folder import names_label_space

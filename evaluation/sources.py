@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from chorus_common.errors import CacheError, ConfigError, WeightsError
-from chorus_common.standardise import TeacherBasis
+from chorus_common.features.standardise import TeacherBasis
+from chorus_common.runtime.errors import CacheError, ConfigError, WeightsError
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.features import (
     EncoderFeatures,

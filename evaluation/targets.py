@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from chorus_common.errors import SceneError
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.runtime.errors import SceneError
 from evaluation.neighbours import nearest_gaussians, neighbour_vote
 from evaluation.point_truth import read_point_truth
 from evaluation.run_scenes import NoGroundTruthError

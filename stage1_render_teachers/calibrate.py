@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chorus_common.allocator import keep_freed_memory
-from chorus_common.atomic import create_bytes_atomically
-from chorus_common.errors import CacheError, one_line
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
 from chorus_common.manifest import ManifestRow
-from chorus_common.places import Place
-from chorus_common.progress import Progress
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
-from stage1_render_teachers.cluster import Pool, WorkerLost
+from chorus_common.runtime.allocator import keep_freed_memory
+from chorus_common.runtime.atomic import create_bytes_atomically
+from chorus_common.runtime.errors import CacheError, one_line
+from chorus_common.runtime.progress import Progress
+from chorus_common.runtime.store_path import Place
+from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.plan import basis_path, shared_teacher, teacher_threads
-from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.views.render_views import config_grid, load_scene, pick_views, render_batches
 
 
 @dataclass(frozen=True)

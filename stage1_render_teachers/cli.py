@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 import click
 
 from chorus_common.cache import published_scenes, verify_store
-from chorus_common.config import load_config
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from chorus_common.manifest import Manifest
-from chorus_common.places import Place, PlaceType
-from chorus_common.progress import duration, progress
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.runtime.progress import duration, progress
+from chorus_common.runtime.store_path import Place, PlaceType
 from stage1_render_teachers.calibrate import calibrate as fit_bases
 from stage1_render_teachers.calibrate import dense_specs, missing_bases
-from stage1_render_teachers.cluster import open_pool
+from stage1_render_teachers.cluster.pool import open_pool
+from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.commands.capture import capture_command
 from stage1_render_teachers.commands.copy import copy
 from stage1_render_teachers.run import prepare_store, run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, Stage1Config, parse_shard
-from stage1_render_teachers.slurm_jobs import SlurmConfig
 from stage1_render_teachers.status import describe, require_store, scene_path, store_status
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ _scenes = _options(
 )
 _settings = _options(
     click.option("--teachers", multiple=True, metavar="SPEC", help="repeatable; default: all embedded teachers"),
-    click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML, keys as in docs/stage1.md"),
+    click.option("--config", type=click.Path(path_type=Path), default=None, help="TOML file of settings"),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="one setting; repeatable"),
     click.option(
         "--workers",
@@ -68,7 +68,7 @@ _settings = _options(
         type=SlurmFile(),
         default=SlurmConfig(),
         metavar="FILE.toml",
-        help="what each Slurm job asks for; keys as in docs/cluster.md",
+        help="what each Slurm job asks for; keys as in docs/guide/cluster.md",
     ),
     click.option("--device", default="cpu", show_default=True, help="where neural teachers run"),
     click.option("--worker-memory", default="auto", show_default=True, help="limit per local worker, e.g. 8GiB"),

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chorus_common.atomic import write_bytes_atomically
-from chorus_common.errors import CacheError
-from chorus_common.places import Place
+from chorus_common.runtime.atomic import write_bytes_atomically
+from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.store_path import Place
 
 Status = Literal["done", "skipped", "failed"]
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from chorus_common.errors import CacheError, ConfigError
-from chorus_common.places import Place
-from chorus_common.standardise import TeacherBasis
-from stage1_render_teachers.mask_embeddings import mask_embedder
-from stage1_render_teachers.render_views import config_grid
+from chorus_common.features.standardise import TeacherBasis
+from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.store_path import Place
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
+from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.views.render_views import config_grid
 
 
 @dataclass(frozen=True)

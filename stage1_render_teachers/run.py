@@ -14,17 +14,17 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from chorus_common.bucket import BucketPath
 from chorus_common.cache import sweep_orphans
-from chorus_common.errors import CacheError, ManifestError
 from chorus_common.manifest import Manifest, ManifestRow
-from chorus_common.places import Place
-from chorus_common.progress import Progress, progress
+from chorus_common.rasterize import get_backend
+from chorus_common.runtime.bucket import BucketPath
+from chorus_common.runtime.errors import CacheError, ManifestError
+from chorus_common.runtime.progress import Progress, progress
+from chorus_common.runtime.store_path import Place
 from stage1_render_teachers.calibrate import calibrate, missing_bases
-from stage1_render_teachers.cluster import Finished, Pool, WorkerLost, open_pool
+from stage1_render_teachers.cluster.pool import Finished, Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import plan_teachers
-from stage1_render_teachers.rasterize import get_backend
 from stage1_render_teachers.scene_task import SceneJob, run_scene
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 

@@ -20,8 +20,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.allocator import keep_freed_memory
-from chorus_common.bucket import BucketError
 from chorus_common.cache import (
     GridAttributes,
     SceneCache,
@@ -33,17 +31,19 @@ from chorus_common.cache import (
     unpublish,
 )
 from chorus_common.camera_io import read_cameras
-from chorus_common.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
-from chorus_common.peak_memory import peak_memory
-from chorus_common.places import Place
+from chorus_common.runtime.allocator import keep_freed_memory
+from chorus_common.runtime.bucket import BucketError
+from chorus_common.runtime.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
+from chorus_common.runtime.peak_memory import peak_memory
+from chorus_common.runtime.store_path import Place
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
-from stage1_render_teachers.render_views import config_grid, load_scene, pick_views, render_batches
 from stage1_render_teachers.settings import Stage1Config
-from stage1_render_teachers.surfaces import SceneSurfaces
 from stage1_render_teachers.teacher_passes import open_passes
+from stage1_render_teachers.views.render_views import config_grid, load_scene, pick_views, render_batches
+from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
 STAGE1_VERSION = 3

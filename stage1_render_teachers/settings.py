@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from chorus_common.cache.schema import MaskForm
-from chorus_common.config import Config
-from chorus_common.errors import ConfigError
-from chorus_common.quantise import Bits
-from stage1_render_teachers.slurm_jobs import SlurmConfig
+from chorus_common.features.quantise import Bits
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import ConfigError
+from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
@@ -28,7 +28,7 @@ class Stage1Config(Config):
     """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
 
     teachers: tuple[str, ...] = Field(
-        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/stage1.md"
+        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/guide/stage1.md"
     )
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
@@ -49,13 +49,13 @@ class Stage1Config(Config):
     background: tuple[UnitFloat, UnitFloat, UnitFloat] = Field(
         default=(0.0, 0.0, 0.0), description="colour behind the scene, 0 to 1"
     )
-    bits: Bits = Field(default="ecsq", description="per channel of a dense teacher, see docs/cache.md")
+    bits: Bits = Field(default="ecsq", description="per channel of a dense teacher, see docs/design/cache.md")
     mask_embeddings: MaskForm = Field(
         default="pooled", description='of masks: mean of the dense tokens, or "crops" with the rest blurred'
     )
     store_rgb: bool = Field(default=True, description="keep the rendered pictures (needed for reports)")
     store_depth: bool = Field(default=False, description="keep the rendered depth (f16, metres)")
-    rasterizer: str = Field(default="cpu", description="backend, see stage1_render_teachers.rasterize")
+    rasterizer: str = Field(default="cpu", description="backend, see chorus_common.rasterize")
     batch: int = Field(default=8, ge=1, description="views that go through the teachers at once")
     teacher_threads: int = Field(
         default=1,

@@ -10,10 +10,10 @@ from statistics import fmean, median
 from typing import Any
 
 from chorus_common.cache import SceneCache, published_bytes, published_scenes
-from chorus_common.errors import CacheError, one_line
 from chorus_common.manifest import ManifestRow
-from chorus_common.places import Place
-from chorus_common.progress import duration
+from chorus_common.runtime.errors import CacheError, one_line
+from chorus_common.runtime.progress import duration
+from chorus_common.runtime.store_path import Place
 from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
 
 

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import EmbeddingSource, SceneCacheWriter
-from chorus_common.errors import CacheError, SceneError
-from chorus_common.places import Place
-from chorus_common.quantise import Quantiser
+from chorus_common.features.quantise import Quantiser
+from chorus_common.runtime.errors import CacheError, SceneError
+from chorus_common.runtime.store_path import Place
 from stage1_render_teachers.fidelity import Fidelity
-from stage1_render_teachers.mask_embeddings import mask_embedder
 from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_basis, shared_teacher
-from stage1_render_teachers.render_views import ViewBatch, config_grid
 from stage1_render_teachers.settings import Stage1Config
-from stage1_render_teachers.surfaces import SceneSurfaces
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, teacher_name
+from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.views.render_views import ViewBatch, config_grid
+from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 F32 = NDArray[np.float32]
 Watch = Callable[[str], AbstractContextManager[None]]

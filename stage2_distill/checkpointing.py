@@ -18,8 +18,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from chorus_common.atomic import write_bytes_atomically
-from chorus_common.errors import WeightsError
+from chorus_common.runtime.atomic import write_bytes_atomically
+from chorus_common.runtime.errors import WeightsError
 from stage2_distill.optim import WeightAverage, load_optimizer_tensors, optimizer_tensors
 
 SCHEMA = 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import ConfigError, run_cli
+from chorus_common.runtime.errors import ConfigError, run_cli
 from stage2_distill.commands.adapt import adapt_command
 from stage2_distill.commands.encode import encode_command
 from stage2_distill.commands.field import field_command

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)

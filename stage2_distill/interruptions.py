@@ -7,8 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from chorus_common.errors import is_full_disk
-from chorus_common.progress import Progress
+from chorus_common.runtime.errors import is_full_disk
+from chorus_common.runtime.progress import Progress
 
 
 class StopRequest:

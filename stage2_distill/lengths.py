@@ -5,7 +5,7 @@ added again, and so how much of what it says outweighs "looks like anything": to
 commonest thing. Training does not settle it: a direction that averages over doubt has lost part of what tells things
 apart, and no matching loss gives it back (matching rewards short answers in doubt). So the length is chosen afterwards,
 as the one at which a prediction, in the teacher's own space, is most often nearest to the same cluster of the
-teacher's features as the teacher's own feature is. docs/demo.md has what it is worth.
+teacher's features as the teacher's own feature is. docs/experiments/demo.md has what it is worth.
 """
 
 from __future__ import annotations

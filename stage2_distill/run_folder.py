@@ -22,8 +22,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.errors import ConfigError, is_full_disk
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import ConfigError, is_full_disk
 from stage2_distill.settings import TrainConfig
 
 #: Settings that change speed or safety but no number, so that a run may be continued with other values.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from stage2_distill.data.augment import AugmentConfig
 
 #: Of a running mean.
@@ -24,7 +24,7 @@ class EncoderSettings(Config):
         weights: a checkpoint to start from ("" = fresh weights); preset and overrides are then left alone.
     """
 
-    preset: str = "chorus"
+    preset: str = "chorus-lite"
     overrides: dict[str, Any] = Field(default_factory=dict)
     weights: str = ""
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from chorus_common.cache import SceneCache, published_scenes
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.manifest import Manifest
-from chorus_common.places import Place
-from chorus_common.standardise import TeacherBasis
+from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.store_path import Place
 from stage2_distill.data.dataset import SceneEntry
 
 Found = tuple[str, str, Place]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from chorus_common.errors import ConfigError
-from chorus_common.standardise import TeacherBasis
+from chorus_common.features.standardise import TeacherBasis
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.encoder import Encoder, build_encoder, load_encoder
 from stage2_distill.settings import EncoderSettings, TrainConfig

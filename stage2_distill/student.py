@@ -22,10 +22,10 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from chorus_common.atomic import write_bytes_atomically, write_text_atomically
-from chorus_common.config import Config, dump_config
-from chorus_common.errors import ConfigError, WeightsError
-from chorus_common.standardise import TeacherBasis, Translation
+from chorus_common.features.standardise import TeacherBasis, Translation
+from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.config import Config, dump_config
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder import Encoder, EncoderConfig, PointBatch
 from stage2_distill.encoder.weight_files import read_safetensors
 from stage2_distill.projectors import Projector
@@ -60,7 +60,7 @@ class StudentConfig(Config):
 
 
 class Basis(nn.Module):
-    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (lifting: chorus_common.standardise)."""
+    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (chorus_common.features.standardise)."""
 
     mean: Tensor
     rotation: Tensor

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.features.standardise import TeacherBasis, Translation
 from chorus_common.labels import LABEL_SPACES
-from chorus_common.progress import Progress as Reporter
-from chorus_common.progress import progress as report_progress
-from chorus_common.standardise import TeacherBasis, Translation
+from chorus_common.runtime.errors import ChorusError, ConfigError
+from chorus_common.runtime.progress import Progress as Reporter
+from chorus_common.runtime.progress import progress as report_progress
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, SceneEntry, scene_identities

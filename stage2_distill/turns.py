@@ -5,7 +5,7 @@ angles keeps what all of them agree on. One turn is the scene as it is.
 
 Angles are multiples of the golden angle: spread evenly whatever their number, and no two of them cut the same voxels. A
 circle in equal parts does that badly where it matters most: a quarter turn about the middle maps the grid of voxels
-onto itself (figures in docs/open-vocabulary.md).
+onto itself (figures in docs/guide/open-vocabulary.md).
 """
 
 from __future__ import annotations

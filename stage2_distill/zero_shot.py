@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import FOREGROUND_EXCLUDED, LABEL_SPACES
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.text import load_text_encoder
 from stage2_distill.student import Student
 

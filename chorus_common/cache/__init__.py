@@ -1,5 +1,5 @@
 """The teacher cache: one Zarr v3 store per scene, the only thing stage 2 reads. Layout in schema.py, reasons in
-docs/cache.md.
+docs/design/cache.md.
 """
 
 from chorus_common.cache.copy import copy_scene

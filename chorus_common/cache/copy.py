@@ -11,8 +11,8 @@ from chorus_common.cache.files import is_published, open_files
 from chorus_common.cache.publish import publish_folder, scratch_folder
 from chorus_common.cache.schema import FILES, TEMPORARY_PREFIX
 from chorus_common.cache.store import load_records, remedy
-from chorus_common.errors import CacheError
-from chorus_common.places import Place
+from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.store_path import Place
 
 
 def copy_scene(source: Place, target: Place) -> bool:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from chorus_common.bucket import PARALLEL, BucketPath
 from chorus_common.cache.schema import SCHEMA_VERSION, TEMPORARY_PREFIX
-from chorus_common.errors import CacheError
-from chorus_common.places import Place
+from chorus_common.runtime.bucket import PARALLEL, BucketPath
+from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.store_path import Place
 
 #: Where the objects of a data set's scenes lie; hidden, like a temporary folder.
 OBJECTS = ".objects"

@@ -8,11 +8,11 @@ import os
 import shutil
 from pathlib import Path
 
-from chorus_common.bucket import BucketPath
 from chorus_common.cache.files import uploads
 from chorus_common.cache.publish import scratch_folder
 from chorus_common.cache.schema import TEMPORARY_PREFIX
-from chorus_common.places import Place, parse_place
+from chorus_common.runtime.bucket import BucketPath
+from chorus_common.runtime.store_path import Place, parse_place
 
 #: Seconds for which an upload that nobody refers to may still be going on; far longer than a scene takes, because a
 #: bucket has no locks and its clock is not ours.

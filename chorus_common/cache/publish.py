@@ -7,9 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from chorus_common.atomic import fsync_directory
 from chorus_common.cache.files import upload
-from chorus_common.places import Place
+from chorus_common.runtime.atomic import fsync_directory
+from chorus_common.runtime.store_path import Place
 
 
 def scratch_folder(path: Place) -> Path:

@@ -18,10 +18,10 @@ from chorus_common.cache.files import SceneFiles, open_files
 from chorus_common.cache.schema import ArrayLayout, CacheAttributes
 from chorus_common.cache.store import CheckedStore, FileRecord, load_records, record_file, remedy
 from chorus_common.cameras import CameraSet
-from chorus_common.errors import CacheError, SceneError
+from chorus_common.features.quantise import Quantiser
 from chorus_common.lifting import LiftingIndex
-from chorus_common.places import Place, parse_place
-from chorus_common.quantise import Quantiser
+from chorus_common.runtime.errors import CacheError, SceneError
+from chorus_common.runtime.store_path import Place, parse_place
 from chorus_common.scene import GaussianScene
 
 F32 = NDArray[np.float32]

@@ -30,9 +30,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from chorus_common.config import Config
+from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
-from chorus_common.quantise import Bits, Quantiser
+from chorus_common.runtime.config import Config
 
 SCHEMA_VERSION = 1
 FILES = "_files.json"

@@ -1,7 +1,7 @@
 """Make a lifting index small before it is stored: drop what cannot be seen in a lifted feature, round the rest.
 
 Half of the entries of a rasterised index carry 0.3 % of its weight (surfaces behind an opaque one, tails of splats).
-Figures in docs/cache.md.
+Figures in docs/design/cache.md.
 """
 
 from __future__ import annotations

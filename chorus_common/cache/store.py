@@ -21,8 +21,8 @@ from zarr.errors import ZarrUserWarning
 
 from chorus_common.cache.files import FolderFiles, SceneFiles
 from chorus_common.cache.schema import FILES, SCHEMA_VERSION
-from chorus_common.errors import CacheError
-from chorus_common.places import Place
+from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.store_path import Place
 
 # The delta filter of lifting/indices is numcodecs' own: zarr-python and anndata read it, and say so at every use.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in", category=ZarrUserWarning)

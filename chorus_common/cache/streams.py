@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from chorus_common.cache import schema
 from chorus_common.cache.schema import ArrayLayout, DenseTeacherAttributes, MaskTeacherAttributes
-from chorus_common.errors import CacheError
-from chorus_common.quantise import Quantiser
+from chorus_common.features.quantise import Quantiser
+from chorus_common.runtime.errors import CacheError
 
 if TYPE_CHECKING:
     from chorus_common.cache.writer import SceneCacheWriter

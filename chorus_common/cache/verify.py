@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from chorus_common.cache.files import open_files
 from chorus_common.cache.reader import SceneCache
 from chorus_common.cache.store import load_records, record_file
-from chorus_common.errors import CacheError, one_line
-from chorus_common.places import Place, parse_place
+from chorus_common.runtime.errors import CacheError, one_line
+from chorus_common.runtime.store_path import Place, parse_place
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ from chorus_common.cache.slim import DROPPED_SHARE, slim_index
 from chorus_common.cache.store import dump_records, list_files, record_file
 from chorus_common.cache.streams import DenseTeacherWriter, MaskTeacherWriter, ViewStream
 from chorus_common.cameras import CameraSet
-from chorus_common.errors import CacheError
+from chorus_common.features.quantise import Bits
 from chorus_common.lifting import LiftingIndex
-from chorus_common.places import Place, parse_place
-from chorus_common.quantise import Bits
+from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.store_path import Place, parse_place
 from chorus_common.scene import GaussianScene
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.atomic import write_text_atomically
 from chorus_common.camera_io.view import View, camera_set, fail, read_text, world_to_camera
 from chorus_common.cameras import CameraSet
+from chorus_common.runtime.atomic import write_text_atomically
 
 #: OpenGL camera axes -> OpenCV camera axes, applied from the right to a camera-to-world matrix.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cameras import CameraSet
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 #: Camera files are text or small tables; nothing real comes near this.
 MAX_BYTES = 1 << 30

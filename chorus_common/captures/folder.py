@@ -19,7 +19,7 @@ from chorus_common.cameras import CameraSet
 from chorus_common.captures.capture import MILLIMETRE, Capture
 from chorus_common.captures.paired import first_size, pair_frames
 from chorus_common.captures.pictures import COLOR_SUFFIXES
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 def is_plain_capture(path: Path) -> bool:

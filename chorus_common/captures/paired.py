@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chorus_common.cameras import CameraSet
 from chorus_common.captures.capture import Capture
 from chorus_common.captures.pictures import COLOR_SUFFIXES, DEPTH_SUFFIXES, find_pictures, picture_size
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 def pair_frames(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 F32 = NDArray[np.float32]
 

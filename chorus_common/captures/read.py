@@ -7,7 +7,7 @@ from pathlib import Path
 from chorus_common.captures.capture import MILLIMETRE, Capture
 from chorus_common.captures.folder import is_plain_capture, read_plain_capture
 from chorus_common.captures.scannet import is_scannet_capture, read_scannet_capture
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 def read_capture(path: str | Path, *, every: int = 1, depth_unit: float = MILLIMETRE) -> Capture:

@@ -16,7 +16,7 @@ import numpy as np
 from chorus_common.camera_io.scannet import read_matrix, read_scannet
 from chorus_common.captures.capture import MILLIMETRE, Capture
 from chorus_common.captures.paired import pair_frames
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 def is_scannet_capture(path: Path) -> bool:

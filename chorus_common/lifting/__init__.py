@@ -7,7 +7,7 @@ row sums,
     lift:   F3 = D^-1 W F2          (weighted mean over all pixels of all views in which a Gaussian contributes)
     render: F2 = D'^-1 W^T F3       (D' the column sums)
 
-Sums are stored, never means, so shards and later views can be added. See docs/lifting.md.
+Sums are stored, never means, so shards and later views can be added. See docs/design/lifting.md.
 """
 
 from chorus_common.lifting.cells import CellGrid, CellHits

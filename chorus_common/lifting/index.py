@@ -9,7 +9,6 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError, SceneError
 from chorus_common.lifting.cells import CellGrid, CellHits
 from chorus_common.lifting.kernels import (
     count_rows,
@@ -21,7 +20,8 @@ from chorus_common.lifting.kernels import (
     transpose,
 )
 from chorus_common.lifting.morton import morton_order
-from chorus_common.threads import default_threads, run_tasks
+from chorus_common.runtime.errors import ConfigError, SceneError
+from chorus_common.runtime.threads import default_threads, run_tasks
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

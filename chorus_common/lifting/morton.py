@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 I64 = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene, canonical_quats
 
 #: Default cap on the Gaussians of one file: 20 million take about 1.4 GB in memory.

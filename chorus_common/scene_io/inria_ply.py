@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.atomic import atomic_path
+from chorus_common.runtime.atomic import atomic_path
 from chorus_common.scene import SH_C0, GaussianScene
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, check_finite, fail, finish, scene_name, sigmoid
 from chorus_common.scene_io.ply import PlyElement, PlyHeader, columns, numbered, read_ply_element

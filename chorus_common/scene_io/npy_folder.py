@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.atomic import atomic_path
-from chorus_common.errors import SceneError
+from chorus_common.runtime.atomic import atomic_path
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, fail, finish, scene_name
 from chorus_common.scene_io.inria_ply import unit_normals

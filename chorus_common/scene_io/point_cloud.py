@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.bounds import MAX_EXTENT, MAX_GAUSSIANS, check_count, check_finite, fail, scene_name
 from chorus_common.scene_io.inria_ply import id_columns, unit_normals

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.spatial import cKDTree
 
-from chorus_common.config import Config
-from chorus_common.errors import SceneError
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 
 F32 = NDArray[np.float32]

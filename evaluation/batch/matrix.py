@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 
 Option = bool | int | float | str | list[str]
 

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError
-from chorus_common.progress import progress
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError
+from chorus_common.runtime.progress import progress
 from evaluation.batch.matrix import BatchConfig, Cell
 from evaluation.scene_scores import scores_path
 
-#: Exit code of a program that Ctrl-C ended (chorus_common.errors.run_cli).
+#: Exit code of a program that Ctrl-C ended (chorus_common.runtime.errors.run_cli).
 _INTERRUPTED = 130
 
 _PROGRAM = "import sys; sys.argv[0] = 'chorus-eval'; from evaluation.cli import main; main()"

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chorus_common.atomic import atomic_path
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.atomic import atomic_path
+from chorus_common.runtime.errors import ConfigError
 from evaluation.batch.matrix import Cell
 from evaluation.batch.run import CellOutcome
 from evaluation.metrics.retrieval import FIGURES

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.commands.options import FILE
 from evaluation.results import command_line
 
 
 @click.command("batch")
-@click.option("--config", "config_path", type=FILE, required=True, help="The matrix as TOML (docs/batch.md).")
+@click.option("--config", "config_path", type=FILE, required=True, help="The matrix as TOML (docs/guide/batch.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
 @click.option("--out", type=FILE, required=True, help="Folder of the results; same command again: goes on.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time, on dask's local cluster.")
@@ -24,8 +24,8 @@ def batch_command(
     """Run a matrix of encoders, data sets and tasks into one table."""
     import shlex
 
-    from chorus_common.atomic import write_text_atomically
-    from chorus_common.config import dump_config, load_config
+    from chorus_common.runtime.atomic import write_text_atomically
+    from chorus_common.runtime.config import dump_config, load_config
     from evaluation.batch.matrix import BatchConfig, cells
     from evaluation.batch.run import run_cells
     from evaluation.batch.table import markdown, table_lines, write_parquet

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, ConfigError
+from chorus_common.runtime.errors import EXIT_DONE, ConfigError
 from evaluation.commands.options import FILE
 from evaluation.results import command_line, result_document, write_result
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.commands.options import (
     FILE,
     device_option,
@@ -33,7 +33,7 @@ from evaluation.results import command_line, result_document, text_table, write_
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")
 @click.option("--published-freezing", is_flag=True, help="Frozen parts stay in train mode, as in published probes.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/fine-tuning.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/fine-tune.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
 @space_option
 @target_option
@@ -62,7 +62,7 @@ def finetune_command(
     device: str,
 ) -> int:
     """Learn segmentation from labels: linear probe, decoder probe or full fine-tuning."""
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from evaluation.finetuning.settings import FineTuneConfig
     from evaluation.scene_scores import scores_path
     from evaluation.splits import Splits, labelled_pair

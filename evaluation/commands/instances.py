@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
 from evaluation.commands.options import (
     FILE,
     left_out,
@@ -65,7 +65,7 @@ def instances_command(
     out: Path,
 ) -> int:
     """Find and name objects: class-agnostic masks, classified by their pooled features; AP, AP50, AP25."""
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
     from evaluation.proposals.choose import proposal_sources

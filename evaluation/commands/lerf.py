@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.commands.options import FILE, device_option, out_option
 from evaluation.results import command_line, result_document, text_table, write_result
 

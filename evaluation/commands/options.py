@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from evaluation.results import text_table
 
 FILE = click.Path(path_type=Path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.commands.options import (
     FILE,
     device_option,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus_common.errors import EXIT_DONE, ConfigError
+from chorus_common.runtime.errors import EXIT_DONE, ConfigError
 from evaluation.commands.options import FILE, lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -43,7 +43,7 @@ def query_command(
 
     SCENE is a scene file or folder of any format, or a store's <scene>.zarr, whose cameras and masks are then used.
     """
-    from chorus_common.relevancy import SHARPNESS
+    from chorus_common.text.relevancy import SHARPNESS
     from evaluation.heat_picture import heat_range, write_heat_picture
     from evaluation.predictions.coloured_ply import write_coloured_ply
     from evaluation.relevancy import query_embeddings

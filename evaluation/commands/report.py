@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.errors import EXIT_DONE
+from chorus_common.runtime.errors import EXIT_DONE
 from evaluation.commands.options import FILE
 from evaluation.results import command_line
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
 from evaluation.commands.options import (
     FILE,
     encoder_source_options,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus_common.errors import EXIT_DONE, ConfigError
+from chorus_common.runtime.errors import EXIT_DONE, ConfigError
 from evaluation.commands.options import FILE, lifted_option, prompts_option, space_option, text_source_options
 
 if TYPE_CHECKING:

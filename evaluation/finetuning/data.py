@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.settings import FineTuneConfig
@@ -150,7 +150,7 @@ class LabelledDataset:
         if moved.instances is not None:
             instances = voxel_majority(moved.instances, inverse, len(points))
             instances[(labels < 0) | ~self._things[labels]] = -1
-        centred, offsets = instance_offsets(points.coord.numpy(), instances)
+        centred, offsets = instance_offsets(self._encoder.inputs.metres(points.coord).numpy(), instances)
         return LabelledBatch(
             points,
             torch.from_numpy(labels),

@@ -49,4 +49,5 @@ def predict(model: Segmentor, scene: GaussianScene) -> ScenePrediction:
     finally:
         model.train(was_training)
     offsets = None if out.offsets is None else out.offsets.float().cpu().numpy()
-    return ScenePrediction(out.logits.float().softmax(1).cpu().numpy(), batch.coord.numpy(), offsets, inverse)
+    coord = model.encoder.config.inputs.metres(batch.coord).numpy()
+    return ScenePrediction(out.logits.float().softmax(1).cpu().numpy(), coord, offsets, inverse)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from evaluation.data_efficiency import LimitConfig
 from evaluation.heads.grouping import GroupingConfig
 from stage2_distill.data.augment import AugmentConfig

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ChorusError
-from chorus_common.progress import Progress as Reporter
-from chorus_common.progress import progress
+from chorus_common.runtime.errors import ChorusError
+from chorus_common.runtime.progress import Progress as Reporter
+from chorus_common.runtime.progress import progress
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset
 from evaluation.finetuning.model import Outputs, Segmentor
 from evaluation.finetuning.settings import FineTuneConfig, LossSettings

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from evaluation.heads.components import connected_components
 
 F32 = NDArray[np.float32]

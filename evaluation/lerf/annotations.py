@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from chorus_common.config import first_problem
-from chorus_common.errors import SceneError
+from chorus_common.runtime.config import first_problem
+from chorus_common.runtime.errors import SceneError
 
 Bool = NDArray[np.bool_]
 #: No photograph is larger; a file that says so is damaged.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.relevancy import encode_queries
 from chorus_common.text import TextEncoder
+from chorus_common.text.relevancy import encode_queries
 from stage2_distill.fields import FieldView
 
 F32 = NDArray[np.float32]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.lerf.annotations import Frame
 from evaluation.lerf.scores import THRESHOLDS, LerfRules, QueryScores, score_query
 

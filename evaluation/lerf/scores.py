@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -15,8 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chorus_common.errors import ChorusError
 from chorus_common.labels import FOREGROUND_EXCLUDED
+from chorus_common.runtime.errors import ChorusError
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]

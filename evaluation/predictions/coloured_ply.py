@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.atomic import write_bytes_atomically
+from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.scene import SH_C0, GaussianScene
 
 _PLY_TYPES = {"f4": "float", "u1": "uchar", "i4": "int"}

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from chorus_common.atomic import write_bytes_atomically, write_text_atomically
-from chorus_common.errors import SceneError
+from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.errors import SceneError
 
 MASKS = "predicted_masks"
 

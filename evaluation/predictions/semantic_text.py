@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.atomic import write_bytes_atomically
+from chorus_common.runtime.atomic import write_bytes_atomically
 from evaluation.predictions.ids import benchmark_ids
 
 

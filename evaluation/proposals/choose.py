@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.proposals.files import ProposalFiles
 from evaluation.proposals.ground_truth import GroundTruth
 from evaluation.proposals.merged_masks import MergeConfig, MergedMasks

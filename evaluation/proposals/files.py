@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from evaluation.predictions.instance_masks import read_instances
 from evaluation.proposals.proposals import Proposals
 from evaluation.targets import Target

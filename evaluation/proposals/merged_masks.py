@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from chorus_common.config import Config
-from chorus_common.errors import CacheError
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import CacheError
 from evaluation.proposals.observations import UNSEEN, Observations, observe
 from evaluation.proposals.overlap_graph import merge_masks
 from evaluation.proposals.proposals import Proposals, rows_to_masks

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from chorus_common.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.cache import SceneCache
-from chorus_common.config import Config
-from chorus_common.errors import ConfigError
-from chorus_common.standardise import TeacherBasis
+from chorus_common.features.standardise import TeacherBasis
+from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.text import load_text_encoder
 from evaluation.report.charts import class_bars, confusion_picture, read_log, training_curves
 from evaluation.report.export import latex_table, markdown_table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError
+from chorus_common.runtime.errors import CacheError
 
 #: A Gaussian counts as covered from this many views on (stage 1's `coverage_views`).
 VIEWS = 3

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cameras import look_at, pinhole
-from chorus_common.errors import ConfigError
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.rasterize import render_values
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import predict
@@ -22,7 +23,6 @@ from evaluation.finetuning.settings import FineTuneConfig
 from evaluation.report.charts import picture_png
 from evaluation.report.colours import class_palette
 from evaluation.report.pictures import Panel, ViewPictures
-from evaluation.report.render import draw
 from evaluation.scenes import EvalScene, select_scenes
 from stage2_distill.checkpointing import load_state
 from stage2_distill.encoder import load_encoder
@@ -116,7 +116,7 @@ def from_above(scene: GaussianScene, colours: Sequence[F32]) -> list[F32]:
     eye = middle + np.array([0.0, -0.25 * reach, reach + size[2] / 2])
     shown = scene.select(keep)
     joined = np.concatenate([c[keep].astype(np.float32) for c in colours], axis=1)
-    sums, alpha = draw(shown, look_at(eye, middle), k, width, height, joined)
+    sums, alpha = render_values(shown, look_at(eye, middle), k, width, height, joined)
     picture = sums + (1 - alpha)[..., None]
     return [picture[..., 3 * i : 3 * i + 3] for i in range(len(colours))]
 

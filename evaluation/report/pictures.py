@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.rasterize import render_values
+from chorus_common.runtime.errors import CacheError
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import TeacherBasis
 from chorus_common.text import TextEncoder
 from evaluation.heat_picture import heat_over, heat_range
 from evaluation.neighbours import nearest_fill
@@ -24,7 +25,6 @@ from evaluation.prompts import class_embeddings
 from evaluation.relevancy import query_embeddings, relevancy
 from evaluation.report.charts import picture_png
 from evaluation.report.colours import PcaColours, class_palette
-from evaluation.report.render import draw
 from evaluation.report.views import class_shares, informative_views, spread_views
 from stage2_distill.student import Student
 from stage2_distill.turns import encode_turns
@@ -146,7 +146,7 @@ def _draw_view(cache: SceneCache, scene: GaussianScene, view: int, values: F32) 
     scale = PICTURE_SIZE / max(cameras.width, cameras.height)
     width, height = round(cameras.width * scale), round(cameras.height * scale)
     cameras = cameras.resized(width, height)
-    drawn, alpha = draw(scene, cameras.viewmats[view], cameras.intrinsics[view], width, height, values)
+    drawn, alpha = render_values(scene, cameras.viewmats[view], cameras.intrinsics[view], width, height, values)
     return drawn, alpha[..., None]
 
 

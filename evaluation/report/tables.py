@@ -102,7 +102,7 @@ def _published(title: str, document: Document, label: Mapping[str, str]) -> Tabl
         for name in next(iter(rows.values()))["published_definitions"]
     )
     what = f"{title}: the same predictions by published definitions"
-    return Table(what, document["command"], header, lines, "Definitions: docs/evaluation.md.")
+    return Table(what, document["command"], header, lines, "Definitions: docs/guide/evaluate.md.")
 
 
 def _per_class(title: str, document: Document, label: Mapping[str, str]) -> Table:
@@ -167,6 +167,6 @@ def _retrieval_table(title: str, document: Document, label: Mapping[str, str]) -
     )
     note = (
         f"Gallery: {document['inputs']['gallery']}; a random ranking has recall@1 {percent(document['chance'])}. "
-        f"Definition: docs/open-vocabulary.md.{_left_out(document)}"
+        f"Definition: docs/guide/open-vocabulary.md.{_left_out(document)}"
     )
     return Table(title, document["command"], ("", "perturbation", *_RETRIEVAL), lines, note)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.config import load_config
-from chorus_common.errors import CacheError, run_cli
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import CacheError, run_cli
 from evaluation.data_efficiency import LimitConfig, drawn_points, drawn_scenes
 from evaluation.features import encode_latent
 from evaluation.finetuning.settings import FineTuneConfig

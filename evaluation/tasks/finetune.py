@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.config import dump_config
+from chorus_common.runtime.config import dump_config
 from evaluation.benchmarks import class_groups, thing_classes
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledDataset

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from evaluation.benchmarks import class_groups, thing_classes
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.instance import InstanceEvaluator

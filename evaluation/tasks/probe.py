@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.optimize import minimize
 
-from chorus_common.config import Config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import ConfigError
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import ConfusionMatrix, MetricError
 from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import sparse
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from evaluation.benchmarks import thing_classes
 from evaluation.features import FeatureSource
 from evaluation.metrics.retrieval import FIGURES, QuerySums, mean_figures, rank

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from evaluation.benchmarks import class_groups
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix

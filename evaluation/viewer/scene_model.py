@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import quats_to_rotations
 from chorus_common.text import TextEncoder
 from evaluation.features import PASS, FeatureSource, SceneFeatures

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.viewer.scene_model import QUERY, SceneModel
 
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from chorus_common.camera_io import read_cameras
 from chorus_common.cameras import CameraSet
-from chorus_common.config import load_config
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, SceneError, one_line
+from chorus_common.captures.write import CaptureLayout, SensorConfig, write_capture
 from chorus_common.manifest import Manifest, ManifestRow
-from chorus_common.progress import progress
+from chorus_common.rasterize import get_backend
+from chorus_common.rasterize.protocol import Rasterizer
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, SceneError, one_line
+from chorus_common.runtime.progress import progress
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
-from chorus_common.synthetic.captures import CaptureLayout, SensorConfig, write_capture
-from stage1_render_teachers.rasterize import get_backend
-from stage1_render_teachers.rasterize.protocol import Rasterizer
 from stage1_render_teachers.run import select_rows
 
 F32 = NDArray[np.float32]

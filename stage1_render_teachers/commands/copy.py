@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from chorus_common.atomic import create_bytes_atomically
 from chorus_common.cache import copy_scene, published_scenes
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, CacheError, ChorusError, one_line
 from chorus_common.manifest import Manifest
-from chorus_common.places import Place, PlaceType
-from chorus_common.progress import progress
+from chorus_common.runtime.atomic import create_bytes_atomically
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, CacheError, ChorusError, one_line
+from chorus_common.runtime.progress import progress
+from chorus_common.runtime.store_path import Place, PlaceType
 from stage1_render_teachers.run import prepare_store, select_rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from stage1_render_teachers.teachers.protocol import DenseTeacher, MaskTeacher, Teacher, teacher_name
 
 __all__ = ["DenseTeacher", "MaskTeacher", "Teacher", "build_teacher", "known_teachers", "teacher_name"]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 Result = TypeVar("Result")
 

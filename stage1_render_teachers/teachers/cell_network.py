@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from chorus_common.errors import WeightsError
 from chorus_common.lifting import CellGrid
+from chorus_common.runtime.errors import WeightsError
 
 #: Pixels per output token. A teacher sees each picture resized to grid x PATCH, so its tokens are the grid's cells.
 PATCH = 8

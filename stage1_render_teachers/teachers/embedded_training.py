@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chorus_common.lifting import CellGrid
-from chorus_common.synthetic import RoomOptions, SyntheticRoom, generate_room
-from stage1_render_teachers.rasterize import get_backend
+from chorus_common.rasterize import get_backend
+from data_manifests.synthetic import RoomOptions, SyntheticRoom, generate_room
 from stage1_render_teachers.teachers.cell_network import PATCH
 
 #: Rooms from this seed on are the teachers' own.

@@ -17,7 +17,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 
 COVERED, COVERING = 0.85, 0.5
 

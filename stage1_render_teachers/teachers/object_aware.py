@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from chorus_common.teacher_specs import device_of
+from chorus_common.runtime.devices import device_of
 from stage1_render_teachers.teachers.cell_network import CHANNELS, PATCH, CellTeacher, load_network
 
 WEIGHTS = Path(__file__).parent / "weights" / "object_aware.safetensors"

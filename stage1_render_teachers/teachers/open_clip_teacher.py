@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chorus_common.errors import ConfigError
-from chorus_common.open_clip_model import OpenClipModel, load_open_clip
-from chorus_common.teacher_specs import autocast, device_of
-from chorus_common.weights_files import weights_fingerprint
+from chorus_common.runtime.devices import autocast, device_of
+from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.weight_files import weights_fingerprint
+from chorus_common.text.open_clip_model import OpenClipModel, load_open_clip
 from stage1_render_teachers.teachers.protocol import F32, U8
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher, normalise
 
@@ -51,7 +51,7 @@ class OpenClipTeacher(TokenTeacher):
 
 
 def build_open_clip_teacher(argument: str, device: str = "cpu") -> OpenClipTeacher:
-    """The teacher of "MODEL:WEIGHTS[@PRECISION]", see `chorus_common.open_clip_model.load_open_clip`."""
+    """The teacher of "MODEL:WEIGHTS[@PRECISION]", see `chorus_common.text.open_clip_model.load_open_clip`."""
     model = load_open_clip(argument)
     return OpenClipTeacher(
         spec=model.spec,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cameras import CameraSet
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from chorus_common.config import Config
-from chorus_common.teacher_specs import autocast
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.devices import autocast
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
 from stage1_render_teachers.teachers.prompt_density import draw_prompts

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chorus_common.errors import ConfigError
-from chorus_common.teacher_specs import Precision, autocast, device_of, split_precision
-from chorus_common.weights_files import existing_file, load_strictly, read_state_dict, weights_fingerprint
+from chorus_common.runtime.devices import Precision, autocast, device_of, split_precision
+from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.weight_files import existing_file, load_strictly, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.protocol import U8
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from chorus_common.teacher_specs import device_of
+from chorus_common.runtime.devices import device_of
 from chorus_common.text import EMBEDDED_TEXT_CHANNELS, EMBEDDED_TEXT_SPEC, read_pair
 from stage1_render_teachers.teachers.cell_network import PATCH, CellTeacher, load_network
 

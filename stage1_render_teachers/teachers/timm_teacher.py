@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from chorus_common.errors import ConfigError, WeightsError, one_line
-from chorus_common.teacher_specs import device_of, split_precision
-from chorus_common.weights_files import existing_file, quiet_downloads, read_state_dict, weights_fingerprint
+from chorus_common.runtime.devices import device_of, split_precision
+from chorus_common.runtime.errors import ConfigError, WeightsError, one_line
+from chorus_common.runtime.weight_files import existing_file, quiet_downloads, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chorus_common.lifting import CellGrid
-from chorus_common.teacher_specs import Precision, autocast
+from chorus_common.runtime.devices import Precision, autocast
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.protocol import F32, U8, fingerprint_of
 

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from chorus_common.synthetic import SyntheticRoom
-from chorus_common.synthetic.categories import CATEGORIES
+from data_manifests.synthetic import SyntheticRoom
+from data_manifests.synthetic.categories import CATEGORIES
 from stage1_render_teachers.teachers import text_aligned
 from stage1_render_teachers.teachers.cell_network import load_network
 from stage1_render_teachers.teachers.embedded_training import (

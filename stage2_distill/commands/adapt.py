@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.places import Place, PlaceType
+from chorus_common.runtime.store_path import Place, PlaceType
 
 FILE = click.Path(path_type=Path)
 
@@ -24,7 +24,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--manifest", type=FILE, help="Manifest that says which scenes are in --split.")
 @click.option("--split", help="Split of the manifest to adapt to.  [default: train]")
 @click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/adapt.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/adapt.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; repeat as needed.")
 @click.option("--out", type=FILE, required=True, help="Folder of the run. Same command again: goes on.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
@@ -44,7 +44,7 @@ def adapt_command(
     The student's features are rendered through the cached matrix and compared with the teachers' pictures. Weights are
     trained in full, or through low-rank adapters with --set lora.rank=8.
     """
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from stage2_distill.commands.train import run_training
     from stage2_distill.settings import AdaptConfig
 

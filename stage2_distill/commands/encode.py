@@ -65,7 +65,7 @@ def encode_command(
     import numpy as np
     import torch
 
-    from chorus_common.atomic import atomic_path
+    from chorus_common.runtime.atomic import atomic_path
     from chorus_common.scene_io import probe, read_scene
     from stage2_distill.devices import pick_device
     from stage2_distill.encode import Blocks

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 FILE = click.Path(path_type=Path)
 
@@ -27,7 +27,7 @@ def field_command() -> None:
 @scene_option
 @click.option("--masks", help="Mask teacher of the cache.  [default: the only one]")
 @click.option("--hold-out", multiple=True, metavar="VIEW", help="A view to leave out, by name; repeat as needed.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/gags.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/gags.md).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's.")
 @click.option("--out", type=FILE, required=True, help="Folder of the field. Same command again: goes on.")
 @device_option
@@ -42,7 +42,7 @@ def train(
 ) -> None:
     """Train the field of SCENE, or go on with the one in OUT."""
     from chorus_common.cache import SceneCache
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldConfig, FieldRun, train_field
 
@@ -77,8 +77,8 @@ def query(
 ) -> None:
     """Ask FIELD about TEXTS: scores of every Gaussian (scores.npz, <text>.ply), and pictures from views or cameras."""
     from chorus_common.cache import SceneCache
-    from chorus_common.relevancy import encode_queries
     from chorus_common.text import load_text_encoder
+    from chorus_common.text.relevancy import encode_queries
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field
     from stage2_distill.fields.pictures import file_names, write_picture
@@ -128,8 +128,8 @@ def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
     """
     import numpy as np
 
-    from chorus_common.atomic import atomic_path
     from chorus_common.cache import SceneCache
+    from chorus_common.runtime.atomic import atomic_path
     from stage2_distill.data.gaussian_teacher import features_path, write_gaussian_features
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 FILE = click.Path(path_type=Path)
 
@@ -24,7 +24,7 @@ FILE = click.Path(path_type=Path)
     help="Folder of posed RGB-D captures, <dataset>/<scene> or <scene> each.  [default: pictures kept in the cache]",
 )
 @click.option("--depth-unit", default=0.001, help="Metres per count of the captures' depth pictures.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/gaussiancross.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/gaussiancross.md).")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
 )
@@ -44,7 +44,7 @@ def gaussiancross_command(
     as_json: bool,
 ) -> None:
     """Pretrain an encoder on point clouds with posed RGB-D views (GaussianCross), or go on with the run in OUT."""
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 
     config = load_config(GaussianCrossConfig, config_path, settings)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus_common.errors import ConfigError
-from chorus_common.places import Place, PlaceType
+from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.store_path import Place, PlaceType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--split", help="Split of the manifest to train on.  [default: train]")
 @click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/training.md).")
+@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/train.md).")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
 )
@@ -63,7 +63,7 @@ def train_command(
     device: str,
 ) -> None:
     """Train a student, or go on with the run in OUT."""
-    from chorus_common.config import load_config
+    from chorus_common.runtime.config import load_config
     from stage2_distill.settings import TrainConfig
 
     config = load_config(TrainConfig, config_path, settings)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chorus_common.bounds import bounds
-from chorus_common.config import Config
 from chorus_common.rotations import middle, rotate, rotation_about
+from chorus_common.runtime.config import Config
 from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
 from stage2_distill.data.elastic import elastic
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.features.standardise import Translation
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import Translation
 from stage2_distill.data.augment import AugmentConfig, augment
 from stage2_distill.data.batch import Batch, Draw, LabelGroups, MaskGroups, Target, collate
 from stage2_distill.data.crops import crop_rows

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from chorus_common.atomic import write_bytes_atomically
-from chorus_common.errors import CacheError, ConfigError
 from chorus_common.lifting import LiftingIndex
+from chorus_common.runtime.atomic import write_bytes_atomically
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.data.targets import SceneStore

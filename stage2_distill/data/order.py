@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 I64 = NDArray[np.int64]
 

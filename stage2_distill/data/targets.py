@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.features.standardise import Translation
 from chorus_common.lifting import LiftingIndex
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import Translation
 from stage2_distill.data.batch import Draw, Target
 from stage2_distill.data.groups import cell_masks
 from stage2_distill.settings import MaskContrastSettings

@@ -1,5 +1,5 @@
 """The 3D encoder: point transformers on voxels, in plain PyTorch, numerically equal to the published ones
-(docs/encoder.md).
+(docs/design/encoder.md).
 """
 
 from stage2_distill.encoder.checkpoints import convert, export_encoder, load_encoder

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage2_distill.encoder.rope import apply_rope
+from stage2_distill.encoder.rope import RotaryFrequencies, apply_rope
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
@@ -69,13 +69,18 @@ def cut_patches(order: Tensor, offset: Tensor, patch_size: int) -> Patches:
 
 
 class SerializedAttention(nn.Module):
-    """Multi-head attention within patches: `qkv` (3C, C), `proj` (C, C); rows of qkv are q, k, v, each head-major."""
+    """Multi-head attention within patches: `qkv` (3C, C), `proj` (C, C); rows of qkv are q, k, v, each head-major.
 
-    def __init__(self, channels: int, heads: int, qkv_bias: bool = True) -> None:
+    rope: frequencies of a rotary encoding of coordinates (keys `rope.inv_freq`); None = there is none, or it is one of
+    voxel indices.
+    """
+
+    def __init__(self, channels: int, heads: int, qkv_bias: bool = True, rope: RotaryFrequencies | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
+        self.rope = rope
 
     def forward(self, x: Tensor, patches: Patches, angles: Tensor | None = None) -> Tensor:
         """x [N, C], patches of the level, optional rotary angles [N, 3, D/2]; returns [N, C]."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stage2_distill.encoder.attention import SerializedAttention
 from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.pooling import NormFactory
-from stage2_distill.encoder.rope import rope_angles
+from stage2_distill.encoder.rope import RotaryFrequencies, rope_angles
 from stage2_distill.encoder.sparse_conv import CPU_TILE, DEVICE_TILE, SubMConv3d
 
 #: what a voxel of a surface has of its 27 neighbours, itself included (rooms at 0.08 to 0.15 m: 10 to 14)
@@ -152,6 +152,7 @@ class Block(nn.Module):
         drop_path: float,
         layer_scale: float | None,
         rope_base: float | None,
+        rope_position: str = "grid",
         norm: NormFactory,
     ) -> None:
         super().__init__()
@@ -166,7 +167,9 @@ class Block(nn.Module):
             self.norm1 = nn.Sequential(nn.LayerNorm(channels))
             if layer_scale is not None:
                 self.ls1 = nn.Sequential(LayerScale(channels, layer_scale))
-            self.attn = SerializedAttention(channels, heads, qkv_bias)
+            by_coord = rope_base is not None and rope_position == "coord"
+            rope = RotaryFrequencies(channels // heads, rope_base) if by_coord and rope_base is not None else None
+            self.attn = SerializedAttention(channels, heads, qkv_bias, rope)
             self.norm2 = nn.Sequential(nn.LayerNorm(channels))
             if layer_scale is not None:
                 self.ls2 = nn.Sequential(LayerScale(channels, layer_scale))
@@ -187,7 +190,7 @@ class Block(nn.Module):
             x = self.norm0(x)
         if not self.attends:
             return x
-        angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
+        angles = self._angles(level, x.shape[1])
         y = self.attn(self.norm1(x), level.patches(self.index, self.patch_size), angles)
         x = x + self.drop_path1(self.ls1(y) if hasattr(self, "ls1") else y, level)
         y = self.mlp(self.norm2(x))
@@ -198,7 +201,7 @@ class Block(nn.Module):
         if not self.attends:
             return x
         tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
-        angles = None if self.rope_base is None else level.angles(x.shape[1] // self.heads, self.rope_base)
+        angles = self._angles(level, x.shape[1])
         out = torch.empty_like(x)
         for rows, values in self.attn.tiles(
             x, self.norm1, level.patches(self.index, self.patch_size), angles, 2 * tile
@@ -207,6 +210,14 @@ class Block(nn.Module):
         for start in range(0, len(x), tile):
             out[start : start + tile] = self.after_attention(x[start : start + tile] + out[start : start + tile])
         return out
+
+    def _angles(self, level: Level, channels: int) -> Tensor | None:
+        """Rotary angles [N, 3, D/2] of a level, or None without rotary encoding."""
+        if self.rope_base is None:
+            return None
+        if self.attn.rope is not None:
+            return level.coord_angles(self.attn.rope)
+        return level.angles(channels // self.heads, self.rope_base)
 
     # The three parts of `_infer` for rows that are not a whole level (out_of_core.py).
 
@@ -224,9 +235,21 @@ class Block(nn.Module):
             return unit.infer(x, level, x if conv_input is None else conv_input)
         return self.norm0(x) if hasattr(self, "norm0") else x
 
-    def attention(self, x: Tensor, grid: Tensor, length: int) -> Tensor:
-        """x + attention of rows x [P * length, C] at voxels `grid` that are P whole patches; without gradients."""
-        angles = None if self.rope_base is None else rope_angles(grid, x.shape[1] // self.heads, self.rope_base)
+    @property
+    def rotates_by_coord(self) -> bool:
+        """Whether its rotary encoding sees coordinates, not voxel indices."""
+        return self.attends and self.attn.rope is not None
+
+    def attention(self, x: Tensor, position: Tensor, length: int) -> Tensor:
+        """x + attention of rows x [P * length, C] that are P whole patches; without gradients.
+
+        position: [P * length, 3] voxel indices, or coordinates where it `rotates_by_coord`.
+        """
+        angles: Tensor | None = None
+        if self.attn.rope is not None:
+            angles = self.attn.rope(position)
+        elif self.rope_base is not None:
+            angles = rope_angles(position, x.shape[1] // self.heads, self.rope_base)
         y = self.attn.within(self.norm1(x), length, angles)
         return x + (self.ls1(y) if hasattr(self, "ls1") else y)
 

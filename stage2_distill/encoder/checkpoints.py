@@ -23,9 +23,9 @@ from pydantic import ConfigDict, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from chorus_common.atomic import write_bytes_atomically, write_text_atomically
-from chorus_common.config import Config, dump_config, first_problem
-from chorus_common.errors import ConfigError, WeightsError
+from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.config import Config, dump_config, first_problem
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.model import Encoder
 from stage2_distill.encoder.presets import PRESETS, preset_config

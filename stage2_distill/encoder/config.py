@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from stage2_distill.encoder import shape_context
 
 #: input attributes and their widths, in the only order in which they may be concatenated per convention (see
@@ -33,21 +34,25 @@ class InputConfig(Config):
             zeros. This is how one encoder takes Gaussians and points alike.
         color_range: "unit" = [0, 1] (x / 255: PTv3, Sonata, LitePT), "symmetric" = [-1, 1] (x / 127.5 - 1: SceneSplat).
         grid_size: voxel edge in metres.
-        scale_clip, opacity_min: ranges of the Gaussian channels (SceneSplat: scales clipped to 1.5 m).
+        coord_scale: factor between the scene's metres and the coordinates that the network sees (Utonia: 0.5 for
+            rooms).
+        scale_clip, opacity_min: ranges of the Gaussian channels (SceneSplat: scales clipped to 1.5 m); None = as they
+            are.
         member: which Gaussian stands for its voxel at inference, "opaque" = the most opaque (first one among equals)
             or "mean" = attributes averaged.
         normals: where a scene has no normals, "axis" = the Gaussian's shortest axis, "plane" = plane fit to the
-            nearest centres (for points).
+            nearest centres (for points), "zeros" = none, as Utonia was trained to take them.
     """
 
     features: tuple[str, ...] = ("color", "opacity", "quat", "scale")
     indicator: bool = False
     color_range: Literal["unit", "symmetric"] = "symmetric"
     grid_size: PositiveFloat = 0.02
-    scale_clip: float = 1.5
+    coord_scale: PositiveFloat = 1.0
+    scale_clip: PositiveFloat | None = 1.5
     opacity_min: float = 0.0
     member: Literal["opaque", "mean"] = "opaque"
-    normals: Literal["axis", "plane"] = "axis"
+    normals: Literal["axis", "plane", "zeros"] = "axis"
 
     @model_validator(mode="after")
     def _check(self) -> InputConfig:
@@ -55,6 +60,10 @@ class InputConfig(Config):
         if unknown or not self.features or len(set(self.features)) != len(self.features):
             raise ValueError(f"features must be distinct names out of {', '.join(ATTRIBUTE_WIDTHS)}")
         return self
+
+    def metres(self, coord: Tensor) -> Tensor:
+        """Coordinates of a `PointBatch` in the scene's metres."""
+        return coord / self.coord_scale
 
     @property
     def channels(self) -> int:
@@ -79,7 +88,9 @@ class EncoderConfig(Config):
         enc_patch_size, dec_patch_size: rows per attention patch.
         enc_conv, enc_attn, dec_conv, dec_attn: which parts the blocks of a stage have. PTv3: all; LitePT: conv
             early, attention late.
-        enc_rope_freq, dec_rope_freq: base of PointROPE per stage, or None for no rotary encoding.
+        enc_rope_freq, dec_rope_freq: base of the rotary encoding per stage, or None for none.
+        rope_position: what the rotary encoding sees, "grid" = voxel indices (PointROPE, LitePT) or "coord" = the mean
+            coordinates of the voxels' members (Utonia), whose frequencies are buffers `attn.rope.inv_freq`.
         block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only), "litept" (conv
             stages have no MLP; attention without conv is preceded by a LayerNorm without residual) or "basic" (as
             litept, but convolutions are ResNet's basic blocks).
@@ -103,13 +114,14 @@ class EncoderConfig(Config):
         mask_token: a learned row for masked voxels (Sonata pre-training); a parameter only.
         enc_mode: no decoder; forward returns the features of the deepest `upcast` + 1 levels, concatenated on the
             way up.
-        upcast: see enc_mode. 2 for Sonata and Concerto (512 + 384 + 192 = 1088 channels).
+        upcast: see enc_mode. 2 for Sonata and Concerto (512 + 384 + 192 = 1088 channels), 4 for the released Chorus
+            (all five levels, 1232 channels).
         layer_scale: initial value of LayerScale, or None.
         drop_path: largest share of a block's outputs that is dropped in training, below 1: the rest is scaled up.
         checkpoint_blocks: recompute blocks in the backward pass (memory for time).
     """
 
-    name: str = "chorus"
+    name: str = "chorus-lite"
     inputs: InputConfig = InputConfig()
     in_channels: PositiveInt = 11
     order: tuple[Literal["z", "z-trans", "hilbert", "hilbert-trans"], ...] = (
@@ -133,6 +145,7 @@ class EncoderConfig(Config):
     dec_conv: tuple[bool, ...] = (True, True, True, True)
     dec_attn: tuple[bool, ...] = (True, True, True, True)
     dec_rope_freq: tuple[float, ...] | None = None
+    rope_position: Literal["grid", "coord"] = "grid"
     block: Literal["ptv3", "litept", "basic"] = "ptv3"
     mlp_ratio: PositiveFloat = 4
     qkv_bias: bool = True

@@ -19,7 +19,7 @@ from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
 from stage2_distill.encoder.point_batch import PointBatch
 from stage2_distill.encoder.pooling import pooled_mean
-from stage2_distill.encoder.rope import rope_angles
+from stage2_distill.encoder.rope import RotaryFrequencies, rope_angles
 from stage2_distill.encoder.row_draws import uniform_rows
 from stage2_distill.encoder.serialization import required_depth, serialize
 
@@ -46,7 +46,7 @@ class Level:
     seeds: Tensor | None = None
     _neighbours: dict[int, Neighbours] = field(default_factory=dict)
     _patches: dict[tuple[int, int], Patches] = field(default_factory=dict)
-    _angles: dict[tuple[int, float], Tensor] = field(default_factory=dict)
+    _angles: dict[tuple[str | float, ...], Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.grid_coord)
@@ -71,6 +71,13 @@ class Level:
         if (head_dim, base) not in self._angles:
             self._angles[head_dim, base] = rope_angles(self.grid_coord, head_dim, base)
         return self._angles[head_dim, base]
+
+    def coord_angles(self, rope: RotaryFrequencies) -> Tensor:
+        """Rotary angles of the coordinates; blocks whose frequencies are the same share them."""
+        key = ("coord", *rope.inv_freq.tolist())
+        if key not in self._angles:
+            self._angles[key] = rope(self.coord)
+        return self._angles[key]
 
     def uniform(self, purpose: int) -> Tensor:
         """Random numbers [N] f32 in [0, 1), of each cloud's own where it has a seed (`uniform_rows`)."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus_common.bounds import bounds
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import F32, I64, GaussianScene, canonical_quats
 from stage2_distill.encoder.config import ATTRIBUTE_WIDTHS, EncoderConfig, InputConfig
 from stage2_distill.encoder.normals import scene_normals
@@ -86,7 +86,7 @@ def scene_inputs(
         present = np.array([k not in absent for k in inputs.features], dtype=np.float32)
         columns.append(np.broadcast_to(present, (len(starts), len(present))))
     batch = PointBatch(
-        coord=torch.from_numpy(coord.astype(np.float32)),
+        coord=torch.from_numpy((coord * inputs.coord_scale).astype(np.float32)),
         grid_coord=torch.from_numpy(grid),
         feat=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32)),
         offset=torch.tensor([len(starts)]),
@@ -143,11 +143,11 @@ def attributes(
     zeros.
     """
     makers = {
-        "coord": lambda: coord.astype(np.float32),
+        "coord": lambda: (coord * inputs.coord_scale).astype(np.float32),
         "color": lambda: scene.colors * 2 - 1 if inputs.color_range == "symmetric" else scene.colors,
         "opacity": lambda: np.maximum(scene.opacities, inputs.opacity_min)[:, None],
         "quat": lambda: scene.quats,
-        "scale": lambda: np.minimum(scene.scales, inputs.scale_clip),
+        "scale": lambda: scene.scales if inputs.scale_clip is None else np.minimum(scene.scales, inputs.scale_clip),
         "normal": lambda: scene_normals(scene, inputs.normals),
     }
     return {

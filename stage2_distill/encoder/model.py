@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from stage2_distill.encoder.blocks import Block, Stem, batch_norm
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.hierarchy import Level, build_hierarchy
@@ -200,6 +200,7 @@ def _block(config: EncoderConfig, side: str, s: int, i: int, number: int, drop_p
         drop_path=drop_path,
         layer_scale=config.layer_scale,
         rope_base=None if rope is None else rope[s],
+        rope_position=config.rope_position,
         norm=norm,
     )
 

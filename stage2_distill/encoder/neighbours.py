@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 @dataclass(frozen=True, eq=False)

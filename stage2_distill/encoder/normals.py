@@ -44,12 +44,14 @@ def facing(normals: F32, points: NDArray[np.floating], viewpoint: NDArray[np.flo
 
 def scene_normals(scene: GaussianScene, method: str) -> F32:
     """The scene's own normals, or estimates by `method` ("axis" or "plane") that face the middle of the scene's box;
-    [N, 3].
+    [N, 3]. Method "zeros": rows of zeros.
 
     Facing the middle is right for rooms seen from inside, which is what indoor scans are; an object seen from
     outside gets inward normals, all of one sign.
     """
     if scene.normals is not None:
         return scene.normals
+    if method == "zeros":
+        return np.zeros((len(scene), 3), np.float32)
     estimate = shortest_axes(scene) if method == "axis" else plane_normals(scene.means)
     return facing(estimate, scene.means, np.add(*bounds(scene.means)) / 2)

@@ -24,13 +24,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chorus_common.errors import SceneError
-from chorus_common.progress import progress
+from chorus_common.runtime.errors import SceneError
+from chorus_common.runtime.progress import progress
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.model import Encoder, Stage
 from stage2_distill.encoder.point_batch import PointBatch
+from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.scratch import Scratch
 from stage2_distill.encoder.serialization import check_depth, curve_encode, required_depth
 from stage2_distill.encoder.sparse_conv import CPU_TILE, DEVICE_TILE
@@ -105,7 +106,7 @@ def _carry_out(steps: list[_Step], scratch: Scratch) -> None:
 
 def _fingerprint(encoder: Encoder, batch: PointBatch, block_rows: int) -> str:
     digest = hashlib.blake2b(f"{encoder.config.model_dump_json()} {block_rows}".encode(), digest_size=16)
-    for tensor in (*encoder.state_dict().values(), batch.grid_coord, batch.feat):
+    for tensor in (*encoder.state_dict().values(), batch.grid_coord, batch.feat, batch.coord):
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -141,8 +142,17 @@ class _Plan:
         self.device = next(encoder.parameters()).device
         self.tile = CPU_TILE if self.device.type == "cpu" else DEVICE_TILE
         self.levels, self.strides, self.depths = _levels(batch.grid_coord, self.config)
+        self.coords = self._coords() if self.config.rope_position == "coord" else []
         self.orders: dict[tuple[int, int], _Array] = {}
         self.steps: list[_Step] = []
+
+    def _coords(self) -> list[Tensor]:
+        """Mean coordinates [N, 3] f32 of every level's voxels, as `hierarchy` pools them."""
+        coords = [self.batch.coord]
+        for fine, coarse, stride in zip(self.levels, self.levels[1:], self.strides):
+            cluster = fine.parents(torch.arange(len(fine)), coarse, stride)
+            coords.append(pooled_mean(coords[-1], cluster, len(coarse)))
+        return coords
 
     def open(self, array: _Array, *, new: bool = False) -> Tensor:
         return self.scratch.array(array.name, array.shape, array.dtype, new=new)
@@ -249,8 +259,8 @@ class _Plan:
         at_once = max(1, min(self.block_rows, 2 * self.tile) // length) * length
 
         def attend(rows: Tensor) -> Tensor:
-            grid = self.levels[s].grid(rows).to(self.device)
-            return block.attention(self._take(x, rows), grid, length).float().cpu()
+            position = self.coords[s][rows] if block.rotates_by_coord else self.levels[s].grid(rows)
+            return block.attention(self._take(x, rows), position.to(self.device), length).float().cpu()
 
         def run() -> Iterator[int]:
             along, result = self.open(order), self.open(out, new=True)

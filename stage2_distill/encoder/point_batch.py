@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 @dataclass(frozen=True, eq=False)

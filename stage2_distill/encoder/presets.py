@@ -7,14 +7,16 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from chorus_common.config import Config, first_problem
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import Config, first_problem
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.encoder.config import EncoderConfig, InputConfig
 from stage2_distill.encoder.model import Encoder
 
 _GAUSSIANS = InputConfig()
 _COLOR_NORMAL = InputConfig(features=("color", "normal"), color_range="unit")
 _SONATA = InputConfig(features=("coord", "color", "normal"), color_range="unit")
+#: Utonia's `default(scale=0.5)`: rooms at half size, voxels of 0.01 of that, zeros where there are no normals
+_UTONIA_ROOMS = _SONATA.model_copy(update={"coord_scale": 0.5, "normals": "zeros"})
 
 _PTV3 = EncoderConfig(name="ptv3", inputs=_COLOR_NORMAL, in_channels=6, legacy_decoder_cpe=True)
 
@@ -24,6 +26,29 @@ _SONATA_BASE = EncoderConfig(
     dec_channels=(64, 96, 192, 384), dec_num_head=(4, 6, 12, 24),
     stem="linear", norm="layer", pooling="grid", enc_mode=True,
 )  # fmt: skip
+
+
+def _chorus(name: str, inputs: InputConfig) -> EncoderConfig:
+    """The released Chorus (GaussianWorld/Chorus): Sonata's class, all five levels side by side (1232 channels)."""
+    return _SONATA_BASE.model_copy(
+        update={"name": name, "inputs": inputs, "in_channels": inputs.channels, "upcast": 4, "drop_path": 0.3}
+    )
+
+
+def _utonia(
+    name: str, depths: tuple[int, ...], channels: tuple[int, ...], heads: tuple[int, ...], upcast: int
+) -> EncoderConfig:
+    """Utonia (Pointcept 1.7, PT-v3m3): Sonata's class with a rotary encoding of the coordinates, heads of 18 channels.
+
+    The decoder's widths, which no release uses, follow the encoder's.
+    """
+    return _SONATA_BASE.model_copy(
+        update={
+            "name": name, "inputs": _UTONIA_ROOMS, "enc_depths": depths, "enc_channels": channels,
+            "enc_num_head": heads, "dec_channels": channels[:-1], "dec_num_head": heads[:-1], "upcast": upcast,
+            "enc_rope_freq": (10.0,) * 5, "dec_rope_freq": (10.0,) * 4, "rope_position": "coord",
+        }
+    )  # fmt: skip
 
 
 def _litept(
@@ -41,9 +66,8 @@ def _litept(
 
 _LITEPT_S = _litept("litept-s", (36, 72, 144, 252, 504), (2, 4, 8, 14, 28), (2, 2, 2, 6, 2), (72, 72, 144, 252))
 
-#: Published architectures (parameter counts in docs/encoder.md) and `chorus`, ours: convolution where voxels are
-#: many, attention where they are
-#: few, and one width for the whole decoder, from which the projectors start.
+#: Published architectures (parameter counts in docs/design/encoder.md) and `chorus-lite`, ours: convolution where
+#: voxels are many, attention where they are few, and one width for the whole decoder, from which the projectors start.
 PRESETS: dict[str, EncoderConfig] = {
     "ptv3": _PTV3,
     "scenesplat": EncoderConfig(
@@ -56,10 +80,25 @@ PRESETS: dict[str, EncoderConfig] = {
         pool_reduce="mean", depth_rule="max", legacy_decoder_cpe=True,
     ),
     "sonata": _SONATA_BASE,
+    "concerto-small": _SONATA_BASE.model_copy(
+        update={
+            "name": "concerto-small", "enc_depths": (2, 2, 2, 6, 2), "enc_channels": (32, 64, 128, 256, 512),
+            "enc_num_head": (2, 4, 8, 16, 32), "dec_channels": (64, 64, 128, 256), "dec_num_head": (4, 4, 8, 16),
+        }
+    ),
     "concerto-base": _SONATA_BASE.model_copy(update={"name": "concerto-base"}),
     "concerto-large": _SONATA_BASE.model_copy(
         update={"name": "concerto-large", "enc_channels": (64, 128, 256, 512, 768), "enc_num_head": (4, 8, 16, 32, 48)}
     ),
+    "chorus-3dgs": _chorus(
+        "chorus-3dgs", _GAUSSIANS.model_copy(update={"scale_clip": None}),
+    ),
+    "chorus-pts": _chorus(
+        "chorus-pts", _SONATA.model_copy(update={"color_range": "symmetric"}),
+    ),
+    "utonia": _utonia("utonia", (3, 3, 3, 12, 3), (54, 108, 216, 432, 576), (3, 6, 12, 24, 32), 4),
+    "utonia-small": _utonia("utonia-small", (2, 2, 2, 6, 2), (36, 72, 144, 288, 432), (2, 4, 8, 16, 24), 3),
+    "utonia-tiny": _utonia("utonia-tiny", (2, 2, 2, 6, 2), (18, 36, 72, 144, 216), (1, 2, 4, 8, 12), 3),
     "litept-s": _LITEPT_S,
     "litept-s-star": _LITEPT_S.model_copy(
         update={
@@ -73,8 +112,8 @@ PRESETS: dict[str, EncoderConfig] = {
     "litept-l": _litept(
         "litept-l", (72, 144, 288, 576, 864), (4, 8, 16, 32, 48), (3, 3, 3, 12, 3), (72, 144, 288, 576)
     ),
-    "chorus": EncoderConfig(
-        name="chorus", inputs=_GAUSSIANS, in_channels=11, block="litept", stem="linear", norm="layer",
+    "chorus-lite": EncoderConfig(
+        name="chorus-lite", inputs=_GAUSSIANS, in_channels=11, block="litept", stem="linear", norm="layer",
         pooling="grid", depth_rule="max",
         enc_depths=(2, 2, 2, 6, 2), enc_channels=(48, 96, 192, 288, 384), enc_num_head=(1, 2, 4, 6, 8),
         enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True),
@@ -88,9 +127,8 @@ PRESETS: dict[str, EncoderConfig] = {
 #: thing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "qk_scale": (None,), "attn_drop": (0, 0.0), "proj_drop": (0, 0.0), "pre_norm": (True,), "enable_rpe": (False,),
-    "upcast_attention": (True, False),
-    "upcast_softmax": (True, False), "traceable": (True, False), "freeze_encoder": (False,), "pdnorm_bn": (False,),
-    "pdnorm_ln": (False,),
+    "upcast_attention": (True, False), "upcast_softmax": (True, False), "traceable": (True, False),
+    "shift_coords": (None,), "freeze_encoder": (False,), "pdnorm_bn": (False,), "pdnorm_ln": (False,),
     "pdnorm_decouple": (True, False), "pdnorm_adaptive": (True, False), "pdnorm_affine": (True, False),
 }  # fmt: skip
 #: Feature channels -> input attributes, for overrides that give `in_channels` alone.
@@ -136,6 +174,9 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
     for key, values in _NEUTRAL.items():
         if key in overrides and overrides.pop(key) not in values:
             raise ConfigError(f"encoder {preset}: {key} is supported with {' or '.join(map(str, values))} only")
+    if (rope_base := overrides.pop("rope_base", None)) is not None:  # m3's name: one base for all stages
+        overrides |= {"enc_rope_freq": (rope_base,) * _stages(base, overrides)}
+        overrides |= {"dec_rope_freq": overrides["enc_rope_freq"][1:]}
     if overrides.get("mask_token") is not None:
         overrides["mask_token"] = bool(overrides["mask_token"])
     if isinstance(overrides.get("inputs"), Mapping):
@@ -145,6 +186,12 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
         return EncoderConfig.model_validate(base.model_dump() | _derived(base, checked) | checked)
     except ValidationError as error:
         raise ConfigError(f"encoder {preset}: {first_problem(EncoderConfig, error)}") from None
+
+
+def _stages(base: EncoderConfig, overrides: Mapping[str, Any]) -> int:
+    """Number of stages that `overrides` ask for, malformed ones taken as the preset's."""
+    channels = overrides.get("enc_channels", base.enc_channels)
+    return len(channels) if isinstance(channels, list | tuple) else len(base.enc_channels)
 
 
 def _derived(base: EncoderConfig, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,21 +1,34 @@
-"""PointROPE: rotary position encoding by voxel coordinates (LitePT, Yue et al. 2025; prs-eth/LitePT litept/model.py).
+"""Rotary position encoding of points: PointROPE by voxel indices (LitePT, Yue et al. 2025; prs-eth/LitePT
+litept/model.py), or by coordinates (Utonia, arXiv 2603.03283; Pointcept PT-v3m3).
 
 The head dimension is split into three equal parts, one per axis. In the part of axis a, channels i and i + D/2 (D =
-part width) form a pair that is rotated by grid_coord[a] / base^(2i / D). Dot products of rotated queries and keys
-depend on coordinate differences only.
+part width) form a pair that is rotated by position[a] / base^(2i / D). Dot products of rotated queries and keys depend
+on differences of positions only.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class RotaryFrequencies(nn.Module):
+    """Frequencies of one attention as a buffer `inv_freq` [D/2], which Utonia's files hold for every block."""
+
+    inv_freq: Tensor
+
+    def __init__(self, head_dim: int, base: float) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", _frequencies(head_dim, base, torch.device("cpu")))
+
+    def forward(self, coord: Tensor) -> Tensor:
+        """Rotation angles [N, 3, D/2] in radians of coordinates [N, 3]."""
+        return coord[:, :, None].float() * self.inv_freq.float()
 
 
 def rope_angles(grid: Tensor, head_dim: int, base: float) -> Tensor:
     """Rotation angles [N, 3, D/2] in radians of voxels `grid` [N, 3] i64, with D = 2 * (head_dim // 6)."""
-    half = head_dim // 6
-    exponents = torch.arange(half, device=grid.device, dtype=torch.float32) / half
-    return grid[:, :, None].float() * (base**-exponents)
+    return grid[:, :, None].float() * _frequencies(head_dim, base, grid.device)
 
 
 def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
@@ -31,3 +44,9 @@ def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
     cos, sin = angles.to(wide).cos()[:, None], angles.to(wide).sin()[:, None]  # [N, 1, 3, D/2]
     rotated = torch.stack([u * cos - v * sin, v * cos + u * sin], dim=3).view(n, heads, 6 * half).to(x.dtype)
     return rotated if 6 * half == head_dim else torch.cat([rotated, x[..., 6 * half :]], dim=-1)
+
+
+def _frequencies(head_dim: int, base: float, device: torch.device) -> Tensor:
+    """base^(-2i / D) for i = 0 ... D/2 - 1, with D = 2 * (head_dim // 6)."""
+    half = head_dim // 6
+    return base ** -(torch.arange(half, device=device, dtype=torch.float32) / half)

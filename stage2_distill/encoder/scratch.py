@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 #: bits per axis that fit a 63-bit code
 MAX_DEPTH = 20

@@ -158,7 +158,7 @@ def _product_rows(n: int, workspace: Tensor) -> int:
 def _workspace(like: Tensor, neighbours: Neighbours, channels: int) -> Tensor:
     """Room [rows of a tile, channels] for what one tap takes from one tile, the same for all of them: it stays in the
     cache, and a heap that would otherwise be asked for thousands of sizes per step does not break into pieces
-    (docs/encoder.md).
+    (docs/design/encoder.md).
     """
     return like.new_empty((min(_tile(like.device), neighbours.n_rows), channels))
 

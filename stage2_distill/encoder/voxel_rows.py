@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 @dataclass(frozen=True, eq=False)

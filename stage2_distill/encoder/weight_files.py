@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from chorus_common.errors import WeightsError
+from chorus_common.runtime.errors import WeightsError
 
 
 @dataclass(frozen=True)

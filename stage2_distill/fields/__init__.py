@@ -1,4 +1,4 @@
-"""GAGS fields: a granularity-aware language field of one scene, trained from its teacher cache (docs/gags.md)."""
+"""GAGS fields: a granularity-aware language field of one scene, trained from its teacher cache (docs/guide/gags.md)."""
 
 from stage2_distill.fields.query import FieldView
 from stage2_distill.fields.saved import SavedField, load_field, save_field

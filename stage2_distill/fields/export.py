@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import ConfigError
-from chorus_common.places import Place
-from chorus_common.standardise import TeacherBasis
+from chorus_common.features.standardise import TeacherBasis
+from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.store_path import Place
 from stage2_distill.fields.query import FieldView
 
 F32 = NDArray[np.float32]

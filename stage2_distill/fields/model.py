@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.fields.networks import FeatureDecoder, GranularityDecoder
 from stage2_distill.fields.settings import AVERAGE, LEARNED, FieldConfig
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from chorus_common.atomic import atomic_path
+from chorus_common.rasterize import render_values
+from chorus_common.runtime.atomic import atomic_path
 from stage2_distill.fields.query import FieldView
-from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 
 F32 = NDArray[np.float32]
 
@@ -29,13 +28,8 @@ def write_picture(
 
     scene = view.cache.scene()
     height, width = scores.shape
-    with torch.no_grad():
-        color, _, _ = rasterize_cpu(
-            torch.from_numpy(scene.means), torch.from_numpy(scene.quats), torch.from_numpy(scene.scales),
-            torch.from_numpy(scene.opacities), torch.from_numpy(scene.colors), torch.as_tensor(viewmat),
-            torch.as_tensor(intrinsics), width, height,
-        )  # fmt: skip
-    grey = (color.numpy() @ np.array([0.299, 0.587, 0.114], np.float32)).clip(0, 1)[..., None]
+    color, _ = render_values(scene, viewmat, intrinsics, width, height, scene.colors)
+    grey = (color @ np.array([0.299, 0.587, 0.114], np.float32)).clip(0, 1)[..., None]
     values = np.nan_to_num(scores, nan=0.0)
     top = max(float(values.max()), 0.75)
     heat = np.clip((values - 0.5) / (top - 0.5), 0, 1)

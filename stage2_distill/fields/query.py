@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chorus_common.cache import SceneCache
-from chorus_common.relevancy import relevancy
+from chorus_common.rasterize import render_values
+from chorus_common.text.relevancy import relevancy
 from stage2_distill.fields.rendering import ViewMatrix, view_matrices
 from stage2_distill.fields.saved import SavedField
-from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 
 F32 = NDArray[np.float32]
 
@@ -68,16 +68,12 @@ class FieldView:
         where less than half a pixel is covered. Vectors are rendered, then decoded.
         """
         scene = self.cache.scene()
-        with torch.no_grad():
-            picture, _, alpha = rasterize_cpu(
-                torch.from_numpy(scene.means), torch.from_numpy(scene.quats), torch.from_numpy(scene.scales),
-                torch.from_numpy(scene.opacities), self.field.model.vectors.detach().cpu(), torch.as_tensor(viewmat),
-                torch.as_tensor(intrinsics), width, height,
-            )  # fmt: skip
+        vectors = self.field.model.vectors.detach().cpu().numpy()
+        picture, alpha = render_values(scene, viewmat, intrinsics, width, height, vectors)
         covered = alpha.ravel() >= 0.5
-        mean = picture.view(width * height, -1)[covered] / alpha.ravel()[covered, None]
+        mean = torch.from_numpy(picture.reshape(width * height, -1)[covered] / alpha.ravel()[covered, None])
         scores = np.full((width * height, len(queries)), np.nan, np.float32)
-        scores[covered.numpy()] = in_passes(mean, lambda x: relevancy(self._decoded(x), queries, phrases))
+        scores[covered] = in_passes(mean, lambda x: relevancy(self._decoded(x), queries, phrases))
         return scores.reshape(height, width, -1)
 
     def _matrix(self, view: int) -> ViewMatrix:

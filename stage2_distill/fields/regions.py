@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache.schema import MaskTeacherAttributes
-from chorus_common.errors import CacheError
 from chorus_common.lifting import CellGrid, LiftingIndex
+from chorus_common.runtime.errors import CacheError
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save as save_tensors
 
-from chorus_common.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.cache import EmbeddingSource
-from chorus_common.config import Config, dump_config
-from chorus_common.errors import CacheError, ConfigError, WeightsError
+from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.config import Config, dump_config
+from chorus_common.runtime.errors import CacheError, ConfigError, WeightsError
 from stage2_distill.encoder.weight_files import read_safetensors
 from stage2_distill.fields.model import GranularityField
 from stage2_distill.fields.settings import FieldConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.atomic import atomic_path
+from chorus_common.runtime.atomic import atomic_path
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import write_scene
 

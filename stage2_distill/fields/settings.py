@@ -1,14 +1,14 @@
 """FieldConfig: everything that decides what training a field computes.
 
 "Published" is what the code of GAGS (WHU-USI3DV/GAGS, train.py, arguments/__init__.py, models/networks.py) does; every
-other value is our choice, with the reason beside it and a figure in docs/gags.md.
+other value is our choice, with the reason beside it and a figure in docs/guide/gags.md.
 """
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 
 LEARNED, AVERAGE = "learned", "average"
 

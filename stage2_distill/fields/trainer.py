@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from chorus_common.cache import EmbeddingSource, SceneCache
-from chorus_common.errors import CacheError, ChorusError
 from chorus_common.lifting import LiftingIndex
-from chorus_common.progress import progress as report_progress
+from chorus_common.runtime.errors import CacheError, ChorusError
+from chorus_common.runtime.progress import progress as report_progress
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.order import ORDER, generator
 from stage2_distill.fields.losses import (

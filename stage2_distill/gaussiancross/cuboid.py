@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
 from chorus_common.rotations import rotate, rotation_about
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.augment import flip, jitter, jitter_colors, rescale, shift_colors
 from stage2_distill.data.order import SAMPLE, Mixture, generator, mixture
@@ -116,8 +116,9 @@ class CaptureDataset:
         points, inverse = scene_inputs(cloud, self.encoder, training=True, seed=int(rng.integers(2**31)))
         # scene_inputs works in coordinates of its own (middle and bottom of the visible points)
         shift = cloud.means[0].astype(np.float64) - centred(cloud.means)[0]
+        at = self.encoder.inputs.metres(points.coord)
         voxels = MeasuredVoxels.of(
-            points.coord.numpy().astype(np.float64) + shift, seen.colors, inverse, self.encoder.inputs.grid_size,
+            at.numpy().astype(np.float64) + shift, seen.colors, inverse, self.encoder.inputs.grid_size,
             cuboid, config.head.grid,
         )  # fmt: skip
         views = scene.views.views

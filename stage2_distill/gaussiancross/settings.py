@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from chorus_common.config import Config
+from chorus_common.runtime.config import Config
 from stage2_distill.gaussiancross.rendering import Backend
 from stage2_distill.settings import EncoderSettings, OptimSettings
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from chorus_common.errors import ChorusError
-from chorus_common.progress import Progress as Reporter
-from chorus_common.progress import progress as report_progress
+from chorus_common.runtime.errors import ChorusError
+from chorus_common.runtime.progress import Progress as Reporter
+from chorus_common.runtime.progress import progress as report_progress
 from stage2_distill.checkpointing import Progress, load_state, save_state
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator

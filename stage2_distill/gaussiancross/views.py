@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from chorus_common.cameras import CameraSet
 from chorus_common.captures import Capture, Frame, read_capture
 from chorus_common.captures.resample import resample_color, resample_depth
-from chorus_common.errors import CacheError, SceneError
+from chorus_common.runtime.errors import CacheError, SceneError
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.targets import ByteBudget
 

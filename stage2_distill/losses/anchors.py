@@ -2,9 +2,10 @@
 own feature is.
 
 Matching alone answers doubt with a feature between the candidates; a softmax over anchors asks which of them it is, and
-learns within minutes what matching needs hours for (docs/demo.md). No label is seen: the anchors are cluster centres of
-the teacher's lifted features. This is SEED (Fang et al. 2021, arXiv 2101.04731, eq. 2 to 4) with centres in place of a
-queue, so that the loss of a cloud depends on nothing but the cloud, and resuming needs no queue.
+learns within minutes what matching needs hours for (docs/experiments/demo.md). No label is seen: the anchors are
+cluster centres of the teacher's lifted features. This is SEED (Fang et al. 2021, arXiv 2101.04731, eq. 2 to 4) with
+centres in place of a queue, so that the loss of a cloud depends on nothing but the cloud, and resuming needs no
+queue.
 """
 
 from __future__ import annotations

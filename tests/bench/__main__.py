@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from chorus_common.atomic import write_text_atomically
+from chorus_common.runtime.atomic import write_text_atomically
 from tests.bench.row import Row
 
 HERE = Path(__file__).parent

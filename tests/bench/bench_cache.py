@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader
 from chorus_common.cache.slim import DROPPED_SHARE
+from chorus_common.features.quantise import Bits
+from chorus_common.features.standardise import Moments, phi_s
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.quantise import Bits
+from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import Moments, phi_s
-from chorus_common.synthetic import RoomOptions, SyntheticRoom, generate_room
-from stage1_render_teachers.rasterize import get_backend
+from data_manifests.synthetic import RoomOptions, SyntheticRoom, generate_room
 from tests.bench.row import Row
 
 COMMAND = "python -m tests.bench.bench_cache"
 CHANNELS = {"a": 768, "b": 768, "c": 256}
 GRID = CellGrid(640, 480, 16)
 BITS: Bits = "ecsq"
-#: What the table of docs/cache.md goes through.
+#: What the table of docs/design/cache.md goes through.
 ALL_BITS: tuple[Bits, ...] = ("fp16", 8, 4, "ecsq", 3, 2)
 CELLS, SHARES = (16, 10, 8), (0.0, 0.01, 0.02, 0.05)
 F32 = NDArray[np.float32]
@@ -122,7 +122,7 @@ def _cosine(a: F32, b: F32) -> F32:
 
 
 def main() -> None:
-    """Print the table of docs/cache.md: bits at the usual cell and pruning, and each of these at the usual bits."""
+    """Print the table of docs/design/cache.md: bits at the usual cell and pruning, each of these at the usual bits."""
     columns = "bits, cell, left out, store MB, teachers, index, per token, lifted: mean, percentile 1, above 0.98"
     print(f"| {columns.replace(', ', ' | ')} |\n|{'---|' * len(columns.split(', '))}")
     for cell in CELLS:

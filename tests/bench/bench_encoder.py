@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.peak_memory import peak_memory
+from chorus_common.runtime.peak_memory import peak_memory
 from stage2_distill.encoder import Encoder, PointBatch, build_encoder
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.hierarchy import Level
@@ -48,7 +48,7 @@ BLOCK_VOXELS, BLOCK_ROWS = 200_000, 20_000
 def rows() -> list[Row]:
     """Rows of `make bench`."""
     ours, plain, half = (isolated(_forward, kind, FORWARD_VOXELS) for kind in ("tiled", "plain", "bf16"))
-    chorus, scenesplat = isolated(_step, "chorus", STEP_VOXELS), isolated(_step, "scenesplat", STEP_VOXELS)
+    chorus, scenesplat = isolated(_step, "chorus-lite", STEP_VOXELS), isolated(_step, "scenesplat", STEP_VOXELS)
     algorithm = "upstream's algorithm, fp32"
     return [
         Row("encoder/sonata-forward-60k", ours["cpu_seconds"], "s of CPU", ours["cpu_seconds"] / plain["cpu_seconds"],
@@ -68,7 +68,10 @@ def rows() -> list[Row]:
 
 def out_of_core_rows() -> list[Row]:
     """`chorus` in blocks with features on disk against one pass in memory."""
-    whole, blocks = isolated(_forward, "tiled", BLOCK_VOXELS, "chorus"), isolated(_blocks, BLOCK_VOXELS, BLOCK_ROWS)
+    whole, blocks = (
+        isolated(_forward, "tiled", BLOCK_VOXELS, "chorus-lite"),
+        isolated(_blocks, BLOCK_VOXELS, BLOCK_ROWS),
+    )
     one = "one pass in memory"
     return [
         Row("encoder/out-of-core-memory", blocks["mib"], "MiB beyond weights", blocks["mib"] / whole["mib"], COMMAND,
@@ -144,7 +147,7 @@ def _forward(kind: str, n: int, preset: str = "sonata") -> dict[str, float]:
     return result
 
 
-def _blocks(n: int, block_rows: int, preset: str = "chorus") -> dict[str, float]:
+def _blocks(n: int, block_rows: int, preset: str = "chorus-lite") -> dict[str, float]:
     """Seconds of CPU and peak MiB beyond the weights of encoding in blocks, and the largest deviation from one pass."""
     torch.manual_seed(0)
     encoder = build_encoder(preset).eval()
@@ -223,7 +226,7 @@ def plain_attention(qkv: Tensor, heads: int, groups: tuple[Tensor, ...], inverse
 
 def scaling(sizes: list[int]) -> None:
     """Print time and memory over the number of voxels, one JSON object a line."""
-    for preset in ("chorus", "sonata"):
+    for preset in ("chorus-lite", "sonata"):
         for n in sizes:
             print(json.dumps({"preset": preset} | isolated(_forward, "tiled", n, preset)), flush=True)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.relevancy import relevancy
+from chorus_common.text.relevancy import relevancy
 from stage2_distill.fields.losses import compact, region_balanced_l1, region_variance
 from stage2_distill.fields.networks import FeatureDecoder
 from tests.bench.row import Row
@@ -99,8 +99,8 @@ def large_field_row() -> Row:
     Pictures of 640x480 with cells of 16, masks and 512-d embeddings at random: what they say costs no time.
     """
     from chorus_common.lifting import CellGrid, LiftingIndex
-    from chorus_common.synthetic import RoomOptions, generate_room
-    from stage1_render_teachers.rasterize import get_backend
+    from chorus_common.rasterize import get_backend
+    from data_manifests.synthetic import RoomOptions, generate_room
     from stage2_distill.fields import FieldConfig
     from stage2_distill.fields.regions import Regions
     from stage2_distill.fields.trainer import FieldTrainer

@@ -16,8 +16,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.threads import default_threads, run_tasks
-from stage1_render_teachers.rasterize import get_backend
+from chorus_common.rasterize import get_backend
+from chorus_common.runtime.threads import default_threads, run_tasks
 from tests.bench.bench_rasterise import COMMAND, TILE, best_of, room_view
 from tests.bench.row import Row
 

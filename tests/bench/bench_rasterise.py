@@ -21,11 +21,9 @@ from scipy.spatial import cKDTree
 
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
-from chorus_common.scene import GaussianScene, canonical_quats
-from chorus_common.threads import default_threads, run_tasks
-from stage1_render_teachers.rasterize import get_backend
-from stage1_render_teachers.rasterize.cpu import visible_splats
-from stage1_render_teachers.rasterize.projection import (
+from chorus_common.rasterize import get_backend
+from chorus_common.rasterize.cpu import visible_splats
+from chorus_common.rasterize.splats import (
     BLUE,
     DEPTH,
     EXTENT_X,
@@ -39,6 +37,8 @@ from stage1_render_teachers.rasterize.projection import (
     ROW_SIGMA,
     ROW_SLOPE,
 )  # fmt: skip
+from chorus_common.runtime.threads import default_threads, run_tasks
+from chorus_common.scene import GaussianScene, canonical_quats
 from tests.bench.row import Row
 
 COMMAND = "make bench"

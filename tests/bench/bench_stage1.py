@@ -16,8 +16,8 @@ import torch
 from chorus_common.camera_io import write_transforms_json
 from chorus_common.manifest import ManifestRow, path_digest
 from chorus_common.scene_io import write_npy_folder
-from chorus_common.synthetic import RoomOptions, generate_room
-from stage1_render_teachers.cluster import open_pool
+from data_manifests.synthetic import RoomOptions, generate_room
+from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, read_outcomes
 from stage1_render_teachers.plan import plan_teachers
 from stage1_render_teachers.run import run_jobs, run_stage1

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from chorus_common.config import load_config
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.synthetic import RoomOptions, generate_room
-from stage1_render_teachers.rasterize import get_backend
+from chorus_common.rasterize import get_backend
+from chorus_common.runtime.config import load_config
+from data_manifests.synthetic import RoomOptions, generate_room
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.distributed import Ranks
@@ -98,7 +98,7 @@ def adaptation(data: TrainData, store: Path) -> Adaptation:
     objectives: tuple[Objective, ...] = ("rendered", "lifted")
     for objective in objectives:
         dataset = CacheDataset(
-            data.scenes, TEACHERS, {}, preset_config("chorus"), DataSettings(memory_mb=0, max_points=0),
+            data.scenes, TEACHERS, {}, preset_config("chorus-lite"), DataSettings(memory_mb=0, max_points=0),
             AugmentConfig(enabled=False), seed=0, batch_size=1, objective=objective,
         )  # fmt: skip
         times = []

@@ -22,7 +22,7 @@ def warm_up(job: int) -> None:
     """Import and compile what a scene needs, in every worker."""
 
     from chorus_common.lifting import CellGrid
-    from stage1_render_teachers.rasterize import get_backend
+    from chorus_common.rasterize import get_backend
     from tests.stage1.small_rooms import ring_of_cameras, tiny_scene
 
     cameras = ring_of_cameras(1)

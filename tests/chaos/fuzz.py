@@ -19,9 +19,9 @@ from types import FrameType
 import numpy as np
 
 from chorus_common.camera_io import read_cameras, write_transforms_json
-from chorus_common.errors import ChorusError
 from chorus_common.manifest import Manifest, ManifestRow
-from chorus_common.peak_memory import peak_memory
+from chorus_common.runtime.errors import ChorusError
+from chorus_common.runtime.peak_memory import peak_memory
 from chorus_common.scene_io import probe, read_scene
 from tests.chorus_common.scene_files import (
     random_scene,

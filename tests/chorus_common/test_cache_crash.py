@@ -15,7 +15,7 @@ import pytest
 from zarr.storage import LocalStore
 
 from chorus_common.cache import SceneCache, SceneCacheWriter, sweep_orphans, verify_store
-from chorus_common.errors import CacheError
+from chorus_common.runtime.errors import CacheError
 from tests.chorus_common.cache_example import fill, header, make_example, write_example
 
 

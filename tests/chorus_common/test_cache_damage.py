@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from chorus_common.cache import SceneCache, SceneCacheWriter, sweep_orphans, unpublish, verify_store
-from chorus_common.errors import CacheError
+from chorus_common.runtime.errors import CacheError
 from tests.chorus_common.cache_example import fill, header, make_example, write_example
 
 CASES = 300

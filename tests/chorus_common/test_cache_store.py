@@ -20,9 +20,9 @@ from chorus_common.cache.files import FolderFiles
 from chorus_common.cache.slim import slim_index
 from chorus_common.cache.store import FILES, dump_records, load_records, record_file
 from chorus_common.cache.streams import DenseTeacherWriter, MaskTeacherWriter
-from chorus_common.errors import CacheError
+from chorus_common.features.quantise import Quantiser
 from chorus_common.lifting import CellGrid
-from chorus_common.quantise import Quantiser
+from chorus_common.runtime.errors import CacheError
 from tests.chorus_common.cache_example import Example, fill, header, make_example, write_example
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chorus_common.camera_io import read_cameras, write_transforms_json
 from chorus_common.cameras import CameraSet, look_at, pinhole
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 
 
 def cameras(n: int = 4, seed: int = 0) -> CameraSet:

@@ -11,8 +11,8 @@ from PIL import Image
 from chorus_common.cameras import CameraSet, look_at, pinhole
 from chorus_common.captures import read_capture
 from chorus_common.captures.resample import resample_color, resample_depth
-from chorus_common.errors import SceneError
-from chorus_common.synthetic.captures import SensorConfig, sense_depth, write_capture
+from chorus_common.captures.write import SensorConfig, sense_depth, write_capture
+from chorus_common.runtime.errors import SceneError
 
 QUIET = SensorConfig(noise=0, edge=1e9)
 SIZE = (40, 30)

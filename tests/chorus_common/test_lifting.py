@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chorus_common.cameras import look_at, pinhole
-from chorus_common.errors import ConfigError, SceneError
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex, morton_order
+from chorus_common.rasterize import Rendered, get_backend
+from chorus_common.runtime.errors import ConfigError, SceneError
 from chorus_common.scene import GaussianScene, canonical_quats
-from stage1_render_teachers.rasterize import Rendered, get_backend
-from tests.stage1 import reference_rasterizer as reference
+from tests.chorus_common.rasterize import reference_rasterizer as reference
 
 F64 = NDArray[np.float64]
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 import data_manifests
 from chorus_common.camera_io import write_transforms_json
 from chorus_common.cameras import CameraSet, look_at, pinhole
-from chorus_common.config import load_config
-from chorus_common.dataset_index import DatasetDescription, build_manifest
-from chorus_common.errors import ManifestError, SceneError
 from chorus_common.manifest import Manifest, ManifestRow, check_name, path_digest, resolve_under
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ManifestError, SceneError
 from chorus_common.scene_io import write_npy_folder, write_scene
+from data_manifests.index import DatasetDescription, build_manifest
 from tests.chorus_common.scene_files import random_scene
 
 

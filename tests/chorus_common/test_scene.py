@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from chorus_common.cameras import CameraSet, look_at, pinhole
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotations
 
 

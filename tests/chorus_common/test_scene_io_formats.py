@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import FORMATS, probe, read_scene, write_npy_folder, write_scene
 from chorus_common.scene_io.compressed_ply import largest_restored

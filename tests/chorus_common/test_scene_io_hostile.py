@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene_io import probe, read_scene, write_npy_folder
 from tests.chorus_common.scene_files import (
     inria_rows,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import quats_to_rotations
 from chorus_common.scene_io import PointCloudOptions, points_to_gaussians, read_scene
 from chorus_common.scene_io.point_gaussians import quats_from_normals, unit_colors

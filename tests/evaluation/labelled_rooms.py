@@ -39,7 +39,7 @@ def tiny_encoder(seed: int = 0) -> Encoder:
     """A tiny encoder with 10 cm voxels; BatchNorm, so that drift would show."""
     torch.manual_seed(seed)
     inputs = {"features": ("coord", "color"), "grid_size": 0.1}
-    return build_encoder("chorus", **TINY, norm="batch", in_channels=6, inputs=inputs).eval()
+    return build_encoder("chorus-lite", **TINY, norm="batch", in_channels=6, inputs=inputs).eval()
 
 
 def make_labelled_rooms(root: Path, *, train: int = 3, val: int = 2, n: int = 600) -> LabelledRooms:

@@ -11,11 +11,11 @@ import numpy as np
 from chorus_common.cache import SceneCacheWriter, SceneHeader
 from chorus_common.cache.schema import GridAttributes
 from chorus_common.cameras import CameraSet, look_at, pinhole
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
 from chorus_common.labels import SCANNET20
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from evaluation.prompts import class_embeddings
 
 TEXT_SPEC = "embedded:text"

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import torch
 
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.scene import GaussianScene
-from chorus_common.standardise import TeacherBasis
 from stage2_distill.encode import VoxelFeatures
 from stage2_distill.encoder import build_encoder
 from stage2_distill.student import Student, StudentTeacher
@@ -35,7 +35,7 @@ TINY = {
 def make_student(basis: TeacherBasis) -> Student:
     torch.manual_seed(0)
     teacher = StudentTeacher(spec=TEXT_SPEC, fingerprint="toy", channels=WordVectors.channels, hidden=16)
-    student = Student(build_encoder("chorus", **TINY), {TEACHER: teacher})
+    student = Student(build_encoder("chorus-lite", **TINY), {TEACHER: teacher})
     student.set_basis(TEACHER, basis)
     return student.eval()
 

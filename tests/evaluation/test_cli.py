@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import ChorusError
-from chorus_common.standardise import TeacherBasis
+from chorus_common.features.standardise import TeacherBasis
+from chorus_common.runtime.errors import ChorusError
 from evaluation.cli import cli
 from stage2_distill.student import save_student
 from tests.evaluation.rooms import TEACHER, Rooms, make_rooms

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from chorus_common.errors import ChorusError
 from chorus_common.labels import SCANNET20
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.runtime.errors import ChorusError
 from chorus_common.scene_io import read_scene, write_npy_folder
 from evaluation.cli import cli
 from evaluation.prompts import class_embeddings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.cli import cli
 from evaluation.comparison import _instances, _retrieval, _semantic, compare
 from evaluation.metrics.instance import InstanceEvaluator

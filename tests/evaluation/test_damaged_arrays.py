@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chorus_common.errors import ChorusError, SceneError
+from chorus_common.runtime.errors import ChorusError, SceneError
 from evaluation.features import FeatureFiles
 from evaluation.point_truth import read_point_truth
 from evaluation.scenes import EvalScene

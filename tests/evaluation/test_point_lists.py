@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import write_npy_folder
 from evaluation.data_efficiency import Limit, LimitConfig

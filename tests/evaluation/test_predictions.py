@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from chorus_common.scene_io import read_scene
 from evaluation.predictions.coloured_ply import write_coloured_ply
 from evaluation.predictions.instance_masks import read_instances, write_instances

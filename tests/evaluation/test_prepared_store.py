@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chorus_common.datasets.prepare import prepare
-from chorus_common.datasets.settings import PrepareConfig
+from data_manifests.datasets.prepare import prepare
+from data_manifests.datasets.settings import PrepareConfig
 from evaluation.point_truth import read_point_truth
 from evaluation.scenes import labelled_scenes, select_scenes
 from evaluation.splits import Splits
-from tests.chorus_common.release_makers import room_points, scan_truth, write_room, write_scannet_release
+from tests.data_manifests.release_makers import room_points, scan_truth, write_room, write_scannet_release
 
 
 @pytest.mark.parametrize("space", ["scannet20", "scannet200"])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import LABEL_SPACES
+from chorus_common.runtime.errors import ConfigError
 from evaluation.prompts import SYNONYMS, TEMPLATES, class_embeddings
 from tests.evaluation.rooms import WordVectors
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from chorus_common.bucket import BucketPath
+from chorus_common.runtime.bucket import BucketPath
 
 
 def free_port() -> int:

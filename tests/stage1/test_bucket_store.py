@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from chorus_common.bucket import BucketError, BucketPath
 from chorus_common.cache import SceneCache, published_bytes, published_scenes, sweep_orphans, unpublish, verify_store
 from chorus_common.cache.files import OBJECTS, open_files, uploads
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.manifest import Manifest
-from chorus_common.places import parse_place
-from chorus_common.standardise import TeacherBasis
+from chorus_common.runtime.bucket import BucketError, BucketPath
+from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.store_path import parse_place
 from stage1_render_teachers import scene_task
 from stage1_render_teachers.commands.copy import copy, copy_bases
 from stage1_render_teachers.outcomes import read_outcomes

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chorus_common.errors import CacheError
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
 from chorus_common.manifest import Manifest, ManifestRow
-from chorus_common.progress import progress
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.progress import progress
 from stage1_render_teachers.calibrate import (
     CalibrationJob,
     calibrate,
@@ -22,7 +22,7 @@ from stage1_render_teachers.calibrate import (
     save_basis,
     scene_moments,
 )
-from stage1_render_teachers.cluster import Finished, InProcess
+from stage1_render_teachers.cluster.pool import Finished, InProcess
 from stage1_render_teachers.plan import basis_path
 from tests.stage1.small_rooms import CONFIG, write_rooms
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chorus_common.lifting import CellGrid
-from chorus_common.synthetic.dataset import RESERVED_SEEDS
+from data_manifests.synthetic.dataset import RESERVED_SEEDS
 from stage1_render_teachers.teachers.cell_network import PATCH, CellNetwork
 from stage1_render_teachers.teachers.embedded_training import FIRST_SEED, augment
 from stage1_render_teachers.teachers.object_aware import ObjectAwareTeacher

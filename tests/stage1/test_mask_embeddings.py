@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus_common.errors import ConfigError
 from chorus_common.lifting import CellGrid
-from stage1_render_teachers.mask_crops import MARGIN, mask_crops, square_around
-from stage1_render_teachers.mask_embeddings import mask_embedder, pool_under_masks, unit_rows
+from chorus_common.runtime.errors import ConfigError
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
+from stage1_render_teachers.teachers.mask_crops import MARGIN, mask_crops, square_around
+from stage1_render_teachers.teachers.mask_embeddings import mask_embedder, pool_under_masks, unit_rows
 from stage1_render_teachers.teachers.protocol import PictureTeacher
 
 GRID = CellGrid(80, 60, 10)

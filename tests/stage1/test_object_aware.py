@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from chorus_common.errors import WeightsError
 from chorus_common.lifting import CellGrid
-from chorus_common.synthetic import RoomOptions, generate_room
+from chorus_common.runtime.errors import WeightsError
+from data_manifests.synthetic import RoomOptions, generate_room
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
 from stage1_render_teachers.teachers.cell_network import PATCH, CellNetwork
 from stage1_render_teachers.teachers.embedded_training import Arrays

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chorus_common.errors import CacheError
+from chorus_common.runtime.errors import CacheError
 from stage1_render_teachers import outcomes
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome, read_outcomes
 

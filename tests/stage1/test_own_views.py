@@ -9,11 +9,11 @@ import pytest
 
 from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellGrid, LiftingIndex
+from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene
-from chorus_common.synthetic import RoomOptions, generate_room
-from stage1_render_teachers.own_views import spread_views
-from stage1_render_teachers.rasterize import get_backend
-from stage1_render_teachers.views import coverage
+from data_manifests.synthetic import RoomOptions, generate_room
+from stage1_render_teachers.views.captured import spread_views
+from stage1_render_teachers.views.choose import coverage
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from chorus_common.cache import SceneCache, verify_store
-from chorus_common.errors import CacheError, ChorusError, ConfigError, ManifestError
 from chorus_common.manifest import Manifest
+from chorus_common.runtime.errors import CacheError, ChorusError, ConfigError, ManifestError
 from stage1_render_teachers.outcomes import read_outcomes
 from stage1_render_teachers.run import run_stage1, select_rows, shard_rows
 from stage1_render_teachers.settings import RunConfig, parse_shard

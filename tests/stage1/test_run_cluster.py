@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chorus_common.errors import ConfigError
-from stage1_render_teachers import cluster
-from stage1_render_teachers.cluster import DaskPool, InProcess, WorkerLost, open_pool, worker_environment
+from chorus_common.runtime.errors import ConfigError
+from stage1_render_teachers.cluster.pool import DaskPool, InProcess, WorkerLost, open_pool, worker_environment
+from stage1_render_teachers.cluster.pool import pool as cluster
 from stage1_render_teachers.settings import RunConfig
 from tests.stage1 import jobs_for_workers as jobs
 

@@ -11,21 +11,21 @@ import pytest
 
 from chorus_common.cache import SceneCache
 from chorus_common.camera_io import read_cameras, write_transforms_json
-from chorus_common.errors import CacheError, SceneError
+from chorus_common.features.quantise import Quantiser
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest
-from chorus_common.quantise import Quantiser
-from chorus_common.standardise import TeacherBasis
+from chorus_common.runtime.errors import CacheError, SceneError
 from stage1_render_teachers.fidelity import Fidelity, row_cosine
-from stage1_render_teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.plan import TeacherPlan, shared_teacher
-from stage1_render_teachers.render_views import load_scene, pick_views, render_batches
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.scene_task import SceneJob, failure_line, run_scene, scene_fingerprint
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.teacher_passes import view_seed
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.teachers.prompt_density import VisibleSurface
+from stage1_render_teachers.views.render_views import load_scene, pick_views, render_batches
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
 

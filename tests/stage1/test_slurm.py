@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from chorus_common.errors import ConfigError
-from stage1_render_teachers.cluster import open_pool
+from chorus_common.runtime.errors import ConfigError
+from stage1_render_teachers.cluster.pool import open_pool
+from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig, slurm_cluster
 from stage1_render_teachers.settings import RunConfig
-from stage1_render_teachers.slurm_jobs import SlurmConfig, slurm_cluster
 from tests.stage1 import jobs_for_workers as jobs
 
 #: Runs the job here; its number is that of a process group, which scancel ends.

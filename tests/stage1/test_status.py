@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chorus_common.errors import CacheError
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.runtime.errors import CacheError
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.settings import RunConfig

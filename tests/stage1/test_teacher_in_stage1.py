@@ -15,10 +15,10 @@ from chorus_common.cache import SceneCache
 from chorus_common.lifting import CellGrid
 from chorus_common.manifest import Manifest
 from chorus_common.text import load_text_encoder
-from stage1_render_teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher, sam_masks, teacher_name
+from stage1_render_teachers.teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.teachers.sam_model import load_sam
 from tests.stage1.small_rooms import CONFIG, write_rooms
 from tests.stage1.test_teacher_open_clip import CLIP_TINY, save_random

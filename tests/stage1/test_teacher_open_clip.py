@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chorus_common.errors import ConfigError, WeightsError
 from chorus_common.lifting import CellGrid
-from chorus_common.open_clip_model import load_open_clip
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from chorus_common.text import load_text_encoder
+from chorus_common.text.open_clip_model import load_open_clip
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
 from stage1_render_teachers.teachers.open_clip_teacher import patch_network, pool_each_token, value_path
 from stage1_render_teachers.teachers.protocol import PictureTeacher
@@ -231,7 +231,7 @@ def test_fingerprint_follows_picture_weights_and_precision(files: dict[str, Path
     ("model", "red"), [("ViT-B-16", 0.48145466), ("ViT-B-16-SigLIP2", 0.5), ("ViT-SO400M-14-SigLIP2", 0.5)]
 )
 def test_a_file_alone_gets_the_normalisation_of_its_family(model: str, red: float) -> None:
-    from chorus_common.open_clip_model import _settings_of
+    from chorus_common.text.open_clip_model import _settings_of
 
     tags = open_clip.list_pretrained_tags_by_model(model)
     assert _settings_of(open_clip, model, "", tags)["mean"][0] == red
@@ -239,7 +239,7 @@ def test_a_file_alone_gets_the_normalisation_of_its_family(model: str, red: floa
 
 def test_tags_settle_what_a_file_alone_cannot() -> None:
     """ViT-L-14 was trained with two normalisations; OpenAI's weights need another activation than LAION's."""
-    from chorus_common.open_clip_model import _settings_of
+    from chorus_common.text.open_clip_model import _settings_of
 
     tags = open_clip.list_pretrained_tags_by_model("ViT-L-14")
     with pytest.raises(ConfigError, match="TAG=FILE"):

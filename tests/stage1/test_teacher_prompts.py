@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus_common.cameras import CameraSet, look_at, pinhole
-from chorus_common.errors import ConfigError
-from stage1_render_teachers.rasterize import get_backend
-from stage1_render_teachers.surfaces import SceneSurfaces
+from chorus_common.rasterize import get_backend
+from chorus_common.runtime.errors import ConfigError
 from stage1_render_teachers.teachers import prompt_density as density
+from stage1_render_teachers.views.surfaces import SceneSurfaces
 from tests.stage1.small_rooms import ring_of_cameras, tiny_scene
 
 WIDTH, HEIGHT = 96, 72

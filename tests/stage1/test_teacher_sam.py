@@ -17,8 +17,8 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.amg import build_point_grid, calculate_stability_score
 
-from chorus_common.errors import ConfigError, WeightsError
 from chorus_common.lifting import CellGrid
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
 from stage1_render_teachers.teachers.prompt_density import VisibleSurface, draw_prompts

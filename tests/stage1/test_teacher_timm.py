@@ -12,8 +12,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from chorus_common.errors import ConfigError, WeightsError
 from chorus_common.lifting import CellGrid
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.token_teacher import fit_to_grid

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from chorus_common.errors import ConfigError
 from chorus_common.lifting import CellGrid
-from stage1_render_teachers.mask_embeddings import cell_of_pixels, pool_under_masks
+from chorus_common.runtime.errors import ConfigError
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher, known_teachers, teacher_name
 from stage1_render_teachers.teachers.dense_classical import (
     CHANNELS,
@@ -24,6 +23,7 @@ from stage1_render_teachers.teachers.dense_classical import (
     window_matrix,
 )
 from stage1_render_teachers.teachers.graph_segmentation import grid_edges, segment, sort_edges
+from stage1_render_teachers.teachers.mask_embeddings import cell_of_pixels, pool_under_masks
 from stage1_render_teachers.teachers.masks_classical import ClassicalMaskTeacher, number_masks
 from stage1_render_teachers.teachers.region_merging import merge_regions, region_graph
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chorus_common.errors import WeightsError
 from chorus_common.labels import SCANNET20
 from chorus_common.lifting import CellGrid
+from chorus_common.runtime.errors import WeightsError
 from chorus_common.text import EmbeddedTextEncoder
 from stage1_render_teachers.teachers import build_teacher
 from stage1_render_teachers.teachers.cell_network import PATCH

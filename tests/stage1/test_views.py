@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from chorus_common.cameras import CameraSet
-from chorus_common.errors import ConfigError, SceneError
 from chorus_common.lifting import CellGrid, LiftingIndex
+from chorus_common.rasterize import get_backend
+from chorus_common.runtime.errors import ConfigError, SceneError
 from chorus_common.scene import GaussianScene, canonical_quats
-from stage1_render_teachers.free_space import find_free_space, furthest_points, robust_bounds, upright_frame
-from stage1_render_teachers.rasterize import get_backend
-from stage1_render_teachers.views import (
+from stage1_render_teachers.views.choose import (
     GAINS,
     REUSE,
     chain_by_overlap,
@@ -24,6 +23,7 @@ from stage1_render_teachers.views import (
     overlap_pairs,
     seen_by_view,
 )
+from stage1_render_teachers.views.free_space import find_free_space, furthest_points, robust_bounds, upright_frame
 
 F64 = NDArray[np.float64]
 ROOM = (5.0, 4.0, 2.7)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from chorus_common.cache import GridAttributes, SceneCacheWriter, SceneHeader
 from chorus_common.cameras import CameraSet, look_at, pinhole
+from chorus_common.features.quantise import Bits
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest, ManifestRow
-from chorus_common.quantise import Bits
 from chorus_common.scene import GaussianScene, canonical_quats
 from chorus_common.scene_io import write_npy_folder
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from stage2_distill.data.dataset import SceneEntry
 
 GRID = CellGrid(width=64, height=48, cell=8)

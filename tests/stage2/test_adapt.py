@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from chorus_common.config import load_config
-from chorus_common.errors import ConfigError
-from chorus_common.standardise import Moments, phi_s
+from chorus_common.features.standardise import Moments, phi_s
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.rendered import rendered_targets

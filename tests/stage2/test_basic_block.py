@@ -23,7 +23,7 @@ SMALL = {
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_tiled_inference_equals_the_training_path(norm: str) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", **(SMALL | {"norm": norm}))
+    encoder = build_encoder("chorus-lite", **(SMALL | {"norm": norm}))
     batch, _ = scene_inputs(random_scene(3000), encoder.config)
     with torch.no_grad():  # running statistics, and last norms off zero, so that every part shows
         for name, parameter in encoder.named_parameters():
@@ -42,8 +42,8 @@ def test_tiled_inference_equals_the_training_path(norm: str) -> None:
 
 def test_starts_as_the_identity() -> None:
     torch.manual_seed(0)
-    with_blocks = build_encoder("chorus", **SMALL)
-    without = build_encoder("chorus", **(SMALL | {"enc_depths": (0, 0, 1), "dec_depths": (0, 0)}))
+    with_blocks = build_encoder("chorus-lite", **SMALL)
+    without = build_encoder("chorus-lite", **(SMALL | {"enc_depths": (0, 0, 1), "dec_depths": (0, 0)}))
     without.load_state_dict(with_blocks.state_dict(), strict=False)
     batch, _ = scene_inputs(random_scene(500), with_blocks.config)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_starts_as_the_identity() -> None:
 
 
 def test_input_statistics_are_means_over_all_batches() -> None:
-    encoder = build_encoder("chorus", **SMALL)
+    encoder = build_encoder("chorus-lite", **SMALL)
     batches = [scene_inputs(random_scene(400 + 50 * i, seed=i), encoder.config)[0] for i in range(3)]
     encoder.train()
     for batch in batches:
@@ -65,7 +65,7 @@ def test_input_statistics_are_means_over_all_batches() -> None:
 
 def test_units_of_inputs_do_not_matter() -> None:
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", **SMALL)
+    encoder = build_encoder("chorus-lite", **SMALL)
     batch, _ = scene_inputs(random_scene(600), encoder.config)
     encoder.train()
     scaled = type(batch)(batch.coord, batch.grid_coord, batch.feat * 1000, batch.offset)
@@ -80,6 +80,6 @@ def test_shape_is_of_one_point_per_voxel() -> None:
     """Splats laid twice over each other have the shape context of one."""
     scene = random_scene(300)
     twice = scene.select(np.repeat(np.arange(len(scene)), 2))
-    config = build_encoder("chorus", **SMALL).config
+    config = build_encoder("chorus-lite", **SMALL).config
     once, double = scene_inputs(scene, config)[0], scene_inputs(twice, config)[0]
     torch.testing.assert_close(once.feat, double.feat)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import WeightsError
+from chorus_common.runtime.errors import WeightsError
 from stage2_distill.encoder import Encoder, build_encoder, convert, export_encoder, load_encoder
 from tests.stage2.clouds import cloud
 
@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny(preset: str = "chorus", **overrides: Any) -> Encoder:
+def tiny(preset: str = "chorus-lite", **overrides: Any) -> Encoder:
     torch.manual_seed(1)
     return build_encoder(preset, **(TINY | overrides)).eval()
 
@@ -36,7 +36,7 @@ def same_features(a: Encoder, b: Encoder) -> bool:
         return torch.equal(a(batch), b(batch))
 
 
-@pytest.mark.parametrize("preset", ["chorus", "scenesplat", "sonata"])
+@pytest.mark.parametrize("preset", ["chorus-lite", "scenesplat", "sonata"])
 def test_own_folder(preset: str, tmp_path: Path) -> None:
     encoder = tiny(preset)
     export_encoder(encoder, tmp_path / "e")
@@ -164,7 +164,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize("preset", sorted({p for p, _ in PUBLISHED}))
 def test_official_file_is_recognised(preset: str, tmp_path: Path) -> None:
-    """Keys and shapes of the full-size models (docs/encoder.md: confirmed against upstream's classes), as their
+    """Keys and shapes of the full-size models (docs/design/encoder.md: confirmed against upstream's classes), as their
     trainers and releases store them, without a word on which model it is.
     """
     with torch.device("meta"):
@@ -265,7 +265,7 @@ def test_arguments_that_change_the_numbers_are_not_dropped(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("preset", "overrides", "format", "named"),
     [
-        ("chorus", {}, "trainer", "block = 'litept'"),
+        ("chorus-lite", {}, "trainer", "block = 'litept'"),
         ("sonata", {"norm": "batch"}, "sonata", "norm = 'batch'"),
         ("ptv3", {}, "scenesplat", "pool_reduce = 'max'"),
         ("ptv3", {"enc_attn": (False, True, True)}, "ptv3", "stages without convolution or without attention"),

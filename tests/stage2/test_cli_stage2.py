@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene_io import write_scene
 from stage2_distill import cli, encode
 from stage2_distill.devices import pick_device
@@ -114,8 +114,8 @@ def test_encode_in_blocks_and_points(
     torch.manual_seed(0)
     both = {"features": ("coord", "color", "opacity", "quat", "scale"), "indicator": True}
     small = {"enc_channels": (24, 36, 48), "enc_patch_size": (32, 32, 32)}
-    export_encoder(build_encoder("chorus", inputs=both, **small), tmp_path / "both")
-    export_encoder(build_encoder("chorus", **small), tmp_path / "gaussians")
+    export_encoder(build_encoder("chorus-lite", inputs=both, **small), tmp_path / "both")
+    export_encoder(build_encoder("chorus-lite", **small), tmp_path / "gaussians")
 
     def features(name: str, *extra: object, scene: str = "room.ply") -> np.ndarray:
         out, where = tmp_path / "f.npy", ("--device", "cpu")
@@ -195,7 +195,7 @@ def test_info_of_a_preset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert facts["preset"] == "ptv3"
     assert facts["conventions"]["color_range"] == "unit"
     assert facts["conventions"]["legacy_decoder_cpe"] is True
-    assert call(monkeypatch, "info", "--preset", "chorus") == 0
+    assert call(monkeypatch, "info", "--preset", "chorus-lite") == 0
     assert "n_parameters" in capsys.readouterr().out
     assert call(monkeypatch, "info", "--preset", "corus") == 2
     assert "unknown encoder preset 'corus'" in capsys.readouterr().err

@@ -162,8 +162,8 @@ def test_rendering_equivalent_noise_hardly_changes_the_picture() -> None:
     """At its default strength covariance-shaped noise keeps a rendered room above 38 dB; as much noise of the same
     length without the Gaussians' shape costs at least 1 dB more.
     """
-    from chorus_common.synthetic import RoomOptions, generate_room
-    from stage1_render_teachers.rasterize import get_backend
+    from chorus_common.rasterize import get_backend
+    from data_manifests.synthetic import RoomOptions, generate_room
 
     room = generate_room(3, RoomOptions(gaussians=6000, views=2, width=160, height=120))
     backend, cameras = get_backend("cpu"), room.cameras

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, collate
 from stage2_distill.data.dataset import CacheDataset, PlainScene, SceneEntry
@@ -18,7 +18,7 @@ from stage2_distill.encoder.inputs import scene_inputs
 from stage2_distill.settings import DataSettings
 from tests.stage2.store_fakes import make_entries, make_store
 
-ENCODER = preset_config("chorus", enc_channels=(8, 16), inputs={"grid_size": 0.1})
+ENCODER = preset_config("chorus-lite", enc_channels=(8, 16), inputs={"grid_size": 0.1})
 TEACHERS = {"text": 8, "dense": 12}
 
 
@@ -193,7 +193,7 @@ def test_drawn_targets_are_rows_of_all_of_them(objective: Literal["lifted", "ren
 
 
 def test_a_student_of_points_is_measured_on_points() -> None:
-    both = preset_config("chorus", enc_channels=(8, 16), inputs={"grid_size": 0.1, "indicator": True})
+    both = preset_config("chorus-lite", enc_channels=(8, 16), inputs={"grid_size": 0.1, "indicator": True})
     entries = make_entries(scenes=1)
     for share, present in ((1.0, 0.0), (0.5, 1.0), (0.0, 1.0)):
         data = DataSettings(points_p=share)

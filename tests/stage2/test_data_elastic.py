@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from chorus_common.config import load_config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.elastic import elastic

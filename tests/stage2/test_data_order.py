@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.crops import crop_rows
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import generator, mixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chorus_common.errors import CacheError
+from chorus_common.runtime.errors import CacheError
 from stage2_distill.data.targets import ByteBudget, LiftedRows, SceneTargets, voxel_targets
 from tests.stage2.store_fakes import MemoryStore, make_store
 

@@ -14,7 +14,7 @@ from tests.stage2.test_inputs import scene
 
 def test_every_gaussian_has_the_row_of_its_voxel() -> None:
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", enc_channels=(24, 36, 48)).train()
+    encoder = build_encoder("chorus-lite", enc_channels=(24, 36, 48)).train()
     s = scene(side=0.2)
     features = encode_scene(encoder, s)
     assert features.shape == (len(s), encoder.out_channels)
@@ -27,13 +27,13 @@ def test_every_gaussian_has_the_row_of_its_voxel() -> None:
 
 def test_order_of_the_file_does_not_matter() -> None:
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", enc_channels=(24, 36, 48)).eval()
+    encoder = build_encoder("chorus-lite", enc_channels=(24, 36, 48)).eval()
     s = scene()
     order = np.random.default_rng(0).permutation(len(s))
     assert torch.equal(encode_scene(encoder, s)[torch.from_numpy(order)], encode_scene(encoder, s.select(order)))
 
 
-@pytest.mark.parametrize("preset", ["chorus", "scenesplat", "sonata"])
+@pytest.mark.parametrize("preset", ["chorus-lite", "scenesplat", "sonata"])
 def test_block_size_does_not_matter(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scenes are worked on in blocks of rows whose patches and neighbours are those of the whole scene."""
     torch.manual_seed(0)

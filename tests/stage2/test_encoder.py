@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ConfigError, SceneError
+from chorus_common.runtime.errors import ConfigError, SceneError
 from stage2_distill.encoder import Encoder, PointBatch, blocks, build_encoder, preset_config, sparse_conv
 from tests.stage2.clouds import cloud, permuted
 
@@ -19,7 +19,8 @@ GOLDEN = Path(__file__).parents[1] / "data"
 PARAMETERS = {
     "ptv3": 46_166_272, "scenesplat": 91_712_800, "sonata": 108_461_328, "concerto-base": 108_461_328,
     "concerto-large": 207_667_392, "litept-s": 12_712_932, "litept-s-star": 15_988_716, "litept-b": 45_112_788,
-    "litept-l": 85_880_448,
+    "litept-l": 85_880_448, "chorus-3dgs": 108_461_424, "chorus-pts": 108_461_328, "utonia": 137_253_690,
+    "utonia-small": 37_248_480, "utonia-tiny": 9_326_088, "concerto-small": 38_648_960,
 }  # fmt: skip
 SMALL = {
     "enc_channels": (24, 36, 48),
@@ -70,42 +71,24 @@ def deviation(out: torch.Tensor, expected: torch.Tensor) -> float:
     return float((out - expected).norm() / expected.norm())
 
 
-def test_equals_upstream_litept() -> None:
-    encoder, batch, data = golden("litept", "litept-s")
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("sonata", "sonata"), ("ptv3", "ptv3"), ("scenesplat", "scenesplat"), ("litept", "litept-s"),
+     ("utonia", "utonia")],
+)  # fmt: skip
+def test_equals_upstream_with_decoder(name: str, preset: str) -> None:
+    """Outputs of upstream's own classes (docs/design/encoder.md tells how the numbers were made)."""
+    encoder, batch, data = golden(name, preset)
+    expected = torch.from_numpy(data["output"])
     with torch.no_grad():
         out = encoder(batch, order_permutations=data["order_permutations"])
-    assert deviation(out, torch.from_numpy(data["output"])) < 1e-6
+    assert deviation(out, expected) < 1e-6
+    assert ((out - expected).norm(dim=1) / expected.norm(dim=1)).max() < 1e-5  # no single voxel deviates
 
 
-@pytest.mark.parametrize("name", ["sonata", "ptv3", "scenesplat"])
-def test_equals_upstream_with_decoder(name: str) -> None:
-    """Upstream's own classes with spconv, one cloud and a batch of three of different sizes and extents
-    with shuffled curves; the widest reaches coordinate 63, where the two depth rules differ.
-    docs/encoder.md tells how the numbers were made.
-    """
-    encoder, batch, data = golden(name, name)
-    rerun = np.load(GOLDEN / "encoder_rerun.npz")
-    three = {k: torch.from_numpy(rerun[f"{name}/batch/{k}"]) for k in ("coord", "grid_coord", "feat", "offset")}
-    with torch.no_grad():
-        one_out = encoder(batch, order_permutations=data["order_permutations"])
-        three_out = encoder(PointBatch(**three), order_permutations=rerun[f"{name}/batch/order_permutations"])
-    for out, expected in ((one_out, rerun[f"{name}/output"]), (three_out, rerun[f"{name}/batch/output"])):
-        expected = torch.from_numpy(expected)
-        assert deviation(out, expected) < 1e-6
-        assert ((out - expected).norm(dim=1) / expected.norm(dim=1)).max() < 1e-5  # no single voxel deviates
-
-
-@pytest.mark.parametrize(("name", "tolerance"), [("sonata", 1e-4), ("ptv3", 6e-4), ("scenesplat", 1.5e-3)])
-def test_stored_outputs_with_decoder(name: str, tolerance: float) -> None:
-    """The older stored outputs, from which a rerun of upstream deviates just as far as we do (docs/encoder.md)."""
-    encoder, batch, data = golden(name, name)
-    with torch.no_grad():
-        out = encoder(batch, order_permutations=data["order_permutations"])
-    assert deviation(out, torch.from_numpy(data["output"])) < tolerance
-
-
-def test_equals_upstream_encoder_alone() -> None:
-    encoder, batch, data = golden("sonata_encoder", "sonata")
+@pytest.mark.parametrize("name", ["sonata", "utonia"])
+def test_equals_upstream_encoder_alone(name: str) -> None:
+    encoder, batch, data = golden(f"{name}_encoder", name)
     with torch.no_grad():
         deepest = encoder.forward_levels(batch)[-1]
     assert torch.equal(deepest.level.grid_coord, torch.from_numpy(data["output_grid_coord"]))
@@ -114,7 +97,16 @@ def test_equals_upstream_encoder_alone() -> None:
     assert (deepest.feat - expected).norm() / expected.norm() < 1e-6
 
 
-@pytest.mark.parametrize("preset", ["ptv3", "scenesplat", "sonata", "litept-s", "chorus"])
+def test_widths_of_the_releases() -> None:
+    """Channels that the released Chorus and Utonia give: all five levels (Utonia-small's head reads four)."""
+    widths = {"chorus-3dgs": 1232, "chorus-pts": 1232, "utonia": 1386, "utonia-small": 936, "sonata": 1088}
+    assert {name: preset_config(name).out_channels for name in widths} == widths
+    with torch.device("meta"):
+        entries = {name: len(build_encoder(name).state_dict()) for name in ("utonia", "utonia-small", "utonia-tiny")}
+    assert entries == {"utonia": 476, "utonia-small": 286, "utonia-tiny": 286}
+
+
+@pytest.mark.parametrize("preset", ["ptv3", "scenesplat", "sonata", "litept-s", "chorus-lite", "utonia"])
 def test_scene_alone_and_in_a_batch(preset: str) -> None:
     """The same numbers alone, in a batch, in a batch of another order, and with rows in another order."""
     encoder = small(preset, enc_mode=False)
@@ -163,7 +155,7 @@ def test_legacy_decoder_convolves_the_skip_branch() -> None:
 
 def test_tiles_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiled inference path equals the plain one, for tiles of any size."""
-    for preset in ("ptv3", "litept-s-star", "chorus"):
+    for preset in ("ptv3", "litept-s-star", "chorus-lite"):
         encoder = small(preset, enc_mode=False)
         batch = cloud(300, encoder.config.in_channels)
         plain = encoder(batch)
@@ -192,8 +184,8 @@ def test_upcast_concatenates_on_the_way_up() -> None:
 
 def test_checkpointing_changes_nothing() -> None:
     batch = cloud(100, 11)
-    plain = small("chorus", drop_path=0.5).train()
-    saving = small("chorus", drop_path=0.5, checkpoint_blocks=True).train()
+    plain = small("chorus-lite", drop_path=0.5).train()
+    saving = small("chorus-lite", drop_path=0.5, checkpoint_blocks=True).train()
     for encoder in (plain, saving):
         torch.manual_seed(3)
         encoder(batch, generator=torch.Generator().manual_seed(1)).square().mean().backward()
@@ -219,7 +211,7 @@ def test_block_gradient(style: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_stays_close(dtype: torch.dtype) -> None:
-    encoder = small("chorus")
+    encoder = small("chorus-lite")
     batch = cloud(300, 11)
     with torch.no_grad():
         reference = encoder(batch)
@@ -234,7 +226,7 @@ def test_autocast_stays_close(dtype: torch.dtype) -> None:
 
 def test_training_step_is_a_function_of_seed_and_generator() -> None:
     batch = cloud(120, 11)
-    encoder = small("chorus").train()
+    encoder = small("chorus-lite").train()
 
     def step(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -246,7 +238,7 @@ def test_training_step_is_a_function_of_seed_and_generator() -> None:
 
 @pytest.mark.parametrize("channels", [(16,), (16, 32), (32, 64, 128), (32, 64, 128, 192)])
 def test_chorus_scales_down(channels: tuple[int, ...]) -> None:
-    encoder = build_encoder("chorus", enc_channels=channels, **({"enc_mode": True} if len(channels) == 1 else {}))
+    encoder = build_encoder("chorus-lite", enc_channels=channels, **({"enc_mode": True} if len(channels) == 1 else {}))
     assert encoder(cloud(60, 11)).shape == (60, encoder.out_channels)
     assert (encoder.config.enc_attn[-1], encoder.config.enc_conv[-1]) == (True, False)
 
@@ -255,7 +247,7 @@ def test_bad_settings_name_the_key() -> None:
     with pytest.raises(ConfigError, match="unknown encoder preset 'ptv4'; known: ptv3"):
         preset_config("ptv4")
     with pytest.raises(ConfigError, match="unknown key 'enc_chanels'; did you mean 'enc_channels'"):
-        preset_config("chorus", enc_chanels=(1, 2))
+        preset_config("chorus-lite", enc_chanels=(1, 2))
     with pytest.raises(ConfigError, match="enable_rpe"):
         preset_config("ptv3", enable_rpe=True)
     with pytest.raises(ConfigError, match=r"sonata: enc_channels\[0\] = 48 is not divisible by 5 heads$"):
@@ -265,7 +257,7 @@ def test_bad_settings_name_the_key() -> None:
 def test_bad_batches_are_refused() -> None:
     batch = cloud(20, 5)
     with pytest.raises(SceneError, match="takes 11 feature channels, the batch has 5"):
-        small("chorus")(batch)
+        small("chorus-lite")(batch)
     with pytest.raises(SceneError, match="offset"):
         PointBatch(batch.coord, batch.grid_coord, batch.feat, torch.tensor([19]))
     with pytest.raises(SceneError, match=">= 0"):
@@ -276,7 +268,7 @@ def test_bad_batches_are_refused() -> None:
 
 @pytest.mark.gpu
 def test_cuda_equals_cpu() -> None:
-    encoder = small("chorus")
+    encoder = small("chorus-lite")
     batch = cloud(500, 11)
     with torch.no_grad():
         reference = encoder(batch)
@@ -285,7 +277,7 @@ def test_cuda_equals_cpu() -> None:
 
 def test_drop_path_of_a_cloud_does_not_depend_on_its_batch() -> None:
     """Training mode, two clouds with seeds of their own: together, alone and in another order the same numbers."""
-    encoder = small("chorus", drop_path=0.5, shuffle_orders=False).train()
+    encoder = small("chorus-lite", drop_path=0.5, shuffle_orders=False).train()
     clouds = [replace(cloud(300, encoder.config.in_channels, seed), seeds=torch.tensor([seed])) for seed in (3, 4)]
     together = encoder(PointBatch.concatenate(clouds))
     turned = encoder(PointBatch.concatenate(clouds[::-1]))

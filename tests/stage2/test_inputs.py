@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene, canonical_quats
 from stage2_distill.encoder import InputConfig, preset_config
 from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, centred, scene_inputs, voxelise
@@ -26,7 +26,7 @@ def scene(n: int = 400, seed: int = 0, side: float = 0.3) -> GaussianScene:
 
 def test_voxels_equal_floor_of_centred_coordinates() -> None:
     s = scene()
-    batch, inverse = scene_inputs(s, preset_config("chorus"))
+    batch, inverse = scene_inputs(s, preset_config("chorus-lite"))
     cell = np.floor(centred(s.means) / 0.02).astype(np.int64)
     cell -= cell.min(0)
     assert np.array_equal(batch.grid_coord.numpy()[inverse], cell)
@@ -56,7 +56,7 @@ def test_most_opaque_member_and_channel_order() -> None:
 
 def test_mean_member() -> None:
     s = scene(side=0.05)
-    config = preset_config("chorus", inputs=InputConfig(member="mean"))
+    config = preset_config("chorus-lite", inputs=InputConfig(member="mean"))
     batch, inverse = scene_inputs(s, config)
     for voxel in range(len(batch)):
         rows = inverse == voxel
@@ -66,11 +66,13 @@ def test_mean_member() -> None:
 
 def test_training_members_are_a_function_of_the_seed() -> None:
     s = scene(side=0.06)
-    config = preset_config("chorus")
+    config = preset_config("chorus-lite")
     draws = [scene_inputs(s, config, training=True, seed=k)[0].feat.numpy() for k in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
-    features = scene_inputs(s, preset_config("chorus", inputs=InputConfig(grid_size=1e-4)))[0]  # every Gaussian alone
+    features = scene_inputs(s, preset_config("chorus-lite", inputs=InputConfig(grid_size=1e-4)))[
+        0
+    ]  # every Gaussian alone
     known = {tuple(row) for row in features.feat.numpy().tolist()}
     assert all(tuple(row) in known for row in draws[2].tolist())
 
@@ -78,15 +80,15 @@ def test_training_members_are_a_function_of_the_seed() -> None:
 def test_rows_do_not_depend_on_the_order_of_the_file() -> None:
     s = scene()
     order = np.random.default_rng(3).permutation(len(s))
-    a, inverse_a = scene_inputs(s, preset_config("chorus"))
-    b, inverse_b = scene_inputs(s.select(order), preset_config("chorus"))
+    a, inverse_a = scene_inputs(s, preset_config("chorus-lite"))
+    b, inverse_b = scene_inputs(s.select(order), preset_config("chorus-lite"))
     assert np.array_equal(a.feat.numpy(), b.feat.numpy())
     assert np.array_equal(inverse_a[order], inverse_b)
 
 
 def test_absent_attributes_are_zero_and_said_to_be() -> None:
     features = ("coord", "color", "opacity", "quat", "scale", "normal")
-    config = preset_config("chorus", inputs=InputConfig(features=features, indicator=True))
+    config = preset_config("chorus-lite", inputs=InputConfig(features=features, indicator=True))
     assert config.in_channels == 17 + 6
     gaussians = scene_inputs(scene(), config)[0].feat.numpy()
     points = scene_inputs(scene(), config, absent=POINT_CLOUD_LACKS)[0].feat.numpy()
@@ -105,9 +107,9 @@ def test_unit_colours_for_sonata() -> None:
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"give 11 channels, but it takes 12"):
-        scene_inputs(scene(), preset_config("chorus", in_channels=12))
+        scene_inputs(scene(), preset_config("chorus-lite", in_channels=12))
     with pytest.raises(ConfigError, match="features must be distinct"):
-        preset_config("chorus", inputs={"features": ("color", "colour")})
+        preset_config("chorus-lite", inputs={"features": ("color", "colour")})
 
 
 def test_voxelise_lists_members() -> None:

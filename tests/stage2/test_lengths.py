@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chorus_common.standardise import Moments, phi_s
+from chorus_common.features.standardise import Moments, phi_s
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.data.order import LENGTHS, generator
@@ -28,7 +28,7 @@ def make_student(mean: float) -> Student:
     tokens = rng.standard_normal((400, C)) + mean
     teacher = StudentTeacher(spec="x:y", fingerprint="f", channels=C, hidden=8)
     small = {"enc_channels": (16, 16), "enc_depths": (1, 1), "dec_channels": (16,)}
-    student = Student(build_encoder("chorus", **small), {"text": teacher})
+    student = Student(build_encoder("chorus-lite", **small), {"text": teacher})
     student.set_basis("text", phi_s(Moments.of(tokens)))
     return student
 
@@ -69,7 +69,7 @@ def test_best_length_is_the_best_of_a_slow_search(seed: int) -> None:
 @pytest.mark.parametrize("max_points", [0, 120])
 def test_lengths_are_measured_on_scenes_no_larger_than_training_takes(max_points: int) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", enc_channels=(8, 16), enc_depths=(1, 1), inputs={"grid_size": 0.05})
+    encoder = build_encoder("chorus-lite", enc_channels=(8, 16), enc_depths=(1, 1), inputs={"grid_size": 0.05})
     teachers = {n: StudentTeacher(spec="x:y", fingerprint="f", channels=c, hidden=8) for n, c in (("a", 8), ("b", 12))}
     entries = make_entries(scenes=3, n=500, teachers={"a": 8, "b": 12})
     data = DataSettings(max_points=max_points)

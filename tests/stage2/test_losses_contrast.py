@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from chorus_common.errors import ConfigError
 from chorus_common.lifting import CellGrid, LiftingIndex
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, LabelGroups, MaskGroups, collate
 from stage2_distill.data.dataset import CacheDataset

@@ -33,7 +33,7 @@ def test_terms_are_computed_in_full_precision(term: str, monkeypatch: pytest.Mon
         smooth_l1_space="teacher",
     )
     weights = TermWeights(1.0, **({} if term == "match" else {term: 1.0}))
-    encoder = build_encoder("chorus", enc_channels=(8, 16))
+    encoder = build_encoder("chorus-lite", enc_channels=(8, 16))
     entries = add_masks(make_entries(scenes=2, n=600))
     dataset = CacheDataset(
         entries, {"text": 8}, {"text": settings}, encoder.config, DataSettings(), AugmentConfig(), seed=0, batch_size=2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.standardise import Moments, phi_s
+from chorus_common.features.standardise import Moments, phi_s
 from stage2_distill.losses.match import evidence_weight, match_loss
 from stage2_distill.losses.rows import take_rows
 from stage2_distill.student import Basis

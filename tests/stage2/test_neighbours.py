@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
 
 

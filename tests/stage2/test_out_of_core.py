@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_common.errors import ConfigError, SceneError
+from chorus_common.runtime.errors import ConfigError, SceneError
 from stage2_distill.encoder import Encoder, PointBatch, build_encoder
 from stage2_distill.encoder.hierarchy import build_hierarchy
 from stage2_distill.encoder.out_of_core import _levels, encode_out_of_core
@@ -27,13 +27,14 @@ SMALL: dict[str, Any] = {
     "dec_channels": (32, 36),
 }
 PRESETS: list[tuple[str, dict[str, Any]]] = [
-    ("chorus", {}),
+    ("chorus-lite", {}),
+    ("utonia", {}),
     ("scenesplat", {"dec_depths": (2, 1)}),
     ("ptv3", {"dec_depths": (1, 2), "layer_scale": 0.5, "stride": (2, 4)}),
     ("sonata", {}),
     ("sonata", {"upcast": 1, "stride": (3, 2)}),
     ("litept-s-star", {"dec_depths": (1, 1)}),
-    ("chorus", {"block": "basic", "input_norm": True}),
+    ("chorus-lite", {"block": "basic", "input_norm": True}),
 ]
 
 
@@ -123,7 +124,7 @@ def test_goes_on_after_the_last_complete_layer(tmp_path: Path, monkeypatch: pyte
 
 
 def test_other_work_in_the_folder_is_not_taken_up(tmp_path: Path) -> None:
-    first, second = small("chorus"), small("chorus", enc_depths=(1, 1, 1))
+    first, second = small("chorus-lite"), small("chorus-lite", enc_depths=(1, 1, 1))
     batch = sorted_cloud(200, 11)
     _, scratch = encode_out_of_core(first, batch, tmp_path, 50)
     with pytest.raises(ConfigError, match="another process is at work here"):
@@ -135,7 +136,7 @@ def test_other_work_in_the_folder_is_not_taken_up(tmp_path: Path) -> None:
 
 
 def test_lost_files_are_no_zeros(tmp_path: Path) -> None:
-    encoder, batch = small("chorus"), sorted_cloud(100, 11)
+    encoder, batch = small("chorus-lite"), sorted_cloud(100, 11)
     _, scratch = encode_out_of_core(encoder, batch, tmp_path, 50)
     scratch.close()
     (tmp_path / "dec0.bin").unlink()
@@ -162,7 +163,7 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    encoder = small("chorus")
+    encoder = small("chorus-lite")
     a = sorted_cloud(50, 11)
     with pytest.raises(SceneError, match="one scene is encoded at a time"):
         encode_out_of_core(encoder, PointBatch.concatenate([a, a]), tmp_path / "a", 10)
@@ -205,7 +206,7 @@ def test_halo_of_a_thin_block_is_thin() -> None:
 
 
 def test_levels_are_those_of_one_pass() -> None:
-    for preset in ("ptv3", "sonata", "chorus"):
+    for preset in ("ptv3", "sonata", "chorus-lite"):
         with torch.device("meta"):
             encoder = build_encoder(preset, enc_mode=False)
         batch = sorted_cloud(300, encoder.config.in_channels, extent=5)  # so small that m1's codes are used up

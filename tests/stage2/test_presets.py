@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from chorus_common.config import load_config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.encoder import build_encoder, preset_config
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import make_encoder
@@ -37,7 +37,7 @@ from tests.stage2.clouds import cloud
 )
 def test_malformed_overrides_are_named(setting: str, message: str) -> None:
     settings = [f"encoder.overrides.{s}" for s in ("enc_channels=[8, 16]", setting)]
-    with pytest.raises(ConfigError, match=f"encoder chorus: {message}"):
+    with pytest.raises(ConfigError, match=f"encoder chorus-lite: {message}"):
         make_encoder(load_config(TrainConfig, None, settings).encoder)
 
 
@@ -45,9 +45,9 @@ def test_malformed_overrides_are_named(setting: str, message: str) -> None:
 def test_nothing_is_no_value(key: str) -> None:
     overrides: dict[str, Any] = {"enc_channels": (8, 16), key: None}
     with pytest.raises(ConfigError, match=f"'{key}': Input should be"):
-        preset_config("chorus", **overrides)
+        preset_config("chorus-lite", **overrides)
 
 
 def test_heavy_drop_path_keeps_features_finite() -> None:
-    encoder = build_encoder("chorus", enc_channels=(8, 16), drop_path=0.99).train()
+    encoder = build_encoder("chorus-lite", enc_channels=(8, 16), drop_path=0.99).train()
     assert torch.isfinite(encoder(cloud(80, 11))).all()

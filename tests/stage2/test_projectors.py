@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ConfigError, WeightsError
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder import PointBatch, build_encoder
 from stage2_distill.projectors import Projector
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student
@@ -31,7 +31,7 @@ def make_basis(channels: int, seed: int) -> TeacherBasis:
 
 def make_student(seed: int = 0) -> Student:
     torch.manual_seed(seed)
-    encoder = build_encoder("chorus", enc_channels=(8, 16), enc_depths=(1, 1))
+    encoder = build_encoder("chorus-lite", enc_channels=(8, 16), enc_depths=(1, 1))
     teachers = {
         "open-clip.v1": StudentTeacher(spec="s1", fingerprint="f1", channels=12, hidden=20, text_aligned=True),
         "dense": StudentTeacher(spec="s2", fingerprint="f2", channels=6, hidden=20),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from stage2_distill.encoder.serialization import curve_decode, curve_encode, required_depth, serialize
 
 ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")

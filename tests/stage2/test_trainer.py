@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ChorusError, ConfigError, WeightsError
+from chorus_common.runtime.errors import ChorusError, ConfigError, WeightsError
 from stage2_distill import checkpointing
 from stage2_distill import trainer as trainer_module
 from stage2_distill.distributed import Ranks

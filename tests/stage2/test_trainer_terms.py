@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import SCANNET20
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill import zero_shot as zero_shot_module
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, Target

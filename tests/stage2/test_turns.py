@@ -18,7 +18,7 @@ from tests.stage2.test_inputs import scene
 def student() -> Student:
     torch.manual_seed(0)
     teacher = StudentTeacher(spec="toy", fingerprint="toy", channels=12, hidden=16)
-    student = Student(build_encoder("chorus", enc_channels=(24, 36, 48)), {"toy": teacher}).eval()
+    student = Student(build_encoder("chorus-lite", enc_channels=(24, 36, 48)), {"toy": teacher}).eval()
     student.basis("toy").mean.copy_(torch.randn(12))
     student.basis("toy").rotation.copy_(torch.linalg.qr(torch.randn(12, 12)).Q)
     student.basis("toy").phi.fill_(0.7)

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from chorus_common import atomic
-from chorus_common.config import load_config
-from chorus_common.errors import run_cli
+from chorus_common.runtime import atomic
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import run_cli
 from stage2_distill import trainer as trainer_module
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData

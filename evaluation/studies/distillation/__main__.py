@@ -1,4 +1,4 @@
-"""python -m evaluation.studies.distillation: the synthetic benchmark behind docs/study.md."""
+"""python -m evaluation.studies.distillation: the synthetic benchmark behind docs/experiments/study.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from evaluation.studies.distillation.plan import Study, plan
 from evaluation.studies.distillation.run import run_jobs
 from evaluation.studies.distillation.table import figures, write_page
@@ -16,7 +16,9 @@ from evaluation.studies.distillation.table import figures, write_page
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/study"), help="Folder of everything.")
-@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/study.md"), help="Page to write into.")
+@click.option(
+    "--page", type=click.Path(path_type=Path), default=Path("docs/experiments/study.md"), help="Page to write into."
+)
 @click.option("--rooms", type=click.IntRange(min=2), default=48, help="Rooms to train on.")
 @click.option("--val", type=click.IntRange(min=1), default=8, help="Rooms to score on.")
 @click.option("--steps", type=click.IntRange(min=1), default=280, help="Steps of the trainings in full.")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.config import load_config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError
 from evaluation.studies.distillation.variants import COMMON, REFERENCE, SHORT, VARIANTS, Variant
 from stage2_distill.settings import TrainConfig
 

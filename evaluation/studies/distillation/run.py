@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_common.errors import ChorusError
-from chorus_common.progress import progress
+from chorus_common.runtime.errors import ChorusError
+from chorus_common.runtime.progress import progress
 from evaluation.studies.distillation.plan import Job
 
 #: Programs of the repository as modules, so that a study runs with this interpreter whatever PATH says.
 _MODULES = {
-    "chorus-data": "chorus_common.cli",
+    "chorus-data": "data_manifests.cli",
     "chorus-stage1": "stage1_render_teachers.cli",
     "chorus-stage2": "stage2_distill.cli",
     "chorus-eval": "evaluation.cli",

@@ -1,4 +1,4 @@
-"""The study's figures: read from the result files, spread over seeds, claims judged; written into docs/study.md.
+"""The study's figures: read from the result files, spread over seeds, claims judged; written into the study's page.
 
 The driver owns what stands between the two marks of the page; the text around them, which says why, is people's.
 """
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 
-from chorus_common.atomic import write_text_atomically
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import ConfigError
 from evaluation.studies.distillation.plan import Study
 from evaluation.studies.distillation.variants import CLAIMS, LABEL_SHARES, REFERENCE, SHORT, Claim, Variant
 

@@ -22,7 +22,7 @@ def as_language(teacher: str) -> tuple[str, ...]:
 #: The object-aware teacher, where it takes part.
 OBJECT_AWARE = (f"teachers.{OBJECTS}.weight=1", *as_language(OBJECTS))
 #: Weight of the generalist in full runs of all three. It is a classical descriptor: at 0.1, as in short runs, it takes
-#: more from a trunk that knows something than it gives (docs/study.md).
+#: more from a trunk that knows something than it gives (docs/experiments/study.md).
 GENERALIST_OF_THREE = f"teachers.{DENSE}.weight=0.02"
 
 #: Weight of the label-free contrast from masks on the generalist's head. The paper gives no weight.

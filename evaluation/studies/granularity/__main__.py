@@ -10,10 +10,10 @@ import click
 import torch
 
 from chorus_common.cache import SceneCache
-from chorus_common.config import load_config
-from chorus_common.errors import run_cli
 from chorus_common.manifest import Manifest
-from chorus_common.progress import progress
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import run_cli
+from chorus_common.runtime.progress import progress
 from evaluation.results import read_result, result_document, text_table, write_result
 from evaluation.studies.granularity.study import SELECTIONS, StudyConfig, StudyRoom, study_room, summarise
 

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache.schema import MaskTeacherAttributes
-from chorus_common.config import Config
 from chorus_common.lifting import LiftingIndex
+from chorus_common.runtime.config import Config
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

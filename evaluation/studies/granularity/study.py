@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.config import Config
-from chorus_common.errors import SceneError
 from chorus_common.lifting import LiftingIndex
-from chorus_common.relevancy import CANONICAL_PHRASES, relevancy
+from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import SceneError
+from chorus_common.text.relevancy import CANONICAL_PHRASES, relevancy
 from evaluation.lerf.scores import average_precision, iou, stretched
 from evaluation.studies.granularity.simulated_masks import (
     LEVELS,

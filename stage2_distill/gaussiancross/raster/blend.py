@@ -1,7 +1,6 @@
 """Front-to-back blending of values along each pixel's ray, and its gradients, one row of tiles at a time.
 
-The rule is gsplat 1.5.3's (RasterizeToPixels3DGSFwd.cu): alpha = min(0.999, o exp(-sigma)) at the pixel's centre,
-skipped below 1/255; a pixel stops, without the splat in question, when its transmittance would fall to 1e-4 or less.
+The rule stands in chorus_common/rasterize/rules.py, points 3 and 4.
 
     value = sum_i w_i v_i,   w_i = alpha_i T_i,   T_i = prod_{j<i} (1 - alpha_j),   alpha = 1 - T_end
 
@@ -23,6 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from chorus_common.rasterize.rules import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 from stage2_distill.gaussiancross.raster.projection import (
     COLUMN,
     CUT,
@@ -37,7 +37,6 @@ from stage2_distill.gaussiancross.raster.projection import (
     GRAD_YY,
     MEAN_X,
     MEAN_Y,
-    MIN_ALPHA,
     OPACITY,
     ROW,
     SLOPE,
@@ -49,9 +48,6 @@ from stage2_distill.gaussiancross.raster.tiles import TILE
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
-
-MAX_ALPHA = 0.999
-MIN_TRANSMITTANCE = 1e-4
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})

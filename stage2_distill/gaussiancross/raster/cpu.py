@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus_common.threads import default_threads, run_tasks
+from chorus_common.runtime.threads import default_threads, run_tasks
 from stage2_distill.gaussiancross.raster.blend import blend_row, blend_row_backward, sum_pairs
 from stage2_distill.gaussiancross.raster.projection import (
     DEPTH,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 
 
 def rasterize_gsplat(

@@ -1,12 +1,8 @@
-"""Project Gaussians to screen-space ellipses, and carry gradients back through the projection.
+"""The visible Gaussians as the differentiable rasteriser's splats, and gradients back through the projection.
 
-The rule is gsplat 1.5.3's (ProjectionEWA3DGSFused.cu, Utils.cuh persp_proj): low-pass filter of 0.3 px^2, near plane
-0.01, the Jacobian clamped at 1.3 times the field of view, Gaussians below 1/255 left out. World to camera is any affine
-map, not only a rigid one: that is how a camera follows a scene into its cuboid (cuboid.py), and gsplat's own kernels
-take it as well, because they only ever multiply by it.
-
-    c = A m + t,   mean2d = (fx c_x / c_z + cx, fy c_y / c_z + cy)
-    P = J A R(q) diag(s)   [2, 3],   cov = P P^T + 0.3 I,   conic = cov^-1
+The projection itself is `chorus_common.rasterize.projection`; its rule and constants stand in
+`chorus_common.rasterize.rules`. World to camera is any affine map: that is how a camera follows a scene into its cuboid
+(cuboid.py).
 
 Everything is computed in float64 and rounded to the arrays' type at the end.
 """
@@ -19,12 +15,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from chorus_common.rasterize.projection import (
+    camera_point,
+    clamp_bounds,
+    project_gaussian,
+    projected_axes,
+    rotation_matrix,
+)
+from chorus_common.rasterize.rules import MIN_ALPHA
 
-EPS2D = 0.3
-NEAR_PLANE = 0.01
-MIN_ALPHA = 1.0 / 255.0
-MAX_EXTENT = 3.33
+Floats = NDArray[np.floating]
 
 #: Columns of a splat. conic = (XX, XY, YY) of the inverse covariance; CUT is the sigma at which alpha falls to 1/255.
 #: The exponent is ROW (dx + SLOPE dy)^2 + COLUMN dy^2, a sum of squares: the plain form cancels for thin splats.
@@ -33,46 +33,6 @@ SPLAT_WIDTH = 13
 #: Columns of a splat's gradient; further columns belong to its values.
 GRAD_MEAN_X, GRAD_MEAN_Y, GRAD_XX, GRAD_XY, GRAD_YY, GRAD_OPACITY, GRAD_DEPTH = range(7)
 GRAD_WIDTH = 7
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _rotation(quat: Floats, out: Floats) -> float:
-    """Rotation matrix of a quaternion (w, x, y, z) of any length into `out` [3, 3]; returns its length."""
-    w, x, y, z = float(quat[0]), float(quat[1]), float(quat[2]), float(quat[3])
-    length = math.sqrt(w * w + x * x + y * y + z * z)
-    if length == 0.0:
-        return 0.0
-    w, x, y, z = w / length, x / length, y / length, z / length
-    out[0, 0], out[0, 1], out[0, 2] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
-    out[1, 0], out[1, 1], out[1, 2] = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
-    out[2, 0], out[2, 1], out[2, 2] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
-    return length
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _screen(
-    mean: Floats, viewmat: Floats, intrinsics: Floats, width: int, height: int, camera: Floats, flat: Floats
-) -> bool:
-    """Camera coordinates into `camera` [3] and B = J A into `flat` [2, 3]; False behind the near plane.
-
-    Also writes (t_x, t_y, free_x, free_y) into camera[3:7]: the clamped x / z and y / z, and 1 where the clamp is idle.
-    """
-    fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
-    for r in range(3):
-        camera[r] = viewmat[r, 0] * mean[0] + viewmat[r, 1] * mean[1] + viewmat[r, 2] * mean[2] + viewmat[r, 3]
-    z = camera[2]
-    if not z >= NEAR_PLANE:  # written so that NaN is left out
-        return False
-    x, y = camera[0] / z, camera[1] / z
-    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
-    tx = min((width - cx) / fx + margin_x, max(-cx / fx - margin_x, x))
-    ty = min((height - cy) / fy + margin_y, max(-cy / fy - margin_y, y))
-    camera[3], camera[4] = tx, ty
-    camera[5], camera[6] = 1.0 if tx == x else 0.0, 1.0 if ty == y else 0.0
-    for k in range(3):
-        flat[0, k] = fx / z * (viewmat[0, k] - tx * viewmat[2, k])
-        flat[1, k] = fy / z * (viewmat[1, k] - ty * viewmat[2, k])
-    return True
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -85,50 +45,23 @@ def project(
     Args:
         means, scales [N, 3]; quats [N, 4] wxyz of any length; opacities [N]; viewmat [4, 4] f64, intrinsics [3, 3] f64.
     """
-    rotation = np.empty((3, 3))
-    camera = np.empty(7)
-    flat = np.empty((2, 3))
+    bounds = clamp_bounds(intrinsics, width, height)
     count = 0
     for i in range(len(means)):
         opacity = float(opacities[i])
-        if not opacity >= MIN_ALPHA:
+        visible, mean_x, mean_y, z, variance_x, variance_y, covariance, extent_x, extent_y = project_gaussian(
+            means[i], quats[i], scales[i], opacity, viewmat, intrinsics, bounds, width, height
+        )
+        if not visible:
             continue
-        if not _screen(means[i], viewmat, intrinsics, width, height, camera, flat):
-            continue
-        if _rotation(quats[i], rotation) == 0.0:
-            continue
-        var_x, var_y, cov = EPS2D, EPS2D, 0.0
-        for k in range(3):
-            s = float(scales[i, k])
-            u = s * (flat[0, 0] * rotation[0, k] + flat[0, 1] * rotation[1, k] + flat[0, 2] * rotation[2, k])
-            v = s * (flat[1, 0] * rotation[0, k] + flat[1, 1] * rotation[1, k] + flat[1, 2] * rotation[2, k])
-            var_x += u * u
-            var_y += v * v
-            cov += u * v
-        det = var_x * var_y - cov * cov
-        if not (det > 0.0 and det < 1e300):
-            continue
-        z = camera[2]
-        mean_x = intrinsics[0, 0] * camera[0] / z + intrinsics[0, 2]
-        mean_y = intrinsics[1, 1] * camera[1] / z + intrinsics[1, 2]
-        cut = math.log(opacity * 255.0)
-        extent = min(MAX_EXTENT, math.sqrt(2.0 * cut))
-        extent_x, extent_y = math.ceil(extent * math.sqrt(var_x)), math.ceil(extent * math.sqrt(var_y))
-        if extent_x <= 0 and extent_y <= 0:
-            continue
-        if (
-            mean_x + extent_x <= 0
-            or mean_x - extent_x >= width
-            or mean_y + extent_y <= 0
-            or mean_y - extent_y >= height
-        ):
-            continue
+        det = variance_x * variance_y - covariance * covariance
         row = splats[count]
         row[MEAN_X], row[MEAN_Y] = mean_x, mean_y
-        row[XX], row[XY], row[YY] = var_y / det, -cov / det, var_x / det
-        row[ROW], row[SLOPE], row[COLUMN] = 0.5 * var_y / det, -cov / var_y, 0.5 / var_y
-        row[OPACITY], row[DEPTH], row[CUT] = opacity, z, cut + 1e-3  # a bound; the blending rule itself decides
-        row[EXTENT_X], row[EXTENT_Y] = extent_x, extent_y
+        row[XX], row[XY], row[YY] = variance_y / det, -covariance / det, variance_x / det
+        row[ROW], row[SLOPE], row[COLUMN] = 0.5 * variance_y / det, -covariance / variance_y, 0.5 / variance_y
+        row[OPACITY], row[DEPTH] = opacity, z
+        row[CUT] = math.log(opacity / MIN_ALPHA) + 1e-3  # a bound; the blending rule itself decides
+        row[EXTENT_X], row[EXTENT_Y] = math.ceil(extent_x), math.ceil(extent_y)
         ids[count] = i
         count += 1
     return count
@@ -147,9 +80,9 @@ def project_backward(
         grad_means, grad_scales [N, 3], grad_quats [N, 4], grad_opacities [N]: outputs.
     """
     fx, fy = intrinsics[0, 0], intrinsics[1, 1]
+    bounds = clamp_bounds(intrinsics, width, height)
     rotation = np.empty((3, 3))
-    camera = np.empty(7)
-    flat = np.empty((2, 3))
+    flat = np.empty((2, 3))  # J A
     axes = np.empty((3, 3))  # R diag(s)
     plane = np.empty((2, 3))  # P
     grad_plane = np.empty((2, 3))
@@ -158,8 +91,13 @@ def project_backward(
     for m in range(len(ids)):
         i = ids[m]
         g = grads[m]
-        _screen(means[i], viewmat, intrinsics, width, height, camera, flat)
-        length = _rotation(quats[i], rotation)
+        camera_x, camera_y, z = camera_point(viewmat, means[i])
+        x, y = camera_x / z, camera_y / z
+        tx, ty = min(bounds[1], max(bounds[0], x)), min(bounds[3], max(bounds[2], y))
+        for at, value in enumerate(projected_axes(viewmat, fx, fy, tx, ty, z)):
+            flat[at // 3, at % 3] = value
+        for at, value in enumerate(rotation_matrix(quats[i])):
+            rotation[at // 3, at % 3] = value
         for r in range(3):
             for k in range(3):
                 axes[r, k] = rotation[r, k] * scales[i, k]
@@ -187,31 +125,34 @@ def project_backward(
                 total += value * rotation[r, k]
                 g_rot[r, k] = value * scales[i, k]
             grad_scales[i, k] = total
-        _rotation_backward(quats[i], length, g_rot, grad_quats[i])
-        # B = J A
+        _rotation_backward(quats[i], g_rot, grad_quats[i])
+        # through J A
         j00 = grad_flat[0, 0] * viewmat[0, 0] + grad_flat[0, 1] * viewmat[0, 1] + grad_flat[0, 2] * viewmat[0, 2]
         j02 = grad_flat[0, 0] * viewmat[2, 0] + grad_flat[0, 1] * viewmat[2, 1] + grad_flat[0, 2] * viewmat[2, 2]
         j11 = grad_flat[1, 0] * viewmat[1, 0] + grad_flat[1, 1] * viewmat[1, 1] + grad_flat[1, 2] * viewmat[1, 2]
         j12 = grad_flat[1, 0] * viewmat[2, 0] + grad_flat[1, 1] * viewmat[2, 1] + grad_flat[1, 2] * viewmat[2, 2]
-        z, tx, ty = camera[2], camera[3], camera[4]
         gz = float(g[GRAD_DEPTH])
         gz += (-j00 * fx + j02 * fx * tx - j11 * fy + j12 * fy * ty) / (z * z)
-        g_tx, g_ty = -j02 * fx / z * camera[5], -j12 * fy / z * camera[6]
+        # a clamped coordinate has no gradient
+        g_tx = -j02 * fx / z if tx == x else 0.0
+        g_ty = -j12 * fy / z if ty == y else 0.0
         gx, gy = g_tx / z, g_ty / z
         gz -= (g_tx * tx + g_ty * ty) / z
         # mean2d
         gx += g[GRAD_MEAN_X] * fx / z
         gy += g[GRAD_MEAN_Y] * fy / z
-        gz -= (g[GRAD_MEAN_X] * fx * camera[0] + g[GRAD_MEAN_Y] * fy * camera[1]) / (z * z)
+        gz -= (g[GRAD_MEAN_X] * fx * camera_x + g[GRAD_MEAN_Y] * fy * camera_y) / (z * z)
         for k in range(3):
             grad_means[i, k] = viewmat[0, k] * gx + viewmat[1, k] * gy + viewmat[2, k] * gz
         grad_opacities[i] = g[GRAD_OPACITY]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _rotation_backward(quat: Floats, length: float, g: Floats, out: Floats) -> None:
+def _rotation_backward(quat: Floats, g: Floats, out: Floats) -> None:
     """Gradient of a quaternion of any length from that of its rotation matrix `g` [3, 3]."""
-    w, x, y, z = quat[0] / length, quat[1] / length, quat[2] / length, quat[3] / length
+    w, x, y, z = float(quat[0]), float(quat[1]), float(quat[2]), float(quat[3])
+    length = math.sqrt(w * w + x * x + y * y + z * z)
+    w, x, y, z = w / length, x / length, y / length, z / length
     gw = 2 * (x * (g[2, 1] - g[1, 2]) + y * (g[0, 2] - g[2, 0]) + z * (g[1, 0] - g[0, 1]))
     gx = 2 * (
         -2 * x * (g[1, 1] + g[2, 2]) + y * (g[0, 1] + g[1, 0]) + z * (g[0, 2] + g[2, 0]) + w * (g[2, 1] - g[1, 2])

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import evaluation.batch.run as run
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.runtime.errors import ChorusError, ConfigError
 from evaluation.batch.matrix import BatchConfig, Cell, cells, words
 from evaluation.batch.run import CellOutcome, run_cells
 from evaluation.batch.table import UNION, markdown, read_table, table_lines, write_parquet

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.runtime.errors import ChorusError, ConfigError
 from chorus_common.scene_io.npy_folder import write_npy_folder
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset, collate, instance_offsets, voxel_majority

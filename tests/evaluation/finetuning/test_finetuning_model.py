@@ -75,7 +75,7 @@ def test_decoder_of_the_probe_as_published_for_sonata() -> None:
     assert not decoder.enc_mode
 
 
-@pytest.mark.parametrize("preset", ["chorus", "litept-s", "ptv3"])
+@pytest.mark.parametrize("preset", ["chorus-lite", "litept-s", "ptv3"])
 def test_decoder_probe_takes_the_encoder_side_alone(preset: str) -> None:
     encoder = build_encoder(preset, enc_depths=(1,) * len(build_encoder(preset).config.enc_channels))
     probe = rebuilt(encoder, probe_decoder(encoder.config, DecoderSettings(depth=1)))

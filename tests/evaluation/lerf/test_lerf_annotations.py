@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from chorus_common.errors import ConfigError, SceneError
+from chorus_common.runtime.errors import ConfigError, SceneError
 from evaluation.lerf.annotations import fill_polygon, read_annotations, read_frame
 from evaluation.lerf.protocol import match_frames, score_frames, summarise
 from evaluation.lerf.scores import LerfRules

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError
 from evaluation.commands.lerf import lerf_command
 from evaluation.results import read_result
 from stage2_distill.fields import FieldConfig, FieldRun, train_field

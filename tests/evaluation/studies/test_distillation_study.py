@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chorus_common.config import load_config
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ChorusError, ConfigError
 from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Job, Study, plan
 from evaluation.studies.distillation.run import log_path, run_jobs
 from evaluation.studies.distillation.table import BEGIN, END, figures, judged, read_scores, spread, write_page

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from chorus_common.cli import cli as data
 from chorus_common.manifest import Manifest
+from data_manifests.cli import cli as data
 from evaluation.studies import gaussiancross
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.settings import CalibrationConfig, RunConfig, Stage1Config

@@ -143,7 +143,7 @@ def test_mean_iou_of_a_confusion() -> None:
 def test_selection_is_ahead_in_a_small_room() -> None:
     """The study on one room: choosing beats every fixed level, and the field is calmer than the masks it learns from.
 
-    The average of all levels is not beaten in so small a room (docs/gags.md has the figures of six).
+    The average of all levels is not beaten in so small a room (docs/guide/gags.md has the figures of six).
     """
     field = FieldConfig(decoder_width=32, decoder_layers=3, iterations=400, field_lr=0.05, decoder_lr=0.005)
     body = summarise(list(study_room(flat_room(), StudyConfig(field=field), 0)))

@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 
 import evaluation.finetuning.trainer as trainer
-from chorus_common.errors import ChorusError, ConfigError
+from chorus_common.runtime.errors import ChorusError, ConfigError
 from chorus_common.scene_io.npy_folder import read_npy_folder, write_npy_folder
 from evaluation.cli import cli
 from evaluation.data_efficiency import Limit

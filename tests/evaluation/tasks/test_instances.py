@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chorus_common.errors import CacheError
 from chorus_common.labels import SCANNET20
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.runtime.errors import CacheError
 from chorus_common.scene_io import write_npy_folder
 from evaluation.features import ArrayFeatures
 from evaluation.predictions.folder import PredictionFolder

@@ -8,9 +8,9 @@ import torch
 from click.testing import CliRunner
 from scipy.special import log_softmax
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import SCANNET20
 from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import write_npy_folder
 from evaluation import features
@@ -93,7 +93,7 @@ def test_passes_constant_channels_and_scale(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_random_twin_has_the_shape_but_not_the_weights() -> None:
-    encoder = build_encoder("chorus", **TINY)
+    encoder = build_encoder("chorus-lite", **TINY)
     state = torch.random.get_rng_state()
     twin, again, other = random_twin(encoder, 0), random_twin(encoder, 0), random_twin(encoder, 1)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -120,7 +120,7 @@ def run(rooms: Rooms, workers: int = 1, pieces: Pieces | None = None, **settings
     train, val = selected(rooms)
     config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
-    encoder = build_encoder("chorus", **TINY).eval()
+    encoder = build_encoder("chorus-lite", **TINY).eval()
     sources: dict[str, FeatureSource] = {
         "trained": EncoderFeatures(encoder),
         "random": EncoderFeatures(random_twin(encoder, config.seed)),

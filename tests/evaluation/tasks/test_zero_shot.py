@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.features.standardise import TeacherBasis
 from chorus_common.labels import SCANNET20
-from chorus_common.standardise import TeacherBasis
+from chorus_common.runtime.errors import CacheError, ConfigError
 from evaluation import features as features_module
 from evaluation.features import FeatureFiles, LiftedTeacher, StudentFeatures, text_aligned_teacher
 from evaluation.prompts import class_embeddings

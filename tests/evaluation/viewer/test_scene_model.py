@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chorus_common.errors import ConfigError
 from chorus_common.labels import SCANNET20
+from chorus_common.runtime.errors import ConfigError
 from evaluation.report.colours import class_palette, heat
 from evaluation.viewer.scene_model import COLOUR, FEATURES, PREDICTION, QUERY, TRUTH, SceneModel
 from tests.evaluation.viewer.models import toy_model

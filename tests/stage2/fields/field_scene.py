@@ -10,8 +10,8 @@ import numpy as np
 
 from chorus_common.cache import EmbeddingSource, SceneCacheWriter, SceneHeader
 from chorus_common.cache.schema import GridAttributes, MaskTeacherAttributes
+from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
 from chorus_common.lifting import CellGrid, LiftingIndex
-from chorus_common.standardise import Moments, TeacherBasis, phi_s
 from chorus_common.text import EMBEDDED_TEXT_SPEC, load_text_encoder
 from tests.evaluation.rooms import GRID, make_cameras, make_index, make_scene
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from chorus_common.cache import SceneCache
 from chorus_common.camera_io import write_transforms_json
-from chorus_common.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene_io import read_scene
 from stage2_distill.cli import cli
 from stage2_distill.commands.field import field_command
@@ -89,7 +89,7 @@ def test_exported_features_replace_lifted_ones(trained: tuple[Path, Path], tmp_p
     valid = cache.evidence()[0] > 0
     np.testing.assert_allclose(given[~known & valid], lifted[~known & valid], atol=0.01)
     own = view.gaussian_features()[known]
-    from chorus_common.standardise import TeacherBasis
+    from chorus_common.features.standardise import TeacherBasis
 
     basis = TeacherBasis.load(scene.parent.parent / "bases" / "text.safetensors")
     np.testing.assert_allclose(basis.inverse(given[known].astype(np.float32)), own, atol=0.02)

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus_common.errors import CacheError
 from chorus_common.lifting import CellGrid
+from chorus_common.runtime.errors import CacheError
 from stage2_distill.fields.regions import cell_majority, read_regions, rows_of_views
 from stage2_distill.fields.rendering import cell_pixels, view_matrices
 from tests.stage2.fields.field_scene import make_field_index, make_masks

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from chorus_common.cache import SceneCache
-from chorus_common.errors import CacheError, ConfigError, WeightsError
+from chorus_common.runtime.errors import CacheError, ConfigError, WeightsError
 from stage2_distill.fields import FieldConfig, FieldRun, FieldView, load_field, train_field
 from stage2_distill.fields.model import GranularityField, fixed_probabilities
 from stage2_distill.fields.networks import FeatureDecoder

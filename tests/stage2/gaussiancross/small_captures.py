@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cameras import CameraSet, look_at, pinhole
-from chorus_common.config import load_config
+from chorus_common.runtime.config import load_config
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.targets import ByteBudget
 from stage2_distill.gaussiancross.data import CaptureScene

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from chorus_common.errors import SceneError
+from chorus_common.runtime.errors import SceneError
 from stage2_distill.gaussiancross.cuboid import Cuboid, cell_centres
 from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 from tests.stage2.gaussiancross.splat_twin import some_camera, some_gaussians

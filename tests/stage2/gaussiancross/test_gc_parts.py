@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.config import load_config
-from chorus_common.errors import ConfigError
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError
 from stage2_distill.encoder import PointBatch
 from stage2_distill.gaussiancross.cuboid import Cuboid
 from stage2_distill.gaussiancross.feature_rank import effective_rank

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from chorus_common.captures import read_capture
-from chorus_common.errors import CacheError, ChorusError, ConfigError, SceneError
-from chorus_common.synthetic.captures import SensorConfig, write_capture
+from chorus_common.captures.write import SensorConfig, write_capture
+from chorus_common.runtime.errors import CacheError, ChorusError, ConfigError, SceneError
 from stage2_distill.data.targets import ByteBudget
 from stage2_distill.encode import encode_scene
 from stage2_distill.encoder import load_encoder

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene, canonical_quats
-from stage1_render_teachers.rasterize import get_backend
 from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 from stage2_distill.gaussiancross.rendering import Splats, prune, render
 from tests.stage2.gaussiancross.splat_twin import rasterize_twin, some_camera, some_gaussians

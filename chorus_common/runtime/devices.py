@@ -1,0 +1,37 @@
+"""The parts of a neural teacher's spec that picture and text side both read."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+from chorus_common.runtime.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def split_precision(spec: str) -> tuple[str, Precision]:
+    """ "model@bf16" -> ("model", "bf16"); without a known suffix everything runs in "fp32"."""
+    head, at, tail = spec.rpartition("@")
+    for precision in get_args(Precision):
+        if at and tail == precision:
+            return head, precision
+    return spec, "fp32"
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device "cpu", "cuda" or "cuda:1". Raises ConfigError where this machine has no such device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device '{name}': expected cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}': {torch.cuda.device_count()} CUDA devices found; use --device cpu")
+    return device
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Context in which matrix products run in `precision` and the sensitive rest in fp32 (torch's own lists)."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

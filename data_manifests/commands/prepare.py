@@ -1,0 +1,77 @@
+"""`chorus-data prepare`: a data set's release into one store of scenes with a manifest."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
+from data_manifests.datasets.outcomes import totals
+from data_manifests.datasets.prepare import Prepared, prepare
+from data_manifests.datasets.settings import PrepareConfig
+
+
+@click.command("prepare")
+@click.argument("dataset")
+@click.option(
+    "--root", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the release as it came."
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+    help="Store of prepared scenes; several data sets may share one.",
+)  # fmt: skip
+@click.option("--split", "splits", multiple=True, help="Prepare this split only; may be given several times.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. grid=0.02.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 256),
+    help="Processes; the bytes do not depend on it.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def prepare_command(
+    dataset: str, root: Path, out: Path, splits: tuple[str, ...], settings: tuple[str, ...], workers: int, as_json: bool
+) -> int:
+    """Read a release of DATASET and write its scenes, labels and manifest to a store.
+
+    DATASET is a name that the program knows (scannet, s3dis, ...) or a TOML like those in data_manifests/releases/.
+    Run the same command again to go on after an interruption: scenes that are there and have not changed are left
+    alone.
+    """
+    config = _load(dataset, [*settings, *([f"splits={json.dumps(splits)}"] if splits else [])])
+    result = prepare(config, root, out, workers=workers)
+    report = totals(result.outcomes) | {"manifest": str(result.manifest), "notes": list(result.notes)}
+    report["errors"] = {outcome.scene_id: outcome.error for outcome in result.outcomes if outcome.error}
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(_lines(result, report)))
+    return EXIT_SOME_FAILED if report["failed"] else EXIT_DONE
+
+
+def _load(dataset: str, settings: list[str]) -> PrepareConfig:
+    path = Path(dataset)
+    if path.is_file():
+        return load_config(PrepareConfig, path, settings)
+    releases = files("data_manifests").joinpath("releases").iterdir()
+    known = {file.name.removesuffix(".toml"): file for file in releases if file.name.endswith(".toml")}
+    if dataset not in known:
+        raise ConfigError(f"{dataset}: no such file, and no data set of that name; known: {', '.join(sorted(known))}")
+    with as_file(known[dataset]) as there:
+        return load_config(PrepareConfig, there, settings)
+
+
+def _lines(result: Prepared, report: dict[str, Any]) -> list[str]:
+    splits = ", ".join(f"{count} {split}" for split, count in report["splits"].items())
+    lines = [
+        f"{result.manifest}: {report['scenes']} scenes ({splits or 'none'}), {report['new']} of them new; "
+        f"{report['points']} points, {report['gaussians']} Gaussians, {report['instances']} instances"
+    ]
+    for space, counts in report["labels"].items():
+        lines.append(f"{space}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    lines += [f"note: {note}" for note in result.notes]
+    if report["scenes_with_notes"]:
+        lines.append(f"note: {report['scenes_with_notes']} scenes were read with repairs; see outcomes/ beside it")
+    if report["failed"]:
+        lines.append(f"{report['failed']} scenes failed; the reasons are above and in outcomes/ beside the manifest")
+    return lines

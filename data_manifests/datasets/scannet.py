@@ -1,0 +1,168 @@
+"""ScanNet in its release layout: mesh, over-segmentation and objects of a scan -> its vertices with labels.
+
+    scans/<id>/<id>_vh_clean_2.ply                    mesh with vertex colours (the points that the benchmark scores)
+               <id>_vh_clean_2.0.010000.segs.json     segIndices: a segment per vertex
+               <id>.aggregation.json                  segGroups: objects with their raw category and segments
+               pose/, intrinsic/                      cameras, once exported from the .sens file
+    scans_test/<id>/...                               the same without segments and objects
+
+Source: ScanNet/ScanNet README and BenchmarkScripts/3d_helpers; Pointcept preprocess_scannet.py keeps the same vertices
+in the same order and frame (no axis alignment).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus_common.camera_io import read_cameras
+from chorus_common.labels import SPACES
+from chorus_common.manifest import check_name
+from chorus_common.runtime.errors import ManifestError
+from chorus_common.scene_io.bounds import fail
+from data_manifests.datasets.find import Found, note_missing, read_split_lists
+from data_manifests.datasets.mesh import read_mesh
+from data_manifests.datasets.raw_scene import Annotations, LabelledPoints, RawScene, SceneSource
+from data_manifests.datasets.scannet_labels import LabelTable, read_label_table
+from data_manifests.datasets.settings import ScannetRelease
+
+
+def find_scannet(release: ScannetRelease, root: Path, wanted: list[str]) -> Found:
+    """The listed scans that are there. Raises ManifestError where a split has a folder but no list."""
+    lists, found = read_split_lists(release.split_lists, root), Found()
+    listed = {scene_id for ids in lists.values() for scene_id in ids}
+    for folder in sorted(set(release.folders.values())):
+        others = [p.name for p in (root / folder).glob("scene*") if p.is_dir() and p.name not in listed]
+        if others:
+            found.notes.append(f"{folder}: {len(others)} scans are in no split list, first {min(others)}; left out")
+    for split, folder in release.folders.items():
+        if wanted and split not in wanted:
+            continue
+        if split not in lists:
+            raise ManifestError(f"release.split_lists: split {split} has no list")
+        there = {scene_id for scene_id in lists[split] if (root / folder / scene_id).is_dir()}
+        note_missing(found, split, [scene_id for scene_id in lists[split] if scene_id not in there])
+        for scene_id in sorted(there):
+            path = root / folder / check_name(scene_id, f"{root / folder}: scene id")
+            files = [_mesh(path)]
+            if split not in release.unlabelled:
+                files += [_segments(path), _objects(path), root / release.label_table]
+            found.scenes.append(SceneSource(scene_id, split, path, (*files, path / "pose")))
+    return found
+
+
+def read_scannet_scan(source: SceneSource, root: Path, release: ScannetRelease, label_spaces: list[str]) -> RawScene:
+    """One scan: all vertices of the mesh in its order and frame.
+
+    An object's id is its objectId; of two objects that share a segment the later one owns it. Raises SceneError, one
+    line, where a file is missing or damaged, the segments do not fit the mesh, or a category is unknown.
+    """
+    coord, color, normal = read_mesh(_mesh(source.path))
+    notes = [] if normal is not None else ["normals estimated: the mesh has no plain triangles"]
+    truth = Annotations()
+    if source.split not in release.unlabelled:
+        table = read_label_table(root / release.label_table)
+        truth = _annotations(source.path, len(coord), table, release, label_spaces, notes)
+    cameras = read_cameras(source.path) if (source.path / "pose").is_dir() else None
+    return RawScene(LabelledPoints(coord, color, normal, truth), cameras=cameras, notes=tuple(notes))
+
+
+def _mesh(scan: Path) -> Path:
+    return scan / f"{scan.name}_vh_clean_2.ply"
+
+
+def _segments(scan: Path) -> Path:
+    return scan / f"{scan.name}_vh_clean_2.0.010000.segs.json"
+
+
+def _objects(scan: Path) -> Path:
+    return scan / f"{scan.name}.aggregation.json"
+
+
+def _annotations(
+    scan: Path, n: int, table: LabelTable, release: ScannetRelease, label_spaces: list[str], notes: list[str]
+) -> Annotations:
+    """Labels and instances of the `n` vertices of a scan."""
+    segment_ids, segment_of = np.unique(_segment_indices(_segments(scan), n), return_inverse=True)
+    groups = _groups(_objects(scan))
+    owner = np.full(len(segment_ids), -1, np.int64)  # position in `groups`
+    absent = shared = 0
+    for position, (_, _, segments) in enumerate(groups):
+        rows = np.minimum(np.searchsorted(segment_ids, segments), len(segment_ids) - 1)
+        rows = rows[segment_ids[rows] == segments]
+        absent += len(segments) - len(rows)
+        shared += int(np.count_nonzero(owner[rows] >= 0))
+        owner[rows] = position
+    if absent and (owner < 0).all():
+        fail(_objects(scan), "names no segment of the mesh; does it belong to another scan?")
+    if absent:
+        notes.append(f"{absent} segments of objects are not in the mesh")
+    if shared:
+        notes.append(f"{shared} segments belong to two objects; the later one owns them")
+    unknown = sorted({raw for _, raw, _ in groups if raw not in table})
+    if unknown and release.unknown_category == "fail":
+        fail(
+            _objects(scan),
+            f"category {unknown[0]!r} is not in {table.path.name}; is the table the release's? "
+            "(release.unknown_category=ignore reads it as unlabelled)",
+        )
+    if unknown:
+        notes.append(f"{len(unknown)} categories are not in {table.path.name}, first {unknown[0]!r}; read as no class")
+    vertex_owner = owner[segment_of]  # [n]
+    segments_out: dict[str, NDArray[np.int16]] = {}
+    for name in label_spaces:
+        space = SPACES[name]
+        if not space.table_column:
+            fail(scan, f"ScanNet has no labels in {name}")
+        of_group = [table.label(raw, space) if raw in table else -1 for _, raw, _ in groups]
+        segments_out[name] = np.array([*of_group, -1], np.int16)[vertex_owner]
+    instance = np.array([*(object_id for object_id, _, _ in groups), -1], np.int32)[vertex_owner]
+    return Annotations(segments_out, instance, vertex_owner >= 0)
+
+
+def _segment_indices(file: Path, n: int) -> NDArray[np.int64]:
+    indices = _json(file, "segIndices")
+    try:
+        array = np.array(indices)
+    except ValueError:
+        array = np.empty(0)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        fail(file, "segIndices is not a list of integers")
+    if len(array) != n:
+        fail(file, f"has segments for {len(array)} vertices, but the mesh has {n}")
+    return array.astype(np.int64)
+
+
+def _groups(file: Path) -> list[tuple[int, str, NDArray[np.int64]]]:
+    """Objects in file order: objectId, raw category, segments."""
+    groups: list[tuple[int, str, NDArray[np.int64]]] = []
+    for i, group in enumerate(_json(file, "segGroups")):
+        try:
+            object_id, raw = group.get("objectId", group.get("id")), group["label"]
+            segments = np.array(group["segments"], dtype=np.int64).reshape(-1)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            fail(file, f"segGroups[{i}] is damaged; expected objectId, label and segments")
+        if type(object_id) is not int or not 0 <= object_id < 2**31 or not isinstance(raw, str):
+            fail(file, f"segGroups[{i}] has objectId {object_id!r} and label {raw!r:.60}")
+        groups.append((object_id, raw, segments))
+    if len({object_id for object_id, _, _ in groups}) < len(groups):
+        fail(file, "two objects have the same objectId")
+    return groups
+
+
+def _json(file: Path, key: str) -> list[Any]:
+    """The list called `key` of a JSON file."""
+    if not file.is_file():
+        fail(file, "no such file; the scan cannot be labelled without it")
+    try:
+        value = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        fail(file, f"is not valid JSON ({' '.join(str(error).split())[:80]}); truncated?")
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        fail(file, f"has no list {key}")
+    return found

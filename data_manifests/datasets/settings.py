@@ -1,0 +1,125 @@
+"""What `chorus-data prepare` is told: which release lies where, and what is kept of it. One TOML per data set in
+data_manifests/releases/.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from chorus_common.labels import SPACES
+from chorus_common.runtime.config import Config
+from chorus_common.scene_io import PointCloudOptions
+
+#: split -> file of scene ids (looked for in the release, then in data_manifests/splits), or the ids themselves.
+SplitLists = dict[str, str | list[str]]
+
+#: A scene is called by its file's or folder's own name, or by its whole path below the root.
+SceneIds = Literal["name", "path"]
+
+
+class ScannetRelease(Config):
+    """ScanNet as its owners hand it out: scans/<id>/ with mesh, segments and objects, scans_test/<id>/ without."""
+
+    layout: Literal["scannet"]
+    #: split -> folder with the scans of that split.
+    folders: dict[str, str] = Field(default={"train": "scans", "val": "scans", "test": "scans_test"})
+    split_lists: SplitLists = Field(default={split: f"scannetv2_{split}.txt" for split in ("train", "val", "test")})
+    #: Splits that come without annotations.
+    unlabelled: list[str] = Field(default=["test"])
+    #: From raw category to NYU40 and ScanNet200 ids.
+    label_table: str = "scannetv2-labels.combined.tsv"
+    #: Objects whose raw category is not in the table: the scene fails, or they count as unlabelled.
+    unknown_category: Literal["fail", "ignore"] = "fail"
+
+
+class S3disRelease(Config):
+    """Stanford3dDataset_v1.2: Area_k/<room>/Annotations/<class>_<n>.txt."""
+
+    layout: Literal["s3dis"]
+    #: Folder of the areas below the root; "" = the root itself.
+    folder: str = "Stanford3dDataset_v1.2"
+    #: Area whose rooms are the val split; all others are train.
+    held_out: str = "Area_5"
+    #: Turn each room by the angle of its area's alignment file, so that walls run along the axes.
+    align: bool = False
+
+
+class SceneSplatFolders(Config):
+    """SceneSplat's Gaussians: <split>/<scene>/{coord,color,opacity,scale,quat,...}.npy, with pc_*.npy where present."""
+
+    layout: Literal["scenesplat"]
+    #: split -> pattern of the scenes' folders ({scene_id} marks the id).
+    scenes: dict[str, str] = Field(default={split: f"{split}/*" for split in ("train", "val", "test")})
+    split_lists: SplitLists = Field(default={})
+
+
+class PointceptFolders(Config):
+    """Pointcept's preprocessed points: <split>/<scene>/{coord,color,normal,segment*,instance}.npy."""
+
+    layout: Literal["pointcept"]
+    scenes: dict[str, str] = Field(default={split: f"{split}/*" for split in ("train", "val", "test")})
+    split_lists: SplitLists = Field(default={})
+    scene_ids: SceneIds = "name"
+
+
+class PointTables(Config):
+    """One .npy table of points per scene with its labels in .npy files beside it."""
+
+    layout: Literal["point-tables"]
+    #: split -> pattern of the table [M, >= 6] (x, y, z, r, g, b), with {scene_id} once.
+    scenes: dict[str, str]
+    split_lists: SplitLists = Field(default={})
+    #: File of the labels beside the table, with {scene_id}; "" = none.
+    labels: str = ""
+    #: What the labels are: class indices of the label space, or ids of the release ("nyu40id", "scannet-id").
+    label_ids: Literal["index", "nyu40id", "scannet-id"] = "index"
+    #: File of the instance ids beside the table, with {scene_id}; "" = none.
+    instances: str = ""
+    #: Instance id that means "none".
+    no_instance: int = -1
+
+
+Release = Annotated[
+    ScannetRelease | S3disRelease | SceneSplatFolders | PointceptFolders | PointTables, Field(discriminator="layout")
+]
+
+
+class TrainedGaussians(Config):
+    """Gaussians trained elsewhere, which take the place of those made from the points."""
+
+    #: Path of a scene's Gaussians with {scene_id} (and {split}), absolute or below the root; "" = none were trained.
+    path: str = ""
+    #: Gaussians further than this outside the points' bounding box are dropped, in metres.
+    margin: float = Field(default=0.25, ge=0)
+    #: A Gaussian takes the label of its nearest point up to this distance in metres; beyond it has none.
+    reach: float = Field(default=0.25, gt=0)
+
+
+class PrepareConfig(Config):
+    """One data set to prepare."""
+
+    #: Name of the data set, a plain word.
+    name: str
+    release: Release
+    #: Label spaces to write; the manifest names the first.
+    label_spaces: list[str] = Field(min_length=1)
+    #: Side of the cells of which each keeps one point as a Gaussian, in metres; 0 = every point becomes one. The points
+    #: to score are always kept in full.
+    grid: float = Field(default=0.0, ge=0, le=1)
+    gaussians: TrainedGaussians = TrainedGaussians()
+    #: How points become Gaussians.
+    points: PointCloudOptions = PointCloudOptions()
+    #: Splits to prepare; empty = all.
+    splits: list[str] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _known_spaces(self) -> PrepareConfig:
+        for space in self.label_spaces:
+            if space not in SPACES:
+                raise ValueError(f"unknown label space '{space}'; known: {', '.join(SPACES)}")
+        files = [SPACES[space].file for space in self.label_spaces]
+        if len(set(files)) < len(files):
+            raise ValueError(f"label spaces {', '.join(self.label_spaces)} would share one file")
+        return self

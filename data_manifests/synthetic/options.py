@@ -1,0 +1,53 @@
+"""Settings of the room generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from chorus_common.runtime.config import Config
+
+RoomType = Literal["living room", "bedroom", "office", "kitchen", "bathroom"]
+Domain = Literal["clean", "shifted"]
+
+
+class RoomOptions(Config):
+    """What to generate. The same options and seed give the same bytes."""
+
+    gaussians: int = Field(
+        default=24_000, ge=1_000, le=5_000_000, description="aim; the result differs by a few percent"
+    )
+    views: int = Field(default=24, ge=1, le=2_000)
+    width: int = Field(default=320, ge=16, le=4096, description="pixels")
+    height: int = Field(default=240, ge=16, le=4096, description="pixels")
+    room_type: RoomType | None = Field(default=None, description="None: drawn from the seed")
+    domain: Domain = "clean"
+
+
+@dataclass(frozen=True)
+class DomainStyle:
+    """What makes scenes of one domain look alike: palette, light, and how well the Gaussians were fitted.
+
+    saturation scales the palette; exposure is a range; cast the strength of the colour cast (log gain); scale_noise the
+    spread (log) of the tangential scales; position_noise [m]; floaters and holes are shares of the Gaussians;
+    color_noise is added to the colour.
+    """
+
+    saturation: float
+    exposure: tuple[float, float]
+    cast: float
+    scale_noise: float
+    position_noise: float
+    floaters: float
+    holes: float
+    color_noise: float
+    opacity: tuple[float, float]
+
+
+DOMAINS: dict[str, DomainStyle] = {
+    "clean": DomainStyle(1.0, (0.85, 1.2), 0.05, 0.06, 0.0012, 0.0, 0.0, 0.012, (0.85, 0.97)),
+    # dim, tinted, pale rooms; a reconstruction that stopped early: uneven splats, floaters, holes, noisy colour
+    "shifted": DomainStyle(0.35, (0.6, 0.9), 0.15, 0.35, 0.005, 0.02, 0.05, 0.03, (0.4, 0.97)),
+}

@@ -1,0 +1,1 @@
+"""Stage 1 over many machines: worker pools, Slurm jobs, what a worker loads first."""
