@@ -16,6 +16,7 @@ from torch import Tensor
 def _available(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
+        and x.numel() > 0
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")

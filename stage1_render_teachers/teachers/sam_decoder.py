@@ -91,14 +91,16 @@ class PointDecoder:
         decoder = self._decoder
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(points), -1, -1)
         code = torch.cat([output, sparse], dim=1)  # [P, T, C], also its own position code
-        x = code
+        x, tokens = code, picture.source[None]
         for k, layer in enumerate(self._transformer.layers):
             x = layer.self_attn(x, x, x) if layer.skip_first_layer_pe else x + layer.self_attn(x + code, x + code, x)
             x = layer.norm1(x)
             if k == 0:
                 x = layer.norm2(x + _look_shared(layer.cross_attn_token_to_image, x + code, picture))
             else:
-                x = layer.norm2(x + _look(layer.cross_attn_token_to_image, x + code, tokens, picture.position[k - 1][0]))
+                x = layer.norm2(
+                    x + _look(layer.cross_attn_token_to_image, x + code, tokens, picture.position[k - 1][0])
+                )
             x = layer.norm3(x + layer.mlp(x))
             if k == 0:
                 tokens = _write_shared(layer.cross_attn_image_to_token, x + code, x, picture)
@@ -122,8 +124,8 @@ class PointDecoder:
         mlps = self._decoder.output_hypernetworks_mlps
         words = torch.stack([mlp(answers.tokens[chosen, i]) for i, mlp in enumerate(mlps[1:])], dim=2)  # [K, C/8, 3]
         logits = products(x.flatten(1, -2), words.transpose(1, 2))  # [K, rows * cols * 16, 3]
-        logits = logits.view(len(chosen), rows, cols, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-        logits = logits.reshape(len(chosen), -1, 4 * rows, 4 * cols)
+        logits = logits.view(len(chosen), rows, cols, 2, 2, 2, 2, words.shape[-1]).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        logits = logits.reshape(len(chosen), words.shape[-1], 4 * rows, 4 * cols)
         return F.pad(logits, (0, 4 * (side - cols), 0, 4 * (side - rows)))
 
 
