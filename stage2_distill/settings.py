@@ -10,9 +10,7 @@ from pydantic import Field, model_validator
 
 from chorus_common.runtime.config import Config
 from stage2_distill.data.augment import AugmentConfig
-
-#: Of a running mean.
-Decay = Annotated[float, Field(ge=0, lt=1)]
+from stage2_distill.engine.settings import EngineSettings, OptimSettings
 
 
 class EncoderSettings(Config):
@@ -29,28 +27,28 @@ class EncoderSettings(Config):
     weights: str = ""
 
 
-class Stage(Config):
+class LossSchedule(Config):
     """When a term of the loss is active, and how much it weighs then.
 
     Attributes:
         weight: factor of the term; 0 = the term does not exist and costs nothing.
-        start, warm_in, end: active from epoch `start`, weight rising linearly over `warm_in` epochs, gone from epoch
+        start, warmup, end: active from epoch `start`, weight rising linearly over `warmup` epochs, gone from epoch
             `end` (None: stays). Epochs are counted from 0 and may be fractions.
     """
 
     weight: float = Field(default=1.0, ge=0)
     start: float = Field(default=0.0, ge=0)
-    warm_in: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.0, ge=0)
     end: float | None = None
 
     @model_validator(mode="after")
-    def _ends_after_start(self) -> Stage:
+    def _ends_after_start(self) -> LossSchedule:
         if self.end is not None and self.end <= self.start:
             raise ValueError(f"ends at epoch {self.end:g}, before it starts at {self.start:g}")
         return self
 
 
-class MaskContrastSettings(Stage):
+class MaskContrastSettings(LossSchedule):
     """Label-free contrast from a mask teacher's masks (losses/mask_contrast.py); weight is eta_t, times lambda_t.
 
     Attributes:
@@ -75,12 +73,13 @@ class MaskContrastSettings(Stage):
     temperature: float = Field(default=0.1, gt=0)
 
 
-class LabelContrastSettings(Stage):
-    """Contrast of ground-truth groups, as the papers have it (losses/label_contrast.py). It sees labels: results of
-    such a run are not label-free. Scenes without labels are left out of it.
+class LabelContrastSettings(LossSchedule):
+    """Contrast of ground-truth groups (losses/label_contrast.py). It sees labels: results of such a run are not
+    label-free. Scenes without labels are left out of it.
 
     Attributes:
-        groups: "classes" (SceneSplat; pooled over the whole batch) or "instances" (of each scene).
+        groups: "classes" (as in SceneSplat) or "instances". Both are pooled per scene; SceneSplat pools classes over
+            whatever shares a batch.
         min_rows: voxels that a group needs. temperature: of the softmax. Both as in SceneSplat.
     """
 
@@ -90,12 +89,12 @@ class LabelContrastSettings(Stage):
     temperature: float = Field(default=0.2, gt=0)
 
 
-class AnchorSettings(Stage):
-    """Which of the teacher's typical features a Gaussian has (losses/anchors.py); weight is eta_t, times lambda_t.
+class PrototypeSettings(LossSchedule):
+    """Which of the teacher's typical features a Gaussian has (losses/prototypes.py); weight is eta_t, times lambda_t.
 
     Attributes:
-        count: anchors. temperature: of the softmax over them.
-        balance: 0 weighs Gaussians alike, 1 weighs anchors alike.
+        count: prototypes. temperature: of the softmax over them.
+        balance: 0 weighs Gaussians alike, 1 weighs prototypes alike.
         scenes, per_scene: training scenes, and Gaussians of each, whose lifted features are clustered.
     """
 
@@ -107,28 +106,28 @@ class AnchorSettings(Stage):
     per_scene: int = Field(default=1024, ge=1)
 
 
-class TeacherSettings(Stage):
+class TeacherSettings(LossSchedule):
     """How one teacher is matched, and when (`weight` is lambda_t of the total loss).
 
     Attributes:
-        l1, l2: weights of 1 - cosine and of SmoothL1.
+        cosine_weight, smooth_l1_weight: weights of 1 - cosine and of SmoothL1.
         beta: where SmoothL1 turns linear, in standard deviations of a channel.
         cosine_space: "standardised" measures directions around the teacher's mean; "teacher" as the teacher's users do,
             with the mean put back.
         smooth_l1_space: "standardised" (all teachers weigh alike) or the teacher's own, as if there were no PHI-S.
-        evidence_half: Gaussians weigh e / (e + evidence_half) by their evidence e (sum of blending weights); 0 weighs
-            all alike.
-        anchors: softmax over typical features of this teacher, beside the match. masks, labels: contrastive terms on
-            this teacher's head. Their stages count within the teacher's own.
+        visibility_half: Gaussians weigh e / (e + visibility_half) by their visibility e (sum of blending weights); 0
+            weighs all alike.
+        prototypes: softmax over typical features of this teacher, beside the distillation loss. masks, labels:
+            contrastive terms on this teacher's head. Their stages count within the teacher's own.
     """
 
-    l1: float = Field(default=1.0, ge=0)
-    l2: float = Field(default=1.0, ge=0)
+    cosine_weight: float = Field(default=1.0, ge=0)
+    smooth_l1_weight: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, gt=0)
     cosine_space: Literal["standardised", "teacher"] = "standardised"
     smooth_l1_space: Literal["standardised", "teacher"] = "standardised"
-    evidence_half: float = Field(default=0.0, ge=0)
-    anchors: AnchorSettings = AnchorSettings()
+    visibility_half: float = Field(default=0.0, ge=0)
+    prototypes: PrototypeSettings = PrototypeSettings()
     masks: MaskContrastSettings = MaskContrastSettings()
     labels: LabelContrastSettings = LabelContrastSettings()
 
@@ -141,7 +140,7 @@ class DataSettings(Config):
         weights: data set -> share of the samples; empty = in proportion to scenes.
         crop, max_points: "sphere" (nearest Gaussians to a drawn one) or "rows" (a range of Morton order), at most
             max_points Gaussians (0 = all).
-        min_weight, min_views: evidence below which a Gaussian is no target.
+        min_weight, min_views: visibility below which a Gaussian is no target.
         views: lift from (or render to) a random subset of so many views, drawn anew for every sample (0 = all views;
             only then are targets remembered).
         max_targets: voxels (or cells) of a sample that each teacher is matched on, drawn anew for every sample
@@ -170,35 +169,6 @@ class DataSettings(Config):
     prefetch: int = Field(default=4, ge=1)
 
 
-class OptimSettings(Config):
-    """Optimiser and its schedule.
-
-    Attributes:
-        lr: largest learning rate; encoder_lr_scale multiplies it for the encoder (below 1 to go easy on pre-trained
-            weights), block_lr_scale for the blocks in it (SceneSplat's recipe: 0.1), layer_decay once for every
-            stage between a parameter's and the projectors.
-        weight_decay: on matrices only; norms, biases and other vectors have none.
-        schedule: "onecycle" (cosine up from lr / div over `warmup` of all steps, cosine down to lr / div / final_div),
-            "cosine" (linear up, cosine down to 0) or "constant" (linear up, then flat).
-        clip: largest global gradient norm (0 = no clipping).
-        ema: decay of the averaged weights that are saved (0 = save the weights themselves). The effective decay at step
-            s is min(ema, (1 + s) / (10 + s)), so that short runs are not dominated by the start.
-    """
-
-    lr: float = Field(default=2e-3, gt=0)
-    encoder_lr_scale: float = Field(default=1.0, ge=0)
-    block_lr_scale: float = Field(default=1.0, ge=0)
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    div: float = Field(default=10.0, gt=0)
-    final_div: float = Field(default=1000.0, gt=0)
-    clip: float = Field(default=1.0, ge=0)
-    ema: float = Field(default=0.999, ge=0, lt=1)
-
-
 class LoraSettings(Config):
     """Low-rank adapters (Hu et al. 2021) in the encoder's linear layers; everything else is frozen.
 
@@ -213,14 +183,12 @@ class LoraSettings(Config):
 Objective = Literal["lifted", "rendered"]
 
 
-class TrainConfig(Config):
-    """A training run.
+class TrainConfig(EngineSettings):
+    """A training run: what the loop needs (`EngineSettings`), and what is its own.
 
     Attributes:
-        seed: of weights, order, crops, augmentations and the model's own draws.
         epochs: length of the run.
-        batch_size: scenes per optimiser step, over all processes; micro_batch: scenes per forward pass of one process
-            (0 = all its share).
+        batch_size: scenes per optimiser step, over all processes.
         student: folder of a student to start from, encoder and projectors ("" = a fresh one as `encoder` says).
         lora: how much of it may change.
         objective: "lifted" matches Gaussians with lifted features; "rendered" matches pictures: the student's features
@@ -230,23 +198,15 @@ class TrainConfig(Config):
         balance: "adaloss" divides each teacher's loss by its own running mean (decay balance_decay), as RADIO's AdaLoss
             does: all teachers then pull alike, whatever their scale.
         projector_hidden: width of the projectors' hidden layer.
-        amp: "bf16" runs the forward pass under autocast.
-        checkpoint_every: steps between saved states (one is saved at the end, too).
+        projector_layout: where their LayerNorm stands, "norm_hidden" (on the hidden layer) or "norm_input" (before the
+            MLP, as in the released Chorus, whose hidden layer is 4 times the latent).
         validate_every: epochs between passes over the validation scenes (0 = only after the last one).
         zero_shot: whether validation also asks text-aligned teachers' heads for the scenes' classes by their names.
-        best_by: what the best student has: the lowest match, or the highest zero-shot f-mIoU.
-        wandb: project of Weights & Biases to log to, beside TensorBoard ("" = none).
-        max_bad_steps: steps with a non-finite loss or gradient in a row after which the run gives up; each one is
-            skipped.
-        sync_batch_norm: BatchNorm counts the rows of all processes, so that their number changes no result; else each
-            process counts its own, and running statistics are averaged after every step.
-        threads: threads of PyTorch (0 = its own choice). Results are equal to the bit for equal numbers of threads.
+        best_by: what the best student has: the lowest distillation loss, or the highest zero-shot f-mIoU.
     """
 
-    seed: int = Field(default=0, ge=0)
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=2, ge=1)
-    micro_batch: int = Field(default=0, ge=0)
     encoder: EncoderSettings = EncoderSettings()
     student: str = ""
     lora: LoraSettings = LoraSettings()
@@ -255,24 +215,19 @@ class TrainConfig(Config):
     balance: Literal["none", "adaloss"] = "none"
     balance_decay: float = Field(default=0.99, ge=0, lt=1)
     projector_hidden: int = Field(default=512, ge=1)
+    projector_layout: Literal["norm_hidden", "norm_input"] = "norm_hidden"
     data: DataSettings = DataSettings()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimSettings = OptimSettings()
-    amp: Literal["off", "bf16"] = "off"
-    checkpoint_every: int = Field(default=200, ge=1)
     validate_every: int = Field(default=0, ge=0)
     zero_shot: bool = False
-    best_by: Literal["match", "zero_shot"] = "match"
-    wandb: str = ""
-    max_bad_steps: int = Field(default=5, ge=1)
-    sync_batch_norm: bool = True
-    threads: int = Field(default=0, ge=0)
+    best_by: Literal["distillation", "zero_shot"] = "distillation"
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         for name, teacher in self.teachers.items():
-            if teacher.l1 == 0 and teacher.l2 == 0:
-                raise ValueError(f"teacher {name} has l1 = l2 = 0: nothing to match")
+            if teacher.cosine_weight == 0 and teacher.smooth_l1_weight == 0:
+                raise ValueError(f"teacher {name} has cosine_weight = smooth_l1_weight = 0: nothing to match")
         if self.teachers and not any(t.start == 0 and t.weight > 0 for t in self.teachers.values()):
             raise ValueError("no teacher is active in the first epoch; let one start at 0 with a positive weight")
         if self.best_by == "zero_shot" and not self.zero_shot:

@@ -22,11 +22,9 @@ FORBIDDEN = {
 #: Exceptions, each for a reason. A class name must be encoded by the tower whose picture side made the features, and
 #: zero-shot evaluation may not import stage 1: open_clip's text side lives in chorus_common, imported inside functions
 #: so that stage 2 and everybody else never load it. GaussianCross needs gradients for the Gaussians themselves: on a
-#: GPU gsplat gives them, imported inside the function that renders. The trainings of the embedded teachers make rooms.
+#: GPU gsplat gives them, imported inside the function that renders.
 ALLOWED = {
     "chorus_common/rasterize/gsplat_cuda.py": {"gsplat"},
-    "stage1_render_teachers/teachers/embedded_training.py": {"data_manifests"},
-    "stage1_render_teachers/teachers/train_object_aware.py": {"data_manifests"},
     "chorus_common/text/open_clip_model.py": {"open_clip", "timm"},
     "chorus_common/text/open_clip_text.py": {"open_clip"},
     "stage2_distill/gaussiancross/raster/gsplat_cuda.py": {"gsplat"},
@@ -66,10 +64,10 @@ def test_the_rule_sees_lazy_and_nested_imports() -> None:
 
 def test_exceptions_are_needed_and_load_nothing_by_themselves() -> None:
     for name, packages in ALLOWED.items():
-        assert imported((ROOT / name).read_text(encoding="utf-8")) & (TEACHERS | {"data_manifests"}) == packages
+        assert imported((ROOT / name).read_text(encoding="utf-8")) & TEACHERS == packages
     modules = [
         "chorus_common.text",
-        *(name.removesuffix(".py").replace("/", ".") for name in ALLOWED if "stage1" not in name),
+        *(name.removesuffix(".py").replace("/", ".") for name in ALLOWED),
     ]
     code = f"import sys, {', '.join(modules)}; print(sorted({TEACHERS!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

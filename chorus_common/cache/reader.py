@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from chorus_common.cache import schema
 from chorus_common.cache.files import SceneFiles, open_files
+from chorus_common.cache.names import SCHEMA_VERSION
 from chorus_common.cache.schema import ArrayLayout, CacheAttributes
 from chorus_common.cache.store import CheckedStore, FileRecord, load_records, record_file, remedy
 from chorus_common.cameras import CameraSet
 from chorus_common.features.quantise import Quantiser
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import CacheError, SceneError
-from chorus_common.runtime.store_path import Place, parse_place
+from chorus_common.runtime.store_path import StorePath, parse_store_path
 from chorus_common.scene import GaussianScene
 
 F32 = NDArray[np.float32]
@@ -51,7 +52,7 @@ class SceneCache:
         self._indptr: NDArray[np.int64] | None = None
 
     @staticmethod
-    def open(path: str | Place, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
+    def open(path: str | StorePath, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
         """Open the store at `path`. Raises CacheError for another schema, an incomplete or damaged store, missing or
         extra arrays.
 
@@ -59,7 +60,7 @@ class SceneCache:
         shapes, types and encodings with the attributes. Data is checked when it is read (each chunk has a checksum);
         "full" reads every byte now.
         """
-        files = open_files(parse_place(path))
+        files = open_files(parse_store_path(path))
         root = files.root
         records = load_records(files)
         metadata = _check_files(files, records)
@@ -102,10 +103,12 @@ class SceneCache:
         bit.
         """
         a = self.attributes
-        columns = {key: self._read(f"gaussians/{key}") for key in (*schema.REQUIRED_COLUMNS, *a.columns)}
+        columns: dict[str, Any] = {
+            key: self._read(f"gaussians/{key}") for key in (*schema.REQUIRED_COLUMNS, *a.columns)
+        }
         if "source_ids" not in columns:
             columns["source_ids"] = self._read("lifting/order")
-        return GaussianScene(**columns, name=a.scene_name, label_space=a.label_space)
+        return GaussianScene(**columns, name=a.scene_name, label_space=a.label_space, render_mode=a.render_mode)
 
     def cameras(self) -> CameraSet:
         """The views, in the order of the lifting index and of every teacher."""
@@ -141,9 +144,9 @@ class SceneCache:
         except SceneError as error:
             raise self._damaged("lifting", error) from None
 
-    def evidence(self) -> tuple[F32, NDArray[np.int32]]:
-        """Row sums [N] f32 and number of views [N] i32 that see each Gaussian; 0 = no evidence."""
-        return self._read("evidence/weight"), self._read("evidence/n_views")
+    def visibility(self) -> tuple[F32, NDArray[np.int32]]:
+        """Row sums [N] f32 and number of views [N] i32 that see each Gaussian; 0 = no visibility."""
+        return self._read("visibility/weight"), self._read("visibility/n_views")
 
     def codes(self, name: str, views: Views = None) -> NDArray[np.uint8]:
         """Quantised features [V, rows, cols, bytes] u8 of a dense teacher."""
@@ -303,13 +306,13 @@ def _check_files(files: SceneFiles, records: dict[str, FileRecord]) -> dict[str,
     return metadata
 
 
-def _parse_attributes(root: Place, metadata: dict[str, Any]) -> CacheAttributes:
+def _parse_attributes(root: StorePath, metadata: dict[str, Any]) -> CacheAttributes:
     try:
         found = metadata[""]["attributes"]["chorus"]
-        if found["schema_version"] != schema.SCHEMA_VERSION:
+        if found["schema_version"] != SCHEMA_VERSION:
             raise CacheError(
                 f"cache {root}: schema version {found['schema_version']!r}, this program reads "
-                f"{schema.SCHEMA_VERSION}; {remedy(root)}"
+                f"{SCHEMA_VERSION}; {remedy(root)}"
             )
         return CacheAttributes.model_validate(found)
     except (KeyError, TypeError) as error:
@@ -321,7 +324,7 @@ def _parse_attributes(root: Place, metadata: dict[str, Any]) -> CacheAttributes:
 
 
 def _check_arrays(
-    root: Place, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
+    root: StorePath, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
 ) -> None:
     """Every array that the attributes announce is there, encoded as the schema says, with all of its shards; and no
     other.

@@ -10,14 +10,14 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
     teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers
     teachers/<name>/embeddings/<level>  [M, E] f16 unit rows, and offsets/<level> [V+1] i64: mask k of view v is row
     offsets[v] + k
-    evidence/    weight [N] f32, n_views [N] i32
+    visibility/    weight [N] f32, n_views [N] i32
     views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres
     _files.json  every other file with its length and crc32c; written last
 
 Floats are finite by construction, so that NaN, their fill value, betrays a missing chunk; integers have a fill value
 outside their range. Bytes (codes, rgb) have no spare value: `store.CheckedStore` refuses a missing or shortened file
-before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION does too; an
-attribute with a default may be added without: older stores then read as before.
+before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION (names.py)
+does too; an attribute with a default may be added without: older stores then read as before.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from chorus_common.cache.names import SCHEMA_VERSION
 from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.config import Config
+from chorus_common.scene import RenderMode
 
-SCHEMA_VERSION = 1
 FILES = "_files.json"
-TEMPORARY_PREFIX = ".tmp-"
 
 GAUSSIAN_COLUMNS: dict[str, tuple[str, int]] = {
     "means": ("float32", 3), "quats": ("float32", 4), "scales": ("float32", 3), "opacities": ("float32", 0),
@@ -75,7 +75,7 @@ class GridAttributes(Config):
     width: int
     height: int
     cell: int
-    fold: Literal["nearest", "bilinear"] = "nearest"
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
 
     @property
     def grid(self) -> CellGrid:
@@ -89,7 +89,7 @@ class DenseTeacherAttributes(Config):
     fingerprint: str
     channels: int
     bits: Bits
-    basis: str  #: fingerprint of the TeacherBasis that standardised them
+    standardiser: str  #: fingerprint of the PhiSStandardiser that standardised them
     text_aligned: bool = False
     token_cosine_mean: float = 1.0  #: cosine of stored to original standardised tokens
     token_cosine_p01: float = 1.0  #: its first percentile
@@ -135,11 +135,12 @@ class CacheAttributes(SceneHeader):
     schema_version: int = SCHEMA_VERSION
     scene_name: str
     label_space: str
+    render_mode: RenderMode = RenderMode.CLASSIC  #: how the scene is meant to be rasterised
     n_gaussians: Count
     n_views: Count
     nnz: Count
     columns: tuple[str, ...]  #: optional columns of the scene that are stored
-    coverage: float  #: share of Gaussians with evidence
+    coverage: float  #: share of Gaussians with visibility
     dropped_weight: float  #: largest share of a Gaussian's weight that the stored index leaves out
     weight_error: float  #: largest relative error of a stored lifting weight
     dense_teachers: dict[Name, DenseTeacherAttributes] = Field(default_factory=dict)
@@ -236,8 +237,8 @@ def lifting_layouts(n: int, nnz: int) -> dict[str, ArrayLayout]:
     }
 
 
-def evidence_layouts(n: int) -> dict[str, ArrayLayout]:
-    return {"evidence/weight": row_layout(n, "float32"), "evidence/n_views": row_layout(n, "int32")}
+def visibility_layouts(n: int) -> dict[str, ArrayLayout]:
+    return {"visibility/weight": row_layout(n, "float32"), "visibility/n_views": row_layout(n, "int32")}
 
 
 def codes_layout(views: int, grid: CellGrid, teacher: DenseTeacherAttributes) -> ArrayLayout:
@@ -262,7 +263,7 @@ def layouts(attributes: CacheAttributes) -> dict[str, ArrayLayout]:
     """Every array that a store with these attributes holds, no more and no less."""
     a, views = attributes, attributes.n_views
     arrays = gaussian_layouts(a.n_gaussians, a.columns) | camera_layouts(views)
-    arrays |= lifting_layouts(a.n_gaussians, a.nnz) | evidence_layouts(a.n_gaussians)
+    arrays |= lifting_layouts(a.n_gaussians, a.nnz) | visibility_layouts(a.n_gaussians)
     for name, dense in a.dense_teachers.items():
         arrays[f"teachers/{name}/codes"] = codes_layout(views, a.grid.grid, dense)
     for name, masks in a.mask_teachers.items():

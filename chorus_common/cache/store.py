@@ -20,9 +20,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 
 from chorus_common.cache.files import FolderFiles, SceneFiles
-from chorus_common.cache.schema import FILES, SCHEMA_VERSION
+from chorus_common.cache.names import SCHEMA_VERSION
+from chorus_common.cache.schema import FILES
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 # The delta filter of lifting/indices is numcodecs' own: zarr-python and anndata read it, and say so at every use.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in", category=ZarrUserWarning)
@@ -35,7 +36,7 @@ class FileRecord(NamedTuple):
     crc32c: int
 
 
-def remedy(path: Place) -> str:
+def remedy(path: StorePath) -> str:
     """What a user can do about a store that cannot be used."""
     return f"delete {path} and run stage 1 again for this scene"
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.camera_io.view import MAX_BYTES, View, camera_set, fail, read_text
+from chorus_common.camera_io.view import MAX_BYTES, NO_DISTORTION, View, camera_set, fail, read_text, skip_damaged
 from chorus_common.cameras import CameraSet
 from chorus_common.scene import quats_to_rotations
 
@@ -27,16 +28,33 @@ _MODELS = {
 }  # fmt: skip
 _BY_NAME = {name: (name, count, focals) for name, count, focals in _MODELS.values()}
 
-#: Distortion below this moves no pixel of an ordinary picture by more than a hundredth.
-_ZERO = 1e-8
+#: Where a model lies under the folder that a user names: COLMAP's own places, those of its undistorter (also as
+#: MegaDepth and BlendedMVS keep them), and nerfstudio's.
+_PLACES = (
+    "", "sparse/0", "sparse", "dense/0/sparse", "dense/sparse/0", "dense/sparse", "dense0/sparse", "colmap/sparse/0",
+    "colmap/sparse", "colmap/dense/0/sparse", "colmap/dense/sparse", "colmap", "undistorted/sparse/0",
+    "undistorted/sparse", "0",
+)  # fmt: skip
 
-#: camera id -> (intrinsics [3, 3], width, height)
-Cameras = dict[int, tuple[NDArray[np.float64], int, int]]
+
+@dataclass(frozen=True, eq=False)
+class _Camera:
+    """intrinsics [3, 3] in pixels of width x height; problem: why no view can use it, "" where it is good."""
+
+    intrinsics: NDArray[np.float64]
+    width: int
+    height: int
+    distorted: bool = False
+    problem: str = ""
+
+
+#: Cameras by their id in the file. One that no view uses may be of any kind.
+Cameras = dict[int, _Camera]
 
 
 def colmap_folder(path: Path) -> Path | None:
-    """The model's folder at or under `path` (sparse/0 and sparse are looked into), or None."""
-    for folder in (path, path / "sparse" / "0", path / "sparse"):
+    """The model's folder at or under `path` (the usual places are looked into), or None."""
+    for folder in (path / place for place in _PLACES):
         for suffix in (".bin", ".txt"):
             if (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file():
                 return folder
@@ -54,33 +72,55 @@ def read_colmap(folder: Path) -> CameraSet:
     return camera_set(images, sorted(views, key=lambda view: view.name))
 
 
-def _intrinsics(
-    path: Path, camera: int, model: tuple[str, int, int], params: list[float], width: int, height: int
-) -> tuple[NDArray[np.float64], int, int]:
+def _camera(camera: int, model: tuple[str, int, int], params: list[float], width: int, height: int) -> _Camera:
+    """The pinhole part of a camera; what the lens adds is only noted."""
     name, _, focals = model
     if not np.isfinite(params).all() or min(params[:focals]) <= 0 or not (1 <= width <= 10**6 and 1 <= height <= 10**6):
-        fail(path, f"camera {camera} has a size or parameters that no camera has")
-    distortion = params[focals + 2 :]
+        return _unusable(f"camera {camera} has a size or parameters that no camera has")
     # at zero distortion a fisheye or FOV model is still no pinhole; only the polynomial models become one
-    if "FISHEYE" in name or name == "FOV" or any(abs(d) > _ZERO for d in distortion):
-        fail(path, f"camera {camera} is {name} with lens distortion; run `colmap image_undistorter` first")
+    if "FISHEYE" in name or name == "FOV":
+        return _unusable(
+            f"camera {camera} is {name} with lens distortion, which is no pinhole; run `colmap image_undistorter` first"
+        )
     fx, fy = params[0], params[focals - 1]
     cx, cy = params[focals], params[focals + 1]
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), width, height
+    distorted = any(abs(d) > NO_DISTORTION for d in params[focals + 2 :])
+    return _Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), width, height, distorted)
 
 
-def _view(path: Path, name: str, camera: int, cameras: Cameras, pose: list[float]) -> View:
-    quat, translation = np.array(pose[:4]), np.array(pose[4:])
-    norm = float(np.linalg.norm(quat)) if np.abs(quat).max() < 2 else np.inf  # the square of 1e200 overflows
-    if not np.isfinite(pose).all() or not 0.5 < norm < 2:
-        fail(path, f"pose of {name} is not a rotation and a translation")
-    if camera not in cameras:
-        fail(path, f"{name} uses camera {camera}, which the cameras file lacks")
-    view = np.eye(4)
-    view[:3, :3] = quats_to_rotations(quat / norm)
-    view[:3, 3] = translation
-    k, width, height = cameras[camera]
-    return View(name, view, k, width, height)
+def _unusable(problem: str) -> _Camera:
+    return _Camera(np.eye(3), 1, 1, problem=problem)
+
+
+class _Views:
+    """Views gathered one by one; those whose pose is damaged are counted and left out."""
+
+    def __init__(self, path: Path, cameras: Cameras) -> None:
+        self.path, self.cameras = path, cameras
+        self.good: list[View] = []
+        self.problems: list[str] = []
+
+    def add(self, name: str, camera: int, pose: list[float]) -> None:
+        """One image: its pose as quaternion (w, x, y, z) and translation."""
+        if camera not in self.cameras:
+            fail(self.path, f"{name} uses camera {camera}, which the cameras file lacks")
+        lens = self.cameras[camera]
+        if lens.problem:
+            fail(self.path, f"{name} uses a camera that cannot be used: {lens.problem}")
+        quat, translation = np.array(pose[:4]), np.array(pose[4:])
+        norm = float(np.linalg.norm(quat)) if np.abs(quat).max() < 2 else np.inf  # the square of 1e200 overflows
+        if not np.isfinite(pose).all() or not 0.5 < norm < 2:
+            self.problems.append(f"pose of {name} is not a rotation and a translation")
+            return
+        view = np.eye(4)
+        view[:3, :3] = quats_to_rotations(quat / norm)
+        view[:3, 3] = translation
+        self.good.append(View(name, view, lens.intrinsics, lens.width, lens.height, lens.distorted))
+
+    def done(self) -> list[View]:
+        """The good views. Raises SceneError where there is none."""
+        skip_damaged(self.path, self.problems, len(self.good))
+        return self.good
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
@@ -98,22 +138,25 @@ def _cameras_txt(path: Path) -> Cameras:
         if not line:
             continue
         words = line.split()
-        if len(words) < 4 or words[1] not in _BY_NAME:
-            fail(path, f"line {row}: unknown camera model {words[1] if len(words) > 1 else ''!r}")
-        model = _BY_NAME[words[1]]
+        if len(words) < 4:
+            fail(path, f"line {row}: a camera takes an id, a model, a size and parameters")
         try:
             camera, width, height = int(words[0]), int(words[2]), int(words[3])
             params = [float(word) for word in words[4:]]
         except ValueError:
             fail(path, f"line {row}: not numbers")
+        if words[1] not in _BY_NAME:
+            cameras[camera] = _unusable(f"line {row}: unknown camera model {words[1]!r}")
+            continue
+        model = _BY_NAME[words[1]]
         if len(params) != model[1]:
             fail(path, f"line {row}: {model[0]} takes {model[1]} parameters, found {len(params)}")
-        cameras[camera] = _intrinsics(path, camera, model, params, width, height)
+        cameras[camera] = _camera(camera, model, params, width, height)
     return cameras
 
 
 def _images_txt(path: Path, cameras: Cameras) -> list[View]:
-    views = []
+    views = _Views(path, cameras)
     rows = list(_lines(path))
     while rows and not rows[-1][1]:
         rows.pop()
@@ -130,8 +173,8 @@ def _images_txt(path: Path, cameras: Cameras) -> list[View]:
             pose, camera = [float(word) for word in words[1:8]], int(words[8])
         except ValueError:
             fail(path, f"line {row}: not numbers")
-        views.append(_view(path, words[9], camera, cameras, pose))
-    return views
+        views.add(words[9], camera, pose)
+    return views.done()
 
 
 # ---- binary ----------------------------------------------------------------------------------------------------------
@@ -178,16 +221,16 @@ def _cameras_bin(path: Path) -> Cameras:
         if model_id not in _MODELS:
             fail(path, f"camera {camera} has the unknown model id {model_id}")
         model = _MODELS[model_id]
-        cameras[camera] = _intrinsics(path, camera, model, list(data.take(f"{model[1]}d")), width, height)
+        cameras[camera] = _camera(camera, model, list(data.take(f"{model[1]}d")), width, height)
     return cameras
 
 
 def _images_bin(path: Path, cameras: Cameras) -> list[View]:
-    data, views = _Bytes(path), []
+    data, views = _Bytes(path), _Views(path, cameras)
     for _ in range(data.count(stride=4 + 7 * 8 + 4 + 1 + 8)):
         pose = list(data.take("I7d")[1:])
         camera = int(data.take("I")[0])
         name = data.name()
         data.skip(data.count(stride=24) * 24)  # 2D points: x, y, point id
-        views.append(_view(path, name, camera, cameras, pose))
-    return views
+        views.add(name, camera, pose)
+    return views.done()

@@ -7,18 +7,20 @@ Layout: ScanNet SensReader/python (export_poses, export_intrinsics).
 from __future__ import annotations
 
 import re
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.camera_io.view import View, camera_set, fail, read_text, world_to_camera
+from chorus_common.camera_io.picture_files import first_size
+from chorus_common.camera_io.view import View, camera_set, fail, read_text, skip_damaged, world_to_camera
 from chorus_common.cameras import CameraSet
+from chorus_common.runtime.errors import SceneError
 
-#: ScanNet's colour and depth pictures, used where neither a picture nor a text file tells their size.
+#: ScanNet's colour and depth pictures. Taken where neither a picture nor the scan's text file tells their size, and the
+#: intrinsics agree: the principal point lies at the centre up to a twentieth of the picture.
 _SIZES = {"color": (1296, 968), "depth": (640, 480)}
+_CENTRED = 0.05
 
 
 def is_scannet_folder(path: Path) -> bool:
@@ -30,33 +32,40 @@ def read_scannet(path: Path) -> CameraSet:
     """Read the scan at `path`; views are named by frame number and sorted by it.
 
     The colour camera is used where there is one, the depth camera otherwise. The picture size comes from the first
-    picture in color/ (or depth/), else from ScanNet's own sizes.
+    readable picture in color/ (or depth/), else from the scan's <scan>.txt, else from ScanNet's own sizes where the
+    intrinsics fit them. Raises SceneError where nothing tells it. Frames whose pose is lost or damaged are left out,
+    with a warning that counts them.
     """
     kind = "color" if (path / "intrinsic" / "intrinsic_color.txt").is_file() else "depth"
     file = path / "intrinsic" / f"intrinsic_{kind}.txt"
     k = read_matrix(file)[:3, :3]
     if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
         fail(file, "is not an intrinsic matrix")
-    width, height = _picture_size(path / kind) or _SIZES[kind]
-    if max(abs(k[0, 2] / width - 0.5), abs(k[1, 2] / height - 0.5)) > 0.25:
-        fail(
-            file,
-            f"has its principal point at {k[0, 2]:.0f}, {k[1, 2]:.0f}, but pictures are {width}x{height}; "
-            "scale the intrinsics to the pictures' size",
-        )
-    views, lost = [], 0
-    for pose_file in sorted((path / "pose").glob("*.txt"), key=frame_number):
-        pose = read_matrix(pose_file)
-        if not np.isfinite(pose).all():
-            lost += 1
+    width, height = _picture_size(path, kind, file, k)
+    return camera_set(path / "pose", read_poses(path / "pose", k, width, height))
+
+
+def read_poses(folder: Path, k: NDArray[np.float64], width: int, height: int) -> list[View]:
+    """The views of the pose files in `folder`, by frame number, all with the intrinsics `k` [3, 3].
+
+    Raises SceneError where no pose is good; others that are not are counted in a warning.
+    """
+    views, problems = [], []
+    for pose_file in sorted(folder.glob("*.txt"), key=frame_number):
+        if pose_file.name.startswith("."):
             continue
-        view = world_to_camera(pose_file, "the frame", pose)
-        views.append(View(pose_file.stem, view, k, width, height))
-    if not views:
-        fail(path / "pose", f"holds no frame with a finite pose ({lost} lost)")
-    if lost:
-        warnings.warn(f"{path}: skipped {lost} of {lost + len(views)} frames whose pose is not finite", stacklevel=2)
-    return camera_set(path / "pose", views)
+        try:
+            pose = read_matrix(pose_file)
+            if not np.isfinite(pose).all():
+                problems.append(f"{pose_file.name}: tracking was lost")
+                continue
+            views.append(View(pose_file.stem, world_to_camera(pose_file.name, pose), k, width, height))
+        except SceneError as error:
+            problems.append(f"{pose_file.name}: {str(error).removeprefix(f'{pose_file}: ')}")
+    if not views and not problems:
+        fail(folder, "holds no pose files (<frame>.txt)")
+    skip_damaged(folder, problems, len(views))
+    return views
 
 
 def frame_number(file: Path) -> tuple[int, str]:
@@ -80,25 +89,31 @@ def read_matrix(path: Path) -> NDArray[np.float64]:
     return matrix
 
 
-def _picture_size(folder: Path) -> tuple[int, int] | None:
-    """Width and height from the header of the first .png or .jpg in `folder`; None where there is none."""
-    for file in sorted(folder.glob("*.png"))[:1] or sorted(folder.glob("*.jpg"))[:1]:
-        with open(file, "rb") as handle:
-            head = handle.read(1 << 16)
-        if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
-            width, height = struct.unpack(">II", head[16:24])
-            return (width, height) if width and height else None
-        return _jpeg_size(head)
-    return None
+def _picture_size(path: Path, kind: str, intrinsics_file: Path, k: NDArray[np.float64]) -> tuple[int, int]:
+    """Width and height of the scan's pictures; SceneError where they are not known or do not fit the intrinsics."""
+    size = first_size(path / kind) or _size_in_text(path, kind)
+    tolerance, known = (0.25, True) if size is not None else (_CENTRED, False)
+    width, height = size or _SIZES[kind]
+    if max(abs(k[0, 2] / width - 0.5), abs(k[1, 2] / height - 0.5)) <= tolerance:
+        return width, height
+    if known:
+        fail(
+            intrinsics_file,
+            f"has its principal point at {k[0, 2]:.0f}, {k[1, 2]:.0f}, but pictures are {width}x{height}; "
+            "scale the intrinsics to the pictures' size",
+        )
+    fail(
+        path,
+        f"the size of the {kind} pictures is unknown: there are none in {kind}/, {path.name}.txt does not tell, and "
+        f"the principal point {k[0, 2]:.0f}, {k[1, 2]:.0f} does not belong to {width}x{height}; add one picture",
+    )
 
 
-def _jpeg_size(head: bytes) -> tuple[int, int] | None:
-    """Size from a JPEG's start-of-frame marker (ITU T.81, B.2.2)."""
-    at = 2
-    while head[:2] == b"\xff\xd8" and at + 9 <= len(head) and head[at] == 0xFF:
-        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", head[at + 5 : at + 9])
-            return (width, height) if width and height else None
-        at += 2 + length
-    return None
+def _size_in_text(path: Path, kind: str) -> tuple[int, int] | None:
+    """Size from the text file of a scan's release, with lines such as `colorWidth = 1296`."""
+    file = path / f"{path.name}.txt"
+    if not file.is_file():
+        return None
+    found = dict(re.findall(rf"^\s*{kind}(Width|Height)\s*=\s*(\d{{1,6}})\s*$", read_text(file), re.MULTILINE))
+    size = int(found.get("Width", 0)), int(found.get("Height", 0))
+    return size if min(size) > 0 else None

@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.camera_io.view import View, camera_set, fail, read_text, world_to_camera
+from chorus_common.camera_io.view import (
+    NO_DISTORTION,
+    BadPose,
+    View,
+    camera_set,
+    fail,
+    names_of_files,
+    read_json,
+    skip_damaged,
+    world_to_camera,
+)
 from chorus_common.cameras import CameraSet
 from chorus_common.runtime.atomic import write_text_atomically
 
@@ -27,41 +37,45 @@ _DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 _PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
 
 
-def read_transforms_json(path: Path) -> CameraSet:
-    """Read the file at `path`.
+def read_transforms_json(path: Path, data: Any = None) -> CameraSet:
+    """Read the file at `path`; `data`: its content, where somebody has parsed it already.
 
-    Views keep the file's order and are named by their `file_path` without folder or suffix.
+    Views keep the file's order and are named by their `file_path` without folder or suffix. Frames whose pose is
+    damaged are left out, with a warning that counts them.
     """
-    try:
-        data = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        fail(path, f"not valid JSON: {error}")
+    data = read_json(path) if data is None else data
     frames = data.get("frames") if isinstance(data, dict) else None
     if not isinstance(frames, list) or not frames:
         fail(path, "has no frames")
-    names = _names(path, frames)
-    return camera_set(path, [_view(path, data, frame, name) for frame, name in zip(frames, names)])
+    views, problems = [], []
+    for frame, name in zip(frames, _names(path, frames)):
+        try:
+            views.append(_view(path, data, frame, name))
+        except BadPose as error:
+            problems.append(str(error))
+    skip_damaged(path, problems, len(views))
+    return camera_set(path, views)
 
 
 def write_transforms_json(cameras: CameraSet, path: str | Path, *, image_pattern: str = "images/{name}.png") -> Path:
     """Write `cameras` as transforms.json with per-frame intrinsics; `image_pattern` gives each frame's `file_path`."""
     path = Path(path)
     frames = []
-    for name, view, k in zip(cameras.names, cameras.viewmats, cameras.intrinsics):
+    for name, view, k, (width, height) in zip(cameras.names, cameras.viewmats, cameras.intrinsics, cameras.sizes):
         frames.append(
             {
                 "file_path": image_pattern.format(name=name),
-                "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2],
+                "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "w": width, "h": height,
                 "transform_matrix": (np.linalg.inv(view) @ _FLIP_YZ).tolist(),
             }
         )  # fmt: skip
-    data = {"camera_model": "OPENCV", "w": cameras.width, "h": cameras.height, "frames": frames}
+    data = {"camera_model": "OPENCV", "frames": frames}
     write_text_atomically(path, json.dumps(data, indent=1) + "\n")
     return path
 
 
 def _names(path: Path, frames: list[Any]) -> list[str]:
-    """The shortest tails of the file paths that are distinct: picture names, with folders only where names repeat."""
+    """Names of the frames, from their file paths."""
     files = []
     for row, frame in enumerate(frames):
         if not isinstance(frame, dict):
@@ -70,8 +84,7 @@ def _names(path: Path, frames: list[Any]) -> list[str]:
         if not isinstance(file, str):
             fail(path, f"file_path of frame {row} is not a string")
         files.append(file)
-    stems = [Path(file).name.removesuffix(Path(file).suffix) for file in files]
-    return stems if len(set(stems)) == len(stems) else files
+    return names_of_files(files)
 
 
 def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) -> View:
@@ -91,10 +104,11 @@ def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) ->
     model = frame.get("camera_model", data.get("camera_model", "PINHOLE"))
     if model not in _PINHOLES or frame.get("is_fisheye", data.get("is_fisheye")):
         fail(path, f"{where} is no pinhole (camera_model {model!r}); undistort the pictures first")
-    if any(frame.get("distortion_params", data.get("distortion_params")) or ()):
-        fail(path, f"{where} has lens distortion (distortion_params); undistort the pictures first")
-    if bent := [key for key in _DISTORTION if (number(key) or 0.0) != 0.0]:
-        fail(path, f"{where} has lens distortion ({', '.join(bent)}); undistort the pictures first")
+    distorted = any(abs(number(key) or 0.0) > NO_DISTORTION for key in _DISTORTION)
+    parameters = frame.get("distortion_params", data.get("distortion_params")) or ()
+    if not isinstance(parameters, (list, tuple)):
+        fail(path, f"distortion_params of {where} is not a list")
+    distorted |= any(not isinstance(p, (int, float)) or not abs(p) <= NO_DISTORTION for p in parameters)
     width, height = number("w"), number("h")
     cx, cy = number("cx"), number("cy")
     if width is None and cx is not None:
@@ -113,7 +127,7 @@ def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) ->
     cx = width / 2 if cx is None else cx
     cy = height / 2 if cy is None else cy
     k = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return View(name, _viewmat(path, where, frame.get("transform_matrix")), k, round(width), round(height))
+    return View(name, _viewmat(where, frame.get("transform_matrix")), k, round(width), round(height), distorted)
 
 
 def _focal(path: Path, where: str, size: float, angle: float) -> float:
@@ -122,11 +136,11 @@ def _focal(path: Path, where: str, size: float, angle: float) -> float:
     return size / 2 / math.tan(angle / 2)
 
 
-def _viewmat(path: Path, where: str, matrix: Any) -> NDArray[np.float64]:
+def _viewmat(where: str, matrix: Any) -> NDArray[np.float64]:
     try:
         pose = np.array(matrix, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        fail(path, f"transform_matrix of {where} is not a 4x4 matrix")
+        raise BadPose(f"transform_matrix of {where} is not a 4x4 matrix") from None
     if pose.shape == (3, 4):
         pose = np.vstack([pose, [0.0, 0.0, 0.0, 1.0]])
-    return world_to_camera(path, where, pose @ _FLIP_YZ if pose.shape == (4, 4) else pose)
+    return world_to_camera(where, pose @ _FLIP_YZ if pose.shape == (4, 4) else pose)

@@ -58,7 +58,7 @@ class Capture:
 
         Raises SceneError naming the picture where one is missing, damaged or of another size.
         """
-        picture = read_color(self.color_paths[view], (self.cameras.width, self.cameras.height))
+        picture = read_color(self.color_paths[view], self.cameras.sizes[view])
         color, known = resample_color(picture, self.cameras.intrinsics[view], intrinsics, width, height)
         depth = read_depth(self.depth_paths[view], self.depth_size, self.depth_unit)
         return Frame(color, known, resample_depth(depth, self.depth_intrinsics, intrinsics, width, height))

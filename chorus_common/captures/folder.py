@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from chorus_common.camera_io.scannet import frame_number, read_matrix
+from chorus_common.camera_io.scannet import read_matrix, read_poses
 from chorus_common.camera_io.transforms_json import read_transforms_json
-from chorus_common.camera_io.view import View, camera_set, world_to_camera
+from chorus_common.camera_io.view import camera_set
 from chorus_common.cameras import CameraSet
 from chorus_common.captures.capture import MILLIMETRE, Capture
 from chorus_common.captures.paired import first_size, pair_frames
@@ -47,10 +47,4 @@ def _posed(path: Path) -> CameraSet:
     if not np.isfinite(intrinsics).all() or intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0:
         raise SceneError(f"{file}: is not an intrinsic matrix")
     width, height = first_size(path / "color", COLOR_SUFFIXES)
-    views = []
-    for pose_file in sorted((path / "pose").glob("*.txt"), key=frame_number):
-        pose = read_matrix(pose_file)
-        if np.isfinite(pose).all():
-            view = world_to_camera(pose_file, "the frame", pose)
-            views.append(View(pose_file.stem, view, intrinsics, width, height))
-    return camera_set(path / "pose", views)
+    return camera_set(path / "pose", read_poses(path / "pose", intrinsics, width, height))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.camera_io.picture_files import find_pictures
 from chorus_common.cameras import CameraSet
 from chorus_common.captures.capture import Capture
-from chorus_common.captures.pictures import COLOR_SUFFIXES, DEPTH_SUFFIXES, find_pictures, picture_size
+from chorus_common.captures.pictures import COLOR_SUFFIXES, DEPTH_SUFFIXES, size_of
 from chorus_common.runtime.errors import SceneError
 
 
@@ -37,12 +40,12 @@ def pair_frames(
         warnings.warn(
             f"{path}: {len(cameras) - len(rows)} of {len(cameras)} posed frames have no pictures", stacklevel=2
         )
-    kept = cameras.select(rows[::every])
-    kept = kept.resized(*picture_size(color[kept.names[0]]))
-    depth_size = picture_size(depth[kept.names[0]])
+    kept = _at_size_of_pictures(cameras.select(rows[::every]), color)
+    kept.check_undistorted(path)
+    depth_size = size_of(depth[kept.names[0]])
     if depth_intrinsics is None:
         depth_intrinsics = kept.resized(*depth_size).intrinsics[0]
-    _check_principal_point(path / "color", kept.intrinsics[0], (kept.width, kept.height))
+    _check_principal_point(path / "color", kept.intrinsics[0], kept.sizes[0])
     _check_principal_point(path / "depth", depth_intrinsics, depth_size)
     return Capture(
         kept,
@@ -52,6 +55,19 @@ def pair_frames(
         tuple(depth[name] for name in kept.names),
         depth_unit,
     )
+
+
+def _at_size_of_pictures(cameras: CameraSet, color: Mapping[str, Path]) -> CameraSet:
+    """`cameras` with intrinsics that fit the pictures; of views that share a size only the first picture is opened."""
+    real: dict[tuple[int, int], tuple[int, int]] = {}
+    for name, size in zip(cameras.names, cameras.sizes):
+        if size not in real:
+            real[size] = size_of(color[name])
+    scale = np.array([np.divide(real[size], size) for size in cameras.sizes])  # [V, 2]
+    k = cameras.intrinsics.copy()
+    k[:, :2] *= scale[:, :, None]
+    widths, heights = np.array([real[size] for size in cameras.sizes]).T
+    return replace(cameras, intrinsics=k, widths=widths, heights=heights)
 
 
 def _check_principal_point(folder: Path, intrinsics: NDArray[np.float64], size: tuple[int, int]) -> None:
@@ -69,4 +85,4 @@ def first_size(folder: Path, suffixes: tuple[str, ...]) -> tuple[int, int]:
     pictures = find_pictures(folder, suffixes)
     if not pictures:
         raise SceneError(f"{folder}: holds no pictures ({', '.join(suffixes)})")
-    return picture_size(next(iter(pictures.values())))
+    return size_of(next(iter(pictures.values())))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from chorus_common.camera_io.picture_files import picture_size
 from chorus_common.runtime.errors import SceneError
 
 F32 = NDArray[np.float32]
@@ -18,27 +19,12 @@ DEPTH_SUFFIXES = (".png", ".npy")
 MAX_PIXELS = 1 << 26
 
 
-def find_pictures(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files of `folder` by name without suffix; SceneError where two share a name or the folder is missing."""
-    if not folder.is_dir():
-        raise SceneError(f"{folder}: no such folder; a capture has its pictures in color/ and depth/")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise SceneError(f"{path}: has the same name as {found[path.stem].name}; keep one of them")
-        found[path.stem] = path
-    return found
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header."""
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture or a depth table, from its header."""
     if path.suffix.lower() == ".npy":
         height, width = _array(path).shape
         return width, height
-    with _opened(path) as image:
-        return image.size
+    return picture_size(path)
 
 
 def read_color(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -49,7 +35,10 @@ def read_color(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def read_depth(path: Path, size: tuple[int, int], unit: float) -> F32:
-    """[H, W] f32 metres, 0 = unknown. Integer PNGs count in `unit` metres, .npy files hold metres."""
+    """[H, W] f32 metres, 0 = unknown. Integer PNGs count in `unit` metres, .npy files hold metres.
+
+    What is negative or not finite was not measured: sensors and exporters write such values for unknown depth.
+    """
     if path.suffix.lower() == ".npy":
         values = _array(path).astype(np.float32)
     else:
@@ -58,9 +47,7 @@ def read_depth(path: Path, size: tuple[int, int], unit: float) -> F32:
                 raise SceneError(f"{path}: depth must be one integer channel, this picture is {image.mode}")
             values = np.asarray(_decoded(path, image)).astype(np.float32) * np.float32(unit)
     _check_size(path, (values.shape[1], values.shape[0]), size)
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise SceneError(f"{path}: holds depths that are negative or not finite; write 0 where depth is unknown")
-    return values
+    return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
 
 
 def _opened(path: Path) -> Image.Image:
@@ -98,6 +85,6 @@ def _array(path: Path) -> NDArray[np.floating]:
 def _check_size(path: Path, found: tuple[int, int], wanted: tuple[int, int]) -> None:
     if found != wanted:
         raise SceneError(
-            f"{path}: is {found[0]}x{found[1]}, the first picture of its folder {wanted[0]}x{wanted[1]}; "
+            f"{path}: is {found[0]}x{found[1]}, its camera {wanted[0]}x{wanted[1]}; "
             "all pictures of a camera must have one size"
         )

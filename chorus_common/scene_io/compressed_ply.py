@@ -4,7 +4,8 @@ Layout (playcanvas/splat-transform, write-compressed-ply; playcanvas/engine, gsp
 `chunk` holds min/max of the position, of the log scale, and (in the 18-float layout) of the colour; element `vertex`
 holds packed_position and packed_scale (11-10-11 bits), packed_color (8-8-8-8: r, g, b, opacity), packed_rotation (2
 bits: which of w, x, y, z is the largest; then the other three in 10 bits each over +-1/sqrt(2)). An optional `sh`
-element carries higher harmonics, which we do not use.
+element carries higher harmonics: one byte per f_rest_* property, (byte + 0.5) / 256 - 0.5,
+but 0 and 255 for the ends, times 8.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.scene import GaussianScene
-from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, check_finite, fail, finish, scene_name
+from chorus_common.scene_io.bounds import MAX_GAUSSIANS, MIN_SCALE, check_count, check_finite, fail, finish, scene_name
+from chorus_common.scene_io.inria_ply import id_columns, read_harmonics, render_mode
 from chorus_common.scene_io.ply import PlyElement, PlyHeader, columns, read_ply_element
 
 CHUNK = 256
@@ -28,19 +30,32 @@ def is_compressed(vertex: PlyElement) -> bool:
     return "packed_position" in vertex.properties
 
 
-def read_compressed_ply(
-    path: Path, header: PlyHeader, *, max_gaussians: int = MAX_GAUSSIANS, label_space: str = ""
-) -> GaussianScene:
-    """Read the Gaussians of `path`."""
+def check_compressed(path: Path, header: PlyHeader) -> None:
+    """Raise SceneError where the elements of a packed file do not belong together."""
     vertex, chunk = header.element("vertex"), header.element("chunk")
     assert vertex is not None
-    check_count(path, vertex.count, max_gaussians)
     if chunk is None:
         fail(path, "has packed vertices but no chunk element")
     if missing := [name for name in _PACKED if vertex.properties.get(name) != "u4"]:
         fail(path, f"vertices lack {', '.join(missing)} (uint)")
     if chunk.count != -(-vertex.count // CHUNK):
         fail(path, f"has {chunk.count} chunks for {vertex.count} vertices, expected one per {CHUNK}")
+
+
+def read_compressed_ply(
+    path: Path,
+    header: PlyHeader,
+    *,
+    max_gaussians: int = MAX_GAUSSIANS,
+    label_space: str = "",
+    harmonics: bool = False,
+) -> GaussianScene:
+    """Read the Gaussians of `path`."""
+    vertex, chunk = header.element("vertex"), header.element("chunk")
+    assert vertex is not None
+    check_count(path, vertex.count, max_gaussians)
+    check_compressed(path, header)
+    assert chunk is not None
     table, ranges = read_ply_element(path, header, "vertex"), read_ply_element(path, header, "chunk")
     packed = {name: columns(table, (name,), np.uint32)[:, 0] for name in _PACKED}
     colors = unpack_8888(packed["packed_color"])
@@ -49,7 +64,14 @@ def read_compressed_ply(
         rgb = _lerp(path, rgb, ranges, chunk, ("min_r", "min_g", "min_b"), ("max_r", "max_g", "max_b"))
     position = [f"{end}_{axis}" for end in ("min", "max") for axis in "xyz"]
     scale = [f"{end}_scale_{axis}" for end in ("min", "max") for axis in "xyz"]
-    log_scales = _lerp(path, unpack_111011(packed["packed_scale"]), ranges, chunk, scale[:3], scale[3:])
+    unit_scales = unpack_111011(packed["packed_scale"])
+    log_scales = _lerp(path, unit_scales, ranges, chunk, scale[:3], scale[3:], lowest=np.log(MIN_SCALE))
+    extra: dict[str, Any] = id_columns(path, table, vertex)
+    if harmonics and (element := header.element("sh")) is not None:
+        if element.count != vertex.count:
+            fail(path, f"has harmonics for {element.count} of {vertex.count} Gaussians")
+        raw = read_harmonics(path, read_ply_element(path, header, "sh"), element)
+        extra["harmonics"] = None if raw is None else unpack_harmonics(raw)
     return finish(
         path,
         means=_lerp(path, unpack_111011(packed["packed_position"]), ranges, chunk, position[:3], position[3:]),
@@ -59,6 +81,8 @@ def read_compressed_ply(
         colors=rgb,
         name=scene_name(path),
         label_space=label_space,
+        render_mode=render_mode(header.comments),
+        **extra,
     )
 
 
@@ -70,6 +94,12 @@ def unpack_111011(packed: NDArray[np.uint32]) -> NDArray[np.float32]:
 def unpack_8888(packed: NDArray[np.uint32]) -> NDArray[np.float32]:
     """[N] u32 -> [N, 4] in [0, 1]: four bytes from the top."""
     return np.stack([_unorm(packed, shift, 8) for shift in (24, 16, 8, 0)], axis=1)  # [N, 4]
+
+
+def unpack_harmonics(raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bytes, as floats, to coefficients in [-4, 4]: the middle of each step, and the ends for 0 and 255."""
+    unit = np.where(raw == 0, 0.0, np.where(raw == 255, 1.0, (raw + 0.5) / 256))
+    return ((unit - 0.5) * 8).astype(np.float32)
 
 
 def unpack_rotation(packed: NDArray[np.uint32]) -> NDArray[np.float32]:
@@ -97,12 +127,18 @@ def _unorm(packed: NDArray[np.uint32], shift: int, bits: int) -> NDArray[np.floa
 
 
 def _lerp(
-    path: Path, unit: NDArray[np.float32], ranges: NDArray[Any], chunk: PlyElement, low: Any, high: Any
+    path: Path,
+    unit: NDArray[np.float32],
+    ranges: NDArray[Any],
+    chunk: PlyElement,
+    low: Any,
+    high: Any,
+    lowest: float = -np.inf,
 ) -> NDArray[np.float32]:
-    """`unit` [N, 3] in [0, 1] spread over its chunk's range."""
+    """`unit` [N, 3] in [0, 1] spread over its chunk's range, no end of which lies below `lowest`."""
     if missing := [name for name in (*low, *high) if name not in chunk.properties]:
         fail(path, f"chunks lack {', '.join(missing)}")
-    a, b = columns(ranges, low), columns(ranges, high)
+    a, b = np.maximum(columns(ranges, low), lowest), np.maximum(columns(ranges, high), lowest)
     check_finite(path, chunk_range=a)
     check_finite(path, chunk_range=b)
     rows = np.arange(len(unit)) // CHUNK

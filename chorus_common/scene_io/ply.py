@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from chorus_common.scene_io.bounds import check_fits, fail
 
-_MAX_HEADER_BYTES, _MAX_HEADER_LINES = 64 * 1024, 512
+#: Feature fields write several hundred properties (feature-3dgs: 512 semantic ones); no file needs more than this.
+_MAX_HEADER_BYTES, _MAX_HEADER_LINES = 1 << 20, 16384
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -49,11 +50,14 @@ class PlyElement:
 
 @dataclass(frozen=True)
 class PlyHeader:
-    """A parsed header: byte order ("" = ascii), elements in file order, and the offset of the first byte after it."""
+    """A parsed header: byte order ("" = ascii), elements in file order, the offset of the first byte after it, and the
+    text of its comments.
+    """
 
     order: str
     elements: tuple[PlyElement, ...]
     size: int
+    comments: tuple[str, ...] = ()
 
     def element(self, name: str) -> PlyElement | None:
         """The element called `name`, or None."""
@@ -61,7 +65,7 @@ class PlyHeader:
 
 
 def read_ply_header(path: Path) -> PlyHeader:
-    """Parse the header of `path`; at most 64 KB and 512 lines are looked at. LF, CRLF and CR line ends."""
+    """Parse the header of `path`; at most 1 MB and 16384 lines are looked at. LF, CRLF and CR line ends."""
     with open(path, "rb") as handle:
         head = handle.read(_MAX_HEADER_BYTES)
     if head[:3] != b"ply" or head[3:4] not in (b"\n", b"\r"):
@@ -83,9 +87,12 @@ def read_ply_header(path: Path) -> PlyHeader:
 def _parse_lines(path: Path, lines: list[list[str]], size: int) -> PlyHeader:
     order: str | None = None
     elements: list[PlyElement] = []
+    comments: list[str] = []
     for row, words in enumerate(lines, start=2):
         match words:
-            case [] | ["comment" | "obj_info", *_]:
+            case ["comment", *text]:
+                comments.append(" ".join(text))
+            case [] | ["obj_info", *_]:
                 continue
             case ["format", kind, "1.0"] if kind in _FORMATS and order is None:
                 order = _FORMATS[kind]
@@ -104,7 +111,7 @@ def _parse_lines(path: Path, lines: list[list[str]], size: int) -> PlyHeader:
                 fail(path, f"PLY header line {row} is not understood: {' '.join(words)[:80]!r}")
     if order is None:
         fail(path, "PLY header has no format line")
-    return PlyHeader(order, tuple(elements), size)
+    return PlyHeader(order, tuple(elements), size, tuple(comments))
 
 
 def read_ply_element(path: Path, header: PlyHeader, name: str) -> NDArray[Any]:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
-from chorus_common.scene_io.bounds import MAX_EXTENT, MAX_GAUSSIANS, check_count, check_finite, fail, scene_name
-from chorus_common.scene_io.inria_ply import id_columns, unit_normals
+from chorus_common.scene_io.archive import check_member, open_zip
+from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, check_finite, fail, scene_name, too_far
+from chorus_common.scene_io.inria_ply import RGB, id_columns, unit_normals
 from chorus_common.scene_io.npy import npy_header, open_npy
-from chorus_common.scene_io.ply import PlyHeader, columns, read_ply_element
+from chorus_common.scene_io.ply import PlyElement, PlyHeader, columns, read_ply_element
 from chorus_common.scene_io.point_gaussians import PointCloudOptions, points_to_gaussians
 
 _XYZ = ("x", "y", "z")
-_RGB = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _NORMAL = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 
 #: Names of arrays (of an .npz, or fields of a structured .npy) -> what they hold; the first one present counts.
@@ -32,6 +32,17 @@ _NAMES = {
     "instances": ("instances", "instance"),
     "parts": ("parts", "part"),
 }
+
+
+def point_colors(path: Path, vertex: PlyElement) -> tuple[str, ...]:
+    """The three colour properties of a vertex element of points; SceneError where it is none."""
+    rgb = next((names for names in RGB if all(name in vertex.properties for name in names)), None)
+    if rgb is None or any(name not in vertex.properties for name in _XYZ):
+        fail(
+            path,
+            "vertices are neither Gaussians (opacity, scale_0, ...) nor coloured points (x, y, z, red, green, blue)",
+        )
+    return rgb
 
 
 def read_point_ply(
@@ -46,12 +57,7 @@ def read_point_ply(
     vertex = header.element("vertex")
     assert vertex is not None
     check_count(path, vertex.count, max_gaussians, "points")
-    rgb = next((names for names in _RGB if all(name in vertex.properties for name in names)), None)
-    if rgb is None or any(name not in vertex.properties for name in _XYZ):
-        fail(
-            path,
-            "vertices are neither Gaussians (opacity, scale_0, ...) nor coloured points (x, y, z, red, green, blue)",
-        )
+    rgb = point_colors(path, vertex)
     table = read_ply_element(path, header, "vertex")
     # an ascii table is parsed as floats: the declared type, not the parsed one, says what range the colours have
     colors = columns(table, rgb, np.dtype(vertex.properties[rgb[0]]).type)
@@ -80,7 +86,7 @@ def read_point_npy(
     if array.dtype.names is not None and array.ndim == 1:
         fields = array.dtype.names
         plain = [name for name in fields if array.dtype[name].kind in "fiu"]  # no text, no arrays within a field
-        rgb = next((names for names in _RGB if all(name in plain for name in names)), None)
+        rgb = next((names for names in RGB if all(name in plain for name in names)), None)
         if all(name in plain for name in _XYZ) and rgb is not None:
             named = {name: array[name] for name in fields if name not in _XYZ and name not in rgb}
             named["points"] = columns(array, _XYZ, np.float64)
@@ -98,7 +104,7 @@ def read_point_npy(
 
 def count_npz(path: Path) -> int:
     """Number of points of an .npz archive, from the header of its array of points."""
-    with _open_zip(path) as archive:
+    with open_zip(path, "an .npz archive") as archive:
         member = _members(archive).get("points")
         if member is None:
             fail(path, f"has no array of points (one of {', '.join(_NAMES['points'])})")
@@ -114,7 +120,7 @@ def read_point_npz(
 ) -> GaussianScene:
     """Read an .npz with arrays named e.g. points, colors, normals, labels; arrays of other names are never inflated."""
     check_count(path, count_npz(path), max_gaussians, "points")
-    with _open_zip(path) as archive:
+    with open_zip(path, "an .npz archive") as archive:
         named = {key: _zip_array(path, archive, member) for key, member in _members(archive).items()}
     return _from_named(path, named, label_space, options)
 
@@ -171,9 +177,8 @@ def _scene(
         if key in found and len(found[key]) != len(points):
             fail(path, f"has {len(found[key])} {key} for {len(points)} points")
     check_finite(path, points=points, colors=colors)
-    if (reach := np.abs(points).max()) > MAX_EXTENT:
-        row = int(np.argmax(np.abs(points).max(1)))
-        fail(path, f"point {row} lies {reach:.3g} m out, more than {MAX_EXTENT:g}; is the unit metres?")
+    if (outliers := too_far(points)) is not None:
+        found["outliers"] = outliers
     normals = found.pop("normals", None)
     if normals is not None:
         normals = unit_normals(path, normals)
@@ -186,17 +191,6 @@ def _scene(
 
 
 # ---- zip archives ----------------------------------------------------------------------------------------------------
-
-
-#: deflate cannot shrink more than 1032:1, so a member that claims more lies about its size.
-_MAX_RATIO = 1032
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except Exception as error:  # a damaged directory raises BadZipFile, ValueError, struct.error, UnicodeError, ...
-        fail(path, f"is not an .npz archive: {error}")
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -223,8 +217,7 @@ def _zip_read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, 
     file, and the array must fit its declared size; only then is anything inflated, and never more than was declared.
     """
     what = f"array {member.filename}"
-    if member.compress_size > path.stat().st_size or member.file_size > member.compress_size * _MAX_RATIO + 64:
-        fail(path, f"{what} declares {member.file_size} bytes, more than the archive can hold")
+    check_member(path, member, what)
     try:
         with archive.open(member) as handle:
             dtype, shape, fortran, _ = npy_header(handle, path, member.file_size)

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.camera_io import read_cameras
+from chorus_common.cameras import CameraSet
 from chorus_common.labels import SPACES
 from chorus_common.manifest import check_name
-from chorus_common.runtime.errors import ManifestError
+from chorus_common.runtime.errors import ManifestError, SceneError, one_line
 from chorus_common.scene_io.bounds import fail
 from data_manifests.datasets.find import Found, note_missing, read_split_lists
 from data_manifests.datasets.mesh import read_mesh
@@ -67,8 +68,21 @@ def read_scannet_scan(source: SceneSource, root: Path, release: ScannetRelease, 
     if source.split not in release.unlabelled:
         table = read_label_table(root / release.label_table)
         truth = _annotations(source.path, len(coord), table, release, label_spaces, notes)
-    cameras = read_cameras(source.path) if (source.path / "pose").is_dir() else None
+    cameras = _cameras(source.path, notes)
     return RawScene(LabelledPoints(coord, color, normal, truth), cameras=cameras, notes=tuple(notes))
+
+
+def _cameras(scan: Path, notes: list[str]) -> CameraSet | None:
+    """The exported cameras of a scan; None, with a note, where they are missing or cannot be read: points and labels
+    do not depend on them.
+    """
+    if not (scan / "pose").is_dir():
+        return None
+    try:
+        return read_cameras(scan)
+    except SceneError as error:
+        notes.append(f"no cameras: {one_line(error).removeprefix(f'{scan}/')}")
+        return None
 
 
 def _mesh(scan: Path) -> Path:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from chorus_common.runtime.options import PATH, workers_option
 from evaluation.commands.options import (
-    FILE,
     finish,
     optional_text,
-    out_option,
     prompts_option,
+    result_option,
     scene_options,
     synonyms_option,
     target_option,
     text_source_options,
-    workers_option,
+    voters_option,
 )
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 @prompts_option
 @synonyms_option
 @target_option
-@click.option("-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points).")
+@voters_option
 @click.option(
     "--oracle-instances", is_flag=True, help="Add rows in which ground-truth instances vote; marked as oracle."
 )
-@click.option("--predictions", type=FILE, help="Folder for predictions: the benchmark's text files and coloured .ply.")
-@workers_option
-@out_option
+@click.option("--predictions", type=PATH, help="Folder for predictions: the benchmark's text files and coloured .ply.")
+@workers_option()
+@result_option
 def zero_shot_command(
     scenes: SceneOptions,
     sources: SourceOptions,
@@ -56,13 +56,16 @@ def zero_shot_command(
     workers: int,
     out: Path,
 ) -> int:
-    """Segment scenes by class names alone: student, lifted teacher, or any feature files."""
+    """Segment scenes by class names alone.
+
+    Rows are the student, the lifted teacher, or any feature files.
+    """
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import scores_path
     from evaluation.sources import text_sources
-    from evaluation.tasks.zero_shot import ZeroShotConfig, contenders, zero_shot
+    from evaluation.tasks.zero_shot import ZeroShotConfig, methods, zero_shot
 
     selection, class_names, space = scenes.labelled(keep_unlabelled=predictions is not None)
     config = ZeroShotConfig(
@@ -70,9 +73,9 @@ def zero_shot_command(
     )
     found = text_sources(sources, selection)
     inputs = {**scenes.inputs(), **sources.inputs(), **found.inputs(), **config.model_dump()}
-    rows = contenders(found.sources)
+    rows = methods(found.sources)
     key = {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}
-    pieces = Pieces.beside(out, key, sources.encoder, sources.features)
+    partial = PartialResults.beside(out, key, sources.encoder, sources.features)
     body, scores = zero_shot(
         selection,
         class_names,
@@ -80,12 +83,12 @@ def zero_shot_command(
         rows,
         config,
         workers=workers,
-        pieces=pieces,
+        partial=partial,
         predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
     )
     scores.write(scores_path(out))
     write_result(out, result_document("zero-shot", command_line(), inputs, body))
-    pieces.clear()
+    partial.clear()
     code = finish(body["rows"], selection.excluded, selection.failed, out)
     click.echo(_definitions(body["rows"]))
     return code

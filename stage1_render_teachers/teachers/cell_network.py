@@ -1,7 +1,7 @@
 """The small convolutional network of the embedded teachers: pixels to one unit vector per cell.
 
-Their weights are made on synthetic rooms that no demo, test or study uses (embedded_training.py). They see pixels only:
-no depth, no labels, no scene.
+Their weights are made on synthetic rooms that no demo, test or study uses
+(data_manifests/synthetic/teacher_pictures.py). They see pixels only: no depth, no labels, no scene.
 """
 
 from __future__ import annotations

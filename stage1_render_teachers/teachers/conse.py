@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chorus_common.runtime.devices import device_of
+from chorus_common.runtime.devices import pick_device
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.packaged_weights import FILES
 from chorus_common.runtime.weight_files import weights_fingerprint
@@ -76,7 +76,7 @@ def position_logits(classifier: Any, x: Tensor) -> Tensor:
 
 
 def build_conse(argument: str, device: str = "cpu") -> TokenTeacher:
-    """The teacher of "BACKBONE:TEXT[@PRECISION]".
+    """The teacher of `BACKBONE:TEXT[@PRECISION]`.
 
     BACKBONE: lite0 (make real-teachers), or a convolutional classifier of timm with weights from its hub. TEXT: minilm,
     or a folder with a sentence encoder. Raises ConfigError or WeightsError, one line each.
@@ -101,7 +101,7 @@ def build_conse(argument: str, device: str = "cpu") -> TokenTeacher:
             module=network, tokens=network, patch=PATCH, channels=encoder.channels,
             mean=settings["mean"], std=settings["std"], unit=False,
         ),
-        device=device_of(device),
+        device=pick_device(device),
         precision=parts.precision,  # type: ignore[arg-type]
         text_aligned=True,
     )  # fmt: skip

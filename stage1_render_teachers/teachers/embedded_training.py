@@ -1,14 +1,11 @@
-"""What the trainings of the embedded teachers share: rooms of their own, augmentation, schedule, averaged weights.
-
-The rooms' seeds begin at `FIRST_SEED`; no demo, test or study uses them.
-"""
+"""What the trainings of the embedded teachers share: rendered rooms, augmentation, schedule, averaged weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,58 +16,48 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chorus_common.lifting import CellGrid
-from chorus_common.rasterize import get_backend
-from data_manifests.synthetic import RoomOptions, SyntheticRoom, generate_room
+from chorus_common.runtime.errors import ConfigError, one_line
 from stage1_render_teachers.teachers.cell_network import PATCH
-
-#: Rooms from this seed on are the teachers' own.
-FIRST_SEED = 900_000_000
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def pool_rooms(render: Callable[[int], Arrays], n: int, workers: int, path: Path | None) -> Arrays:
-    """`render(seed)` of `n` reserved rooms in `workers` processes, its arrays concatenated; kept in the .npz `path`."""
-    if path is not None and path.is_file():
-        with np.load(path) as data:
-            return {key: data[key] for key in data.files}
-    parts: list[Arrays] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        for part in executor.map(render, range(FIRST_SEED, FIRST_SEED + n)):
-            parts.append(part)
-            if len(parts) % 20 == 0:
-                click.echo(f"rendered {len(parts)}/{n} rooms")
-    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    if path is not None:
-        np.savez(path, allow_pickle=False, **arrays)
-    return arrays
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The rendered rooms of a training, as data_manifests/synthetic/teacher_pictures.py writes them.
 
-
-def render_room(
-    seed: int, groups: Callable[[SyntheticRoom], tuple[NDArray[np.integer] | None, int]]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """One room's pictures [V, H, W, 3] u8 and the share of each group in each cell [V, rows, cols, K].
-
-    groups: the group [N] of every Gaussian, negative for none, and K.
+    arrays: by name, one entry per picture (or per class or kind); the `rooms` training rooms come first, then the
+    `held_out` ones, `views` pictures each.
     """
-    room = generate_room(seed, RoomOptions())
-    group, count = groups(room)
-    assert group is not None
-    cameras = room.cameras
-    grid = CellGrid(cameras.width, cameras.height, PATCH)
-    backend = get_backend("cpu")
-    images = np.empty((len(cameras), cameras.height, cameras.width, 3), dtype=np.uint8)
-    shares = np.zeros((len(cameras), grid.rows * grid.cols, count))
-    for v in range(len(cameras)):
-        view, k = cameras.viewmats[v], cameras.intrinsics[v]
-        out = backend.render(room.scene, view, k, cameras.width, cameras.height, grid=grid)
-        images[v] = np.rint(np.clip(out.color, 0, 1) * 255)
-        assert out.hits is not None
-        hit = group[out.hits.gaussian_ids]
-        known = hit >= 0
-        np.add.at(shares[v], (out.hits.cells[known], hit[known]), out.hits.weights[known] / PATCH**2)
-    return images, shares.reshape(len(cameras), grid.rows, grid.cols, count)
+
+    arrays: Arrays
+    rooms: int
+    held_out: int
+    views: int
+
+    @property
+    def training_pictures(self) -> int:
+        return self.rooms * self.views
+
+
+def load_pool(path: Path, what: str, names: Sequence[str]) -> Pool:
+    """The pool in the .npz `path` with the arrays `names`.
+
+    Raises ConfigError where the file is not a pool of `what`, or was rendered with cells of another size.
+    """
+    remedy = f"make it with: python -m data_manifests.synthetic.teacher_pictures {what} --rooms N --out {path}"
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {key: data[key] for key in data.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: cannot be read as a pool of rooms ({one_line(error)}); {remedy}") from None
+    missing = [name for name in ("images", "rooms", "held_out", "cell", *names) if name not in arrays]
+    if missing:
+        raise ConfigError(f"{path}: holds no {', '.join(missing)}; {remedy}")
+    rooms, held_out, cell = (int(arrays[name]) for name in ("rooms", "held_out", "cell"))
+    if cell != PATCH:
+        raise ConfigError(f"{path}: was rendered for cells of {cell} px, the network's have {PATCH}; {remedy}")
+    return Pool(arrays, rooms, held_out, len(arrays["images"]) // (rooms + held_out))
 
 
 def augment(images: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -113,17 +100,17 @@ def descend(loss: Tensor, model: nn.Module, averaged: nn.Module, optimiser: torc
     update_average(averaged, model, decay=min(0.998, (step + 1) / (step + 10)))
 
 
-def training_options(rooms: int, steps: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def training_options(steps: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The options that both training commands have, with their defaults."""
     options = (
-        click.option("--rooms", default=rooms, show_default=True, help="rooms to render for training"),
-        click.option("--held-out", default=8, show_default=True, help="further rooms to measure on"),
-        click.option("--steps", default=steps, show_default=True),
-        click.option("--workers", default=2, show_default=True, help="processes that render"),
-        click.option("--threads", default=1, show_default=True, help="threads of the training itself"),
         click.option(
-            "--pool", type=click.Path(path_type=Path), default=None, help="keep the rendered rooms in this .npz"
+            "--pool",
+            type=click.Path(path_type=Path, dir_okay=False),
+            required=True,
+            help="Rendered rooms (.npz), see data_manifests.synthetic.teacher_pictures.",
         ),
+        click.option("--steps", default=steps, show_default=True),
+        click.option("--threads", default=1, show_default=True, help="Threads of the training."),
         click.option("--seed", default=0, show_default=True),
     )
 

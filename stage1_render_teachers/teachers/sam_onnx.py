@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chorus_common.runtime.devices import device_of, split_precision
+from chorus_common.runtime.devices import pick_device, split_precision
 from chorus_common.runtime.errors import ConfigError, WeightsError, one_line
 from chorus_common.runtime.packaged_weights import packaged_file
 from stage1_render_teachers.teachers.batching import HalvingBatches
@@ -86,7 +86,7 @@ def open_session(path: Path, threads: int) -> Any:
 
 
 def build_sam_onnx(argument: str, device: str = "cpu") -> Teacher:
-    """The teacher of "ENCODER[:DECODER][@PRECISION]": dense without a decoder, masks on a regular grid with one."""
+    """The teacher of `ENCODER[:DECODER][@PRECISION]`: dense without a decoder, masks on a regular grid with one."""
     plain, _ = split_precision(argument)
     model = load_sam_onnx(argument, "sam-onnx", device)
     if ":" in plain:
@@ -95,7 +95,7 @@ def build_sam_onnx(argument: str, device: str = "cpu") -> Teacher:
 
 
 def build_sam_onnx_density(argument: str, device: str = "cpu") -> SamMaskTeacher:
-    """The mask teacher of "ENCODER:DECODER[@PRECISION]", prompted with GAGS's density."""
+    """The mask teacher of `ENCODER:DECODER[@PRECISION]`, prompted with GAGS's density."""
     family = "sam-onnx-density"
     if ":" not in argument:
         raise ConfigError(f"{family}:{argument}: name a decoder as well, {family}:ENCODER:DECODER")
@@ -104,14 +104,14 @@ def build_sam_onnx_density(argument: str, device: str = "cpu") -> SamMaskTeacher
 
 
 def load_sam_onnx(argument: str, family: str, device: str) -> SamModel:
-    """The model of "ENCODER[:DECODER][@PRECISION]": files, or names of `make real-teachers`."""
+    """The model of `ENCODER[:DECODER][@PRECISION]`: files, or names of `make real-teachers`."""
     plain, precision = split_precision(argument)
     names = plain.split(":")
     if len(names) > 2:
         raise ConfigError(f"{family}:{argument}: expected {family}:ENCODER[:DECODER]")
     files = [packaged_file(name, role, ADVICE) for name, role in zip(names, ("SAM encoder", "SAM decoder"))]
     network, weights = _load(tuple((str(file), file.stat().st_mtime_ns) for file in files))
-    place = device_of(device)
+    place = pick_device(device)
     return SamModel(network.to(place), weights, place, precision, HalvingBatches(1, f"{family}:{argument}"))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chorus_common.runtime.devices import device_of, split_precision
+from chorus_common.runtime.devices import pick_device, split_precision
 from chorus_common.runtime.errors import ConfigError, WeightsError, one_line
 from chorus_common.runtime.packaged_weights import packaged_file
 from chorus_common.runtime.weight_files import quiet_downloads, read_state_dict, weights_fingerprint
@@ -26,7 +26,7 @@ ROLE = "ImageNet backbone"
 
 
 def build_timm_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
-    """The teacher of "MODEL[/STRIDE][:FILE][@PRECISION]"; without a file the weights come from timm's hub.
+    """The teacher of `MODEL[/STRIDE][:FILE][@PRECISION]`; without a file the weights come from timm's hub.
 
     Raises ConfigError for a model that timm does not know or that has no dense read-out, WeightsError for weights that
     are missing or do not fit.
@@ -53,7 +53,7 @@ def build_timm_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
         spec=f"timm:{argument}",
         weights=weights_fingerprint(module),
         network=network,
-        device=device_of(device),
+        device=pick_device(device),
         precision=precision,
         text_aligned=False,
     )

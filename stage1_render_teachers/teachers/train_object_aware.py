@@ -1,11 +1,12 @@
 """Makes the weights of the embedded object-aware teacher.
 
-    python -m stage1_render_teachers.teachers.train_object_aware --rooms 250 --steps 9000
+    python -m data_manifests.synthetic.teacher_pictures objects --rooms 250 --out objects.npz
+    python -m stage1_render_teachers.teachers.train_object_aware --pool objects.npz --steps 9000
 
-Begins with the text-aligned teacher's network, as PE-Spatial begins with a text-aligned one, and teaches it two things
-on synthetic rooms of reserved seeds (embedded_training.py): cells of one object agree and cells of its neighbours do
-not, also between two views of a room (InfoNCE with several positives); and objects of one kind lie together, for the
-65 raw categories of the rooms, more than class names tell apart (softmax over learnt centres, which are not kept).
+Training begins with the text-aligned teacher's network, as PE-Spatial begins with a text-aligned one, and teaches it
+two things on synthetic rooms of reserved seeds. Cells of one object agree and cells of its neighbours do not, also
+between two views of a room (InfoNCE with several positives). Objects of one kind lie together, for the 65 raw
+categories of the rooms, more than class names tell apart (softmax over learnt centres, which are not kept).
 """
 
 from __future__ import annotations
@@ -20,24 +21,19 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from data_manifests.synthetic import SyntheticRoom
-from data_manifests.synthetic.categories import CATEGORIES
+from chorus_common.runtime.errors import run_cli
 from stage1_render_teachers.teachers import text_aligned
 from stage1_render_teachers.teachers.cell_network import load_network
 from stage1_render_teachers.teachers.embedded_training import (
-    Arrays,
+    Pool,
     augment,
     descend,
     learning_rate,
-    pool_rooms,
-    render_room,
+    load_pool,
     to_unit,
     training_options,
 )
 from stage1_render_teachers.teachers.object_aware import WEIGHTS, ObjectAwareTeacher
-
-KINDS = tuple(CATEGORIES)
-SCANNET20_OF_KIND = np.array([category.scannet20 for category in CATEGORIES.values()])
 
 KIND_TEMPERATURE, OBJECT_TEMPERATURE = 0.07, 0.1
 OBJECT_WEIGHT = 0.3
@@ -45,36 +41,13 @@ OBJECT_WEIGHT = 0.3
 COMPARED, FILLED = 160, 0.6
 
 
-def render_objects(seed: int) -> Arrays:
-    """One room: "images" [V, H, W, 3] u8, and per cell [V, rows, cols] the object that fills most of it: "instances"
-    and "kinds" (places in `KINDS`) i16, -1 for none, with its "shares" u8 (255 = the whole cell).
-    """
-    kind_of = np.zeros(0, dtype=np.int16)
-
-    def instances(room: SyntheticRoom) -> tuple[np.ndarray | None, int]:
-        nonlocal kind_of
-        kind_of = np.full(1 + max(info.id for info in room.instances), -1, dtype=np.int16)
-        for info in room.instances:
-            kind_of[info.id] = KINDS.index(info.category)
-        return room.scene.instances, len(kind_of)
-
-    images, shares = render_room(seed, instances)
-    best, most = shares.argmax(axis=-1), shares.max(axis=-1)
-    return {
-        "images": images,
-        "instances": np.where(most > 0, best, -1).astype(np.int16),
-        "kinds": np.where(most > 0, kind_of[best], -1).astype(np.int16),
-        "shares": np.rint(np.clip(most, 0, 1) * 255).astype(np.uint8),
-    }
-
-
 class KindsOfCells(nn.Module):
     """The teacher's network and a centre per kind, which training alone needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: int) -> None:
         super().__init__()
         self.network = load_network(text_aligned.WEIGHTS, torch.device("cpu"), "train_text_aligned").train()
-        self.centres = nn.Parameter(torch.randn(len(KINDS), ObjectAwareTeacher.channels) * 0.1)
+        self.centres = nn.Parameter(torch.randn(kinds, ObjectAwareTeacher.channels) * 0.1)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """[B, C, rows, cols] -> [B, K, rows, cols]"""
@@ -108,18 +81,21 @@ def kind_loss(logits: Tensor, kinds: Tensor, shares: Tensor, weight: Tensor) -> 
 
 
 @torch.inference_mode()
-def evaluate(model: KindsOfCells, arrays: Arrays, rows: range) -> float:
-    """Mean IoU over ScanNet20 of cells that an object fills, by the nearest centre of a kind that is one of them."""
+def evaluate(model: KindsOfCells, pool: Pool) -> float:
+    """Mean IoU over ScanNet20 of held-out cells that an object fills, by the nearest centre of a kind that is one of
+    its classes.
+    """
     model.eval()
-    named = torch.from_numpy(SCANNET20_OF_KIND >= 0)
+    arrays, class_of = pool.arrays, pool.arrays["kind_classes"]
+    named = torch.from_numpy(class_of >= 0)
     confusion = np.zeros((20, 20))
-    for start in range(rows.start, rows.stop, 16):
-        part = slice(start, min(start + 16, rows.stop))
+    for start in range(pool.training_pictures, len(arrays["images"]), 16):
+        part = slice(start, start + 16)
         logits = model.logits(model.network(to_unit(arrays["images"][part])))
         kind = logits.masked_fill(~named[:, None, None], -torch.inf).argmax(dim=1).numpy()
-        truth = np.where(arrays["kinds"][part] >= 0, SCANNET20_OF_KIND[arrays["kinds"][part]], -1)
+        truth = np.where(arrays["kinds"][part] >= 0, class_of[arrays["kinds"][part]], -1)
         scored = (truth >= 0) & (arrays["shares"][part] > 128)
-        np.add.at(confusion, (truth[scored], SCANNET20_OF_KIND[kind[scored]]), 1)
+        np.add.at(confusion, (truth[scored], class_of[kind[scored]]), 1)
     model.train()
     union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
     present = confusion.sum(1) > 0
@@ -127,33 +103,23 @@ def evaluate(model: KindsOfCells, arrays: Arrays, rows: range) -> float:
 
 
 @click.command()
-@training_options(rooms=250, steps=9_000)
+@training_options(steps=9_000)
 @click.option("--pairs", default=4, show_default=True, help="rooms per step, two views each")
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
-def main(
-    rooms: int,
-    held_out: int,
-    steps: int,
-    pairs: int,
-    workers: int,
-    threads: int,
-    pool: Path | None,
-    seed: int,
-    out: Path,
-) -> None:
-    """Render rooms, train, write fp16 safetensors."""
-    arrays = pool_rooms(render_objects, rooms + held_out, workers, pool)
-    views = len(arrays["images"]) // (rooms + held_out)
-    seen = slice(0, rooms * views)
+def main(pool: Path, steps: int, threads: int, seed: int, pairs: int, out: Path) -> None:
+    """Train on rendered rooms, write fp16 safetensors."""
+    rendered = load_pool(pool, "objects", ("instances", "kinds", "shares", "kind_names", "kind_classes"))
+    arrays, rooms, views = rendered.arrays, rendered.rooms, rendered.views
+    seen = slice(0, rendered.training_pictures)
     kinds = arrays["kinds"][seen][(arrays["kinds"][seen] >= 0) & (arrays["shares"][seen] > 128)]
-    counts = np.bincount(kinds, minlength=len(KINDS))
+    counts = np.bincount(kinds, minlength=len(arrays["kind_names"]))
     frequency = counts / counts.max()
     weight = torch.from_numpy(np.clip(frequency, 1e-4, None) ** -0.35 * (frequency > 0)).float()
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = KindsOfCells()
+    model = KindsOfCells(len(arrays["kind_names"]))
     averaged = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     for step in range(steps):
@@ -179,7 +145,7 @@ def main(
             loss = loss + OBJECT_WEIGHT * torch.stack(contrasts).mean()
         descend(loss, model, averaged, optimiser, step)
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            miou = evaluate(averaged, arrays, range(rooms * views, len(arrays["images"])))
+            miou = evaluate(averaged, rendered)
             click.echo(f"step {step + 1}/{steps} loss {loss.item():.3f} held-out mIoU {miou:.3f}")
             save_weights(averaged.network, out)
 
@@ -192,4 +158,4 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -1,11 +1,12 @@
 """Makes the weights of the embedded text-aligned teacher (picture and text side together).
 
-    python -m stage1_render_teachers.teachers.train_text_aligned --rooms 500 --steps 36000
+    python -m data_manifests.synthetic.teacher_pictures text --rooms 500 --out text.npz
+    python -m stage1_render_teachers.teachers.train_text_aligned --pool text.npz --steps 36000
 
-Renders synthetic rooms of reserved seeds (embedded_training.py), labels each cell with
-the share of each class in it, and trains both towers so that a cell's vector has its largest cosine with the text of
-its class, whatever the synonym and prompt template. The recipe is CLIP's idea with known pairs: softmax over class
-texts at temperature 0.07, soft targets, a random phrase per class and step.
+The pictures are synthetic rooms of reserved seeds, with the share of each class in each cell. Both towers are trained
+so that a cell's vector has its largest cosine with the text of its class, whatever the synonym and prompt template.
+The recipe is CLIP's idea with known pairs: softmax over class texts at temperature 0.07, soft targets, a random phrase
+per class and step.
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chorus_common.labels import SCANNET20
+from chorus_common.runtime.errors import ConfigError, run_cli
 from chorus_common.text import EMBEDDED_TEXT_WEIGHTS, HashedTextNetwork
 from stage1_render_teachers.teachers.cell_network import CellNetwork
 from stage1_render_teachers.teachers.embedded_training import (
-    Arrays,
     augment,
     descend,
     learning_rate,
-    pool_rooms,
-    render_room,
+    load_pool,
     to_unit,
     training_options,
 )
@@ -76,12 +76,6 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "plant",
     ),
 }
-
-
-def render_shares(seed: int) -> Arrays:
-    """One room: "images" [V, H, W, 3] u8 and "shares" of each class per cell [V, rows, cols, 20] u8 (255 = all)."""
-    images, shares = render_room(seed, lambda room: (room.scene.labels, len(SCANNET20)))
-    return {"images": images, "shares": np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)}
 
 
 def class_texts(network: HashedTextNetwork, generator: torch.Generator) -> Tensor:
@@ -132,7 +126,7 @@ def phrase_loss(network: HashedTextNetwork, generator: torch.Generator) -> tuple
 
 
 @click.command()
-@training_options(rooms=500, steps=36_000)
+@training_options(steps=36_000)
 @click.option("--batch", default=8, show_default=True, help="pictures per step")
 @click.option(
     "--out",
@@ -140,22 +134,13 @@ def phrase_loss(network: HashedTextNetwork, generator: torch.Generator) -> tuple
     default=None,
     help="folder for the two weight files [default: where the package reads them]",
 )
-def main(
-    rooms: int,
-    held_out: int,
-    steps: int,
-    batch: int,
-    workers: int,
-    threads: int,
-    pool: Path | None,
-    seed: int,
-    out: Path | None,
-) -> None:
-    """Render rooms, train both towers, write fp16 safetensors."""
-    arrays = pool_rooms(render_shares, rooms + held_out, workers, pool)
-    images, shares = arrays["images"], arrays["shares"]
-    views = images.shape[0] // (rooms + held_out)
-    train, test = slice(0, rooms * views), slice(rooms * views, None)
+def main(pool: Path, steps: int, threads: int, seed: int, batch: int, out: Path | None) -> None:
+    """Train both towers on rendered rooms, write fp16 safetensors."""
+    rendered = load_pool(pool, "text", ("shares", "classes"))
+    if tuple(rendered.arrays["classes"]) != SCANNET20:
+        raise ConfigError(f"{pool}: its classes are not those of ScanNet20; render the rooms again")
+    images, shares = rendered.arrays["images"], rendered.arrays["shares"]
+    train, test = slice(0, rendered.training_pictures), slice(rendered.training_pictures, None)
     test_images, test_shares = to_unit(images[test]), to_unit(shares[test])
     frequency = torch.from_numpy(shares[train].mean((0, 1, 2), dtype=np.float64))
     class_weight = (frequency / frequency.max()).clamp(min=1e-4).pow(-0.35).float()
@@ -212,4 +197,4 @@ def save_towers(towers: Towers, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

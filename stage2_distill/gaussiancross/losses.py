@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage2_distill.gaussiancross.rendering import MIN_WEIGHT, RenderedView
-from stage2_distill.losses.match import MatchTerms, match_loss
+from stage2_distill.losses.distillation import DistillationTerms, distillation_loss
 
 ATTRIBUTES = ("appearance", "geometry", "semantics", "contrast")
 
@@ -49,10 +49,12 @@ def cell_features(rendered: RenderedView, pixels: int) -> tuple[Tensor, Tensor]:
     return feature.flatten(0, 1), (weight / pixels**2).flatten()
 
 
-def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor) -> MatchTerms:
+def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor) -> DistillationTerms:
     """How far projected features [cells, C] are from a teacher's [cells, C] (standardised), weighted by [cells]."""
     seen = weight.detach() > 0.05
-    return match_loss(predicted[seen], target[seen], weight.detach()[seen], l1=1.0, l2=1.0)
+    return distillation_loss(
+        predicted[seen], target[seen], weight.detach()[seen], cosine_weight=1.0, smooth_l1_weight=1.0
+    )
 
 
 def contrast_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -66,16 +68,18 @@ def contrast_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tens
     return F.cross_entropy(logits, own)
 
 
-def weighted_total(losses: Mapping[str, Tensor], weights: Mapping[str, float], adaptive: bool) -> Tensor:
+def weighted_total(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float], levels: Mapping[str, Tensor] | None
+) -> Tensor:
     """Sum of the losses under their weights.
 
-    adaptive: weights_k L_k / stopgrad(L_k). Uncertainty weighting (Kendall, Gal, Cipolla, CVPR 2018) minimises
-    exp(-s_k) L_k + s_k over s_k, too; its optimum s_k = log L_k leaves log L_k, whose gradient this is. Nothing has to
-    be learnt, so it also holds in the first steps of a short run.
+    levels: present values of the losses, for adaptive weights: weights_k L_k / levels_k. Uncertainty weighting
+    (Kendall, Gal, Cipolla, CVPR 2018) minimises exp(-s_k) L_k + s_k over s_k, too; its optimum s_k = log L_k leaves
+    log L_k, whose gradient this is. Nothing has to be learnt, so it also holds in the first steps of a short run.
     """
     parts = []
     for name, loss in losses.items():
         weight = weights[name]
         if weight > 0:
-            parts.append(weight * loss / loss.detach().clamp(min=1e-6) if adaptive else weight * loss)
+            parts.append(weight * loss if levels is None else weight * loss / levels[name].clamp(min=1e-6))
     return torch.stack(parts).sum()

@@ -52,7 +52,7 @@ class GaussianCross(nn.Module):
                 features[start:end], voxels.centres[start:end], voxels.size[b], voxels.colors[start:end]
             )
             guessed = self.cell_head(dense[b][empty[b]], self.centres[empty[b]], self.cell)
-            splats.append(prune(measured.joined(guessed), s.min_opacity, s.max_gaussians))
+            splats.append(prune(measured.concatenate(guessed), s.min_opacity, s.max_gaussians))
             start = end
         return splats
 
@@ -63,8 +63,3 @@ class GaussianCross(nn.Module):
     def encoder_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The encoder's part of this model's `tensors`, with the keys of a student's folder ("encoder.*")."""
         return {k: v for k, v in tensors.items() if k.startswith("encoder.")}
-
-    @torch.no_grad()
-    def buffers_copy(self) -> list[Tensor]:
-        """Running statistics, to be put back where a step is skipped."""
-        return [b.clone() for b in self.encoder.buffers()]

@@ -36,9 +36,13 @@ class Splats:
     def __len__(self) -> int:
         return len(self.means)
 
-    def joined(self, other: Splats) -> Splats:
+    def concatenate(self, other: Splats) -> Splats:
         """These, then those of `other`."""
         return Splats(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+
+    def float(self) -> Splats:
+        """The same in float32."""
+        return Splats(*(getattr(self, f.name).float() for f in fields(self)))
 
     def select(self, rows: Tensor) -> Splats:
         """The Gaussians at `rows` (a mask or indices)."""

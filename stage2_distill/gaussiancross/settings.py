@@ -9,8 +9,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from chorus_common.runtime.config import Config
+from stage2_distill.engine.settings import EngineSettings, OptimSettings
 from stage2_distill.gaussiancross.rendering import Backend
-from stage2_distill.settings import EncoderSettings, OptimSettings
+from stage2_distill.settings import EncoderSettings
 
 
 class HeadSettings(Config):
@@ -48,7 +49,7 @@ class HeadSettings(Config):
         return self
 
 
-class LossSettings(Config):
+class GaussianCrossLossSettings(Config):
     """The three attributes that are distilled, and how they are weighed. A weight of 0 leaves an attribute out.
 
     Attributes:
@@ -72,7 +73,7 @@ class LossSettings(Config):
     contrast_cells: int = Field(default=512, ge=2)
 
     @model_validator(mode="after")
-    def _check(self) -> LossSettings:
+    def _check(self) -> GaussianCrossLossSettings:
         if self.appearance + self.geometry + self.semantics + self.contrast == 0:
             raise ValueError("all weights are 0: nothing to learn")
         return self
@@ -102,7 +103,7 @@ class CaptureAugment(Config):
     jitter_m: float = Field(default=0.005, ge=0)
 
 
-class CaptureData(Config):
+class CaptureDataSettings(Config):
     """How samples are drawn.
 
     Attributes:
@@ -124,22 +125,22 @@ class CaptureData(Config):
     prefetch: int = Field(default=2, ge=1)
 
 
-class GaussianCrossConfig(Config):
-    """A pretraining run. `teachers`: dense teachers of the stores to match (none named: all of them)."""
+class GaussianCrossConfig(EngineSettings):
+    """A pretraining run: what the loop needs (`EngineSettings`), and what is its own.
 
-    seed: int = Field(default=0, ge=0)
+    Attributes:
+        teachers: dense teachers of the stores to match (none named: all of them).
+    """
+
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=2, ge=1)
     encoder: EncoderSettings = EncoderSettings()
     teachers: tuple[str, ...] = ()
     projector_hidden: int = Field(default=128, ge=1)
     head: HeadSettings = HeadSettings()
-    loss: LossSettings = LossSettings()
+    loss: GaussianCrossLossSettings = GaussianCrossLossSettings()
     mask: MaskSettings = MaskSettings()
     augment: CaptureAugment = CaptureAugment()
-    data: CaptureData = CaptureData()
+    data: CaptureDataSettings = CaptureDataSettings()
     optim: OptimSettings = OptimSettings()
     rasterizer: Backend = "auto"
-    checkpoint_every: int = Field(default=200, ge=1)
-    max_bad_steps: int = Field(default=5, ge=1)
-    threads: int = Field(default=0, ge=0)

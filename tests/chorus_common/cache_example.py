@@ -10,7 +10,7 @@ import numpy as np
 from chorus_common.cache import GridAttributes, SceneCacheWriter, SceneHeader
 from chorus_common.cameras import CameraSet, look_at, pinhole
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
-from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.scene import GaussianScene, RenderMode, canonical_quats
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def make_example(seed: int = 0, n: int = 300, views: int = 5, *, source_ids: boo
         labels=rng.integers(-1, 5, n).astype(np.int32),
         instances=rng.integers(-1, 9, n).astype(np.int32),
         source_ids=rng.permutation(10 * n)[:n].astype(np.int64) if source_ids else None,
-        name="Example room", label_space="scannet20",
+        name="Example room", label_space="scannet20", render_mode=RenderMode.ANTIALIASED,
     )  # fmt: skip
     cameras = CameraSet(
         np.stack([look_at(np.array([3.0, i, 1.0]), np.zeros(3)) for i in range(views)]),
@@ -50,7 +50,7 @@ def make_example(seed: int = 0, n: int = 300, views: int = 5, *, source_ids: boo
     for _ in range(views):
         pairs = np.unique(rng.integers(0, grid.cells * n, 4 * n))
         cells, ids = np.divmod(pairs, n)
-        keep = ids % 7 != 0  # some Gaussians without evidence
+        keep = ids % 7 != 0  # some Gaussians without visibility
         weights = rng.gamma(1.0, 5.0, keep.sum()).astype(np.float32) + np.float32(1e-5)
         hits.append(CellHits(cells[keep].astype(np.int32), ids[keep].astype(np.int32), weights))
     features = {
@@ -71,10 +71,10 @@ def fill(writer: SceneCacheWriter, example: Example, *, batch: int = 2) -> None:
     writer.put_gaussians(example.scene, example.index.order)
     writer.put_cameras(example.cameras)
     writer.put_lifting(example.index)
-    writer.put_evidence(*example.index.evidence())
+    writer.put_visibility(*example.index.visibility())
     for (name, features), bits in zip(example.features.items(), (4, 3)):
         teacher = writer.add_dense_teacher(
-            name, spec=f"test:{name}", fingerprint="f" * 8, channels=features.shape[-1], basis="b" * 8, bits=bits
+            name, spec=f"test:{name}", fingerprint="f" * 8, channels=features.shape[-1], standardiser="b" * 8, bits=bits
         )
         for begin in range(0, views, batch):
             teacher.append(features[begin : begin + batch])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from chorus_common.camera_io import read_cameras, write_transforms_json
 from chorus_common.cameras import CameraSet, look_at, pinhole
@@ -82,27 +84,55 @@ def test_transforms_intrinsics_by_angle_and_per_frame(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.intrinsics[1], [[33, 0, 1], [0, 44, 2], [0, 0, 1]])
 
 
-def test_sizes_are_unified_only_at_one_aspect(tmp_path: Path) -> None:
+def test_every_view_keeps_its_size(tmp_path: Path) -> None:
     pose = np.eye(4).tolist()
     frames = [{"file_path": f"{i}.png", "transform_matrix": pose, "w": 100, "h": 50, "fl_x": 40} for i in range(3)]
-    frames[0] |= {"w": 200, "h": 100}
+    frames[0] |= {"w": 200, "h": 120}
     path = tmp_path / "t.json"
     path.write_text(json.dumps({"frames": frames}))
     found = read_cameras(path)
-    assert (found.width, found.height) == (100, 50)
-    np.testing.assert_allclose(found.intrinsics[0], [[20, 0, 50], [0, 20, 25], [0, 0, 1]])
-    frames[0] |= {"w": 200, "h": 120}
-    path.write_text(json.dumps({"frames": frames}))
-    with pytest.raises(SceneError, match=r"t.json: view 0 is 200x120 but most are 100x50"):
-        read_cameras(path)
+    assert found.sizes == [(200, 120), (100, 50), (100, 50)]
+    np.testing.assert_allclose(found.intrinsics[0], [[40, 0, 100], [0, 40, 60], [0, 0, 1]])
+    again = read_cameras(write_transforms_json(found, tmp_path / "again.json"))
+    assert again.sizes == found.sizes
+
+
+@pytest.mark.parametrize(
+    ("change", "distorted"),
+    [({"k1": 1e-9}, False), ({"k1": 0.012}, True), ({"distortion_params": [0, 1e-9]}, False), ({"k6": -0.1}, True),
+     ({"distortion_params": [0.0, 0.1]}, True)],
+)  # fmt: skip
+def test_the_pinhole_part_of_a_bent_lens_is_taken(tmp_path: Path, change: dict[str, object], distorted: bool) -> None:
+    data = {"w": 100, "h": 50, "fl_x": 80.0, "frames": [{"file_path": "0.png", "transform_matrix": np.eye(4).tolist()}]}
+    (tmp_path / "t.json").write_text(json.dumps(data | change))
+    found = read_cameras(tmp_path / "t.json")
+    assert found.distorted is not None
+    assert found.distorted.tolist() == [distorted]
+    assert found.intrinsics[0, 0, 0] == 80
+
+
+def test_paths_of_another_system(tmp_path: Path) -> None:
+    frames = [{"file_path": f"rgb\\{i:06d}.png", "transform_matrix": np.eye(4).tolist()} for i in (13, 14)]
+    (tmp_path / "t.json").write_text(json.dumps({"w": 100, "h": 50, "fl_x": 80.0, "frames": frames}))
+    assert read_cameras(tmp_path / "t.json").names == ("000013", "000014")
+    frames[1]["file_path"] = ".\\left\\000013.png"
+    (tmp_path / "t.json").write_text(json.dumps({"w": 100, "h": 50, "fl_x": 80.0, "frames": frames}))
+    assert read_cameras(tmp_path / "t.json").names == ("rgb/000013.png", "./left/000013.png")
+
+
+def test_one_damaged_frame_is_skipped_and_counted(tmp_path: Path) -> None:
+    good = np.eye(4).tolist()
+    bad = [[1, 2], [3]], np.full((4, 4), np.nan).tolist(), None, (2 * np.eye(4)).tolist()
+    frames = [{"file_path": f"{i}.png", "transform_matrix": m} for i, m in enumerate((good, *bad, good))]
+    (tmp_path / "t.json").write_text(json.dumps({"w": 100, "h": 50, "fl_x": 80.0, "frames": frames}))
+    with pytest.warns(UserWarning, match=r"t.json: skipped 4 of 6 views: transform_matrix of frame 1"):
+        assert read_cameras(tmp_path / "t.json").names == ("0", "5")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k1": 0.1}, "lens distortion"),
-        ({"k6": 0.1}, "lens distortion"),
-        ({"distortion_params": [0.0, 0.1]}, "lens distortion"),
+        ({"distortion_params": 0.1}, "not a list"),
         ({"camera_model": "OPENCV_FISHEYE"}, "no pinhole"),
         ({"camera_model": "EQUIRECTANGULAR"}, "no pinhole"),
         ({"camera_model": 7}, "no pinhole"),
@@ -174,7 +204,7 @@ def colmap_bin(folder: Path, truth: CameraSet) -> None:
     (folder / "images.bin").write_bytes(out)
 
 
-@pytest.mark.parametrize("place", [".", "sparse", "sparse/0"])
+@pytest.mark.parametrize("place", [".", "sparse", "sparse/0", "dense/0/sparse", "colmap/sparse/0"])
 @pytest.mark.parametrize("write", [colmap_txt, colmap_bin])
 def test_colmap(tmp_path: Path, place: str, write: object) -> None:
     truth = cameras(5)
@@ -199,8 +229,10 @@ def test_colmap_models_without_distortion(tmp_path: Path, line: str, focal: tupl
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("1 OPENCV 64 48 50 51 32 24 0.1 0 0 0", "OPENCV with lens distortion; run `colmap image_undistorter`"),
-        ("1 OPENCV_FISHEYE 64 48 50 51 32 24 0 0 0 0", "FISHEYE with lens distortion"),
+        (
+            "1 OPENCV_FISHEYE 64 48 50 51 32 24 0 0 0 0",
+            "FISHEYE with lens distortion, which is no pinhole",
+        ),
         ("1 PINHOLE 64 48 50 51 32", "takes 4 parameters, found 3"),
         ("1 PINHOLE 64 48 50 51 32 x", "not numbers"),
         ("1 PINHOLE 64 48 -50 51 32 24", "no camera has"),
@@ -212,6 +244,87 @@ def test_bad_colmap_cameras(tmp_path: Path, line: str, message: str) -> None:
     colmap_txt(tmp_path, cameras(), line)
     with pytest.raises(SceneError, match=message):
         read_cameras(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "distorted"),
+    [("1 OPENCV 64 48 50 51 32 24 0.012 0 0 0", True), ("1 SIMPLE_RADIAL 64 48 50 32 24 1e-9", False)],
+)
+def test_colmap_lenses_with_distortion_give_their_pinhole_part(tmp_path: Path, line: str, distorted: bool) -> None:
+    colmap_txt(tmp_path, cameras(), line)
+    found = read_cameras(tmp_path)
+    assert found.intrinsics[0, 0, 0] == 50
+    assert found.distorted is not None
+    assert found.distorted.all() == distorted
+    assert found.distorted.any() == distorted
+
+
+@pytest.mark.parametrize(
+    "line", ["9 OPENCV_FISHEYE 64 48 50 51 32 24 0 0 0 0", "9 MAGIC 64 48 50", "9 PINHOLE 0 0 1 1 1 1"]
+)
+def test_cameras_that_no_image_uses_do_not_matter(tmp_path: Path, line: str) -> None:
+    colmap_txt(tmp_path, cameras())
+    with open(tmp_path / "cameras.txt", "a") as handle:
+        handle.write(line + "\n")
+    assert_same(read_cameras(tmp_path), cameras())
+
+
+def test_colmap_cameras_of_two_sizes(tmp_path: Path) -> None:
+    colmap_txt(tmp_path, cameras(4))
+    lines = (tmp_path / "cameras.txt").read_text().splitlines()
+    lines = [line.replace("64 48", "48 64") if line.startswith(("2 ", "3 ")) else line for line in lines]
+    (tmp_path / "cameras.txt").write_text("\n".join(lines) + "\n")
+    assert read_cameras(tmp_path).sizes == [(64, 48), (48, 64), (48, 64), (64, 48)]
+
+
+def test_one_damaged_image_is_skipped_and_counted(tmp_path: Path) -> None:
+    colmap_txt(tmp_path, cameras(4))
+    lines = (tmp_path / "images.txt").read_text().splitlines()
+    row = next(i for i, line in enumerate(lines) if line.endswith(" 0002"))
+    words = lines[row].split()
+    lines[row] = " ".join([words[0], *["nan"] * 4, *words[5:]])
+    (tmp_path / "images.txt").write_text("\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match="skipped 1 of 4 views: pose of 0002"):
+        assert read_cameras(tmp_path).names == ("0000", "0001", "0003")
+
+
+# ---- cameras.json of 3DGS training -----------------------------------------------------------------------------------
+
+
+def inria_entries(truth: CameraSet) -> list[dict[str, object]]:
+    return [
+        {
+            "id": i, "img_name": f"{name}.jpg", "width": width, "height": height,
+            "position": (-view[:3, :3].T @ view[:3, 3]).tolist(), "rotation": view[:3, :3].T.tolist(),
+            "fx": k[0, 0], "fy": k[1, 1],
+        }
+        for i, (name, (width, height), view, k) in enumerate(
+            zip(truth.names, truth.sizes, truth.viewmats, truth.intrinsics)
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [".", "cameras.json"])
+def test_inria_cameras(tmp_path: Path, place: str) -> None:
+    truth = cameras(3)
+    (tmp_path / "cameras.json").write_text(json.dumps(inria_entries(truth)))
+    (tmp_path / "point_cloud").mkdir()
+    assert_same(read_cameras(tmp_path / place), truth)
+
+
+def test_damaged_inria_cameras(tmp_path: Path) -> None:
+    path = tmp_path / "cameras.json"
+    entries = inria_entries(cameras(3))
+    for change, message in (
+        ({"width": 0}, "width of camera 0000 is not"), ({"fx": "a"}, "fx of camera 0000"), ({"fy": -1}, "fy of camera"),
+        ({"img_name": [1]}, "img_name of camera 0"),
+    ):  # fmt: skip
+        path.write_text(json.dumps([entries[0] | change, *entries[1:]]))
+        with pytest.raises(SceneError, match=message):
+            read_cameras(path)
+    path.write_text(json.dumps([entries[0] | {"rotation": [1, 2]}, *entries[1:]]))
+    with pytest.warns(UserWarning, match="skipped 1 of 3 views: camera 0000 has no rotation"):
+        assert read_cameras(path).names == ("0001", "0002")
 
 
 def test_colmap_truncated_anywhere(tmp_path: Path) -> None:
@@ -238,10 +351,13 @@ def test_flipped_camera_bytes(tmp_path: Path, data: st.DataObject) -> None:
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw)
     message = ""
-    try:
-        read_cameras(path.parent)
-    except SceneError as caught:
-        message = str(caught)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*skipped")  # a view with a damaged pose
+        try:
+            read_cameras(path.parent)
+        except SceneError as caught:
+            message = str(caught)
     assert "\n" not in message
 
 
@@ -261,22 +377,21 @@ def scannet(folder: Path, truth: CameraSet, *, kind: str = "color") -> None:
     )
 
 
-def png(width: int, height: int) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
+def picture(path: Path, width: int, height: int, *, note: int = 0) -> None:
+    """A picture file; `note`: bytes of metadata that stand before its size."""
+    path.parent.mkdir(exist_ok=True)
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    options = {} if kind == "PNG" else {"comment": b"x" * min(note, 60000), "icc_profile": bytes(note)}
+    Image.new("RGB", (width, height)).save(path, kind, **options)
 
 
-def jpeg(width: int, height: int) -> bytes:
-    frame = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", height, width)
-    return b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(10) + frame + bytes(20)
-
-
-@pytest.mark.parametrize(("picture", "data"), [("0.png", png(64, 48)), ("0.jpg", jpeg(64, 48))])
+@pytest.mark.parametrize("name", ["0.png", "0.jpg", "0.JPG", "0.jpeg"])
 @pytest.mark.parametrize("kind", ["color", "depth"])
-def test_scannet(tmp_path: Path, picture: str, data: bytes, kind: str) -> None:
+def test_scannet(tmp_path: Path, name: str, kind: str) -> None:
     truth = cameras(12)
     scannet(tmp_path, truth, kind=kind)
-    (tmp_path / kind).mkdir()
-    (tmp_path / kind / picture).write_bytes(data)
+    picture(tmp_path / kind / name, 64, 48, note=300_000)
+    (tmp_path / kind / f"._{name}").write_bytes(b"what another system leaves beside files")
     found = read_cameras(tmp_path)
     assert found.names == tuple(str(20 * i) for i in range(12))  # by number: 100 comes after 80
     assert (found.width, found.height) == (64, 48)
@@ -291,12 +406,30 @@ def test_scannet_without_pictures_takes_scannets_own_size(tmp_path: Path) -> Non
 
 def test_scannet_matrix_of_another_picture_size_is_refused(tmp_path: Path) -> None:
     scannet(tmp_path, cameras(2))
-    (tmp_path / "color").mkdir()
-    (tmp_path / "color" / "0.png").write_bytes(png(32, 24))  # halved, and the matrix not with them
+    picture(tmp_path / "color" / "0.png", 32, 24)  # halved, and the matrix not with them
     with pytest.raises(
         SceneError, match=r"intrinsic_color.txt: .*32, 24, but pictures are 32x24; scale the intrinsics"
     ):
         read_cameras(tmp_path)
+
+
+def test_scannet_size_from_the_text_file_of_the_scan(tmp_path: Path) -> None:
+    scannet(tmp_path / "scene0000_00", cameras(2).resized(1920, 1440))
+    with pytest.raises(SceneError, match=r"size of the color pictures is unknown.*add one picture"):
+        read_cameras(tmp_path / "scene0000_00")
+    text = "axisAlignment = 1 0 0 0\ncolorHeight = 1440\ncolorWidth = 1920\ndepthWidth = 640\n"
+    (tmp_path / "scene0000_00" / "scene0000_00.txt").write_text(text)
+    assert read_cameras(tmp_path / "scene0000_00").sizes == [(1920, 1440)] * 2
+
+
+def test_scannet_pictures_that_cannot_be_read_are_no_reason_to_guess(tmp_path: Path) -> None:
+    scannet(tmp_path, cameras(2).resized(1296, 968))
+    (tmp_path / "color").mkdir()
+    (tmp_path / "color" / "0.jpg").write_bytes(b"\xff\xd8 cut")
+    with pytest.raises(SceneError, match=r"0.jpg: not a readable picture"):
+        read_cameras(tmp_path)
+    picture(tmp_path / "color" / "1.jpg", 1296, 968)
+    assert read_cameras(tmp_path).width == 1296
 
 
 def test_scannet_skips_lost_frames_and_says_so(tmp_path: Path) -> None:
@@ -304,11 +437,11 @@ def test_scannet_skips_lost_frames_and_says_so(tmp_path: Path) -> None:
     lost = "\n".join(["-inf -inf -inf -inf"] * 4)
     (tmp_path / "pose" / "20.txt").write_text(lost)
     (tmp_path / "pose" / "40.txt").write_text(lost.replace("-inf", "nan"))
-    with pytest.warns(UserWarning, match="skipped 2 of 4 frames"):
+    with pytest.warns(UserWarning, match="skipped 2 of 4 views"):
         assert read_cameras(tmp_path).names == ("0", "60")
     for i in (0, 60):
         (tmp_path / "pose" / f"{i}.txt").write_text(lost)
-    with pytest.raises(SceneError, match=r"no frame with a finite pose \(4 lost\)"):
+    with pytest.raises(SceneError, match="tracking was lost"):
         read_cameras(tmp_path)
 
 
@@ -316,7 +449,10 @@ def test_scannet_skips_lost_frames_and_says_so(tmp_path: Path) -> None:
 def test_bad_scannet_files(tmp_path: Path, text: str) -> None:
     scannet(tmp_path, cameras(2).resized(1296, 968))
     (tmp_path / "pose" / "0.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SceneError, match=r"0.txt: (holds 3 numbers|is not a matrix|is not text)"):
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2 views: 0.txt: (holds 3 numbers|is not a matrix|is not text)"):
+        assert read_cameras(tmp_path).names == ("20",)
+    (tmp_path / "pose" / "20.txt").unlink()
+    with pytest.raises(SceneError, match=r"pose: 0.txt: (holds 3 numbers|is not a matrix|is not text)"):
         read_cameras(tmp_path)
 
 

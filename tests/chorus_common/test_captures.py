@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +81,15 @@ def test_poses_as_text_and_a_depth_camera_of_its_own(written: Path) -> None:
     assert capture.cameras.names == (of.names[0], of.names[2])
     np.testing.assert_allclose(capture.cameras.intrinsics[0], of.intrinsics[0])
     np.savetxt(folder / "pose" / f"{of.names[0]}.txt", np.full((4, 4), -np.inf))
-    assert read_capture(folder).cameras.names == of.names[1:]
+    with pytest.warns(UserWarning, match="skipped 1 of 3 views"):
+        assert read_capture(folder).cameras.names == of.names[1:]
 
 
 def test_frames_without_pictures_and_lost_poses_are_left_out(written: Path) -> None:
     folder = written / "scannet"
     (folder / "color" / "000010.jpg").unlink()
     np.savetxt(folder / "pose" / "000000.txt", np.full((4, 4), -np.inf))
-    with pytest.warns(UserWarning, match="pose is not finite|have no pictures"):
+    with pytest.warns(UserWarning, match="tracking was lost|have no pictures"):
         assert read_capture(folder).cameras.names == ("000020",)
 
 
@@ -173,6 +175,58 @@ def test_a_failed_capture_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         write_capture(tmp_path / "c", cameras(), fails)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0])
+def test_a_damaged_depth_pixel_is_unknown(written: Path, value: float) -> None:
+    k = cameras().intrinsics[0]
+    folder = written / "plain" / "depth"
+    for path in folder.glob("*.png"):
+        np.save(path.with_suffix(".npy"), np.asarray(Image.open(path)).astype(np.float32) / 1000)
+        path.unlink()
+    whole = read_capture(written / "plain").frame(0, k, *SIZE).depth
+    depth = np.load(folder / "000000.npy")
+    depth[20, 11] = value
+    np.save(folder / "000000.npy", depth)
+    found = read_capture(written / "plain").frame(0, k, *SIZE).depth
+    assert whole[20, 11] > 0
+    assert found[20, 11] == 0
+    found[20, 11] = whole[20, 11]
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_an_unreadable_pose_is_skipped_and_counted(written: Path) -> None:
+    (written / "scannet" / "pose" / "000010.txt").write_text("nothing\n")
+    with pytest.warns(UserWarning, match="skipped 1 of 3 views: 000010.txt: is not a matrix"):
+        assert read_capture(written / "scannet").cameras.names == ("000000", "000020")
+
+
+def test_photographs_of_a_bent_lens_are_refused(written: Path) -> None:
+    path = written / "plain" / "transforms.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"k1": 0.1}))
+    with pytest.raises(SceneError, match="plain: view 000000 has lens distortion"):
+        read_capture(written / "plain")
+
+
+def test_pictures_of_two_sizes(written: Path) -> None:
+    path = written / "plain" / "transforms.json"
+    data = json.loads(path.read_text())
+    turned = data["frames"][1]
+    turned |= {"w": 20, "h": 30, "cx": 10.0}
+    path.write_text(json.dumps(data))
+    (file,) = (written / "plain" / "color").glob("000010.*")
+    with Image.open(file) as image:
+        image.crop((10, 0, 30, 30)).save(file)
+    capture = read_capture(written / "plain")
+    assert capture.cameras.sizes == [SIZE, (20, 30), SIZE]
+    wanted = cameras()
+    frame = capture.frame(1, wanted.intrinsics[1], *SIZE)
+    assert frame.known[:, 10:30].all()
+    assert not frame.known[:, :10].any()
+    color, depth, _ = floor_view(1, wanted)
+    inside = (depth > 0) & frame.known
+    assert np.abs(frame.color - color)[inside].mean() < 0.02
 
 
 def spoil_size(folder: Path) -> None:

@@ -108,8 +108,8 @@ def test_camera_centres_and_resizing() -> None:
     cameras = CameraSet(
         viewmats=look_at(eye, np.zeros(3))[None],
         intrinsics=pinhole(320, 240, 70)[None],
-        width=320,
-        height=240,
+        widths=320,
+        heights=240,
         names=("a",),
     )
     np.testing.assert_allclose(cameras.centers, eye[None])
@@ -120,3 +120,30 @@ def test_camera_centres_and_resizing() -> None:
         replace(cameras, viewmats=np.full((1, 4, 4), np.nan))
     with pytest.raises(SceneError, match="not distinct"):
         CameraSet(np.zeros((2, 4, 4)), np.zeros((2, 3, 3)), 4, 4, ("a", "a"))
+
+
+def test_views_of_several_sizes_keep_them_until_they_are_drawn_at_one() -> None:
+    sizes = [(1000, 750), (750, 1000), (1957, 1091), (1957, 1100)]
+    k = np.stack([pinhole(*size, 60) for size in sizes])
+    widths, heights = np.array(sizes).T
+    cameras = CameraSet(np.tile(np.eye(4), (4, 1, 1)), k, widths, heights, tuple("abcd"))
+    assert cameras.sizes == sizes
+    with pytest.raises(SceneError, match="one picture size is needed, the 4 views have 1000x750, 750x1000"):
+        _ = cameras.width
+    for change in (lambda c: c.filled(640, 480), lambda c: c.resized(320, 200)):
+        together = change(cameras)
+        for i in range(4):
+            alone = change(CameraSet(np.eye(4)[None], k[i : i + 1], *sizes[i], ("a",)))
+            np.testing.assert_array_equal(together.intrinsics[i], alone.intrinsics[0])
+            assert (together.width, together.height) == (alone.width, alone.height)
+    some = cameras.select([3, 1])
+    assert some.sizes == [sizes[3], sizes[1]]
+    assert some.names == ("d", "b")
+
+
+def test_bent_views_are_refused_only_where_photographs_are_read() -> None:
+    k = np.tile(pinhole(8, 6, 60), (2, 1, 1))
+    cameras = CameraSet(np.tile(np.eye(4), (2, 1, 1)), k, 8, 6, ("a", "b"), np.array([False, True]))
+    with pytest.raises(SceneError, match=r"room: view b has lens distortion"):
+        cameras.filled(4, 4).check_undistorted("room")
+    cameras.select([0]).check_undistorted("room")

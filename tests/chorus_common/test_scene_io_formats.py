@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from chorus_common.harmonics import sh_basis
 from chorus_common.runtime.errors import SceneError
-from chorus_common.scene import GaussianScene
+from chorus_common.scene import GaussianScene, RenderMode, quats_to_rotations
 from chorus_common.scene_io import FORMATS, probe, read_scene, write_npy_folder, write_scene
 from chorus_common.scene_io.compressed_ply import largest_restored
 from tests.chorus_common.scene_files import (
     inria_rows,
     random_scene,
+    spz_harmonics,
     write_compressed,
     write_inria,
     write_ply,
@@ -105,8 +109,9 @@ def test_flat_discs_get_a_thickness(tmp_path: Path) -> None:
     rows = inria_rows(random_scene(20))
     names = [name for name in rows[0] if name != "scale_2"]
     vertex = ("vertex", dict.fromkeys(names, "float"), [[row[name] for name in names] for row in rows])
-    scene = read_scene(write_ply(tmp_path / "a.ply", [vertex])).validated()
+    scene = read_scene(write_ply(tmp_path / "a.ply", [vertex], comments=("SplatRenderMode: mip",))).validated()
     np.testing.assert_allclose(scene.scales[:, 2], scene.scales[:, :2].min(1) * 1e-3, rtol=1e-5)
+    assert scene.render_mode is RenderMode.DISCS
 
 
 def test_extreme_but_real_values(tmp_path: Path) -> None:
@@ -121,6 +126,137 @@ def test_extreme_but_real_values(tmp_path: Path) -> None:
     assert scene.scales[0, 0] == pytest.approx(np.exp(-20))
     assert scene.colors[1].tolist()[:2] == [1, 0]
     assert scene.quats[2].tolist() == [1, 0, 0, 0]
+
+
+def ply_of(path: Path, rows: list[dict[str, float]], types: dict[str, str] | None = None, **options: object) -> Path:
+    """A .ply of named rows; properties are floats unless `types` says otherwise."""
+    kinds = {name: (types or {}).get(name, "float") for name in rows[0]}
+    return write_ply(path, [("vertex", kinds, [list(row.values()) for row in rows])], **options)  # type: ignore[arg-type]
+
+
+def test_infinite_logits_and_log_scales_are_bytes_0_and_255(tmp_path: Path) -> None:
+    rows = inria_rows(random_scene(6))
+    rows[0]["opacity"], rows[1]["opacity"], rows[2]["scale_1"] = float("inf"), float("-inf"), float("-inf")
+    scene = read_scene(ply_of(tmp_path / "a.ply", rows)).validated()
+    assert scene.opacities[0] == 1
+    assert scene.opacities[1] == 0
+    assert scene.scales[2, 1] == pytest.approx(np.exp(-20))
+
+
+@pytest.mark.parametrize("order", ["<", ">", "a"])
+@pytest.mark.parametrize(
+    ("names", "kind", "top"),
+    [
+        (("red", "green", "blue"), "uchar", 255),
+        (("r", "g", "b"), "ushort", 65535),
+        (("red", "green", "blue"), "float", 1),
+    ],
+)
+def test_gaussians_with_plain_colours(tmp_path: Path, order: str, names: tuple[str, ...], kind: str, top: int) -> None:
+    truth = random_scene(40)
+    rows = inria_rows(truth)
+    for row, color in zip(rows, truth.colors.tolist()):
+        for channel, name in enumerate(names):
+            del row[f"f_dc_{channel}"]
+            row[name] = color[channel] if top == 1 else round(color[channel] * top)
+    path = ply_of(tmp_path / "a.ply", rows, dict.fromkeys(names, kind), order=order)
+    assert probe(path).format == "inria-ply"
+    np.testing.assert_allclose(read_scene(path).colors, truth.colors, atol=0.51 / top if top > 1 else 1e-6)
+
+
+def test_harmonics_win_over_the_colours_that_a_viewer_added(tmp_path: Path) -> None:
+    truth = random_scene(9)
+    rows = [row | {"red": 1, "green": 2, "blue": 3} for row in inria_rows(truth)]
+    found = read_scene(ply_of(tmp_path / "a.ply", rows, dict.fromkeys(("red", "green", "blue"), "uchar")))
+    np.testing.assert_allclose(found.colors, truth.colors, atol=1e-6)
+
+
+@pytest.mark.parametrize("gone", ["f_dc_1", "rot_2", "scale_1", "y"])
+def test_probe_and_reader_refuse_the_same_files(tmp_path: Path, gone: str) -> None:
+    rows = inria_rows(random_scene(5))
+    for row in rows:
+        del row[gone]
+    path = ply_of(tmp_path / "a.ply", rows)
+    with pytest.raises(SceneError, match=r"a.ply: vertices (lack|have)") as read:
+        read_scene(path)
+    with pytest.raises(SceneError) as probed:
+        probe(path)
+    assert str(read.value) == str(probed.value)
+
+
+def test_mip_splattings_filter_becomes_part_of_scales_and_opacity(tmp_path: Path) -> None:
+    rows = inria_rows(random_scene(3))
+    rows[0] |= {"scale_0": math.log(0.005), "scale_1": math.log(0.01), "scale_2": math.log(0.02), "opacity": 2.0}
+    rows = [row | {"filter_3D": size} for row, size in zip(rows, (0.03, 0.0, 0.2))]
+    scene = read_scene(ply_of(tmp_path / "a.ply", rows)).validated()
+    assert scene.render_mode is RenderMode.MIP
+    for i, row in enumerate(rows):
+        old = [math.exp(row[f"scale_{a}"]) for a in range(3)]
+        new = [math.sqrt(s * s + row["filter_3D"] ** 2) for s in old]
+        opacity = 1 / (1 + math.exp(-row["opacity"])) * math.prod(old) / math.prod(new)
+        np.testing.assert_allclose(scene.scales[i], new, rtol=1e-5)
+        assert scene.opacities[i] == pytest.approx(opacity, rel=1e-5)
+
+
+def test_balls_with_one_scale_and_no_rotation(tmp_path: Path) -> None:
+    truth = random_scene(12)
+    rows = inria_rows(truth)
+    for row in rows:
+        for name in ("scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"):
+            del row[name]
+    found = read_scene(ply_of(tmp_path / "a.ply", rows)).validated()
+    np.testing.assert_allclose(found.scales, np.repeat(truth.scales[:, :1], 3, axis=1), rtol=1e-5)
+    assert (found.quats == [1, 0, 0, 0]).all()
+
+
+def test_hundreds_of_semantic_columns(tmp_path: Path) -> None:
+    truth = random_scene(7)
+    rows = [row | {f"semantic_{i}": 0.5 for i in range(512)} for row in inria_rows(truth)]
+    assert_close(read_scene(ply_of(tmp_path / "a.ply", rows)), truth, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("comments", "mode"),
+    [
+        ((), RenderMode.CLASSIC),
+        (("SplatRenderMode: mip",), RenderMode.MIP),
+        (("SPLATRENDERMODE:2dgs",), RenderMode.DISCS),
+        (("antialiased 1",), RenderMode.ANTIALIASED),
+        (("antialiased",), RenderMode.ANTIALIASED),
+        (("antialiased 1", "SplatRenderMode: default"), RenderMode.CLASSIC),
+        (("antialiased 0", "made by hand"), RenderMode.CLASSIC),
+        (("SplatRenderMode: banana",), RenderMode.CLASSIC),
+    ],
+)
+def test_comments_tell_the_render_mode(tmp_path: Path, comments: tuple[str, ...], mode: RenderMode) -> None:
+    scene = random_scene(5)
+    plain = read_scene(write_inria(tmp_path / "a.ply", scene, comments=comments))
+    assert plain.render_mode is mode
+    assert read_scene(write_scene(plain, tmp_path / "again.ply")).render_mode is mode
+    packed = write_compressed(tmp_path / "b.ply", scene, color_ranges=True, comments=comments)
+    assert read_scene(packed).render_mode is mode
+
+
+@pytest.mark.parametrize(("n_rest", "k"), [(0, None), (9, 3), (24, 8), (45, 15), (72, 24)])
+def test_harmonics_are_read_where_they_are_asked_for(tmp_path: Path, n_rest: int, k: int | None) -> None:
+    rows = inria_rows(random_scene(6))
+    rng = np.random.default_rng(0)
+    rows = [row | {f"f_rest_{i}": float(np.float32(rng.normal())) for i in range(n_rest)} for row in rows]
+    path = ply_of(tmp_path / "a.ply", rows)
+    assert read_scene(path).harmonics is None
+    scene = read_scene(path, harmonics=True)
+    if k is None:
+        assert scene.harmonics is None
+        return
+    assert scene.harmonics is not None
+    for channel in range(3):
+        for j in range(k):
+            np.testing.assert_array_equal(
+                scene.harmonics[:, j, channel], [np.float32(row[f"f_rest_{channel * k + j}"]) for row in rows]
+            )
+    again = read_scene(write_scene(scene, tmp_path / "b.ply"), harmonics=True)
+    np.testing.assert_array_equal(again.harmonics, scene.harmonics)
+    np.testing.assert_array_equal(scene.select(np.array([4, 1])).harmonics, scene.harmonics[[4, 1]])
 
 
 @pytest.mark.parametrize("color_ranges", [False, True])
@@ -175,6 +311,82 @@ def test_spz(tmp_path: Path, version: int, degrees: float, degree: int) -> None:
 
 #: colours are stored as 0.15 * f_dc in 8 bits
 SPZ_COLOR_STEP = 0.28209479177387814 / 0.15 / 255
+
+
+#: number in the record -> where its axes point, in .ply's right, down, forward
+DECLARED = {
+    1: "LDB", 2: "RDB", 3: "LUB", 4: "RUB", 5: "LDF", 6: "RDF", 7: "LUF", 8: "RUF", 9: "LBD", 10: "RBD", 11: "LBU",
+    12: "RBU", 13: "LFD", 14: "RFD", 15: "LFU", 16: "RFU",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+@pytest.mark.parametrize("number", [0, *DECLARED])
+@pytest.mark.parametrize("degree", [0, 2])
+def test_spz_declared_axes(tmp_path: Path, version: int, number: int, degree: int) -> None:
+    truth = random_scene(20)
+    if version < 3:
+        truth = truth.select(truth.quats[:, 0] > 0.4)
+    record = struct.pack("<II5s", 0x12340001, 5, b"other") + struct.pack("<III", 0xADBE0003, 4, number)
+    scene = read_scene(write_spz(tmp_path / "a.spz", truth, version, degree=degree, extension=record))
+    plain = read_scene(write_spz(tmp_path / "b.spz", truth, version, degree=degree))
+    stored = plain.means * [1, -1, -1]  # as the file holds them
+    way = {"R": (0, 1), "L": (0, -1), "D": (1, 1), "U": (1, -1), "F": (2, 1), "B": (2, -1)}
+    turn = np.zeros((3, 3))
+    for column, letter in enumerate(DECLARED.get(number, "RUB")):
+        row, sign = way[letter]
+        turn[row, column] = sign
+    np.testing.assert_allclose(scene.means, stored @ turn.T, atol=1e-6)
+
+    def covariances(a: GaussianScene) -> np.ndarray:
+        half = quats_to_rotations(a.quats.astype(np.float64)) * a.scales[:, None, :]
+        return half @ half.transpose(0, 2, 1)
+
+    flip = np.diag([1.0, -1.0, -1.0])
+    np.testing.assert_allclose(covariances(scene), turn @ flip @ covariances(plain) @ flip @ turn.T, atol=1e-6)
+
+
+def test_spz_v3_with_the_trailer_of_another_program(tmp_path: Path) -> None:
+    truth = replace(random_scene(1), means=np.array([[1, -2, -3]], np.float32))  # stored as (1, 2, 3)
+    path = write_spz(tmp_path / "a.spz", truth, 3, extension=struct.pack("<III", 0xADBE0003, 4, 6))
+    assert read_scene(path).means.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (struct.pack("<III", 0xADBE0003, 4, 17), "axes number 17"),
+        (struct.pack("<IIQ", 0xADBE0003, 8, 4), "axes number 17"),
+        (struct.pack("<III", 0xADBE0003, 40, 4), "declares 40 bytes, 4 are there"),
+    ],
+)
+def test_damaged_spz_records(tmp_path: Path, version: int, record: bytes, message: str) -> None:
+    path = write_spz(tmp_path / "a.spz", random_scene(3), version, extension=record)
+    with pytest.raises(SceneError, match=rf"a.spz: .*{message}"):
+        read_scene(path)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_spz_flag_of_antialiasing(tmp_path: Path, version: int) -> None:
+    for flags, mode in ((0, RenderMode.CLASSIC), (1, RenderMode.ANTIALIASED)):
+        path = write_spz(tmp_path / "a.spz", random_scene(3), version, flags=flags)
+        assert read_scene(path).render_mode is mode
+
+
+@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_spz_harmonics_look_the_same_from_everywhere(tmp_path: Path, version: int, degree: int) -> None:
+    path = write_spz(tmp_path / "a.spz", random_scene(4), version, degree=degree, sh_seed=5)
+    scene = read_scene(path, harmonics=True)
+    stored = spz_harmonics(4, degree, 5)  # [N, K, 3] bytes
+    assert scene.harmonics is not None
+    assert scene.harmonics.shape == stored.shape
+    directions = np.random.default_rng(1).normal(size=(20, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    seen = sh_basis(directions, degree) @ scene.harmonics.astype(np.float64)
+    wanted = sh_basis(directions * [1, -1, -1], degree) @ ((stored.astype(np.float64) - 128) / 128)
+    np.testing.assert_allclose(seen, wanted, atol=1e-6)
 
 
 def test_spz_extension_records_are_skipped(tmp_path: Path) -> None:
@@ -308,7 +520,8 @@ def test_formats_are_what_probes_say(tmp_path: Path) -> None:
         tmp_path / "t.npy", tmp_path / "t.npz",
         write_ply(tmp_path / "f.ply", [("vertex", xyzrgb, [[0, 0, 0, 1, 2, 3]] * 4)]),
     ]  # fmt: skip
-    assert sorted(probe(path).format for path in paths) == sorted(FORMATS)
+    elsewhere = {"ksplat", "sog", "sog-lod", "gltf"}  # test_scene_io_foreign
+    assert sorted(probe(path).format for path in paths) == sorted(set(FORMATS) - elsewhere)
     assert {probe(path).n_gaussians for path in paths} == {4}
 
 

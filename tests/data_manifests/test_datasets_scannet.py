@@ -194,6 +194,33 @@ def test_a_damaged_scan_fails_alone_with_one_line(tmp_path: Path, damage: str) -
     assert [row.scene_id for row in Manifest.read(result.manifest)] == ["scene0000_00", "scene0002_00"]
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"pose/.keep": ""}, "no cameras: intrinsic/intrinsic_depth.txt: no such file"),
+        ({"pose/0.txt": "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"}, "no cameras: intrinsic/intrinsic_depth.txt: no such file"),
+        (
+            {"pose/.keep": "", "intrinsic/intrinsic_color.txt": "1170 0 648 0 1170 484 0 0 1"},
+            "no cameras: pose: holds no pose files",
+        ),
+    ],
+)
+def test_cameras_that_are_missing_cost_no_points_and_no_labels(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    write_scannet_release(tmp_path / "raw", train=1, val=0)
+    for name, text in files.items():
+        file = tmp_path / "raw" / "scans" / "scene0000_00" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    result = prepare(config(), tmp_path / "raw", tmp_path / "out")
+    assert result.outcomes[0].error == ""
+    assert any(note.startswith(message) for note in result.outcomes[0].summary["notes"])
+    (row,) = Manifest.read(result.manifest)
+    assert row.cameras_path is None
+    assert row.label_space == "scannet20"
+
+
 def test_unknown_categories_may_be_read_as_unlabelled(tmp_path: Path) -> None:
     scans = write_scannet_release(tmp_path / "raw", train=1, val=0)
     DAMAGES["unknown label"][0](tmp_path / "raw" / "scans" / "scene0000_00")

@@ -39,8 +39,8 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_life_of_a_store(call, rooms: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     where = ["--manifest", rooms, "--store", tmp_path / "s"]
     code, out, _ = call("calibrate", *where, *SMALL)
-    assert (code, out.strip()) == (0, f"fitted {tmp_path / 's' / 'bases' / 'embedded-dense.safetensors'}")
-    assert call("calibrate", *where, *SMALL)[1].startswith("all bases are there")
+    assert (code, out.strip()) == (0, f"fitted {tmp_path / 's' / 'standardisers' / 'embedded-dense.safetensors'}")
+    assert call("calibrate", *where, *SMALL)[1].startswith("all standardisers are there")
     code, out, err = call("run", *where, *SMALL, "--shard", "1/2")
     assert code == 0
     assert out.startswith("1 done in ")
@@ -91,7 +91,7 @@ def test_a_failed_scene_gives_exit_code_1_and_its_reason(call, rooms: Path, tmp_
         (["--set=background=[nan,0,0]"], "'background"),
         (["--set=background=[0,0,2]"], "'background"),
         (["--set=up=[inf,0,0]"], "'up"),
-        (["--teachers=embedded:text", "--device=bogus"], "device 'bogus': expected cpu, cuda or cuda:N"),
+        (["--teachers=embedded:text", "--device=bogus"], "--device bogus: use auto, cpu, cuda or cuda:N"),
         (["--teachers=embedded:text", "--device=cuda:99"], "CUDA devices found; use --device cpu"),
         (["--set=rasterizer=cpus"], "did you mean 'cpu'"),
         (["--shard=3/2"], "expected i/n"),

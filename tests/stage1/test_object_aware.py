@@ -12,20 +12,16 @@ from numpy.typing import NDArray
 
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.errors import WeightsError
-from data_manifests.synthetic import RoomOptions, generate_room
+from data_manifests.synthetic.teacher_pictures import Arrays, render_objects
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
 from stage1_render_teachers.teachers.cell_network import PATCH, CellNetwork
-from stage1_render_teachers.teachers.embedded_training import Arrays
 from stage1_render_teachers.teachers.object_aware import ObjectAwareTeacher
 from stage1_render_teachers.teachers.text_aligned import TextAlignedTeacher
 from stage1_render_teachers.teachers.train_object_aware import (
     COMPARED,
-    KINDS,
     OBJECT_TEMPERATURE,
-    SCANNET20_OF_KIND,
     kind_loss,
     object_contrast,
-    render_objects,
     save_weights,
 )
 
@@ -68,21 +64,6 @@ def test_it_tells_objects_apart_better_than_the_text_aligned_one(room: Arrays) -
     objects, text = separation(ObjectAwareTeacher(), room), separation(TextAlignedTeacher(), room)
     assert text > 0.9
     assert 1 - objects < 0.6 * (1 - text)
-
-
-def test_rendered_objects_are_the_rooms(room: Arrays) -> None:
-    """Kinds carry the labels of the room's Gaussians, and an object that is alone in a cell fills it."""
-    scene = generate_room(ROOM, RoomOptions()).scene
-    assert scene.labels is not None
-    assert scene.instances is not None
-    label_of = {int(i): int(c) for i, c in zip(scene.instances, scene.labels)}
-    seen = np.unique(np.stack([room["instances"].ravel(), room["kinds"].ravel()], axis=1), axis=0)
-    seen = seen[seen[:, 0] >= 0]
-    assert len(seen) == len(np.unique(seen[:, 0])) > 10
-    for instance, kind in seen:
-        assert 0 <= kind < len(KINDS)
-        assert SCANNET20_OF_KIND[kind] == label_of[int(instance)]
-    assert (room["shares"] > 250).mean() > 0.3
 
 
 def test_object_contrast_against_a_loop() -> None:

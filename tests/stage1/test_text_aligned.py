@@ -13,13 +13,13 @@ from chorus_common.labels import SCANNET20
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.errors import WeightsError
 from chorus_common.text import EmbeddedTextEncoder
+from data_manifests.synthetic.teacher_pictures import render_shares
 from stage1_render_teachers.teachers import build_teacher
 from stage1_render_teachers.teachers.cell_network import PATCH
 from stage1_render_teachers.teachers.text_aligned import WEIGHTS, TextAlignedTeacher
 from stage1_render_teachers.teachers.train_text_aligned import (
     PHRASES,
     Towers,
-    render_shares,
     save_towers,
     soft_cross_entropy,
 )

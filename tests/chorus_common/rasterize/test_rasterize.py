@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,14 +13,15 @@ from hypothesis import strategies as st
 
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
-from chorus_common.rasterize import Fold, get_backend
+from chorus_common.rasterize import Interpolation, get_backend, render_values
 from chorus_common.rasterize import splats as columns
 from chorus_common.rasterize.blend import exp_neg
 from chorus_common.rasterize.cpu import CpuRasterizer, visible_splats
 from chorus_common.rasterize.hits import join_sorted, sort_and_merge
+from chorus_common.rasterize.rules import low_pass
 from chorus_common.rasterize.tiles import depth_order, tile_lists
 from chorus_common.runtime.errors import ConfigError, SceneError
-from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.scene import GaussianScene, RenderMode, canonical_quats
 from tests.chorus_common.rasterize import reference_rasterizer as reference
 
 #: Largest share of pixels that may lie on the edge of a cut-off (alpha = 1/255, T = 1e-4, equal depth) and are left
@@ -43,6 +47,7 @@ def one_gaussian(opacity: float = 0.8, scale: float = 0.2, at: tuple[float, floa
     )  # fmt: skip
 
 
+DRAWN = [RenderMode.CLASSIC, RenderMode.ANTIALIASED, RenderMode.MIP]
 VIEW = look_at(np.array([0.0, -3.0, 0.5]), np.zeros(3))
 
 
@@ -54,18 +59,22 @@ VIEW = look_at(np.array([0.0, -3.0, 0.5]), np.zeros(3))
     height=st.integers(1, 40),
     distance=st.floats(0, 5),
     cell=st.integers(1, 16),
-    fold=st.sampled_from(["nearest", "bilinear"]),
+    interpolation=st.sampled_from(["nearest", "bilinear"]),
     fov=st.floats(20, 120),
+    mode=st.sampled_from(DRAWN),
 )
 def test_matches_the_float64_twin(
-    seed: int, n: int, width: int, height: int, distance: float, cell: int, fold: Fold, fov: float
-) -> None:
+    seed: int, n: int, width: int, height: int, distance: float, cell: int, interpolation: Interpolation, fov: float,
+    mode: RenderMode,
+) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
-    scene = random_scene(rng, n)
+    scene = replace(random_scene(rng, n), render_mode=mode)
     view, K = look_at(np.array([distance, -0.7, 0.4]), rng.normal(0, 0.3, 3)), pinhole(width, height, fov)
     grid = CellGrid(width, height, cell)
     background = (1.0, 0.5, 0.2)
-    got = get_backend("cpu").render(scene, view, K, width, height, grid=grid, fold=fold, background=background)
+    got = get_backend("cpu").render(
+        scene, view, K, width, height, grid=grid, interpolation=interpolation, background=background
+    )
     want = reference.render(scene, view, K, width, height, background)
     sure = ~want.doubtful
     # Pixels on the edge of a cut-off may take or leave one splat of alpha 1/255 or the rest below T = 1e-4.
@@ -78,7 +87,7 @@ def test_matches_the_float64_twin(
     assert got.hits is not None
     dense = np.zeros((grid.cells, n))
     dense[got.hits.cells, got.hits.gaussian_ids] = got.hits.weights
-    shares = reference.fold_matrix(width, height, cell, fold)
+    shares = reference.interpolation_matrix(width, height, cell, interpolation)
     cells_sure = shares @ want.doubtful.ravel() == 0
     np.testing.assert_allclose(dense[cells_sure], (shares @ want.weights)[cells_sure], atol=1e-3, rtol=1e-4)
     key = got.hits.cells.astype(np.int64) * n + got.hits.gaussian_ids
@@ -86,22 +95,25 @@ def test_matches_the_float64_twin(
     assert (got.hits.weights > 0).all()
 
 
-def test_projection_matches_gsplat() -> None:
+@pytest.mark.parametrize("mode", DRAWN)
+def test_projection_matches_gsplat(mode: RenderMode) -> None:
     impl = pytest.importorskip("gsplat.cuda._torch_impl")
     rng = np.random.default_rng(3)
     scene = random_scene(rng, 400, spread=2.0)
-    scene = GaussianScene(scene.means, scene.quats, scene.scales, np.ones(400, np.float32), scene.colors)
+    scene = replace(scene, opacities=np.ones(400, np.float32), render_mode=mode)
     width, height, K = 64, 48, pinhole(64, 48, 60)
     covars, _ = impl._quat_scale_to_covar_preci(
         torch.tensor(scene.quats), torch.tensor(scene.scales), True, False, False
     )
-    radii, means2d, depths, conics, _ = impl._fully_fused_projection(
+    radii, means2d, depths, conics, compensations = impl._fully_fused_projection(
         torch.tensor(scene.means).double(),
         covars.double(),
         torch.tensor(VIEW)[None],
         torch.tensor(K)[None],
         width,
         height,
+        eps2d=low_pass(scene).eps2d,
+        calc_compensations=True,
     )
     splats, ids = visible_splats(scene, VIEW, K, width, height)
     seen = (radii[0] > 0).all(-1).numpy()
@@ -114,6 +126,8 @@ def test_projection_matches_gsplat() -> None:
     np.testing.assert_allclose(
         mine[:, [columns.MEAN_X, columns.MEAN_Y]], means2d[0].numpy()[both], rtol=1e-5, atol=1e-4
     )
+    expected = compensations[0].numpy()[both] if mode != RenderMode.CLASSIC else np.ones(len(both))
+    np.testing.assert_allclose(mine[:, columns.OPACITY], expected, rtol=2e-4)  # theirs begins in float32
     np.testing.assert_allclose(mine[:, columns.DEPTH], depths[0].numpy()[both], rtol=1e-6)
     a, b, c = conics[0].numpy()[both].T  # gsplat's form: 0.5 (a dx^2 + c dy^2) + b dx dy
     curvature, slope = mine[:, columns.ROW_CURVATURE], mine[:, columns.ROW_SLOPE]
@@ -121,6 +135,28 @@ def test_projection_matches_gsplat() -> None:
     np.testing.assert_allclose(-2 * curvature * slope, b, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(2 * (mine[:, columns.ROW_SIGMA] + curvature * slope**2), c, rtol=1e-4)
     assert (np.diff(splats[:, columns.DEPTH]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "blur", "compensated"), [("classic", 0.3, False), ("antialiased", 0.3, True), ("mip", 0.1, True)]
+)
+def test_an_antialiased_gaussian_gives_the_light_that_it_has(mode: str, blur: float, compensated: bool) -> None:
+    """Alpha summed over the picture is 2 pi o s^2 for a Gaussian of s pixels where opacities make up for the filter,
+    and 2 pi o (s^2 + 0.3) where they do not.
+    """
+    K, distance = pinhole(41, 41, 60), float(np.linalg.norm(VIEW[:3, 3]))
+    pixels = 0.8
+    scene = one_gaussian(opacity=0.9, scale=pixels * distance / K[0, 0])
+    got = get_backend("cpu").render(replace(scene, render_mode=RenderMode(mode)), VIEW, K, 41, 41).alpha.sum()
+    area = pixels**2 if compensated else pixels**2 + blur
+    assert got == pytest.approx(2 * np.pi * 0.9 * area, rel=0.02)
+
+
+def test_discs_are_refused_in_one_line() -> None:
+    scene = replace(one_gaussian(), render_mode=RenderMode.DISCS)
+    for draw in (get_backend("cpu").render, partial(render_values, values=scene.colors)):
+        with pytest.raises(SceneError, match=r"^scene one: was trained as flat discs \(2dgs\), which"):
+            draw(scene, VIEW, pinhole(8, 8, 60), 8, 8)
 
 
 def test_exp_is_within_its_stated_error() -> None:
@@ -131,15 +167,15 @@ def test_exp_is_within_its_stated_error() -> None:
     assert exp_neg(np.float32(1e30)) < 1 / 255  # beyond the range nothing may count, even at opacity 1
 
 
-@pytest.mark.parametrize("fold", ["nearest", "bilinear"])
-def test_same_bytes_for_any_number_of_threads_and_any_cell(fold: Fold) -> None:
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_same_bytes_for_any_number_of_threads_and_any_cell(interpolation: Interpolation) -> None:
     scene, K = random_scene(np.random.default_rng(5), 600, size=-2.5), pinhole(90, 70, 65)
     plain = CpuRasterizer(1).render(scene, VIEW, K, 90, 70)
     assert plain.hits is None
     for cell in (1, 3, 7, 14, 16):
         grid = CellGrid(90, 70, cell)
-        one = CpuRasterizer(1).render(scene, VIEW, K, 90, 70, grid=grid, fold=fold)
-        many = CpuRasterizer(5).render(scene, VIEW, K, 90, 70, grid=grid, fold=fold)
+        one = CpuRasterizer(1).render(scene, VIEW, K, 90, 70, grid=grid, interpolation=interpolation)
+        many = CpuRasterizer(5).render(scene, VIEW, K, 90, 70, grid=grid, interpolation=interpolation)
         for key in ("color", "depth", "alpha"):
             assert getattr(one, key).tobytes() == getattr(many, key).tobytes() == getattr(plain, key).tobytes()
         assert one.hits is not None
@@ -259,7 +295,7 @@ class TestBrokenInput:
 
     def test_one_pixel(self) -> None:
         out = get_backend("cpu").render(
-            one_gaussian(), VIEW, pinhole(1, 1, 60), 1, 1, grid=CellGrid(1, 1, 16), fold="bilinear"
+            one_gaussian(), VIEW, pinhole(1, 1, 60), 1, 1, grid=CellGrid(1, 1, 16), interpolation="bilinear"
         )
         assert out.hits is not None
         assert out.hits.weights == pytest.approx(out.alpha[0, 0], abs=1e-6)
@@ -299,5 +335,5 @@ class TestBrokenInput:
             get_backend("cpu").render(scene, VIEW, K, 8, 8, grid=CellGrid(9, 8, 4))
         with pytest.raises(ConfigError, match=r"1\.\.16"):
             get_backend("cpu").render(scene, VIEW, K, 8, 8, grid=CellGrid(8, 8, 17))
-        with pytest.raises(ConfigError, match="fold 'cubic'"):
-            get_backend("cpu").render(scene, VIEW, K, 8, 8, fold="cubic")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="interpolation 'cubic'"):
+            get_backend("cpu").render(scene, VIEW, K, 8, 8, interpolation="cubic")  # type: ignore[arg-type]
