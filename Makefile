@@ -86,7 +86,7 @@ lint: $(TOOLS)
 # The documentation as a site; broken links, missing pages and anything that would be fetched when it is read are errors.
 docs: $(SITE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "runs/site/index.html"
+	@echo "open runs/site/index.html; for its search serve it: $(BIN)/python -m http.server -d runs/site"
 
 # gsplat compiles its CUDA extension on first use; this does it beforehand and fails with a reason (docs/guide/gsplat.md).
 gsplat-ext: $(READY)
