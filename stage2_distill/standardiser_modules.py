@@ -47,24 +47,23 @@ class StandardiserModule(nn.Module):
 
 
 class IdentityStandardiser(nn.Module):
-    """In place of a standardiser where predictions are in the teacher's own space already: nothing to store or
-    multiply."""
+    """In place of a standardiser where predictions are in the teacher's own space already: nothing is stored."""
+
+    mean: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channels = channels
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.zeros(self.channels)
+        self.register_buffer("mean", torch.zeros(channels), persistent=False)
 
     @property
     def rotation(self) -> Tensor:
-        return torch.eye(self.channels)
+        """[C, C]"""
+        return torch.eye(len(self.mean), device=self.mean.device)
 
     @property
     def phi(self) -> Tensor:
-        return torch.ones(())
+        """[]"""
+        return torch.ones((), device=self.mean.device)
 
     def inverse(self, standardised: Tensor) -> Tensor:
         """As it is."""
