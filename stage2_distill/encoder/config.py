@@ -83,7 +83,12 @@ class EncoderConfig(Config):
     block works at).
 
     Attributes:
+        name: of the preset that this config came from.
         in_channels: feature channels per voxel.
+        stride: how many voxels of a level fall together in the next, along each axis.
+        enc_depths, dec_depths: blocks per stage. enc_channels, dec_channels: width of each stage.
+        enc_num_head, dec_num_head: attention heads per stage.
+        mlp_ratio: width of a block's MLP over the stage's. qkv_bias: biases of queries, keys and values.
         order: space-filling curves; block i of a stage uses curve i mod len(order).
         enc_patch_size, dec_patch_size: rows per attention patch.
         enc_conv, enc_attn, dec_conv, dec_attn: which parts the blocks of a stage have. PTv3: all; LitePT: conv
