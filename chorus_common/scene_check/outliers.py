@@ -1,0 +1,95 @@
+"""Gaussians that lie apart from everything else: floaters, rows at absurd coordinates, dirt under the floor.
+
+One such row decides whatever is computed from the bounding box of a scene: where its floor is, how its voxels are
+numbered, where its views stand. They are found by distance, not by a quantile, so a clean scene has none of them:
+
+1. Opaque Gaussians are put into cells of `CELL_SPACINGS` typical spacings; touching cells (26 neighbours) form groups.
+2. Groups that hold at least `GROUP_SHARE` of the opacity are kept: a second room or a garden is no outlier.
+3. Of all other rows, those further from every kept Gaussian than a gap are outliers. The gap is the cell's width, plus
+   the size of the nearest kept Gaussian, because large flat Gaussians lie far apart on plain walls.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from chorus_common.scene import GaussianScene
+
+F64 = NDArray[np.float64]
+
+#: Opacity below which a Gaussian connects nothing.
+OPAQUE = 0.05
+#: Width of a cell in typical spacings (median distance to the fourth neighbour).
+CELL_SPACINGS = 4.0
+#: A cell is at least this share of the diagonal of the robust box: very dense splats are not cut into crumbs.
+CELL_SHARE = 0.01
+#: Share of the opacity from which a group of cells is a part of the scene.
+GROUP_SHARE = 0.005
+#: Where more rows than this share would be outliers, the scene is scattered by nature and nothing is left out.
+MOST = 0.05
+#: Cells are counted from the median; rows beyond this many cells are further away than any scene reaches.
+FAR_CELLS = 1 << 18
+_NEIGHBOURS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
+
+
+def find_outliers(scene: GaussianScene, gap: float | None = None) -> NDArray[np.bool_]:
+    """Which Gaussians [N] lie apart from the rest.
+
+    gap: distance in the scene's unit from which a Gaussian lies apart; None = from the scene's own spacing (see the
+    module's text). With None, a scene whose outliers would be more than `MOST` of its rows has none.
+    """
+    means = scene.means.astype(np.float64)
+    opaque = np.flatnonzero(scene.opacities >= OPAQUE)
+    nothing = np.zeros(len(scene), dtype=bool)
+    if len(opaque) < 100:
+        return nothing
+    cell = gap if gap is not None else cell_width(means[opaque])
+    if cell <= 0:
+        return nothing
+    kept = opaque[_in_large_groups(means[opaque], scene.opacities[opaque], cell)]
+    apart = np.ones(len(scene), dtype=bool)
+    apart[kept] = False
+    candidates = np.flatnonzero(apart)
+    if len(candidates) == 0:
+        return nothing
+    distance, nearest = cKDTree(means[kept]).query(means[candidates], k=1)
+    size = 0.0 if gap is not None else np.minimum(2 * scene.scales[kept[nearest]].max(axis=1), 4 * cell)
+    apart[candidates] = distance > cell + size
+    return nothing if gap is None and apart.mean() > MOST else apart
+
+
+def cell_width(points: F64, sample: int = 4000) -> float:
+    """The width of a cell for points [P, 3], in their unit; 0 where all of them coincide."""
+    low, high = np.percentile(points, [1, 99], axis=0)
+    queries = points[:: max(1, len(points) // sample)]
+    distances = cKDTree(np.unique(points, axis=0)).query(queries, k=5)[0][:, 4]
+    spacing = float(np.median(distances[np.isfinite(distances)])) if np.isfinite(distances).any() else 0.0
+    return max(CELL_SPACINGS * spacing, CELL_SHARE * float(np.linalg.norm(high - low)))
+
+
+def _in_large_groups(points: F64, opacities: NDArray[np.floating], cell: float) -> NDArray[np.bool_]:
+    """Which points [P, 3] lie in a group of touching cells that holds enough of the opacity [P]."""
+    index = np.floor((points - np.median(points, axis=0)) / cell)
+    near = (np.abs(index) < FAR_CELLS).all(axis=1)
+    index = np.where(near[:, None], index, 0).astype(np.int64) + FAR_CELLS + 1
+    size = 2 * FAR_CELLS + 3
+    key = (index[:, 0] * size + index[:, 1]) * size + index[:, 2]
+    key[~near] = -1
+    cells, member = np.unique(key, return_inverse=True)
+    rows, columns = [], []
+    for x, y, z in _NEIGHBOURS:
+        wanted = cells + (x * size + y) * size + z
+        place = np.minimum(np.searchsorted(cells, wanted), len(cells) - 1)
+        touching = np.flatnonzero((cells[place] == wanted) & (cells >= 0))
+        rows.append(touching)
+        columns.append(place[touching])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    graph = sparse.coo_matrix((np.ones(len(row), np.int8), (row, column)), shape=(len(cells), len(cells)))
+    group = connected_components(graph, directed=False)[1][member]
+    mass = np.bincount(group, opacities.astype(np.float64) * near)
+    large = mass >= GROUP_SHARE * mass.sum()
+    return large[group] & near
