@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
@@ -24,7 +24,7 @@ from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
 from stage2_distill.student import Student
-from stage2_distill.turns import TurnedFeatures, encode_turns
+from stage2_distill.tta import TtaFeatures, encode_tta
 
 F32 = NDArray[np.float32]
 
@@ -52,26 +52,26 @@ class FeatureSource(Protocol):
 class StudentFeatures:
     """What the student predicts for teacher `teacher`: projector, then inverse PHI-S. Every Gaussian has a feature.
 
-    turns: angles that the scene is encoded at (`stage2_distill.turns`).
+    tta_rotations: angles that the scene is encoded at (`stage2_distill.tta`).
     """
 
     student: Student
     teacher: str
-    turns: int = 1
+    tta_rotations: int = 1
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
-        turned = encode_turns(self.student.encoder, scene.gaussians, self.turns)
-        return _StudentScene(self.student, self.teacher, turned)
+        rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
+        return _StudentScene(self.student, self.teacher, rotated)
 
 
 @dataclass(frozen=True)
 class _StudentScene:
     student: Student
     teacher: str
-    turned: TurnedFeatures
+    rotated: TtaFeatures
 
     def rows(self, start: int, stop: int) -> F32:
-        return self.turned.in_teacher_space(self.student, self.teacher, start, stop).numpy()
+        return self.rotated.in_teacher_space(self.student, self.teacher, start, stop).numpy()
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class EncoderFeatures:
     """The encoder's own output: of a checkpoint that was trained into a text encoder's space without a projector."""
 
     encoder: Encoder
-    turns: int = 1
+    tta_rotations: int = 1
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
-        return ArrayFeatures(encode_latent(self.encoder, scene.gaussians, self.turns))
+        return ArrayFeatures(encode_latent(self.encoder, scene.gaussians, self.tta_rotations))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class LiftedTeacher:
     """
 
     teacher: str
-    basis: TeacherBasis
+    standardiser: PhiSStandardiser
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
         cache, who = scene.cached(), scene.name
@@ -112,24 +112,24 @@ class LiftedTeacher:
             raise ConfigError(
                 f"{who}: the cache has no teacher '{self.teacher}'; it has {', '.join(cache.dense_teachers)}"
             )
-        stored = cache.attributes.dense_teachers[self.teacher].basis
-        if stored != self.basis.fingerprint:
+        stored = cache.attributes.dense_teachers[self.teacher].standardiser
+        if stored != self.standardiser.fingerprint:
             raise ConfigError(
-                f"{who}: teacher '{self.teacher}' was standardised with another basis; calibrate and run stage 1 again"
+                f"{who}: teacher '{self.teacher}' was standardised with another standardiser; calibrate and run stage 1 again"
             )
-        return _LiftedScene(self.basis, cache.lifting(), cache.features(self.teacher))
+        return _LiftedScene(self.standardiser, cache.lifting(), cache.features(self.teacher))
 
 
 class _LiftedScene:
-    def __init__(self, basis: TeacherBasis, index: LiftingIndex, features: F32) -> None:
-        self._basis, self._index = basis, index
+    def __init__(self, standardiser: PhiSStandardiser, index: LiftingIndex, features: F32) -> None:
+        self._standardiser, self._index = standardiser, index
         self._cells = features.reshape(-1, features.shape[-1])  # [V * cells, C]
 
     def rows(self, start: int, stop: int) -> F32:
         sums, weight = self._index.lift(self._cells, rows=slice(start, stop))
         known = weight > 0
-        lifted = np.zeros((len(sums), self._basis.channels), dtype=np.float32)
-        lifted[known] = self._basis.inverse(sums[known] / weight[known, None])
+        lifted = np.zeros((len(sums), self._standardiser.channels), dtype=np.float32)
+        lifted[known] = self._standardiser.inverse(sums[known] / weight[known, None])
         return lifted
 
 
@@ -178,9 +178,9 @@ class _FileScene:
         return part
 
 
-def encode_latent(encoder: Encoder, scene: GaussianScene, turns: int = 1) -> F32:
-    """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy; the mean over `turns` angles."""
-    return encode_turns(encoder, scene, turns).mean().numpy()
+def encode_latent(encoder: Encoder, scene: GaussianScene, tta_rotations: int = 1) -> F32:
+    """The encoder's output [N, D] for every Gaussian, in eval mode, as numpy; the mean over `tta_rotations` angles."""
+    return encode_tta(encoder, scene, tta_rotations).mean().numpy()
 
 
 def check_pair(name: str, fingerprint: str, encoder: TextEncoder) -> None:

@@ -1,7 +1,8 @@
 """One job over many scenes: in order or on several processes, with the same result; what is done survives a kill.
 
-A job turns a scene into a small piece (counts, never scores): plain JSON, and arrays beside it, where it is to survive
-a kill. Pieces are put together in the order of the scenes, so that no result depends on which process was faster.
+A job makes a scene into a small partial result (counts, never scores): plain JSON, and arrays beside it, where it is to
+survive a kill. Partial results are put together in the order of the scenes, so that no result depends on which process
+was faster.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from chorus_common.runtime.processes import each_as_done
 from chorus_common.runtime.progress import progress
 from evaluation.scenes import EvalScene, Selection
 
-Piece = dict[str, Any]
-SceneJob = Callable[[EvalScene], Piece]
+SceneResult = dict[str, Any]
+SceneTask = Callable[[EvalScene], SceneResult]
 
 
 class NoGroundTruthError(ChorusError):
@@ -34,20 +35,22 @@ class NoGroundTruthError(ChorusError):
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Where the pieces of an unfinished job wait: a JSON file per scene in `folder`, and an .npz for the arrays at a
-    piece's top level, written first; valid for one `key` alone.
+class PartialResults:
+    """Where the partial results of an unfinished job wait: a JSON file per scene in `folder`, and an .npz for the
+    arrays at a partial result's top level, written first; valid for one `key` alone.
 
-    key: hash of everything that changes a piece, beside the scene's own files.
+    key: hash of everything that changes a partial result, beside the scene's own files.
     """
 
     folder: Path
     key: str
 
     @staticmethod
-    def beside(out: Path, inputs: Mapping[str, Any], model: Path | None = None, data: Path | None = None) -> Pieces:
-        """Pieces of the job that will write `out`: valid for these inputs, the contents of `model` (a file or a model's
-        folder) and the files under `data` as they are now (names, sizes, times).
+    def beside(
+        out: Path, inputs: Mapping[str, Any], model: Path | None = None, data: Path | None = None
+    ) -> PartialResults:
+        """Partial results of the job that will write `out`: valid for these inputs, the contents of `model` (a file or
+        a model's folder) and the files under `data` as they are now (names, sizes, times).
         """
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode())
         for file in _files_of(model):
@@ -56,38 +59,39 @@ class Pieces:
         for file in sorted(data.rglob("*")) if data is not None else ():
             stat = file.stat()
             digest.update(f"{file}:{stat.st_size}:{stat.st_mtime_ns}".encode())
-        return Pieces(out.with_name(f".{out.name}.pieces"), digest.hexdigest())
+        return PartialResults(out.with_name(f".{out.name}.partial"), digest.hexdigest())
 
-    def load(self, scene: EvalScene) -> Piece | None:
-        """The piece of `scene`, if it was kept for the same key and the scene has not changed since."""
+    def load(self, scene: EvalScene) -> SceneResult | None:
+        """The partial result of `scene`, if it was kept for the same key and the scene has not changed since."""
         try:
             kept = json.loads(self._path(scene).read_text(encoding="utf-8"))
             if kept.get("key") != self._scene_key(scene):
                 return None
             if kept.get("arrays"):
                 with np.load(self._arrays_path(scene), allow_pickle=False) as arrays:
-                    kept["piece"] |= {name: arrays[name] for name in kept["arrays"]}
+                    kept["scene_result"] |= {name: arrays[name] for name in kept["arrays"]}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        return kept["piece"]
+        return kept["scene_result"]
 
-    def save(self, scene: EvalScene, piece: Piece) -> None:
-        arrays = {name: value for name, value in piece.items() if isinstance(value, np.ndarray)}
+    def save(self, scene: EvalScene, scene_result: SceneResult) -> None:
+        arrays = {name: value for name, value in scene_result.items() if isinstance(value, np.ndarray)}
         if arrays:
-            self._path(scene).unlink(missing_ok=True)  # killed in between, no other key's piece may claim these arrays
+            self._path(scene).unlink(missing_ok=True)  # killed in between, no other key's result may claim these arrays
             content = io.BytesIO()
             np.savez(content, **arrays)  # type: ignore[arg-type]  # mypy takes them for allow_pickle
             write_bytes_atomically(self._arrays_path(scene), content.getvalue())
-        plain = {name: value for name, value in piece.items() if name not in arrays}
-        kept = {"key": self._scene_key(scene), "arrays": list(arrays), "piece": plain}
+        plain = {name: value for name, value in scene_result.items() if name not in arrays}
+        kept = {"key": self._scene_key(scene), "arrays": list(arrays), "scene_result": plain}
         write_text_atomically(self._path(scene), json.dumps(kept))
 
-    def within(self, name: str, also: bytes = b"") -> Pieces:
-        """Pieces of one of several steps of the job, in a folder of their own; `also`: what they depend on besides."""
-        return Pieces(self.folder / name, hashlib.sha256(self.key.encode() + also).hexdigest())
+    def of_step(self, name: str, also: bytes = b"") -> PartialResults:
+        """Partial results of one of several steps of the job, in a folder of their own; `also`: what they depend on
+        besides."""
+        return PartialResults(self.folder / name, hashlib.sha256(self.key.encode() + also).hexdigest())
 
     def clear(self) -> None:
-        """The result is written: the pieces are no longer needed."""
+        """The result is written: the partial results are no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, scene: EvalScene) -> Path:
@@ -101,17 +105,17 @@ class Pieces:
 
 
 def run_scenes(
-    selection: Selection, job: SceneJob, *, label: str, workers: int = 1, pieces: Pieces | None = None
-) -> dict[str, Piece]:
-    """Pieces by scene name, in the order of `selection`.
+    selection: Selection, job: SceneTask, *, label: str, workers: int = 1, partial: PartialResults | None = None
+) -> dict[str, SceneResult]:
+    """Partial results by scene name, in the order of `selection`.
 
     A scene for which `job` raises a ChorusError is left out with the reason (`NoGroundTruthError`: without counting as
     failed). Raises CacheError where no scene is left.
     """
-    found: dict[str, Piece] = {}
+    found: dict[str, SceneResult] = {}
     for scene in selection.scenes:
-        if pieces is not None and (piece := pieces.load(scene)) is not None:
-            found[scene.name] = piece
+        if partial is not None and (scene_result := partial.load(scene)) is not None:
+            found[scene.name] = scene_result
     waiting = [scene for scene in selection.scenes if scene.name not in found]
     with progress(len(selection.scenes), label, done=len(found)) as report:
         for scene, outcome in each_as_done(_Attempt(job), waiting, workers, start=_one_thread):
@@ -120,8 +124,8 @@ def run_scenes(
                 report.say(f"left out: {scene.name}: {one_line(outcome)}")
             else:
                 found[scene.name] = outcome
-                if pieces is not None:
-                    pieces.save(scene, outcome)
+                if partial is not None:
+                    partial.save(scene, outcome)
             report.advance()
     selection.scenes = [scene for scene in selection.scenes if scene.name in found]
     # The order in which scenes failed depends on the workers; what is shown does not.
@@ -135,9 +139,9 @@ def run_scenes(
 class _Attempt:
     """A job whose ChorusErrors are outcomes."""
 
-    job: SceneJob
+    job: SceneTask
 
-    def __call__(self, scene: EvalScene) -> Piece | ChorusError:
+    def __call__(self, scene: EvalScene) -> SceneResult | ChorusError:
         try:
             return self.job(scene)
         except ChorusError as error:

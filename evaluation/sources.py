@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError, WeightsError
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.features import (
@@ -44,7 +44,7 @@ class SourceOptions:
             there is a cache.
         teacher: name of the text-aligned teacher, where there are several. text: spec of the text encoder, where
             neither a student nor a cache tells (published encoders, feature files).
-        turns: yaw angles that an encoder sees a scene at (`stage2_distill.turns`).
+        tta_rotations: yaw angles that an encoder sees a scene at (`stage2_distill.tta`).
     """
 
     encoder: Path | None = None
@@ -55,7 +55,7 @@ class SourceOptions:
     text: str | None = None
     device: str = "cpu"
     seed: int = 0
-    turns: int = 1
+    tta_rotations: int = 1
 
     @property
     def given(self) -> bool:
@@ -68,7 +68,7 @@ class SourceOptions:
             "encoder": None if self.encoder is None else str(self.encoder),
             "features": None if self.features is None else str(self.features),
             "seed": self.seed,
-            "turns": self.turns,
+            "tta_rotations": self.tta_rotations,
         }
 
 
@@ -111,9 +111,9 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
             {n: t.spec for n, t in student.config.teachers.items()}, options.teacher
         )
         check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
-        sources["student"] = StudentFeatures(student, name, options.turns)
+        sources["student"] = StudentFeatures(student, name, options.tta_rotations)
         if options.random:
-            sources["random"] = StudentFeatures(random_student(student, options.seed), name, options.turns)
+            sources["random"] = StudentFeatures(random_student(student, options.seed), name, options.tta_rotations)
         if lifted and cached.get(name) != student.config.teachers[name].spec:
             raise ConfigError(
                 f"{selection.scenes[0].store}: teacher '{name}' is {cached.get(name, 'absent')} here, the student's is "
@@ -132,9 +132,9 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
                 f"{options.encoder}: gives {encoder.out_channels} channels, text encoder {options.text} "
                 f"{text_encoder.channels}"
             )
-        sources["student"] = EncoderFeatures(encoder, options.turns)
+        sources["student"] = EncoderFeatures(encoder, options.tta_rotations)
         if options.random:
-            sources["random"] = EncoderFeatures(random_twin(encoder, options.seed), options.turns)
+            sources["random"] = EncoderFeatures(random_twin(encoder, options.seed), options.tta_rotations)
     elif options.text is not None and not lifted:
         name, text_encoder = "", load_text_encoder(options.text)
     else:
@@ -162,9 +162,9 @@ def output_sources(options: SourceOptions, name: str) -> dict[str, FeatureSource
     sources: dict[str, FeatureSource] = {}
     if options.encoder is not None:
         trained = load_any_encoder(options.encoder, options.device)
-        sources[name] = EncoderFeatures(trained, options.turns)
+        sources[name] = EncoderFeatures(trained, options.tta_rotations)
         if options.random:
-            sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.turns)
+            sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.tta_rotations)
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, None)
     if not sources:
@@ -198,12 +198,13 @@ def load_any_encoder(path: Path, device: str) -> Encoder:
 
 
 def random_student(student: Student, seed: int) -> Student:
-    """The same architecture, projectors included, with random weights of `seed`; the teachers' bases are kept."""
+    """The same architecture, projectors included, with random weights of `seed`; the teachers' standardisers are
+    kept."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = Student(Encoder(student.config.encoder), student.config.teachers)
     for name in student.teachers:
-        twin.basis(name).load_state_dict(student.basis(name).state_dict())
+        twin.standardiser(name).load_state_dict(student.standardiser(name).state_dict())
     return twin.to(next(student.parameters()).device).eval()
 
 
@@ -221,4 +222,4 @@ def _lifted(first: EvalScene, name: str, text_encoder: TextEncoder) -> LiftedTea
     if name not in cache.dense_teachers:
         raise CacheError(f"cache {cache.path}: no dense teacher '{name}'; it has {', '.join(cache.dense_teachers)}")
     check_pair(name, cache.dense_teachers[name].fingerprint, text_encoder)
-    return LiftedTeacher(name, TeacherBasis.load(first.store / "bases" / f"{name}.safetensors"))
+    return LiftedTeacher(name, PhiSStandardiser.load(first.store / "standardisers" / f"{name}.safetensors"))

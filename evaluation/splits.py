@@ -34,8 +34,8 @@ class Splits:
                 raise ConfigError(
                     f"--train-split and --split are both '{both[0]}'; score scenes that were not learned from"
                 )
-            return _joined(stores, manifest, self.train), _joined(stores, manifest, self.val)
-        pool = _joined(stores, manifest, tuple(dict.fromkeys((*self.train, *self.val))))
+            return _joint_selection(stores, manifest, self.train), _joint_selection(stores, manifest, self.val)
+        pool = _joint_selection(stores, manifest, tuple(dict.fromkeys((*self.train, *self.val))))
         held = {s.name for s in pool.scenes if fnmatch.fnmatchcase(s.scene_id, self.hold_out)}
         if not held or len(held) == len(pool.scenes):
             raise ConfigError(
@@ -60,7 +60,7 @@ def labelled_pair(train: Selection, val: Selection, label_space: str = "") -> tu
     return class_names, space
 
 
-def _joined(stores: Sequence[Path], manifest: Path, splits: Sequence[str]) -> Selection:
+def _joint_selection(stores: Sequence[Path], manifest: Path, splits: Sequence[str]) -> Selection:
     """The scenes of several splits as one selection."""
     parts = [select_scenes(stores, manifest, split) for split in splits]
     scenes: list[EvalScene] = sorted((s for p in parts for s in p.scenes), key=lambda s: (s.dataset, s.scene_id))

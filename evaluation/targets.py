@@ -24,7 +24,7 @@ TargetKind = Literal["gaussians", "points"]
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class EvalTarget:
     """M places with ground truth, and how predictions for the scene's N Gaussians get there.
 
     coord [M, 3] f32 metres; labels, instances [M] i32 (-1 = none) or None.
@@ -108,7 +108,7 @@ def check_labels(labels: I32 | None, label_space: str, who: str) -> None:
         raise SceneError(f"{who}: ground truth {wrong} is outside the label space of {k} classes ({label_space})")
 
 
-def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: int = 25) -> Target:
+def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: int = 25) -> EvalTarget:
     """The places to score in `scene`.
 
     Raises NoGroundTruthError where `kind` is "points" and no cloud lies beside the source, SceneError for a damaged
@@ -117,8 +117,8 @@ def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: in
     gaussians = scene.gaussians
     if kind == "gaussians":
         check_labels(gaussians.labels, label_space or gaussians.label_space, scene.name)
-        return Target(scene, gaussians.means, gaussians.labels, gaussians.instances, False, k)
+        return EvalTarget(scene, gaussians.means, gaussians.labels, gaussians.instances, False, k)
     cloud = read_point_truth(scene.where.source, label_space, scene.name)
     if cloud is None:
         raise NoGroundTruthError("no ground truth: no pc_coord.npy beside the source")
-    return Target(scene, cloud.coord, cloud.labels, cloud.instances, True, k)
+    return EvalTarget(scene, cloud.coord, cloud.labels, cloud.instances, True, k)

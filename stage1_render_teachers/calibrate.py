@@ -1,7 +1,8 @@
-"""Teacher bases: the mean and PHI-S rotation of every dense teacher, fitted once per store on a sample of its scenes.
+"""PHI-S standardisers: the mean and PHI-S rotation of every dense teacher, fitted once per store on a sample of its
+scenes.
 
 The sample is drawn with a seed from the manifest alone and the moments are merged in the order of the draw, so the
-basis does not depend on workers, on shards, or on which scene was finished first.
+standardiser does not depend on workers, on shards, or on which scene was finished first.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
 from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import Progress
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.cluster.pool import Pool, WorkerLost
-from stage1_render_teachers.plan import basis_path, shared_teacher, teacher_threads
+from stage1_render_teachers.plan import shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher
 from stage1_render_teachers.views.render_views import config_grid, load_scene, pick_views, render_batches
@@ -28,7 +29,7 @@ from stage1_render_teachers.views.render_views import config_grid, load_scene, p
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """One scene of the sample. `specs` names the dense teachers whose basis is wanted."""
+    """One scene of the sample. `specs` names the dense teachers whose standardiser is wanted."""
 
     row: ManifestRow
     specs: tuple[str, ...]
@@ -45,20 +46,20 @@ class SceneMoments:
 
 
 def dense_specs(config: Stage1Config, device: str) -> tuple[str, ...]:
-    """Specs of the dense teachers of `config`: the ones that need a basis."""
+    """Specs of the dense teachers of `config`: the ones that need a standardiser."""
     return tuple(spec for spec in config.teachers if isinstance(shared_teacher(spec, device), DenseTeacher))
 
 
-def missing_bases(store: Place, config: Stage1Config, device: str) -> tuple[str, ...]:
-    """Specs of the dense teachers that have no basis in `store` yet."""
-    return tuple(spec for spec in dense_specs(config, device) if not basis_path(store, spec).exists())
+def missing_standardisers(store: StorePath, config: Stage1Config, device: str) -> tuple[str, ...]:
+    """Specs of the dense teachers that have no standardiser in `store` yet."""
+    return tuple(spec for spec in dense_specs(config, device) if not standardiser_path(store, spec).exists())
 
 
 def calibrate(
-    rows: Sequence[ManifestRow], store: Place, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
+    rows: Sequence[ManifestRow], store: StorePath, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
     report: Progress, *, overwrite: bool = False, client_device: str = "cpu",
-) -> list[Place]:  # fmt: skip
-    """Fit and save the bases of the dense teachers `specs` on a sample of `rows`; returns their paths.
+) -> list[StorePath]:  # fmt: skip
+    """Fit and save the standardisers of the dense teachers `specs` on a sample of `rows`; returns their paths.
 
     `device` is where the jobs run, `client_device` where this process builds a teacher to learn its fingerprint.
     A scene that fails is replaced by the next one of the draw. Raises CacheError when none can be used.
@@ -88,11 +89,11 @@ def calibrate(
                 merged[spec] = merged[spec].merge(moments) if spec in merged else moments
     if used == 0:
         raise CacheError(f"calibration: none of {len(draw)} scenes can be used; the first: {first_error}")
-    paths: list[Place] = []
+    paths: list[StorePath] = []
     for spec in specs:
         teacher = shared_teacher(spec, client_device)
-        basis = phi_s(merged[spec], spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_basis(basis, basis_path(store, spec), overwrite=overwrite))
+        standardiser = phi_s(merged[spec], spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        paths.append(save_standardiser(standardiser, standardiser_path(store, spec), overwrite=overwrite))
     return paths
 
 
@@ -127,16 +128,16 @@ def scene_moments(job: CalibrationJob) -> SceneMoments:
         return SceneMoments(error=f"scene {job.row.scene_id}: {one_line(error)}")
 
 
-def save_basis(basis: TeacherBasis, path: Place, *, overwrite: bool) -> Place:
-    """Write a basis that is not there yet; whoever comes second keeps the first one's, unless told to overwrite.
+def save_standardiser(standardiser: PhiSStandardiser, path: StorePath, *, overwrite: bool) -> StorePath:
+    """Write a standardiser that is not there yet; whoever comes second keeps the first one's, unless told to overwrite.
 
-    Shards that start at the same moment all calibrate. On unlike machines their bases may differ in the last bit, and a
-    basis must never change under a scene that was encoded with it.
+    Shards that start at the same moment all calibrate. On unlike machines their standardisers may differ in the last
+    bit, and a standardiser must never change under a scene that was encoded with it.
     """
     if overwrite:
-        basis.save(path)
+        standardiser.save(path)
         return path
-    create_bytes_atomically(path, basis.to_bytes())
+    create_bytes_atomically(path, standardiser.to_bytes())
     return path
 
 

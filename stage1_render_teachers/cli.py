@@ -14,9 +14,9 @@ from chorus_common.manifest import Manifest
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from chorus_common.runtime.progress import duration, progress
-from chorus_common.runtime.store_path import Place, PlaceType
-from stage1_render_teachers.calibrate import calibrate as fit_bases
-from stage1_render_teachers.calibrate import dense_specs, missing_bases
+from chorus_common.runtime.store_path import StorePath, StorePathType
+from stage1_render_teachers.calibrate import calibrate as fit_standardisers
+from stage1_render_teachers.calibrate import dense_specs, missing_standardisers
 from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.commands.capture import capture_command
@@ -46,7 +46,9 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 _scenes = _options(
     click.option("--manifest", required=True, type=click.Path(path_type=Path), help="scenes, from chorus-data index"),
-    click.option("--store", required=True, type=PlaceType(), help="folder of the teacher caches, or s3://BUCKET/PATH"),
+    click.option(
+        "--store", required=True, type=StorePathType(), help="folder of the teacher caches, or s3://BUCKET/PATH"
+    ),
     click.option("--split", default=None, help="only scenes of this split"),
     click.option("--dataset", default=None, help="only scenes of this data set"),
     click.option("--json", "as_json", is_flag=True, help="print one JSON object"),
@@ -100,7 +102,7 @@ def command() -> None:
     help="stop after this many failed scenes; 0 = never",
 )
 def run(
-    manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config: Path | None, settings: tuple[str, ...], shard: str, max_failures: int, **how: Any,
 ) -> int:  # fmt: skip
     """Publish the cache of every scene; go on where an earlier run stopped."""
@@ -124,23 +126,23 @@ def run(
 @_scenes
 @_settings
 def calibrate(
-    manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config: Path | None, settings: tuple[str, ...], overwrite: bool, **how: Any,
 ) -> int:  # fmt: skip
-    """Fit the teacher bases that the store lacks (run does so by itself)."""
+    """Fit the PHI-S standardisers that the store lacks (run does so by itself)."""
     resolved = _resolve(config, settings, teachers)
     rows = select_rows(Manifest.read(manifest), split, dataset)
     prepare_store(store)
     how_run = RunConfig(**how)
     here = how_run.client_device
-    wanted = dense_specs(resolved, here) if overwrite else missing_bases(store, resolved, here)
-    paths: list[Place] = []
+    wanted = dense_specs(resolved, here) if overwrite else missing_standardisers(store, resolved, here)
+    paths: list[StorePath] = []
     if wanted:
         with (
             open_pool(how_run) as pool,
             progress(min(resolved.calibration.scenes, len(rows)), "calibration") as report,
         ):
-            paths = fit_bases(
+            paths = fit_standardisers(
                 rows, store, wanted, resolved, how_run.device, pool, report, overwrite=overwrite, client_device=here
             )
     if as_json:
@@ -148,13 +150,13 @@ def calibrate(
     elif paths:
         click.echo("\n".join(f"fitted {path}" for path in paths))
     else:
-        click.echo("all bases are there; --overwrite fits them again")
+        click.echo("all standardisers are there; --overwrite fits them again")
     return EXIT_DONE
 
 
 @command.command()
 @_scenes
-def status(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
+def status(manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Done, failed with reasons, pending; speed, time left, size, coverage."""
     state = store_status(select_rows(Manifest.read(manifest), split, dataset), store)
     click.echo(json.dumps(state.as_dict()) if as_json else describe(state))
@@ -163,7 +165,7 @@ def status(manifest: Path, store: Place, split: str | None, dataset: str | None,
 
 @command.command()
 @_scenes
-def verify(manifest: Path, store: Place, split: str | None, dataset: str | None, as_json: bool) -> int:
+def verify(manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Check every byte of every published scene."""
     rows = select_rows(Manifest.read(manifest), split, dataset)
     require_store(store)

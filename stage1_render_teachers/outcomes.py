@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -82,7 +82,7 @@ class OutcomeLog:
     outcomes are lost when the process is killed; the scenes themselves are not.
     """
 
-    def __init__(self, store: Place, *, every: float = 2.0) -> None:
+    def __init__(self, store: StorePath, *, every: float = 2.0) -> None:
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self._folder, self._stem = store / "outcomes", f"{started}-{socket.gethostname()}-{os.getpid()}"
         self._every, self._last = every, time.monotonic()
@@ -118,14 +118,14 @@ def to_table(outcomes: Iterable[SceneOutcome]) -> pa.Table:
     return pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=SCHEMA)
 
 
-def read_outcomes(store: Place) -> dict[str, SceneOutcome]:
+def read_outcomes(store: StorePath) -> dict[str, SceneOutcome]:
     """The last outcome of every scene that any run on `store` has met, by "dataset/scene_id".
 
     A skipped scene says nothing new, so its earlier outcome stands where there is one. Raises CacheError for a file
     that cannot be read.
     """
     rows: list[SceneOutcome] = []
-    files: list[Place] = list((store / "outcomes").glob("[!.]*.parquet"))
+    files: list[StorePath] = list((store / "outcomes").glob("[!.]*.parquet"))
     for path in sorted(files, key=str):
         try:
             table = pq.read_table(io.BytesIO(path.read_bytes()), schema=SCHEMA)

@@ -1,4 +1,5 @@
-"""What a run will ask of every scene, settled once before any work: teachers, their fingerprints and their bases."""
+"""What a run will ask of every scene, settled once before any work: teachers, their fingerprints and their
+standardisers."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
@@ -23,21 +24,21 @@ class TeacherPlan:
 
     Attributes:
         spec, name: as given, and as files are called.
-        dense: dense features (with a basis) or masks (without).
+        dense: dense features (with a standardiser) or masks (without).
         fingerprint: of its weights and settings.
-        basis: fingerprint of the teacher's basis, "" for mask teachers.
+        standardiser: fingerprint of the teacher's standardiser, "" for mask teachers.
     """
 
     spec: str
     name: str
     dense: bool
     fingerprint: str
-    basis: str = ""
+    standardiser: str = ""
 
 
-def basis_path(store: Place, spec: str) -> Place:
-    """Where the basis of a dense teacher lies."""
-    return store / "bases" / f"{teacher_name(spec)}.safetensors"
+def standardiser_path(store: StorePath, spec: str) -> StorePath:
+    """Where the standardiser of a dense teacher lies."""
+    return store / "standardisers" / f"{teacher_name(spec)}.safetensors"
 
 
 @lru_cache(maxsize=16)
@@ -47,16 +48,18 @@ def shared_teacher(spec: str, device: str) -> Teacher:
 
 
 @lru_cache(maxsize=16)
-def _load_basis(path: Place, fingerprint: str) -> TeacherBasis:
-    basis = TeacherBasis.load(path)
-    if basis.fingerprint != fingerprint:
-        raise CacheError(f"{path}: the basis was replaced while this run was going on; run the same command again")
-    return basis
+def _load_standardiser(path: StorePath, fingerprint: str) -> PhiSStandardiser:
+    standardiser = PhiSStandardiser.load(path)
+    if standardiser.fingerprint != fingerprint:
+        raise CacheError(
+            f"{path}: the standardiser was replaced while this run was going on; run the same command again"
+        )
+    return standardiser
 
 
-def load_basis(store: Place, plan: TeacherPlan) -> TeacherBasis:
-    """The basis that `plan` was made with, read once per process."""
-    return _load_basis(basis_path(store, plan.spec), plan.basis)
+def load_standardiser(store: StorePath, plan: TeacherPlan) -> PhiSStandardiser:
+    """The standardiser that `plan` was made with, read once per process."""
+    return _load_standardiser(standardiser_path(store, plan.spec), plan.standardiser)
 
 
 def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
@@ -64,31 +67,31 @@ def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
     return next((teacher for teacher in teachers if isinstance(teacher, DenseTeacher) and teacher.text_aligned), None)
 
 
-def plan_teachers(store: Place, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
-    """The teachers of `config`, built once to prove that they can be, and their bases under `store`.
+def plan_teachers(store: StorePath, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
+    """The teachers of `config`, built once to prove that they can be, and their standardisers under `store`.
 
-    Raises ConfigError for an unknown teacher, one that differs from what its basis was fitted on, or one that cannot
-    embed masks as asked; CacheError where a basis is missing (calibrate first) or damaged.
+    Raises ConfigError for an unknown teacher, one that differs from what its standardiser was fitted on, or one that
+    cannot embed masks as asked; CacheError where a standardiser is missing (calibrate first) or damaged.
     """
     plans = []
     teachers = [shared_teacher(spec, device) for spec in config.teachers]
-    speaker = first_text_aligned(teachers)
-    if speaker is not None and not all(isinstance(teacher, DenseTeacher) for teacher in teachers):
-        mask_embedder(config.mask_embeddings, speaker, config_grid(config))
+    text_teacher = first_text_aligned(teachers)
+    if text_teacher is not None and not all(isinstance(teacher, DenseTeacher) for teacher in teachers):
+        mask_embedder(config.mask_embeddings, text_teacher, config_grid(config))
     for spec, teacher in zip(config.teachers, teachers):
         if not isinstance(teacher, DenseTeacher):
             plans.append(TeacherPlan(spec, teacher_name(spec), False, teacher.fingerprint))
             continue
-        path = basis_path(store, spec)
+        path = standardiser_path(store, spec)
         if not path.is_file():
-            raise CacheError(f"{path}: no basis of teacher '{spec}' yet; run chorus-stage1 calibrate")
-        basis = TeacherBasis.load(path)
-        if basis.teacher_fingerprint != teacher.fingerprint:
+            raise CacheError(f"{path}: no standardiser of teacher '{spec}' yet; run chorus-stage1 calibrate")
+        standardiser = PhiSStandardiser.load(path)
+        if standardiser.teacher_fingerprint != teacher.fingerprint:
             raise ConfigError(
                 f"teacher '{spec}' is not the one that {path} was fitted on (fingerprint {teacher.fingerprint} against "
-                f"{basis.teacher_fingerprint}); use another --store, or calibrate --overwrite and run --overwrite"
+                f"{standardiser.teacher_fingerprint}); use another --store, or calibrate --overwrite and run --overwrite"
             )
-        plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, basis.fingerprint))
+        plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, standardiser.fingerprint))
     return tuple(plans)
 
 

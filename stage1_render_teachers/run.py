@@ -1,5 +1,5 @@
-"""Many scenes: settle the plan, calibrate where bases are missing, then every scene once, whatever becomes of the
-others.
+"""Many scenes: settle the plan, calibrate where standardisers are missing, then every scene once, whatever becomes of
+the others.
 
 What is done is what is published; a run can be killed at any moment and started again with the same command.
 """
@@ -20,8 +20,8 @@ from chorus_common.rasterize import get_backend
 from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ManifestError
 from chorus_common.runtime.progress import Progress, progress
-from chorus_common.runtime.store_path import Place
-from stage1_render_teachers.calibrate import calibrate, missing_bases
+from chorus_common.runtime.store_path import StorePath
+from stage1_render_teachers.calibrate import calibrate, missing_standardisers
 from stage1_render_teachers.cluster.pool import Finished, Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import plan_teachers
@@ -44,13 +44,14 @@ class RunSummary:
 
 
 def run_stage1(
-    rows: Sequence[ManifestRow], store: Place, config: Stage1Config, run: RunConfig,
+    rows: Sequence[ManifestRow], store: StorePath, config: Stage1Config, run: RunConfig,
     *, calibration_rows: Sequence[ManifestRow] | None = None,
 ) -> RunSummary:  # fmt: skip
     """Publish the cache of every scene in `rows` under `store`.
 
-    `calibration_rows` is what missing bases are fitted on (default: `rows`); shards pass the whole manifest, so that
-    they all fit the same bases. Raises ChorusError for what concerns the run as a whole; scenes fail one by one.
+    `calibration_rows` is what missing standardisers are fitted on (default: `rows`); shards pass the whole manifest, so
+    that they all fit the same standardisers. Raises ChorusError for what concerns the run as a whole; scenes fail one
+    by one.
     """
     started = time.time()
     prepare_store(store)
@@ -59,7 +60,7 @@ def run_stage1(
     for dataset in sorted({row.dataset for row in rows}):
         sweep_orphans(store / dataset, older_than=started)
     with open_pool(run) as pool:
-        ensure_bases(calibration_rows or rows, store, config, run, pool)
+        ensure_standardisers(calibration_rows or rows, store, config, run, pool)
         plans = plan_teachers(store, config, run.client_device)
         jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite) for row in rows]
         with progress(len(jobs), "stage 1") as report, OutcomeLog(store) as log:
@@ -116,11 +117,11 @@ def _with_retries(
         jobs = again
 
 
-def ensure_bases(
-    rows: Sequence[ManifestRow], store: Place, config: Stage1Config, run: RunConfig, pool: Pool
-) -> list[Place]:
-    """Fit the bases that `store` lacks; the paths of those that were fitted now."""
-    missing = missing_bases(store, config, run.client_device)
+def ensure_standardisers(
+    rows: Sequence[ManifestRow], store: StorePath, config: Stage1Config, run: RunConfig, pool: Pool
+) -> list[StorePath]:
+    """Fit the standardisers that `store` lacks; the paths of those that were fitted now."""
+    missing = missing_standardisers(store, config, run.client_device)
     if not missing:
         return []
     with progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
@@ -140,12 +141,12 @@ def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> l
     if not rows:
         wanted = ", ".join(f"{key} {value}" for key, value in (("split", split), ("dataset", dataset)) if value)
         raise ManifestError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")
-    if taken := {"bases", "outcomes"} & {row.dataset for row in rows}:
+    if taken := {"standardisers", "outcomes"} & {row.dataset for row in rows}:
         raise ManifestError(f"a data set cannot be called '{min(taken)}': stores have a folder of that name")
     return rows
 
 
-def prepare_store(store: Place) -> None:
+def prepare_store(store: StorePath) -> None:
     """Make the store's folder, or see that the bucket can be used. Raises CacheError when that cannot be."""
     if isinstance(store, BucketPath):
         check_bucket(store)

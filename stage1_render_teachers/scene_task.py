@@ -2,7 +2,7 @@
 
 Everything a scene needs happens here and only here: read, pick views, render, ask the teachers, standardise, quantise,
 build the lifting matrix, write, check, publish. The result is a pure function of the scene's files, the settings and
-the teacher bases; where it runs and beside what makes no difference to a byte.
+the PHI-S standardisers; where it runs and beside what makes no difference to a byte.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from chorus_common.runtime.allocator import keep_freed_memory
 from chorus_common.runtime.bucket import BucketError
 from chorus_common.runtime.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
 from chorus_common.runtime.peak_memory import peak_memory
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
@@ -54,14 +54,14 @@ class SceneJob:
     """All that a worker needs to know to do one scene."""
 
     row: ManifestRow
-    store: Place
+    store: StorePath
     config: Stage1Config
     teachers: tuple[TeacherPlan, ...]
     device: str = "cpu"
     overwrite: bool = False
 
     @property
-    def path(self) -> Place:
+    def path(self) -> StorePath:
         return self.store / self.row.dataset / f"{self.row.scene_id}.zarr"
 
 
@@ -146,11 +146,11 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
             )
         with watch("index"):
             index = LiftingIndex.build(hits, scene.means, config_grid(config))
-            weight, n_views = index.evidence()
+            weight, n_views = index.visibility()
             coverage = float((n_views >= config.coverage_views).mean())
         with watch("write"):
             writer.put_lifting(index)
-            writer.put_evidence(weight, n_views)
+            writer.put_visibility(weight, n_views)
             writer.put_gaussians(scene, index.order)
             if images:
                 writer.put_rgb(images)
@@ -180,14 +180,16 @@ def scene_header(job: SceneJob) -> SceneHeader:
         scene_id=job.row.scene_id,
         dataset=job.row.dataset,
         fingerprint=scene_fingerprint(job),
-        grid=GridAttributes(width=config.width, height=config.height, cell=config.cell, fold=config.fold),
+        grid=GridAttributes(
+            width=config.width, height=config.height, cell=config.cell, interpolation=config.interpolation
+        ),
         settings=config.model_dump(mode="json"),
     )
 
 
 def scene_fingerprint(job: SceneJob) -> str:
-    """Hash of everything that changes a byte of the scene's cache: files, settings, teachers, bases, version of this
-    code.
+    """Hash of everything that changes a byte of the scene's cache: files, settings, teachers, standardisers, version of
+    this code.
 
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
     part is what is read of them: beside poses their folder may hold every picture of the capture.

@@ -17,7 +17,7 @@ UnitFloat = Annotated[float, Field(ge=0, le=1)]
 
 
 class CalibrationConfig(Config):
-    """From how much of the manifest the teacher bases are fitted."""
+    """From how much of the manifest the PHI-S standardisers are fitted."""
 
     scenes: int = Field(default=16, ge=1, description="scenes drawn from the manifest; all of it where it is smaller")
     views: int = Field(default=8, ge=1, description="views drawn from each of them")
@@ -35,7 +35,9 @@ class Stage1Config(Config):
     )
     height: int = Field(default=480, ge=1, le=8192)
     cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
-    fold: Literal["nearest", "bilinear"] = Field(default="bilinear", description="how pixels share their weight")
+    interpolation: Literal["nearest", "bilinear"] = Field(
+        default="bilinear", description="how pixels share their weight"
+    )
     n_views: int = Field(default=64, ge=1, description="views chosen for a scene that brings no cameras")
     fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
     up: tuple[float, float, float] = Field(

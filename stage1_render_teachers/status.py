@@ -13,7 +13,7 @@ from chorus_common.cache import SceneCache, published_bytes, published_scenes
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import duration
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
 
 
@@ -46,18 +46,18 @@ class StoreStatus:
         return asdict(self)
 
 
-def scene_path(store: Place, row: ManifestRow) -> Place:
+def scene_path(store: StorePath, row: ManifestRow) -> StorePath:
     """Where the cache of a scene is published."""
     return store / row.dataset / f"{row.scene_id}.zarr"
 
 
-def require_store(store: Place) -> None:
+def require_store(store: StorePath) -> None:
     """Raises CacheError where there is no store at all."""
     if not store.is_dir():
         raise CacheError(f"--store {store}: no such folder; chorus-stage1 run makes it")
 
 
-def store_status(rows: Sequence[ManifestRow], store: Place) -> StoreStatus:
+def store_status(rows: Sequence[ManifestRow], store: StorePath) -> StoreStatus:
     """The state of `store` for the scenes `rows`. Raises CacheError when there is no such store."""
     require_store(store)
     outcomes = read_outcomes(store)
@@ -112,7 +112,7 @@ def scenes_per_hour(done: Sequence[SceneOutcome]) -> float:
     return 3600 * len(stretch) / max(stretch[0].finished - start, 1e-3)
 
 
-def _from_cache(row: ManifestRow, path: Place) -> SceneOutcome:
+def _from_cache(row: ManifestRow, path: StorePath) -> SceneOutcome:
     """The outcome of a scene whose record was lost with a killed run. Raises CacheError for a damaged store."""
     attributes = SceneCache.open(path).attributes
     return SceneOutcome(

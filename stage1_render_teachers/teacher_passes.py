@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from chorus_common.cache import EmbeddingSource, SceneCacheWriter
 from chorus_common.features.quantise import Quantiser
 from chorus_common.runtime.errors import CacheError, SceneError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.fidelity import Fidelity
-from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_basis, shared_teacher
+from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_standardiser, shared_teacher
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, teacher_name
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
@@ -44,7 +44,7 @@ class TeacherPass(Protocol):
 
 
 def open_passes(
-    writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: Place, config: Stage1Config, device: str,
+    writer: SceneCacheWriter, plans: Sequence[TeacherPlan], store: StorePath, config: Stage1Config, device: str,
     n_gaussians: int, surfaces: SceneSurfaces,
 ) -> list[TeacherPass]:  # fmt: skip
     """A pass per teacher, dense ones first: masks are given embeddings by the first text-aligned one."""
@@ -59,12 +59,12 @@ def open_passes(
                 f"{plan.fingerprint}; install the same version and weights everywhere"
             )
         teachers.append(teacher)
-    speaker = first_text_aligned(teachers)
+    text_teacher = first_text_aligned(teachers)
     for plan, teacher in zip(plans, teachers):
         if isinstance(teacher, DenseTeacher):
             dense.append(DensePass(writer, plan, teacher, store, config, n_gaussians))
         else:
-            masks.append(MaskPass(writer, plan, teacher, config, speaker, surfaces))
+            masks.append(MaskPass(writer, plan, teacher, config, text_teacher, surfaces))
     return dense + masks
 
 
@@ -72,11 +72,11 @@ class DensePass:
     """Features -> standardised -> codes; measures what storing them costs after lifting."""
 
     def __init__(
-        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: Place, config: Stage1Config,
+        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: StorePath, config: Stage1Config,
         n_gaussians: int,
     ) -> None:  # fmt: skip
         self.name = plan.name
-        self._teacher, self._basis, self._grid = teacher, load_basis(store, plan), config_grid(config)
+        self._teacher, self._standardiser, self._grid = teacher, load_standardiser(store, plan), config_grid(config)
         self._quantiser = Quantiser(config.bits)
         self._fidelity = Fidelity(n_gaussians, teacher.channels, config.error_sample, config.seed)
         self._out = writer.add_dense_teacher(
@@ -84,7 +84,7 @@ class DensePass:
             spec=plan.spec,
             fingerprint=plan.fingerprint,
             channels=teacher.channels,
-            basis=plan.basis,
+            standardiser=plan.standardiser,
             bits=config.bits,
             text_aligned=teacher.text_aligned,
         )
@@ -100,7 +100,7 @@ class DensePass:
             raise SceneError(f"teacher {self.name} gave values that are not finite")
         tokens[self.name] = features
         with watch("standardise"):
-            standardised = self._basis.forward(features)
+            standardised = self._standardiser.forward(features)
         with watch("quantise"):
             self._out.append(standardised)
         with watch("measure"):
@@ -116,16 +116,16 @@ class MaskPass:
 
     def __init__(
         self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config,
-        speaker: DenseTeacher | None, surfaces: SceneSurfaces,
+        text_teacher: DenseTeacher | None, surfaces: SceneSurfaces,
     ) -> None:  # fmt: skip
         self.name = plan.name
         self._teacher, self._config, self._grid = teacher, config, config_grid(config)
         source = None
-        if speaker is not None:
+        if text_teacher is not None:
             form = config.mask_embeddings
-            self._embed = mask_embedder(form, speaker, self._grid)
-            source = EmbeddingSource(spec=speaker.spec, fingerprint=speaker.fingerprint, form=form)
-        self._speaker, self._surfaces = speaker, surfaces
+            self._embed = mask_embedder(form, text_teacher, self._grid)
+            source = EmbeddingSource(spec=text_teacher.spec, fingerprint=text_teacher.fingerprint, form=form)
+        self._text_teacher, self._surfaces = text_teacher, surfaces
         self._embeddings: dict[str, list[NDArray[np.float16]]] = {level: [] for level in teacher.levels}
         self._out = writer.add_mask_teacher(
             plan.name,
@@ -146,15 +146,15 @@ class MaskPass:
         for i, levels in enumerate(per_view):
             with watch("quantise"):
                 self._out.append(levels)
-            if self._speaker is None:
+            if self._text_teacher is None:
                 continue
-            dense = tokens[teacher_name(self._speaker.spec)][i].reshape(self._grid.cells, -1)
+            dense = tokens[teacher_name(self._text_teacher.spec)][i].reshape(self._grid.cells, -1)
             with watch("embed masks"):
                 for level, ids in levels.items():
                     self._embeddings[level].append(self._embed(batch.images[i], ids, dense).astype(np.float16))
 
     def finish(self) -> dict[str, float]:
-        if self._speaker is not None:
+        if self._text_teacher is not None:
             for level, per_view in self._embeddings.items():
                 offsets = np.cumsum([0, *map(len, per_view)], dtype=np.int64)
                 self._out.put_embeddings(level, offsets, np.concatenate(per_view))

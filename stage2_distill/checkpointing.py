@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.runtime.errors import WeightsError
-from stage2_distill.optim import WeightAverage, load_optimizer_tensors, optimizer_tensors
+from stage2_distill.optim import EMA, load_optimizer_tensors, optimizer_tensors
 
 SCHEMA = 1
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands.
 
     Attributes:
@@ -45,7 +45,7 @@ class Progress:
 
 
 def save_state(
-    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+    path: Path, progress: TrainingProgress, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None
 ) -> None:
     """Write the state atomically: a crash or a full disk leaves the previous file as it was."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
@@ -57,9 +57,7 @@ def save_state(
     write_bytes_atomically(path, save_tensors(flat, {"chorus": json.dumps(header, sort_keys=True)}))
 
 
-def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
-) -> Progress:
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None) -> TrainingProgress:
     """Put a saved state back into model, optimiser and average.
 
     Raises WeightsError where the file is damaged, of another schema or of another model.
@@ -82,7 +80,7 @@ def load_state(
     try:
         if unknown := sorted(parts.keys() - {"model", "optim", "ema"}):
             raise KeyError(unknown[0])
-        progress = Progress(**header["progress"])
+        progress = TrainingProgress(**header["progress"])
         model.load_state_dict(parts["model"])
         load_optimizer_tensors(optimizer, parts["optim"])
         if average is not None:

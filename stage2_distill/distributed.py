@@ -77,7 +77,7 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the group that torchrun's environment describes, if any; leave it at the end."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:

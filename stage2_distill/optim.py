@@ -96,7 +96,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         optimizer.state[parameter][field] = value.clone() if field == "step" else value.to(parameter).clone()
 
 
-class WeightAverage:
+class EMA:
     """Exponential moving average of a model's parameters; buffers are copied.
 
     decay(s) = min(decay, (1 + s) / (10 + s)): a plain average while the run is young.

@@ -50,7 +50,7 @@ class RunFolder:
     def best(self) -> Path:
         return self.path / "best"
 
-    def claim(self, identity: dict[str, Any], *, write: bool) -> None:
+    def bind_identity(self, identity: dict[str, Any], *, write: bool) -> None:
         """Record what the run is, or check that it is the one that was started here.
 
         Raises ConfigError naming the first difference.
@@ -83,7 +83,8 @@ def run_identity(
 
     Args:
         scenes, validation: (data set, scene id, fingerprint) in order; scores over other validation scenes could not be
-            compared with the best one so far. teachers: name -> fingerprint of teacher and basis. encoder: resolved
+            compared with the best one so far. teachers: name -> fingerprint of teacher and standardiser. encoder:
+                resolved
             config. start: hash of the weights that the run starts from.
     """
     return {

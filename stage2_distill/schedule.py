@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from stage2_distill.settings import OptimSettings, Stage, TeacherSettings
+from stage2_distill.settings import LossSchedule, OptimSettings, TeacherSettings
 
 
 def learning_rate(step: int, total: int, optim: OptimSettings) -> float:
@@ -32,28 +32,28 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
-def stage_weight(epoch: float, stage: Stage) -> float:
-    """Weight of a term at a point of the run: 0 outside [start, end), a linear rise over `warm_in` epochs, then
+def scheduled_weight(epoch: float, schedule: LossSchedule) -> float:
+    """Weight of a term at a point of the run: 0 outside [start, end), a linear rise over `warmup` epochs, then
     `weight`.
 
     The staged schedule A(e) of Chorus: language first, others join later (arXiv 2512.17817; the stages' lengths are not
     published).
     """
-    if epoch < stage.start or (stage.end is not None and epoch >= stage.end):
+    if epoch < schedule.start or (schedule.end is not None and epoch >= schedule.end):
         return 0.0
-    if stage.warm_in <= 0:
-        return stage.weight
-    return stage.weight * min(1.0, (epoch - stage.start) / stage.warm_in)
+    if schedule.warmup <= 0:
+        return schedule.weight
+    return schedule.weight * min(1.0, (epoch - schedule.start) / schedule.warmup)
 
 
 @dataclass(frozen=True)
 class TermWeights:
     """Weights of one teacher's terms at a point of the run: teacher = lambda_t of all of them, the others = eta_t of
-    its terms beside the match.
+    its terms beside the distillation loss.
     """
 
     teacher: float
-    anchors: float = 0.0
+    prototypes: float = 0.0
     masks: float = 0.0
     labels: float = 0.0
 
@@ -61,8 +61,8 @@ class TermWeights:
 def term_weights(epoch: float, teacher: TeacherSettings) -> TermWeights:
     """All weights of a teacher at `epoch`."""
     return TermWeights(
-        stage_weight(epoch, teacher),
-        stage_weight(epoch, teacher.anchors),
-        stage_weight(epoch, teacher.masks),
-        stage_weight(epoch, teacher.labels),
+        scheduled_weight(epoch, teacher),
+        scheduled_weight(epoch, teacher.prototypes),
+        scheduled_weight(epoch, teacher.masks),
+        scheduled_weight(epoch, teacher.labels),
     )

@@ -29,28 +29,28 @@ class EncoderSettings(Config):
     weights: str = ""
 
 
-class Stage(Config):
+class LossSchedule(Config):
     """When a term of the loss is active, and how much it weighs then.
 
     Attributes:
         weight: factor of the term; 0 = the term does not exist and costs nothing.
-        start, warm_in, end: active from epoch `start`, weight rising linearly over `warm_in` epochs, gone from epoch
+        start, warmup, end: active from epoch `start`, weight rising linearly over `warmup` epochs, gone from epoch
             `end` (None: stays). Epochs are counted from 0 and may be fractions.
     """
 
     weight: float = Field(default=1.0, ge=0)
     start: float = Field(default=0.0, ge=0)
-    warm_in: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.0, ge=0)
     end: float | None = None
 
     @model_validator(mode="after")
-    def _ends_after_start(self) -> Stage:
+    def _ends_after_start(self) -> LossSchedule:
         if self.end is not None and self.end <= self.start:
             raise ValueError(f"ends at epoch {self.end:g}, before it starts at {self.start:g}")
         return self
 
 
-class MaskContrastSettings(Stage):
+class MaskContrastSettings(LossSchedule):
     """Label-free contrast from a mask teacher's masks (losses/mask_contrast.py); weight is eta_t, times lambda_t.
 
     Attributes:
@@ -75,7 +75,7 @@ class MaskContrastSettings(Stage):
     temperature: float = Field(default=0.1, gt=0)
 
 
-class LabelContrastSettings(Stage):
+class LabelContrastSettings(LossSchedule):
     """Contrast of ground-truth groups, as the papers have it (losses/label_contrast.py). It sees labels: results of
     such a run are not label-free. Scenes without labels are left out of it.
 
@@ -90,12 +90,12 @@ class LabelContrastSettings(Stage):
     temperature: float = Field(default=0.2, gt=0)
 
 
-class AnchorSettings(Stage):
-    """Which of the teacher's typical features a Gaussian has (losses/anchors.py); weight is eta_t, times lambda_t.
+class PrototypeSettings(LossSchedule):
+    """Which of the teacher's typical features a Gaussian has (losses/prototypes.py); weight is eta_t, times lambda_t.
 
     Attributes:
-        count: anchors. temperature: of the softmax over them.
-        balance: 0 weighs Gaussians alike, 1 weighs anchors alike.
+        count: prototypes. temperature: of the softmax over them.
+        balance: 0 weighs Gaussians alike, 1 weighs prototypes alike.
         scenes, per_scene: training scenes, and Gaussians of each, whose lifted features are clustered.
     """
 
@@ -107,28 +107,28 @@ class AnchorSettings(Stage):
     per_scene: int = Field(default=1024, ge=1)
 
 
-class TeacherSettings(Stage):
+class TeacherSettings(LossSchedule):
     """How one teacher is matched, and when (`weight` is lambda_t of the total loss).
 
     Attributes:
-        l1, l2: weights of 1 - cosine and of SmoothL1.
+        cosine_weight, smooth_l1_weight: weights of 1 - cosine and of SmoothL1.
         beta: where SmoothL1 turns linear, in standard deviations of a channel.
         cosine_space: "standardised" measures directions around the teacher's mean; "teacher" as the teacher's users do,
             with the mean put back.
         smooth_l1_space: "standardised" (all teachers weigh alike) or the teacher's own, as if there were no PHI-S.
-        evidence_half: Gaussians weigh e / (e + evidence_half) by their evidence e (sum of blending weights); 0 weighs
-            all alike.
-        anchors: softmax over typical features of this teacher, beside the match. masks, labels: contrastive terms on
-            this teacher's head. Their stages count within the teacher's own.
+        visibility_half: Gaussians weigh e / (e + visibility_half) by their visibility e (sum of blending weights); 0
+            weighs all alike.
+        prototypes: softmax over typical features of this teacher, beside the distillation loss. masks, labels:
+            contrastive terms on this teacher's head. Their stages count within the teacher's own.
     """
 
-    l1: float = Field(default=1.0, ge=0)
-    l2: float = Field(default=1.0, ge=0)
+    cosine_weight: float = Field(default=1.0, ge=0)
+    smooth_l1_weight: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, gt=0)
     cosine_space: Literal["standardised", "teacher"] = "standardised"
     smooth_l1_space: Literal["standardised", "teacher"] = "standardised"
-    evidence_half: float = Field(default=0.0, ge=0)
-    anchors: AnchorSettings = AnchorSettings()
+    visibility_half: float = Field(default=0.0, ge=0)
+    prototypes: PrototypeSettings = PrototypeSettings()
     masks: MaskContrastSettings = MaskContrastSettings()
     labels: LabelContrastSettings = LabelContrastSettings()
 
@@ -141,7 +141,7 @@ class DataSettings(Config):
         weights: data set -> share of the samples; empty = in proportion to scenes.
         crop, max_points: "sphere" (nearest Gaussians to a drawn one) or "rows" (a range of Morton order), at most
             max_points Gaussians (0 = all).
-        min_weight, min_views: evidence below which a Gaussian is no target.
+        min_weight, min_views: visibility below which a Gaussian is no target.
         views: lift from (or render to) a random subset of so many views, drawn anew for every sample (0 = all views;
             only then are targets remembered).
         max_targets: voxels (or cells) of a sample that each teacher is matched on, drawn anew for every sample
@@ -234,7 +234,7 @@ class TrainConfig(Config):
         checkpoint_every: steps between saved states (one is saved at the end, too).
         validate_every: epochs between passes over the validation scenes (0 = only after the last one).
         zero_shot: whether validation also asks text-aligned teachers' heads for the scenes' classes by their names.
-        best_by: what the best student has: the lowest match, or the highest zero-shot f-mIoU.
+        best_by: what the best student has: the lowest distillation loss, or the highest zero-shot f-mIoU.
         wandb: project of Weights & Biases to log to, beside TensorBoard ("" = none).
         max_bad_steps: steps with a non-finite loss or gradient in a row after which the run gives up; each one is
             skipped.
@@ -262,7 +262,7 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(default=200, ge=1)
     validate_every: int = Field(default=0, ge=0)
     zero_shot: bool = False
-    best_by: Literal["match", "zero_shot"] = "match"
+    best_by: Literal["distillation", "zero_shot"] = "distillation"
     wandb: str = ""
     max_bad_steps: int = Field(default=5, ge=1)
     sync_batch_norm: bool = True
@@ -271,8 +271,8 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         for name, teacher in self.teachers.items():
-            if teacher.l1 == 0 and teacher.l2 == 0:
-                raise ValueError(f"teacher {name} has l1 = l2 = 0: nothing to match")
+            if teacher.cosine_weight == 0 and teacher.smooth_l1_weight == 0:
+                raise ValueError(f"teacher {name} has cosine_weight = smooth_l1_weight = 0: nothing to match")
         if self.teachers and not any(t.start == 0 and t.weight > 0 for t in self.teachers.values()):
             raise ValueError("no teacher is active in the first epoch; let one start at 0 with a positive weight")
         if self.best_by == "zero_shot" and not self.zero_shot:

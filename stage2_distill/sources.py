@@ -1,4 +1,5 @@
-"""From stores, a manifest and a config to what the trainer takes: opened scenes and the bases of their teachers."""
+"""From stores, a manifest and a config to what the trainer takes: opened scenes and the standardisers of their
+teachers."""
 
 from __future__ import annotations
 
@@ -7,23 +8,23 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from chorus_common.cache import SceneCache, published_scenes
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.errors import CacheError, ConfigError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage2_distill.data.dataset import SceneEntry
 
-Found = tuple[str, str, Place]
+Found = tuple[str, str, StorePath]
 Warn = Callable[[str], None]
 
 
-def find_scenes(stores: Sequence[Place], manifest: Path | None, split: str | None, warn: Warn) -> list[Found]:
+def find_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str | None, warn: Warn) -> list[Found]:
     """(data set, scene id, store path) of the scenes to use, sorted by data set and id.
 
     Without a manifest these are all scenes of all stores; with one, its rows of `split` (None: all of them). Rows that
     no store holds are reported to `warn` once; CacheError where none is held at all.
     """
-    found: dict[tuple[str, str], Place] = {}
+    found: dict[tuple[str, str], StorePath] = {}
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 run --store {store} first")
@@ -61,11 +62,13 @@ def open_scenes(found: Iterable[Found]) -> list[SceneEntry]:
     return entries
 
 
-def read_bases(stores: Sequence[Place], scenes: Sequence[SceneEntry], wanted: Iterable[str]) -> dict[str, TeacherBasis]:
-    """Bases of the `wanted` teachers (none named: all dense teachers of the scenes), by name.
+def read_standardisers(
+    stores: Sequence[StorePath], scenes: Sequence[SceneEntry], wanted: Iterable[str]
+) -> dict[str, PhiSStandardiser]:
+    """Standardisers of the `wanted` teachers (none named: all dense teachers of the scenes), by name.
 
-    Raises ConfigError for a teacher that no scene has, and CacheError where stores disagree about a teacher's basis:
-    their targets would live in different spaces.
+    Raises ConfigError for a teacher that no scene has, and CacheError where stores disagree about a teacher's
+    standardiser: their targets would live in different spaces.
     """
     present = sorted({name for scene in scenes for name in scene.store.dense_teachers})
     names = sorted(wanted) or present
@@ -74,30 +77,30 @@ def read_bases(stores: Sequence[Place], scenes: Sequence[SceneEntry], wanted: It
             near = difflib.get_close_matches(name, present, n=1, cutoff=0.0)
             hint = f"; did you mean '{near[0]}'?" if near else "; the stores hold no dense teacher"
             raise ConfigError(f"no scene has features of teacher '{name}'{hint}")
-    bases: dict[str, TeacherBasis] = {}
+    standardisers: dict[str, PhiSStandardiser] = {}
     for name in names:
         for store in stores:
-            path = store / "bases" / f"{name}.safetensors"
+            path = store / "standardisers" / f"{name}.safetensors"
             if not path.exists():
                 continue
-            basis = TeacherBasis.load(path)
-            if name in bases and bases[name].fingerprint != basis.fingerprint:
+            standardiser = PhiSStandardiser.load(path)
+            if name in standardisers and standardisers[name].fingerprint != standardiser.fingerprint:
                 raise CacheError(
-                    f"{path}: teacher {name} has another basis here than in {stores[0]}; calibrate both stores alike"
+                    f"{path}: teacher {name} has another standardiser here than in {stores[0]}; calibrate both stores alike"
                 )
-            bases[name] = basis
-        if name not in bases:
+            standardisers[name] = standardiser
+        if name not in standardisers:
             raise CacheError(
-                f"{stores[0] / 'bases' / f'{name}.safetensors'}: no such basis; run chorus-stage1 calibrate"
+                f"{stores[0] / 'standardisers' / f'{name}.safetensors'}: no such standardiser; run chorus-stage1 calibrate"
             )
         for scene in scenes:
             made_with = scene.store.dense_teachers.get(name)
-            if made_with is not None and made_with.basis != bases[name].fingerprint:
+            if made_with is not None and made_with.standardiser != standardisers[name].fingerprint:
                 raise CacheError(
-                    f"scene {scene.scene_id}: features of teacher {name} were made with another basis; "
+                    f"scene {scene.scene_id}: features of teacher {name} were made with another standardiser; "
                     "delete this scene's cache and run stage 1 again"
                 )
-    return bases
+    return standardisers
 
 
 def text_aligned(scenes: Sequence[SceneEntry], names: Iterable[str]) -> frozenset[str]:

@@ -68,7 +68,7 @@ class SparseRows:
     def __matmul__(self, values: Tensor) -> Tensor:
         """Weighted sums [R, C] f32 of `values` [width, C], with gradient."""
         with torch.autocast(values.device.type, enabled=False):
-            return _Product.apply(values.float(), self._matrix, self._transposed)
+            return _SparseProduct.apply(values.float(), self._matrix, self._transposed)
 
     @cached_property
     def _rows(self) -> Tensor:
@@ -90,7 +90,7 @@ def _coo(rows: Tensor, columns: Tensor, weights: Tensor, shape: tuple[int, int])
     )
 
 
-class _Product(torch.autograd.Function):
+class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
         ctx.transposed = transposed

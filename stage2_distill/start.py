@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.encoder import Encoder, build_encoder, load_encoder
@@ -18,13 +18,13 @@ from stage2_distill.student import Student, StudentTeacher, load_student
 
 @dataclass(frozen=True)
 class TrainData:
-    """What a run learns from: scenes to train on, scenes to validate on (may be empty), and the bases of the teachers
-    it matches.
+    """What a run learns from: scenes to train on, scenes to validate on (may be empty), and the standardisers of the
+    teachers it matches.
     """
 
     scenes: Sequence[SceneEntry]
     validation: Sequence[SceneEntry]
-    bases: Mapping[str, TeacherBasis]
+    standardisers: Mapping[str, PhiSStandardiser]
     text_aligned: frozenset[str] = frozenset()
 
 
@@ -37,34 +37,36 @@ def make_encoder(settings: EncoderSettings) -> Encoder:
     return build_encoder(settings.preset, **settings.overrides)
 
 
-def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[str, TeacherBasis]]:
-    """The student that a run starts with, and the bases of the teachers that it learns from.
+def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[str, PhiSStandardiser]]:
+    """The student that a run starts with, and the standardisers of the teachers that it learns from.
 
-    A trained student (`config.student`) keeps all its heads and their bases, and learns from those of its teachers that
-    the scenes have. ConfigError where there is none, or one is another teacher of that name.
+    A trained student (`config.student`) keeps all its heads and their standardisers, and learns from those of its
+    teachers that the scenes have. ConfigError where there is none, or one is another teacher of that name.
     """
     if not config.student:
         student = Student(make_encoder(config.encoder), _student_teachers(data, config))
-        for name, basis in data.bases.items():
-            student.set_basis(name, basis)
-        return student, dict(data.bases)
+        for name, standardiser in data.standardisers.items():
+            student.set_standardiser(name, standardiser)
+        return student, dict(data.standardisers)
     student = load_student(config.student)
     unknown = [n for n in config.teachers if n not in student.teachers]
     if unknown:
-        student.basis(unknown[0])  # says what it has
-    bases = {name: basis for name, basis in data.bases.items() if name in student.teachers}
-    if not bases:
+        student.standardiser(unknown[0])  # says what it has
+    standardisers = {
+        name: standardiser for name, standardiser in data.standardisers.items() if name in student.teachers
+    }
+    if not standardisers:
         raise ConfigError(
             f"{config.student}: the student's teachers are {', '.join(student.teachers)}, the scenes' are "
-            f"{', '.join(data.bases)}; make the scenes' cache with one of the student's teachers"
+            f"{', '.join(data.standardisers)}; make the scenes' cache with one of the student's teachers"
         )
-    for name, basis in bases.items():
-        if student.config.teachers[name].fingerprint != basis.teacher_fingerprint:
+    for name, standardiser in standardisers.items():
+        if student.config.teachers[name].fingerprint != standardiser.teacher_fingerprint:
             raise ConfigError(
                 f"{config.student}: teacher '{name}' of the student is not the one of the scenes "
-                f"({student.config.teachers[name].fingerprint}, {basis.teacher_fingerprint}); use the same weights"
+                f"({student.config.teachers[name].fingerprint}, {standardiser.teacher_fingerprint}); use the same weights"
             )
-    return student, bases
+    return student, standardisers
 
 
 def tensors_hash(module: torch.nn.Module) -> str:
@@ -79,11 +81,11 @@ def tensors_hash(module: torch.nn.Module) -> str:
 def _student_teachers(data: TrainData, config: TrainConfig) -> dict[str, StudentTeacher]:
     return {
         name: StudentTeacher(
-            spec=basis.spec,
-            fingerprint=basis.teacher_fingerprint,
-            channels=basis.channels,
+            spec=standardiser.spec,
+            fingerprint=standardiser.teacher_fingerprint,
+            channels=standardiser.channels,
             hidden=config.projector_hidden,
             text_aligned=name in data.text_aligned,
         )
-        for name, basis in data.bases.items()
+        for name, standardiser in data.standardisers.items()
     }

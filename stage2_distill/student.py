@@ -1,7 +1,7 @@
 """Student: the encoder, one projector per teacher, and what turns a projection back into the teacher's own space. Saved
 as one folder.
 
-    model.safetensors   encoder.*, projectors.<teacher>.*, bases.<teacher>.{mean, rotation, phi}
+    model.safetensors   encoder.*, projectors.<teacher>.*, standardisers.<teacher>.{mean, rotation, phi}
     config.json         everything needed to build and feed it (StudentConfig)
     README.md           model card
 
@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from chorus_common.features.standardise import TeacherBasis, Translation
+from chorus_common.features.standardise import PhiSStandardiser, Translation
 from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.runtime.config import Config, dump_config
 from chorus_common.runtime.errors import ConfigError, WeightsError
@@ -38,8 +38,8 @@ class StudentTeacher(Config):
         spec, fingerprint: which teacher it was, and the hash of its weights and settings, as recorded by stage 1.
         channels: width of its features. hidden: width of the projector's hidden layer.
         text_aligned: whether `chorus_common.text.load_text_encoder(spec)` gives vectors of the same space.
-        length: of predictions in the standardised space (`stage2_distill.lengths`); None = sqrt(channels), the length
-            that PHI-S gives a teacher's token.
+        feature_norm: of predictions in the standardised space (`stage2_distill.feature_norms`); None = sqrt(channels),
+            the feature norm that PHI-S gives a teacher's token.
     """
 
     spec: str
@@ -47,7 +47,7 @@ class StudentTeacher(Config):
     channels: int
     hidden: int
     text_aligned: bool = False
-    length: float | None = Field(default=None, gt=0)
+    feature_norm: float | None = Field(default=None, gt=0)
 
 
 class StudentConfig(Config):
@@ -59,8 +59,9 @@ class StudentConfig(Config):
     teachers: dict[str, StudentTeacher]
 
 
-class Basis(nn.Module):
-    """A teacher's PHI-S basis as buffers: y' = R (y - mean) / phi, and back (chorus_common.features.standardise)."""
+class StandardiserModule(nn.Module):
+    """A teacher's PHI-S standardiser as buffers: y' = R (y - mean) / phi, and back
+    (chorus_common.features.standardise)."""
 
     mean: Tensor
     rotation: Tensor
@@ -73,12 +74,12 @@ class Basis(nn.Module):
         self.register_buffer("phi", torch.ones(()))
 
     @staticmethod
-    def of(basis: TeacherBasis) -> Basis:
+    def of(standardiser: PhiSStandardiser) -> StandardiserModule:
         """The same numbers in float32."""
-        module = Basis(len(basis.mean))
-        module.mean.copy_(torch.from_numpy(np.asarray(basis.mean, dtype=np.float32)))
-        module.rotation.copy_(torch.from_numpy(np.asarray(basis.rotation, dtype=np.float32)))
-        module.phi.fill_(float(basis.phi))
+        module = StandardiserModule(len(standardiser.mean))
+        module.mean.copy_(torch.from_numpy(np.asarray(standardiser.mean, dtype=np.float32)))
+        module.rotation.copy_(torch.from_numpy(np.asarray(standardiser.rotation, dtype=np.float32)))
+        module.phi.fill_(float(standardiser.phi))
         return module
 
     def inverse(self, standardised: Tensor) -> Tensor:
@@ -90,12 +91,13 @@ class Basis(nn.Module):
         return self.rotation * self.phi
 
     def offset(self) -> Tensor:
-        """The teacher's mean in the standardised frame, R mean / phi [C]; see `losses.match.match_loss`."""
+        """The teacher's mean in the standardised frame, R mean / phi [C]; see
+        `losses.distillation.distillation_loss`."""
         return self.rotation @ self.mean / self.phi
 
 
 class Student(nn.Module):
-    """Encoder, projectors and bases.
+    """Encoder, projectors and standardisers.
 
     Attributes:
         encoder: `stage2_distill.encoder.Encoder`, [N, D].
@@ -111,27 +113,30 @@ class Student(nn.Module):
         self.projectors = nn.ModuleDict(
             {_key(n): Projector(width, t.hidden, t.channels) for n, t in self.config.teachers.items()}
         )
-        self.bases = nn.ModuleDict({_key(n): Basis(t.channels) for n, t in self.config.teachers.items()})
+        self.standardisers = nn.ModuleDict(
+            {_key(n): StandardiserModule(t.channels) for n, t in self.config.teachers.items()}
+        )
 
     @property
     def teachers(self) -> tuple[str, ...]:
         return tuple(self.config.teachers)
 
-    def set_basis(self, name: str, basis: TeacherBasis) -> None:
-        """Take over the basis of teacher `name`."""
-        self.bases[_key(name)].load_state_dict(Basis.of(basis).state_dict())
+    def set_standardiser(self, name: str, standardiser: PhiSStandardiser) -> None:
+        """Take over the standardiser of teacher `name`."""
+        self.standardisers[_key(name)].load_state_dict(StandardiserModule.of(standardiser).state_dict())
 
-    def translation(self, name: str, basis: TeacherBasis) -> Translation | None:
-        """From `basis` of teacher `name`, as some store has it, to the student's own; None where they are the same."""
-        own = self.basis(name)
-        return basis.translation(own.mean.numpy(force=True), own.rotation.numpy(force=True), float(own.phi))
+    def translation(self, name: str, standardiser: PhiSStandardiser) -> Translation | None:
+        """From `standardiser` of teacher `name`, as some store has it, to the student's own; None where they are the
+        same."""
+        own = self.standardiser(name)
+        return standardiser.translation(own.mean.numpy(force=True), own.rotation.numpy(force=True), float(own.phi))
 
-    def basis(self, name: str) -> Basis:
-        """Basis of teacher `name`; ConfigError where the student has no such teacher."""
+    def standardiser(self, name: str) -> StandardiserModule:
+        """Standardiser of teacher `name`; ConfigError where the student has no such teacher."""
         self._check(name)
-        basis = self.bases[_key(name)]
-        assert isinstance(basis, Basis)
-        return basis
+        standardiser = self.standardisers[_key(name)]
+        assert isinstance(standardiser, StandardiserModule)
+        return standardiser
 
     def forward(self, batch: PointBatch) -> dict[str, Tensor]:
         """Standardised features [N, C_t] of every teacher t."""
@@ -154,18 +159,20 @@ class Student(nn.Module):
         return self.unstandardise(name, self.project(name, latent))
 
     def unstandardise(self, name: str, standardised: Tensor) -> Tensor:
-        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the teacher's `length`.
+        """Predictions [N, C] of `project` in the teacher's own space: their direction, at the teacher's `feature_norm`.
 
         A student in doubt predicts short features, and once the teacher's mean is added a short one is mostly that
         mean: everything would look like the commonest thing.
         """
-        length = self.config.teachers[name].length or standardised.shape[-1] ** 0.5
-        return self.basis(name).inverse(F.normalize(standardised, dim=-1) * length)
+        feature_norm = self.config.teachers[name].feature_norm or standardised.shape[-1] ** 0.5
+        return self.standardiser(name).inverse(F.normalize(standardised, dim=-1) * feature_norm)
 
-    def set_length(self, name: str, length: float) -> None:
+    def set_feature_norm(self, name: str, feature_norm: float) -> None:
         """Length of predictions for teacher `name`, see `unstandardise`."""
         self._check(name)
-        teacher = StudentTeacher.model_validate(self.config.teachers[name].model_dump() | {"length": length})
+        teacher = StudentTeacher.model_validate(
+            self.config.teachers[name].model_dump() | {"feature_norm": feature_norm}
+        )
         self.config = self.config.model_copy(update={"teachers": {**self.config.teachers, name: teacher}})
 
     def _check(self, name: str) -> None:

@@ -15,27 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus_common.features.standardise import TeacherBasis, Translation
+from chorus_common.features.standardise import PhiSStandardiser, Translation
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import ChorusError, ConfigError
 from chorus_common.runtime.progress import Progress as Reporter
 from chorus_common.runtime.progress import progress as report_progress
-from stage2_distill.checkpointing import Progress, load_state, save_state
+from stage2_distill.checkpointing import TrainingProgress, load_state, save_state
 from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, SceneEntry, scene_identities
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
-from stage2_distill.distributed import Ranks, joined
+from stage2_distill.distributed import Ranks, process_group
 from stage2_distill.encoder import Encoder
+from stage2_distill.feature_norms import calibrate_feature_norms
 from stage2_distill.interruptions import StopRequest, stop_on_signal, survive_full_disk
-from stage2_distill.lengths import calibrate_lengths
 from stage2_distill.lora import add_lora, merged_tensors
-from stage2_distill.losses.anchors import anchors_of_scenes
-from stage2_distill.losses.distill import distill_loss
-from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
+from stage2_distill.losses.prototypes import prototypes_of_scenes
+from stage2_distill.losses.total import total_loss
+from stage2_distill.optim import EMA, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog, run_identity
 from stage2_distill.schedule import TermWeights, learning_rate, term_weights
-from stage2_distill.settings import AnchorSettings, TeacherSettings, TrainConfig
+from stage2_distill.settings import PrototypeSettings, TeacherSettings, TrainConfig
 from stage2_distill.start import TrainData, make_student, tensors_hash
 from stage2_distill.student import Student, save_student
 from stage2_distill.synced_norm import synchronise_batch_norm
@@ -61,7 +61,7 @@ def train(config: TrainConfig, data: TrainData, out: str | Path, device: torch.d
     """
     if config.threads > 0:
         torch.set_num_threads(config.threads)
-    with joined(device) as ranks:
+    with process_group(device) as ranks:
         return Trainer(config, data, RunFolder(out), device, ranks).run()
 
 
@@ -74,12 +74,12 @@ class Trainer:
         self.config, self.folder, self.device, self.ranks = config, folder, device, ranks
         self.share = ranks.share(config.batch_size)
         torch.manual_seed(_seed_of(config.seed, 0))
-        self.plain, bases = make_student(config, data)
-        self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in bases}
-        identity = self._identity(data, bases)
-        folder.claim(identity, write=False)
-        channels = {name: basis.channels for name, basis in bases.items()}
-        translations = {n: t for n, b in bases.items() if (t := self.plain.translation(n, b)) is not None}
+        self.plain, standardisers = make_student(config, data)
+        self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in standardisers}
+        identity = self._identity(data, standardisers)
+        folder.bind_identity(identity, write=False)
+        channels = {name: standardiser.channels for name, standardiser in standardisers.items()}
+        translations = {n: t for n, b in standardisers.items() if (t := self.plain.translation(n, b)) is not None}
         make = _dataset_maker(config, channels, self.teachers, self.plain.encoder, translations)
         self.dataset = make(data.scenes)
         self.validation = make(data.validation) if data.validation else None
@@ -91,25 +91,25 @@ class Trainer:
             add_lora(self.student, self.student.encoder, config.lora.rank, config.lora.alpha)
             self.student.to(device)
         self.optimizer = build_optimizer(self.student, config.optim)
-        self.average = WeightAverage(self.student, config.optim.ema) if config.optim.ema > 0 else None
-        self.anchors = {
-            name: self._anchors(name, teacher.anchors)
+        self.average = EMA(self.student, config.optim.ema) if config.optim.ema > 0 else None
+        self.prototypes = {
+            name: self._prototypes(name, teacher.prototypes)
             for name, teacher in self.teachers.items()
-            if teacher.anchors.weight > 0
+            if teacher.prototypes.weight > 0
         }
         self.total = config.epochs * self.dataset.steps_per_epoch
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         if folder.state.exists():
             self.progress = load_state(folder.state, self.student, self.optimizer, self.average)
         self.stop, self.stopping = StopRequest(), False
-        folder.claim(identity, write=ranks.rank == 0)  # last: a start that is refused leaves the folder free
+        folder.bind_identity(identity, write=ranks.rank == 0)  # last: a start that is refused leaves the folder free
 
     def run(self) -> TrainResult:
         """All steps that are left."""
         start = self.progress.step
         waited = spent = 0.0
         prefetcher = Prefetcher(
-            self._batches, start, self.total, workers=self.config.data.workers, ahead=self.config.data.prefetch
+            self._batches, start, self.total, workers=self.config.data.workers, prefetch=self.config.data.prefetch
         )
         main = self.ranks.rank == 0
         with contextlib.ExitStack() as stack:
@@ -161,7 +161,7 @@ class Trainer:
             torch.manual_seed(_seed_of(config.seed, step + 1))
             moved = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
-                terms = distill_loss(student, moved, self.teachers, weights, self.anchors)
+                terms = total_loss(student, moved, self.teachers, weights, self.prototypes)
             if terms.total is None:
                 continue
             share = len(batch) / samples
@@ -198,9 +198,11 @@ class Trainer:
             "teachers": {n: {"weight": weights[n].teacher, **values} for n, values in sums.means().items()},
         }
 
-    def _anchors(self, teacher: str, settings: AnchorSettings) -> Tensor:
-        anchors = anchors_of_scenes(self.dataset.scenes, teacher, settings, self.config.seed, self.config.objective)
-        return torch.from_numpy(anchors).to(self.device)
+    def _prototypes(self, teacher: str, settings: PrototypeSettings) -> Tensor:
+        prototypes = prototypes_of_scenes(
+            self.dataset.scenes, teacher, settings, self.config.seed, self.config.objective
+        )
+        return torch.from_numpy(prototypes).to(self.device)
 
     def _term_weights(self, step: int) -> dict[str, TermWeights]:
         epoch = step / self.dataset.steps_per_epoch
@@ -249,10 +251,12 @@ class Trainer:
         check = None if self.check is None else ZeroShotCheck(student, *self.check)
         values = validate(student, self.validation, self.teachers, self.device, check)
         scores = {} if check is None else check.scores()
-        value = float(np.mean([v["match"] for v in values.values()]))
+        value = float(np.mean([v["distillation"] for v in values.values()]))
         if log is not None:
             epoch = (step + 1) / self.dataset.steps_per_epoch
-            log.write("validation", step, {"epoch": epoch, "match": value, "teachers": values, "zero_shot": scores})
+            log.write(
+                "validation", step, {"epoch": epoch, "distillation": value, "teachers": values, "zero_shot": scores}
+            )
         if reporter is not None:
             shown = ", ".join(f"{name} {v['cosine']:.3f}" for name, v in values.items())
             asked = f", zero-shot f-mIoU {scores['f_miou']:.3f}" if scores else ""
@@ -288,10 +292,10 @@ class Trainer:
         return merged_tensors(tensors, lora.alpha / lora.rank) if lora.rank > 0 else tensors
 
     def _measured_student(self) -> Student:
-        """What training has made so far: averaged weights, adapters merged, lengths of predictions measured."""
+        """What training has made so far: averaged weights, adapters merged, feature norms of predictions measured."""
         student = copy.deepcopy(self.plain).to(self.device)
         student.load_state_dict(self._saved_weights())
-        calibrate_lengths(student, self.dataset, self.config.seed)
+        calibrate_feature_norms(student, self.dataset, self.config.seed)
         return student
 
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
@@ -313,12 +317,12 @@ class Trainer:
             f"on {len(self.dataset.scenes)} scenes, seed {self.config.seed}. Settings: train.json of the run.\n"
         )
 
-    def _identity(self, data: TrainData, bases: Mapping[str, TeacherBasis]) -> dict[str, Any]:
+    def _identity(self, data: TrainData, standardisers: Mapping[str, PhiSStandardiser]) -> dict[str, Any]:
         return run_identity(
             self.config,
             scene_identities(data.scenes),
             scene_identities(data.validation),
-            {n: b.fingerprint for n, b in bases.items()},
+            {n: b.fingerprint for n, b in standardisers.items()},
             self.plain.encoder.config.model_dump(mode="json"),
             tensors_hash(self.plain) if self.config.student or self.config.encoder.weights else "",
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stage2_distill.data.dataset import CacheDataset
-from stage2_distill.losses.distill import teacher_terms
+from stage2_distill.losses.total import teacher_terms
 from stage2_distill.schedule import TermWeights
 from stage2_distill.settings import TeacherSettings
 from stage2_distill.student import Student

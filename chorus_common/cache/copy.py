@@ -12,10 +12,10 @@ from chorus_common.cache.publish import publish_folder, scratch_folder
 from chorus_common.cache.schema import FILES, TEMPORARY_PREFIX
 from chorus_common.cache.store import load_records, remedy
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 
-def copy_scene(source: Place, target: Place) -> bool:
+def copy_scene(source: StorePath, target: StorePath) -> bool:
     """Publish at `target` the scene that is published at `source`, every byte checked on the way.
 
     False where `target` is there already: it stays as it is. Raises CacheError where the source is missing or damaged.

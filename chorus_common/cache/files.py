@@ -21,7 +21,7 @@ from typing import ClassVar, Protocol
 from chorus_common.cache.schema import SCHEMA_VERSION, TEMPORARY_PREFIX
 from chorus_common.runtime.bucket import PARALLEL, BucketPath
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 #: Where the objects of a data set's scenes lie; hidden, like a temporary folder.
 OBJECTS = ".objects"
@@ -36,7 +36,7 @@ class SceneFiles(Protocol):
     cheap_sizes: ClassVar[bool]
 
     @property
-    def root(self) -> Place: ...
+    def root(self) -> StorePath: ...
 
     def sizes(self) -> dict[str, int]:
         """Sizes of all files that are there."""
@@ -117,7 +117,7 @@ class BucketFiles:
             yield self.read(name, begin, min(begin + 16 * _BLOCK, size))
 
 
-def open_files(path: Place) -> SceneFiles:
+def open_files(path: StorePath) -> SceneFiles:
     """The files of the scene published at `path`. Raises CacheError where there is none."""
     if isinstance(path, Path):
         if not path.is_dir():
@@ -129,18 +129,18 @@ def open_files(path: Place) -> SceneFiles:
         raise CacheError(f"cache {path}: no such store; run stage 1 for this scene") from None
 
 
-def is_published(path: Place) -> bool:
+def is_published(path: StorePath) -> bool:
     """Whether a scene is published at `path`."""
     return path.exists() if isinstance(path, Path) else path.is_file()
 
 
-def published_scenes(store: Place) -> list[Place]:
+def published_scenes(store: StorePath) -> list[StorePath]:
     """Paths of all published scenes of a store, sorted."""
-    found: list[Place] = list(store.glob("*/*.zarr"))
+    found: list[StorePath] = list(store.glob("*/*.zarr"))
     return sorted((path for path in found if not path.parent.name.startswith(".")), key=str)
 
 
-def published_bytes(path: Place) -> int:
+def published_bytes(path: StorePath) -> int:
     """Size of a published scene."""
     return sum(open_files(path).sizes().values())
 
@@ -162,7 +162,7 @@ def upload(folder: Path, path: BucketPath) -> bool:
     return False
 
 
-def unpublish(path: Place) -> None:
+def unpublish(path: StorePath) -> None:
     """Take a published scene away in one step, then remove its files at leisure; a kill in between leaves only what
     `sweep_orphans` removes.
     """

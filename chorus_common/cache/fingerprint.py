@@ -20,8 +20,8 @@ def fingerprint(scene: GaussianScene | str, cameras: CameraSet | str, settings: 
 
     scene, cameras: the data, or a digest that stands for it (the manifest's sha256 of the scene file, a rule for
     choosing views), so that a run can tell whether a store is up to date without reading the scene. settings: every
-    setting that changes a number (JSON values or a Config), with the teachers' fingerprints and the bases'; the order
-    of keys does not matter.
+    setting that changes a number (JSON values or a Config), with the teachers' fingerprints and the standardisers'; the
+    order of keys does not matter.
     """
     digest = hashlib.sha256()
     for part in (scene, cameras):

@@ -12,14 +12,16 @@ from chorus_common.cache.files import uploads
 from chorus_common.cache.publish import scratch_folder
 from chorus_common.cache.schema import TEMPORARY_PREFIX
 from chorus_common.runtime.bucket import BucketPath
-from chorus_common.runtime.store_path import Place, parse_place
+from chorus_common.runtime.store_path import StorePath, parse_store_path
 
 #: Seconds for which an upload that nobody refers to may still be going on; far longer than a scene takes, because a
 #: bucket has no locks and its clock is not ours.
 UPLOAD_PATIENCE = 24 * 3600.0
 
 
-def sweep_orphans(folder: str | Place, *, older_than: float, upload_patience: float = UPLOAD_PATIENCE) -> list[Place]:
+def sweep_orphans(
+    folder: str | StorePath, *, older_than: float, upload_patience: float = UPLOAD_PATIENCE
+) -> list[StorePath]:
     """Remove temporary folders in `folder` that nothing was written to since `older_than` (seconds since the epoch) and
     nobody holds open; in a bucket also the objects of uploads that ended `upload_patience` seconds before that and
     were never published.
@@ -27,9 +29,9 @@ def sweep_orphans(folder: str | Place, *, older_than: float, upload_patience: fl
     Pass the start of the job, so that writers of this job are safe even where the file system has no locks. Returns
     what was removed.
     """
-    folder = parse_place(folder)
+    folder = parse_store_path(folder)
     scratch = scratch_folder(folder / "any.zarr")
-    removed: list[Place] = list(_sweep_folders(scratch, older_than))
+    removed: list[StorePath] = list(_sweep_folders(scratch, older_than))
     if isinstance(folder, BucketPath):
         removed += _sweep_uploads(folder, older_than - upload_patience)
     return removed

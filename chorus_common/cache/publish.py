@@ -9,17 +9,17 @@ from pathlib import Path
 
 from chorus_common.cache.files import upload
 from chorus_common.runtime.atomic import fsync_directory
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 
-def scratch_folder(path: Place) -> Path:
+def scratch_folder(path: StorePath) -> Path:
     """Where the scene `path` is put together: beside it, so that it can be renamed; for a bucket in the folder for
     temporary files (TMPDIR), which must hold one scene per worker.
     """
     return path.parent if isinstance(path, Path) else Path(tempfile.gettempdir(), f"chorus-{os.getuid()}", path.bucket)
 
 
-def publish_folder(root: Path, final: Place) -> bool:
+def publish_folder(root: Path, final: StorePath) -> bool:
     """Publish the complete scene in `root`, which lies in `scratch_folder(final)`; False where another process was
     first.
     """

@@ -21,7 +21,7 @@ from chorus_common.cameras import CameraSet
 from chorus_common.features.quantise import Quantiser
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import CacheError, SceneError
-from chorus_common.runtime.store_path import Place, parse_place
+from chorus_common.runtime.store_path import StorePath, parse_store_path
 from chorus_common.scene import GaussianScene
 
 F32 = NDArray[np.float32]
@@ -51,7 +51,7 @@ class SceneCache:
         self._indptr: NDArray[np.int64] | None = None
 
     @staticmethod
-    def open(path: str | Place, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
+    def open(path: str | StorePath, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
         """Open the store at `path`. Raises CacheError for another schema, an incomplete or damaged store, missing or
         extra arrays.
 
@@ -59,7 +59,7 @@ class SceneCache:
         shapes, types and encodings with the attributes. Data is checked when it is read (each chunk has a checksum);
         "full" reads every byte now.
         """
-        files = open_files(parse_place(path))
+        files = open_files(parse_store_path(path))
         root = files.root
         records = load_records(files)
         metadata = _check_files(files, records)
@@ -143,9 +143,9 @@ class SceneCache:
         except SceneError as error:
             raise self._damaged("lifting", error) from None
 
-    def evidence(self) -> tuple[F32, NDArray[np.int32]]:
-        """Row sums [N] f32 and number of views [N] i32 that see each Gaussian; 0 = no evidence."""
-        return self._read("evidence/weight"), self._read("evidence/n_views")
+    def visibility(self) -> tuple[F32, NDArray[np.int32]]:
+        """Row sums [N] f32 and number of views [N] i32 that see each Gaussian; 0 = no visibility."""
+        return self._read("visibility/weight"), self._read("visibility/n_views")
 
     def codes(self, name: str, views: Views = None) -> NDArray[np.uint8]:
         """Quantised features [V, rows, cols, bytes] u8 of a dense teacher."""
@@ -305,7 +305,7 @@ def _check_files(files: SceneFiles, records: dict[str, FileRecord]) -> dict[str,
     return metadata
 
 
-def _parse_attributes(root: Place, metadata: dict[str, Any]) -> CacheAttributes:
+def _parse_attributes(root: StorePath, metadata: dict[str, Any]) -> CacheAttributes:
     try:
         found = metadata[""]["attributes"]["chorus"]
         if found["schema_version"] != schema.SCHEMA_VERSION:
@@ -323,7 +323,7 @@ def _parse_attributes(root: Place, metadata: dict[str, Any]) -> CacheAttributes:
 
 
 def _check_arrays(
-    root: Place, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
+    root: StorePath, attributes: CacheAttributes, records: dict[str, FileRecord], metadata: dict[str, Any]
 ) -> None:
     """Every array that the attributes announce is there, encoded as the schema says, with all of its shards; and no
     other.

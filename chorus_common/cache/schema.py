@@ -10,7 +10,7 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
     teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers
     teachers/<name>/embeddings/<level>  [M, E] f16 unit rows, and offsets/<level> [V+1] i64: mask k of view v is row
     offsets[v] + k
-    evidence/    weight [N] f32, n_views [N] i32
+    visibility/    weight [N] f32, n_views [N] i32
     views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres
     _files.json  every other file with its length and crc32c; written last
 
@@ -34,7 +34,7 @@ from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.config import Config
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILES = "_files.json"
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -75,7 +75,7 @@ class GridAttributes(Config):
     width: int
     height: int
     cell: int
-    fold: Literal["nearest", "bilinear"] = "nearest"
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
 
     @property
     def grid(self) -> CellGrid:
@@ -89,7 +89,7 @@ class DenseTeacherAttributes(Config):
     fingerprint: str
     channels: int
     bits: Bits
-    basis: str  #: fingerprint of the TeacherBasis that standardised them
+    standardiser: str  #: fingerprint of the PhiSStandardiser that standardised them
     text_aligned: bool = False
     token_cosine_mean: float = 1.0  #: cosine of stored to original standardised tokens
     token_cosine_p01: float = 1.0  #: its first percentile
@@ -139,7 +139,7 @@ class CacheAttributes(SceneHeader):
     n_views: Count
     nnz: Count
     columns: tuple[str, ...]  #: optional columns of the scene that are stored
-    coverage: float  #: share of Gaussians with evidence
+    coverage: float  #: share of Gaussians with visibility
     dropped_weight: float  #: largest share of a Gaussian's weight that the stored index leaves out
     weight_error: float  #: largest relative error of a stored lifting weight
     dense_teachers: dict[Name, DenseTeacherAttributes] = Field(default_factory=dict)
@@ -236,8 +236,8 @@ def lifting_layouts(n: int, nnz: int) -> dict[str, ArrayLayout]:
     }
 
 
-def evidence_layouts(n: int) -> dict[str, ArrayLayout]:
-    return {"evidence/weight": row_layout(n, "float32"), "evidence/n_views": row_layout(n, "int32")}
+def visibility_layouts(n: int) -> dict[str, ArrayLayout]:
+    return {"visibility/weight": row_layout(n, "float32"), "visibility/n_views": row_layout(n, "int32")}
 
 
 def codes_layout(views: int, grid: CellGrid, teacher: DenseTeacherAttributes) -> ArrayLayout:
@@ -262,7 +262,7 @@ def layouts(attributes: CacheAttributes) -> dict[str, ArrayLayout]:
     """Every array that a store with these attributes holds, no more and no less."""
     a, views = attributes, attributes.n_views
     arrays = gaussian_layouts(a.n_gaussians, a.columns) | camera_layouts(views)
-    arrays |= lifting_layouts(a.n_gaussians, a.nnz) | evidence_layouts(a.n_gaussians)
+    arrays |= lifting_layouts(a.n_gaussians, a.nnz) | visibility_layouts(a.n_gaussians)
     for name, dense in a.dense_teachers.items():
         arrays[f"teachers/{name}/codes"] = codes_layout(views, a.grid.grid, dense)
     for name, masks in a.mask_teachers.items():

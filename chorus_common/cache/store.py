@@ -22,7 +22,7 @@ from zarr.errors import ZarrUserWarning
 from chorus_common.cache.files import FolderFiles, SceneFiles
 from chorus_common.cache.schema import FILES, SCHEMA_VERSION
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 # The delta filter of lifting/indices is numcodecs' own: zarr-python and anndata read it, and say so at every use.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in", category=ZarrUserWarning)
@@ -35,7 +35,7 @@ class FileRecord(NamedTuple):
     crc32c: int
 
 
-def remedy(path: Place) -> str:
+def remedy(path: StorePath) -> str:
     """What a user can do about a store that cannot be used."""
     return f"delete {path} and run stage 1 again for this scene"
 

@@ -8,7 +8,7 @@ from chorus_common.cache.files import open_files
 from chorus_common.cache.reader import SceneCache
 from chorus_common.cache.store import load_records, record_file
 from chorus_common.runtime.errors import CacheError, one_line
-from chorus_common.runtime.store_path import Place, parse_place
+from chorus_common.runtime.store_path import StorePath, parse_store_path
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Problem:
     what: str
 
 
-def verify_store(path: str | Place) -> list[Problem]:
+def verify_store(path: str | StorePath) -> list[Problem]:
     """Problems of the store at `path`; empty when it is sound.
 
     Every file's length and crc32c against the list that was recorded before publishing; then everything
     `SceneCache.open` checks; then each chunk of each array decoded.
     """
-    root = parse_place(path)
+    root = parse_store_path(path)
     problems = []
     try:
         files = open_files(root)

@@ -29,6 +29,7 @@ from zarr.storage import LocalStore
 
 from chorus_common.cache import schema
 from chorus_common.cache.files import FolderFiles
+from chorus_common.cache.prune import DROPPED_SHARE, prune_index
 from chorus_common.cache.publish import publish_folder, scratch_folder
 from chorus_common.cache.schema import (
     ArrayLayout,
@@ -38,14 +39,13 @@ from chorus_common.cache.schema import (
     MaskTeacherAttributes,
     SceneHeader,
 )
-from chorus_common.cache.slim import DROPPED_SHARE, slim_index
 from chorus_common.cache.store import dump_records, list_files, record_file
 from chorus_common.cache.streams import DenseTeacherWriter, MaskTeacherWriter, ViewStream
 from chorus_common.cameras import CameraSet
 from chorus_common.features.quantise import Bits
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place, parse_place
+from chorus_common.runtime.store_path import StorePath, parse_store_path
 from chorus_common.scene import GaussianScene
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -59,7 +59,7 @@ class SceneCacheWriter:
             writer.put_gaussians(scene, index.order)
             writer.put_cameras(cameras)
             writer.put_lifting(index)
-            writer.put_evidence(*index.evidence())
+            writer.put_visibility(*index.visibility())
             teacher = writer.add_dense_teacher("clip", ...)
             teacher.append(standardised)  # any number of views at a time
             published = writer.publish()  # False: another process was first, and its store stays
@@ -68,8 +68,8 @@ class SceneCacheWriter:
     full disk.
     """
 
-    def __init__(self, final_path: str | Place, header: SceneHeader) -> None:
-        self._final = parse_place(final_path)
+    def __init__(self, final_path: str | StorePath, header: SceneHeader) -> None:
+        self._final = parse_store_path(final_path)
         self._header = header
         self._draft: dict[str, Any] = {}
         self._dense: dict[str, DenseTeacherWriter] = {}
@@ -143,26 +143,26 @@ class SceneCacheWriter:
         self._draft["n_views"] = len(cameras)
 
     def put_lifting(self, index: LiftingIndex, *, dropped_share: float = DROPPED_SHARE) -> None:
-        """The index, made small (slim.py): up to `dropped_share` of each Gaussian's weight is left out, weights "
+        """The index, made small (prune.py): up to `dropped_share` of each Gaussian's weight is left out, weights "
         "rounded."""
         expected = self._header.grid.grid
         if index.grid != expected:
             raise CacheError(
                 f"scene {self.scene_id}: lifting index has grid {index.grid}, the store's header says {expected}"
             )
-        slim = slim_index(index, dropped_share)
+        pruned = prune_index(index, dropped_share)
         values: dict[str, NDArray[Any]] = {
-            "order": index.order, "indptr": slim.indptr, "indices": slim.columns, "data": slim.weights,
+            "order": index.order, "indptr": pruned.indptr, "indices": pruned.columns, "data": pruned.weights,
         }  # fmt: skip
-        for path, layout in schema.lifting_layouts(len(index), len(slim.columns)).items():
+        for path, layout in schema.lifting_layouts(len(index), len(pruned.columns)).items():
             self._put(path, layout, values[path.rpartition("/")[2]])
-        errors = {"dropped_weight": slim.dropped, "weight_error": slim.rounding}
-        self._draft |= {"nnz": len(slim.columns)} | {key: float(f"{value:.3g}") for key, value in errors.items()}
+        errors = {"dropped_weight": pruned.dropped, "weight_error": pruned.rounding}
+        self._draft |= {"nnz": len(pruned.columns)} | {key: float(f"{value:.3g}") for key, value in errors.items()}
         self._lifting_shape = [len(index), index.n_columns]
 
-    def put_evidence(self, weight: NDArray[np.floating], n_views: NDArray[np.integer]) -> None:
+    def put_visibility(self, weight: NDArray[np.floating], n_views: NDArray[np.integer]) -> None:
         """Row sums [N] of the index and number of views [N] that see each Gaussian, in Morton order."""
-        for path, layout in schema.evidence_layouts(len(weight)).items():
+        for path, layout in schema.visibility_layouts(len(weight)).items():
             self._put(path, layout, weight if path.endswith("weight") else n_views)
         self._draft["coverage"] = float(f"{np.mean(np.asarray(weight) > 0) if len(weight) else 0.0:.6g}")
 
@@ -177,15 +177,20 @@ class SceneCacheWriter:
         spec: str,
         fingerprint: str,
         channels: int,
-        basis: str,
+        standardiser: str,
         bits: Bits = "ecsq",
         text_aligned: bool = False,
     ) -> DenseTeacherWriter:
-        """A dense teacher whose standardised features follow by `append`, views in order. `basis`:
-        TeacherBasis.fingerprint.
+        """A dense teacher whose standardised features follow by `append`, views in order. `standardiser`:
+        PhiSStandardiser.fingerprint.
         """
         attributes = DenseTeacherAttributes(
-            spec=spec, fingerprint=fingerprint, channels=channels, bits=bits, basis=basis, text_aligned=text_aligned
+            spec=spec,
+            fingerprint=fingerprint,
+            channels=channels,
+            bits=bits,
+            standardiser=standardiser,
+            text_aligned=text_aligned,
         )
         self._new_teacher(name)
         self._dense[name] = DenseTeacherWriter(self, name, attributes)
@@ -272,7 +277,7 @@ class SceneCacheWriter:
             ("gaussians", "n_gaussians"),
             ("cameras", "n_views"),
             ("lifting", "nnz"),
-            ("evidence", "coverage"),
+            ("visibility", "coverage"),
         ):
             if key not in self._draft:
                 raise CacheError(f"scene {self.scene_id}: cannot publish, {part} was never written")

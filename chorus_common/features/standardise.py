@@ -26,14 +26,14 @@ from safetensors.numpy import save
 from chorus_common.features.hadamard import Rotation, hadamard
 from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.runtime.errors import CacheError
-from chorus_common.runtime.store_path import Place, local_copy, parse_place
+from chorus_common.runtime.store_path import StorePath, local_copy, parse_store_path
 
-__all__ = ["Moments", "Rotation", "TeacherBasis", "Translation", "hadamard", "phi_s"]
+__all__ = ["Moments", "PhiSStandardiser", "Rotation", "Translation", "hadamard", "phi_s"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-_FORMAT = "chorus-basis-1"
+_FORMAT = "chorus-standardiser-1"
 _TENSORS = ("mean", "rotation", "phi", "eigenvalues")
 
 
@@ -89,7 +89,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Translation:
-    """values @ linear + shift: standardised features [..., C] of one basis in another one's space."""
+    """values @ linear + shift: standardised features [..., C] of one standardiser in another one's space."""
 
     linear: F32
     shift: F32
@@ -99,7 +99,7 @@ class Translation:
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherBasis:
+class PhiSStandardiser:
     """The standardisation of one teacher.
 
     Attributes:
@@ -135,8 +135,8 @@ class TeacherBasis:
         ) + self.mean.astype(np.float32)
 
     def translation(self, mean: NDArray[np.floating], rotation: NDArray[np.floating], phi: float) -> Translation | None:
-        """From this basis's standardised space to that of another basis (`mean`, `rotation`, `phi`) of the same
-        teacher; None where they are the same to fp32.
+        """From this standardiser's standardised space to that of another standardiser (`mean`, `rotation`, `phi`) of
+        the same teacher; None where they are the same to fp32.
         """
         pairs = ((self.mean, mean), (self.rotation, rotation), (np.array(self.phi), np.array(phi)))
         if all(np.array_equal(mine.astype(np.float32), theirs.astype(np.float32)) for mine, theirs in pairs):
@@ -154,12 +154,12 @@ class TeacherBasis:
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
 
-    def save(self, path: str | Place) -> None:
+    def save(self, path: str | StorePath) -> None:
         """Write a safetensors file, atomically."""
         write_bytes_atomically(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """A safetensors file; the same basis gives the same bytes."""
+        """A safetensors file; the same standardiser gives the same bytes."""
         tensors = {
             "mean": np.ascontiguousarray(self.mean),
             "rotation": np.ascontiguousarray(self.rotation),
@@ -174,29 +174,29 @@ class TeacherBasis:
         return save(tensors, metadata=metadata)
 
     @staticmethod
-    def load(path: str | Place) -> TeacherBasis:
+    def load(path: str | StorePath) -> PhiSStandardiser:
         """Read a file written by `save`. Raises CacheError when it is missing, damaged or of another format."""
         again = "make it again with `chorus-stage1 calibrate`"
         try:
-            with local_copy(parse_place(path)) as file, safe_open(file, framework="numpy") as handle:
+            with local_copy(parse_store_path(path)) as file, safe_open(file, framework="numpy") as handle:
                 header = json.loads((handle.metadata() or {}).get("chorus", "{}"))
                 if header.get("format") != _FORMAT:
-                    raise CacheError(f"{path}: not a teacher basis of format {_FORMAT}; {again}")
+                    raise CacheError(f"{path}: not a PHI-S standardiser of format {_FORMAT}; {again}")
                 mean, rotation, phi, eigenvalues = (handle.get_tensor(key) for key in _TENSORS)
             text = {key: header[key] for key in ("spec", "teacher_fingerprint", "construction")}
-            basis = TeacherBasis(mean, rotation, float(phi[0]), eigenvalues, **text)
-            sound = basis.fingerprint == header["fingerprint"]
+            standardiser = PhiSStandardiser(mean, rotation, float(phi[0]), eigenvalues, **text)
+            sound = standardiser.fingerprint == header["fingerprint"]
         except FileNotFoundError:
-            raise CacheError(f"{path}: no such teacher basis; make it with `chorus-stage1 calibrate`") from None
+            raise CacheError(f"{path}: no such PHI-S standardiser; make it with `chorus-stage1 calibrate`") from None
         except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-            raise CacheError(f"{path}: damaged teacher basis ({error}); {again}") from None
+            raise CacheError(f"{path}: damaged PHI-S standardiser ({error}); {again}") from None
         if not sound:
-            raise CacheError(f"{path}: damaged teacher basis (checksum differs); {again}")
-        return basis
+            raise CacheError(f"{path}: damaged PHI-S standardiser (checksum differs); {again}")
+        return standardiser
 
 
-def phi_s(moments: Moments, *, spec: str = "", teacher_fingerprint: str = "", seed: int = 0) -> TeacherBasis:
-    """The PHI-S basis of a teacher whose tokens have these moments.
+def phi_s(moments: Moments, *, spec: str = "", teacher_fingerprint: str = "", seed: int = 0) -> PhiSStandardiser:
+    """The PHI-S standardiser of a teacher whose tokens have these moments.
 
     Eigenvectors come in descending order of variance, each with the sign that makes the diagonal of U^T non-negative
     (RADIO's convention; ties and signs of `eigh` still differ between libraries, which is why the matrix itself is
@@ -212,6 +212,6 @@ def phi_s(moments: Moments, *, spec: str = "", teacher_fingerprint: str = "", se
     rows = vectors.T
     rows = rows * np.where(np.diag(rows) < 0, -1.0, 1.0)[:, None]
     spread = hadamard(moments.mean.size, seed=seed)
-    return TeacherBasis(
+    return PhiSStandardiser(
         moments.mean, spread.matrix @ rows, phi, eigenvalues, spec, teacher_fingerprint, spread.construction
     )

@@ -15,7 +15,7 @@ from chorus_common.lifting.kernels import (
     gather_sums,
     interleave,
     keep_views,
-    row_evidence,
+    row_visibility,
     scatter_hits,
     transpose,
 )
@@ -101,7 +101,7 @@ class LiftingIndex:
         weight.
 
         features [V * cells, C] (view-major); rows: which matrix rows (a slice of step 1, default all); column_mask [V
-            * cells]: False leaves a cell out of both sums. A row without evidence has weight 0: it is flagged, its
+            * cells]: False leaves a cell out of both sums. A row without visibility has weight 0: it is flagged, its
             sums mean nothing.
         """
         values = self._checked(features, self.n_columns, "lift needs one row per (view, cell)")
@@ -181,11 +181,11 @@ class LiftingIndex:
         )
         return LiftingIndex(a.order, indptr, columns, weights, a.grid, a.n_views + b.n_views)
 
-    def evidence(self) -> tuple[F32, I32]:
+    def visibility(self) -> tuple[F32, I32]:
         """Per matrix row: (weight [R] f32 = row sum, n_views [R] i32 = distinct views with a hit). 0 views means no
-        evidence."""
+        visibility."""
         weight, n_views = np.empty(len(self), np.float32), np.empty(len(self), np.int32)
-        row_evidence(self.indptr, self.columns, self.weights, self.grid.cells, weight, n_views)
+        row_visibility(self.indptr, self.columns, self.weights, self.grid.cells, weight, n_views)
         return weight, n_views
 
     @cached_property

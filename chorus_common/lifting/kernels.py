@@ -149,7 +149,7 @@ def interleave(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def row_evidence(indptr: I64, columns: I32, weights: F32, cells: int, weight: F32, n_views: I32) -> None:
+def row_visibility(indptr: I64, columns: I32, weights: F32, cells: int, weight: F32, n_views: I32) -> None:
     """Row sums (added in float64) and the number of distinct views, which are runs because columns ascend."""
     for r in range(len(indptr) - 1):
         total, views, last = 0.0, 0, -1

@@ -10,11 +10,11 @@ import difflib
 from collections.abc import Callable
 
 from chorus_common.rasterize.cpu import CpuRasterizer
-from chorus_common.rasterize.protocol import Fold, Rasterizer, Rendered
+from chorus_common.rasterize.protocol import Interpolation, Rasterizer, Rendered
 from chorus_common.rasterize.values import render_values
 from chorus_common.runtime.errors import ConfigError
 
-__all__ = ["Fold", "Rasterizer", "Rendered", "get_backend", "render_values"]
+__all__ = ["Interpolation", "Rasterizer", "Rendered", "get_backend", "render_values"]
 
 
 def _gsplat() -> Rasterizer:

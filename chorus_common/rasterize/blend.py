@@ -133,7 +133,7 @@ def _row_is_live(state: NDArray[np.float32], row: int) -> bool:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def fold_table(
+def interpolation_table(
     begin: int, count: int, cell: int, n_cells: int, bilinear: bool
 ) -> tuple[int, NDArray[np.int64], NDArray[np.float32]]:
     """How `count` pixels from `begin` on are shared out over cells along one axis.
@@ -210,7 +210,9 @@ def blend_tile_row(
         room = 64 + 2 * (start[(tile_row + 1) * tile_cols] - start[tile_row * tile_cols])
         grid_cols = -(-width // cell)
     hit_cells, hit_ids, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
-    first_cell_row, row_low, row_share = fold_table(y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear)
+    first_cell_row, row_low, row_share = interpolation_table(
+        y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear
+    )
     half = np.float32(0.5)
     keep = np.float32(0) if bilinear or cell == 0 else np.float32(1)  # nearest: rows of a cell add up in place
     reach = 2 if bilinear else 1  # cells per axis that a pixel is shared over
@@ -219,7 +221,9 @@ def blend_tile_row(
     for tile_col in range(tile_cols):
         x0, x1 = tile_col * tile, min((tile_col + 1) * tile, width)
         columns = x1 - x0
-        first_cell_col, col_low, col_share = fold_table(x0, columns, max(cell, 1), -(-width // max(cell, 1)), bilinear)
+        first_cell_col, col_low, col_share = interpolation_table(
+            x0, columns, max(cell, 1), -(-width // max(cell, 1)), bilinear
+        )
         for i in range(len(col_shares)):
             col_shares[i] = 0
         for x in range(columns):

@@ -28,10 +28,11 @@ def checked_camera(
     return view, intrinsics
 
 
-def checked_grid(grid: CellGrid | None, fold: str, width: int, height: int) -> None:
-    """Raises ConfigError for an unknown fold, a grid of another picture or cells of a size that no tile can hold."""
-    if fold not in ("nearest", "bilinear"):
-        raise ConfigError(f"fold {fold!r} is unknown; use 'nearest' or 'bilinear'")
+def checked_grid(grid: CellGrid | None, interpolation: str, width: int, height: int) -> None:
+    """Raises ConfigError for an unknown interpolation, a grid of another picture or cells of a size that no tile can
+    hold."""
+    if interpolation not in ("nearest", "bilinear"):
+        raise ConfigError(f"interpolation {interpolation!r} is unknown; use 'nearest' or 'bilinear'")
     if grid is None:
         return
     if (grid.width, grid.height) != (width, height):

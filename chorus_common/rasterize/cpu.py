@@ -15,7 +15,7 @@ from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.rasterize.blend import LANES, blend_tile_row
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import join_sorted
-from chorus_common.rasterize.protocol import Fold, Rendered
+from chorus_common.rasterize.protocol import Interpolation, Rendered
 from chorus_common.rasterize.splats import DEPTH, SPLAT_WIDTH, project
 from chorus_common.rasterize.tiles import depth_order, tile_lists
 from chorus_common.runtime.threads import default_threads, run_tasks, split_range
@@ -40,12 +40,12 @@ class CpuRasterizer:
         height: int,
         *,
         grid: CellGrid | None = None,
-        fold: Fold = "nearest",
+        interpolation: Interpolation = "nearest",
         background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Rendered:
         """See `protocol.Rasterizer.render`."""
         view, intrinsics = checked_camera(scene, viewmat, K, width, height)
-        checked_grid(grid, fold, width, height)
+        checked_grid(grid, interpolation, width, height)
         threads = self.threads if self.threads is not None else default_threads()
         splats, ids = visible_splats(scene, view, intrinsics, width, height, threads)
 
@@ -56,7 +56,7 @@ class CpuRasterizer:
         depth = np.empty((height, width), np.float32)
         alpha = np.empty((height, width), np.float32)
         back = np.asarray(background, np.float32)
-        bilinear = grid is not None and fold == "bilinear"
+        bilinear = grid is not None and interpolation == "bilinear"
         names = ids.astype(np.int32)
         tasks = [
             partial(blend_tile_row, row, tile, splats, start, ranks, back, color, depth, alpha, names, cell, bilinear)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chorus_common.lifting import CellGrid, CellHits
-from chorus_common.rasterize.blend import fold_table
+from chorus_common.rasterize.blend import interpolation_table
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import sort_and_merge
-from chorus_common.rasterize.protocol import Fold, Rendered
+from chorus_common.rasterize.protocol import Interpolation, Rendered
 from chorus_common.rasterize.rules import EPS2D, FAR_PLANE, MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, NEAR_PLANE
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
@@ -46,14 +46,14 @@ class GsplatRasterizer:
         height: int,
         *,
         grid: CellGrid | None = None,
-        fold: Fold = "nearest",
+        interpolation: Interpolation = "nearest",
         background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Rendered:
         """See `protocol.Rasterizer.render`."""
         import gsplat
 
         view, intrinsics = checked_camera(scene, viewmat, K, width, height)
-        checked_grid(grid, fold, width, height)
+        checked_grid(grid, interpolation, width, height)
         means, quats, scales, opacities, colors = (
             self._tensor(x) for x in (scene.means, scene.quats, scene.scales, scene.opacities, scene.colors)
         )
@@ -75,7 +75,14 @@ class GsplatRasterizer:
         if grid is not None:
             starts = torch.cat([offsets.flatten(), offsets.new_tensor([len(gaussians)])])
             weights, reach = cell_weights(
-                means2d[0], conics[0], opacities, starts, gaussians, grid, fold == "bilinear", max_alpha(gsplat)
+                means2d[0],
+                conics[0],
+                opacities,
+                starts,
+                gaussians,
+                grid,
+                interpolation == "bilinear",
+                max_alpha(gsplat),
             )
             hits = gather_hits(weights, reach, starts, gaussians, grid)
         return Rendered(
@@ -116,7 +123,9 @@ class Reach:
 
     def __init__(self, pixels: int, cell: int, bilinear: bool) -> None:
         tiles, cells = -(-pixels // TILE), -(-pixels // cell)
-        tables = [fold_table(t * TILE, min(TILE, pixels - t * TILE), cell, cells, bilinear) for t in range(tiles)]
+        tables = [
+            interpolation_table(t * TILE, min(TILE, pixels - t * TILE), cell, cells, bilinear) for t in range(tiles)
+        ]
         most = max(int(low.max()) + 1 + int(share[low.argmax()] > 0 or bilinear) for _, low, share in tables)
         self.slots = 1 << (most - 1).bit_length()
         self.first = np.array([first for first, _, _ in tables], dtype=np.int64)

@@ -1,7 +1,8 @@
 """Bring the hits of all tiles into the order of `CellHits`: by (cell, Gaussian), every pair once.
 
-Each row of tiles sorts its own hits (in parallel with the others). With fold="nearest" the sorted lists simply follow
-each other; with fold="bilinear" neighbouring rows of tiles share cells, and the short overlaps are merged.
+Each row of tiles sorts its own hits (in parallel with the others). With interpolation="nearest" the sorted lists simply
+follow each other; with interpolation="bilinear" neighbouring rows of tiles share cells, and the short overlaps are
+merged.
 """
 
 from __future__ import annotations

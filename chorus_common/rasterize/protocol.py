@@ -12,7 +12,7 @@ from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.scene import GaussianScene
 
 F32 = NDArray[np.float32]
-Fold = Literal["nearest", "bilinear"]
+Interpolation = Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +45,15 @@ class Rasterizer(Protocol):
         height: int,
         *,
         grid: CellGrid | None = None,
-        fold: Fold = "nearest",
+        interpolation: Interpolation = "nearest",
         background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Rendered:
         """Render `scene` from a world-to-camera `viewmat` [4, 4] (OpenCV axes) with intrinsics `K` [3, 3] in pixels.
 
-        With a `grid`, `Rendered.hits` holds the summed weights of every (cell, Gaussian) pair. fold="nearest" gives a
-        pixel to the cell it lies in; fold="bilinear" splits it over the four nearest cell centres with the weights of
-        bilinear upsampling (align_corners=False, clamped at the border), so that lifting through the matrix equals
-        lifting upsampled features per pixel.
+        With a `grid`, `Rendered.hits` holds the summed weights of every (cell, Gaussian) pair. interpolation="nearest"
+        gives a pixel to the cell it lies in; interpolation="bilinear" splits it over the four nearest cell centres with
+        the weights of bilinear upsampling (align_corners=False, clamped at the border), so that lifting through the
+        matrix equals lifting upsampled features per pixel.
 
         Raises SceneError for cameras that are not finite or empty pictures, ConfigError for settings out of range.
         """

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chorus_common.runtime.bucket import BucketPath
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         fsync_directory(path.parent)
 
 
-def write_bytes_atomically(path: str | Place, data: bytes) -> None:
+def write_bytes_atomically(path: str | StorePath, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     if isinstance(path, BucketPath):
         path.write_bytes(data)
@@ -37,7 +37,7 @@ def write_bytes_atomically(path: str | Place, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def create_bytes_atomically(path: Place, data: bytes) -> bool:
+def create_bytes_atomically(path: StorePath, data: bytes) -> bool:
     """Write `data` to `path` unless something is there; whether it was written. Of several at once, one succeeds."""
     if isinstance(path, BucketPath):
         return path.create_bytes(data)

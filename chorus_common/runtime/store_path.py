@@ -13,10 +13,10 @@ import click
 from chorus_common.runtime.bucket import SCHEME, BucketPath
 from chorus_common.runtime.errors import ConfigError
 
-Place = Path | BucketPath
+StorePath = Path | BucketPath
 
 
-def parse_place(text: str | Place) -> Place:
+def parse_store_path(text: str | StorePath) -> StorePath:
     """s3://bucket/path or a path of this machine. Raises ConfigError for any other kind of address."""
     if not isinstance(text, str):
         return text
@@ -27,17 +27,17 @@ def parse_place(text: str | Place) -> Place:
     return Path(text)
 
 
-class PlaceType(click.ParamType):
+class StorePathType(click.ParamType):
     """The type of a --store option."""
 
     name = "path"
 
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Place:
-        return parse_place(value)
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> StorePath:
+        return parse_store_path(value)
 
 
 @contextmanager
-def local_copy(place: Place) -> Iterator[Path]:
+def local_copy(place: StorePath) -> Iterator[Path]:
     """A file of this machine with the bytes of `place`: itself, or a copy that is gone afterwards. FileNotFoundError
     where there is none.
     """

@@ -1,7 +1,7 @@
 """Bring a scene to what encoders and rasterisers expect: z up, metres, no Gaussian far from all others.
 
-`auto` acts where the evidence is clear and says so; a scene that is in order stays as it is, to the byte. `off` leaves
-everything alone and warns where a precondition does not seem to hold.
+`auto` acts where the visibility is clear and says so; a scene that is in order stays as it is, to the byte. `off`
+leaves everything alone and warns where a precondition does not seem to hold.
 """
 
 from __future__ import annotations

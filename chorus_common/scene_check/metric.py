@@ -91,4 +91,3 @@ def floor_and_ceiling(surfaces: Surfaces) -> tuple[float | None, float | None]:
         return float(weighted_quantiles(height[rows], share[rows], (0.5,))[0])
 
     return layer(np.abs(height - low) / extent), layer(np.abs(high - height) / extent)
-

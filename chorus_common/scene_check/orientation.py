@@ -23,7 +23,7 @@ from chorus_common.scene_check.surfaces import Surfaces, weighted_quantiles
 F64 = NDArray[np.float64]
 UP_Z = np.array([0.0, 0.0, 1.0])
 
-#: Weights of (short, flat, ends, low surface, low flat surface, floor without ceiling), see `_evidence`.
+#: Weights of (short, flat, ends, low surface, low flat surface, floor without ceiling), see `_visibility`.
 WEIGHTS = np.array([1.5, 0.3, 1.5, 2.2, 1.6, 1.4])
 #: Cosine from which a surface is perpendicular to a direction (20 degrees).
 FLAT = 0.94
@@ -60,7 +60,7 @@ def estimate_up(surfaces: Surfaces, cameras: CameraSet | None = None) -> UpEstim
     if len(surfaces.points) < 200 or surfaces.weights.sum() <= 0:
         return None
     directions = _candidates(surfaces)
-    rows = np.array([_evidence(surfaces, d) for d in directions])
+    rows = np.array([_visibility(surfaces, d) for d in directions])
     rows[:, 0] -= rows[:6, 0].mean()  # relative to the mean of the three axes of the file
     score = rows @ WEIGHTS
     share = np.exp(score - score.max())
@@ -98,7 +98,7 @@ def _candidates(surfaces: Surfaces) -> F64:
     return np.concatenate([axes, *[np.stack([d, -d]) for d in far]])
 
 
-def _evidence(surfaces: Surfaces, direction: F64) -> F64:
+def _visibility(surfaces: Surfaces, direction: F64) -> F64:
     """[6] for one direction, each larger for a better vertical."""
     height = surfaces.points @ direction
     low, high = weighted_quantiles(height, surfaces.weights, (0.01, 0.99))

@@ -16,7 +16,7 @@ from chorus_common.runtime.atomic import atomic_path
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PrepareOutcome:
     """One scene: its summary (scene.json and digest; empty where it failed), the error, whether this run made it."""
 
     scene_id: str
@@ -40,7 +40,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> Path:
+def write_outcomes(path: Path, outcomes: Sequence[PrepareOutcome]) -> Path:
     """Write the table, a row per scene; `labels` is JSON: label space -> counts of the points (else the Gaussians).
 
     Rows that the table has of other scenes (of other splits, say) stay. Sorted by split and scene.
@@ -81,7 +81,7 @@ def scored_labels(summary: Mapping[str, Any]) -> dict[str, Any]:
     return dict(summary.get("point_labels", summary.get("gaussian_labels", {})))
 
 
-def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def totals(outcomes: Sequence[PrepareOutcome]) -> dict[str, Any]:
     """Sums over the scenes that did not fail: points, Gaussians, counts per label space, instances, odd readings."""
     good = [outcome for outcome in outcomes if not outcome.error]
     labels: dict[str, Counter[str]] = {}

@@ -19,7 +19,7 @@ from chorus_common.runtime.processes import each_as_done
 from chorus_common.runtime.progress import progress
 from data_manifests.datasets.find import Found
 from data_manifests.datasets.gaussians import gaussians_of, trained_path
-from data_manifests.datasets.outcomes import Outcome, write_outcomes
+from data_manifests.datasets.outcomes import PrepareOutcome, write_outcomes
 from data_manifests.datasets.point_tables import find_point_tables, read_point_table
 from data_manifests.datasets.pointcept import find_pointcept, read_pointcept
 from data_manifests.datasets.raw_scene import RawScene, SceneSource
@@ -35,7 +35,7 @@ _FORMAT = 1
 MANIFEST = "manifest.parquet"
 
 
-class Layout(NamedTuple):
+class ReleaseReader(NamedTuple):
     """How one kind of release is read: `find(release, root, wanted splits)`, `read(source, root, release, label
     spaces)`.
     """
@@ -44,12 +44,12 @@ class Layout(NamedTuple):
     read: Callable[[SceneSource, Path, Any, list[str]], RawScene]
 
 
-LAYOUTS: dict[str, Layout] = {
-    "scannet": Layout(find_scannet, read_scannet_scan),
-    "s3dis": Layout(find_s3dis, read_s3dis),
-    "scenesplat": Layout(find_scenesplat, read_scenesplat),
-    "pointcept": Layout(find_pointcept, read_pointcept),
-    "point-tables": Layout(find_point_tables, read_point_table),
+LAYOUTS: dict[str, ReleaseReader] = {
+    "scannet": ReleaseReader(find_scannet, read_scannet_scan),
+    "s3dis": ReleaseReader(find_s3dis, read_s3dis),
+    "scenesplat": ReleaseReader(find_scenesplat, read_scenesplat),
+    "pointcept": ReleaseReader(find_pointcept, read_pointcept),
+    "point-tables": ReleaseReader(find_point_tables, read_point_table),
 }
 
 
@@ -57,13 +57,13 @@ LAYOUTS: dict[str, Layout] = {
 class Prepared:
     """What a run did: an outcome per scene in the manifest's order, what was noticed, and where the manifest lies."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[PrepareOutcome, ...]
     notes: tuple[str, ...]
     manifest: Path
 
 
 @dataclass(frozen=True)
-class SceneJob:
+class PrepareJob:
     """One scene to prepare. root, out: absolute."""
 
     config: PrepareConfig
@@ -116,11 +116,11 @@ def prepare(config: PrepareConfig, root: Path, out: Path, *, workers: int = 1) -
     for a, b in pairwise(sorted(source.scene_id for source in sources)):
         if a == b:
             raise ManifestError(f"{root}: scene {a} is found twice")
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, PrepareOutcome] = {}
     waiting = []
-    for job in (SceneJob(config, root, out, source) for source in sources):
+    for job in (PrepareJob(config, root, out, source) for source in sources):
         if (summary := published(job.folder, job.fingerprint())) is not None:
-            outcomes[job.source.scene_id] = Outcome(job.source.scene_id, job.source.split, summary, fresh=False)
+            outcomes[job.source.scene_id] = PrepareOutcome(job.source.scene_id, job.source.split, summary, fresh=False)
         else:
             waiting.append(job)
     sweep(out / config.name)
@@ -136,7 +136,7 @@ def prepare(config: PrepareConfig, root: Path, out: Path, *, workers: int = 1) -
     return Prepared(ordered, tuple(found.notes), _write_tables(config, out, ordered))
 
 
-def prepare_scene(job: SceneJob) -> Outcome:
+def prepare_scene(job: PrepareJob) -> PrepareOutcome:
     """Prepare one scene; what is wrong with it becomes the outcome's error.
 
     Raises OSError where the disk is full: no other scene would fare better.
@@ -152,17 +152,17 @@ def prepare_scene(job: SceneJob) -> Outcome:
         gaussians.scene.validated()
         summary = publish(job.folder, raw, gaussians, config.label_spaces, fingerprint)
     except ChorusError as error:
-        return Outcome(source.scene_id, source.split, error=one_line(error))
+        return PrepareOutcome(source.scene_id, source.split, error=one_line(error))
     except MemoryError:
-        return Outcome(source.scene_id, source.split, error=f"{source.path}: not enough memory for this scene")
+        return PrepareOutcome(source.scene_id, source.split, error=f"{source.path}: not enough memory for this scene")
     except OSError as error:
         if is_full_disk(error):
             raise
-        return Outcome(source.scene_id, source.split, error=one_line(error))
-    return Outcome(source.scene_id, source.split, summary)
+        return PrepareOutcome(source.scene_id, source.split, error=one_line(error))
+    return PrepareOutcome(source.scene_id, source.split, summary)
 
 
-def _write_tables(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...]) -> Path:
+def _write_tables(config: PrepareConfig, out: Path, outcomes: tuple[PrepareOutcome, ...]) -> Path:
     """Write the table of outcomes and the manifest; both keep what other runs put in. Returns the manifest's path."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".manifest.lock", "w") as lock:  # runs over other splits or data sets may end at the same time
@@ -171,7 +171,7 @@ def _write_tables(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...
         return _merged_manifest(config, out, outcomes).write(out / MANIFEST)
 
 
-def _merged_manifest(config: PrepareConfig, out: Path, outcomes: tuple[Outcome, ...]) -> Manifest:
+def _merged_manifest(config: PrepareConfig, out: Path, outcomes: tuple[PrepareOutcome, ...]) -> Manifest:
     """This run's good scenes, and those of other runs that are still there."""
     path, rows = out / MANIFEST, []
     ran = {outcome.scene_id for outcome in outcomes}

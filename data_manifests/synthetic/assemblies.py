@@ -1,6 +1,6 @@
 """What rooms have in common: a workplace, a table with its seats, a run of counters, furniture along walls.
 
-Each is a list of moves on a `Layout`; every draw comes from its generator, in the order written here.
+Each is a list of moves on a `RoomLayout`; every draw comes from its generator, in the order written here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 from data_manifests.synthetic import bathroom as bath
 from data_manifests.synthetic import clutter, openings, seating, storage, tables
 from data_manifests.synthetic.item import Placed
-from data_manifests.synthetic.layout import Layout, Maker
+from data_manifests.synthetic.layout import Maker, RoomLayout
 from data_manifests.synthetic.textures import draw_style
 
 #: Gaps to try when a chair is pushed to a table: well under it first, then further and further out.
 PUSHED_IN = (-0.22, -0.12, -0.04, 0.03, 0.1, 0.2)
 
 
-def doors_and_windows(room: Layout, windows: tuple[int, int], curtains: float) -> None:
+def doors_and_windows(room: RoomLayout, windows: tuple[int, int], curtains: float) -> None:
     """A door or two, windows [low, high), curtains before some and radiators under others."""
     rng = room.rng
     room.door()
@@ -37,14 +37,14 @@ def doors_and_windows(room: Layout, windows: tuple[int, int], curtains: float) -
                 room.on_wall(item, 0.0, edge=edge, s=s)
 
 
-def curtains(room: Layout, chance: float) -> None:
+def curtains(room: RoomLayout, chance: float) -> None:
     """Before each window with that chance."""
     for i in range(len(room.windows)):
         if room.chance(chance):
             room.curtain(i)
 
 
-def seats_around(room: Layout, table: Placed) -> None:
+def seats_around(room: RoomLayout, table: Placed) -> None:
     """Chairs of one style, most pushed in, some pulled out."""
     rng = room.rng
     chair = seating.dining_chair if rng.random() < 0.8 else seating.office_chair
@@ -70,7 +70,7 @@ def seats_around(room: Layout, table: Placed) -> None:
             room.facing(chair(rng, style), table, angle, gaps, shift, float(rng.normal(0, 0.12)), 0.01)
 
 
-def workplace(room: Layout) -> Placed | None:
+def workplace(room: RoomLayout) -> Placed | None:
     """A desk with its chair, screens and keyboard; the desk, or None where there is no room."""
     rng = room.rng
     placed = room.against_wall(room.make(tables.desk), front=0.55)
@@ -91,7 +91,7 @@ def workplace(room: Layout) -> Placed | None:
     return placed
 
 
-def along_walls(room: Layout, wanted: Sequence[tuple[Maker, float]], *, front: float, laden: bool = True) -> None:
+def along_walls(room: RoomLayout, wanted: Sequence[tuple[Maker, float]], *, front: float, laden: bool = True) -> None:
     """Furniture with its back to a wall, each piece with its chance; things stand on it where `laden`."""
     for maker, chance in wanted:
         if room.chance(chance):
@@ -100,7 +100,7 @@ def along_walls(room: Layout, wanted: Sequence[tuple[Maker, float]], *, front: f
                 room.on_top(placed, clutter.ON_TABLE, int(room.rng.integers(0, 3)))
 
 
-def pictures(room: Layout, count: int) -> None:
+def pictures(room: RoomLayout, count: int) -> None:
     """At eye height, wherever a wall is free."""
     for _ in range(count):
         item = room.make(openings.picture)
@@ -109,7 +109,7 @@ def pictures(room: Layout, count: int) -> None:
         )
 
 
-def floor_clutter(room: Layout, count: int) -> None:
+def floor_clutter(room: RoomLayout, count: int) -> None:
     """Different small things, most of them by a wall."""
     for i in room.rng.permutation(len(clutter.ON_FLOOR))[:count]:
         item = room.make(clutter.ON_FLOOR[i])
@@ -119,7 +119,7 @@ def floor_clutter(room: Layout, count: int) -> None:
             room.anywhere(item, tries=8)
 
 
-def ceiling_lamps(room: Layout) -> None:
+def ceiling_lamps(room: RoomLayout) -> None:
     """One in the middle of every part of the room."""
     rng = room.rng
     for x0, x1, y0, y1 in room.plan.rectangles:
@@ -129,7 +129,7 @@ def ceiling_lamps(room: Layout) -> None:
             room.try_put(item, at, 0.0, zones=False)
 
 
-def dining(room: Layout) -> None:
+def dining(room: RoomLayout) -> None:
     """A table with its seats, in the open if that fits, else by a wall."""
     placed = None
     for margin, wall_gap in ((0.9, 0.9), (0.5, 0.8), (0.2, 0.6), (0.05, 0.0), (0.03, 0.0)):
@@ -141,7 +141,7 @@ def dining(room: Layout) -> None:
         room.on_top(placed, clutter.ON_TABLE, int(room.rng.integers(0, 4)))
 
 
-def counter_run(room: Layout) -> Placed | None:
+def counter_run(room: RoomLayout) -> Placed | None:
     """Base cabinets under a work top with a sink, wall cabinets above, a refrigerator at one end."""
     rng = room.rng
     depth, height = rng.uniform(0.58, 0.66), rng.uniform(0.86, 0.94)
@@ -189,7 +189,7 @@ def counter_run(room: Layout) -> Placed | None:
     return None
 
 
-def vanity(room: Layout) -> Placed | None:
+def vanity(room: RoomLayout) -> Placed | None:
     """A washbasin on a cabinet; the cabinet, or None where there is no room."""
     rng = room.rng
     w, d, h = float(rng.uniform(0.75, 1.3)), float(rng.uniform(0.48, 0.55)), float(rng.uniform(0.74, 0.84))

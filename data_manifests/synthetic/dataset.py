@@ -53,7 +53,7 @@ class SynthConfig(Config):
 
 
 @dataclass(frozen=True)
-class Job:
+class RoomJob:
     """One room to write: its place below the data set's root, and the seed and options that make it."""
 
     split: str
@@ -63,7 +63,7 @@ class Job:
     options: RoomOptions
 
 
-def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[Job]:
+def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[RoomJob]:
     """The rooms of every split, in order. Room i of a split is the same whatever the counts are.
 
     Room types take turns within each split, so that a handful of rooms already shows all classes.
@@ -74,7 +74,7 @@ def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[Job]:
     if config.layout == "s3dis" and counts.get("test", 0):
         raise ConfigError("the s3dis layout has no test split: Area_5 holds the val rooms; set test to 0")
     types = get_args(RoomType)
-    jobs: list[Job] = []
+    jobs: list[RoomJob] = []
     numbers: dict[str, int] = {}
     for number, split in enumerate(SPLITS):
         order = np.random.Generator(np.random.PCG64([config.seed, number])).permutation(len(types))
@@ -94,11 +94,11 @@ def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[Job]:
                 numbers[kind] = numbers.get(kind, 0) + 1
                 scene_id = f"{kind}_{numbers[kind]}"
                 folder = f"{S3DIS_ROOT}/{scene_id}"
-            jobs.append(Job(split, scene_id, folder, seed, options))
+            jobs.append(RoomJob(split, scene_id, folder, seed, options))
     return jobs
 
 
-def write_job(root: Path, config: SynthConfig, job: Job) -> str:
+def write_job(root: Path, config: SynthConfig, job: RoomJob) -> str:
     """Make one room and publish its folder by rename; a folder that exists is complete and left alone. Returns the
     scene id.
     """
@@ -154,7 +154,7 @@ def check_settings(root: Path, config: SynthConfig) -> None:
         raise ConfigError(f"{root}: holds rooms made with another {differ}; choose another folder or the same settings")
 
 
-def _finish(root: Path, config: SynthConfig, jobs: list[Job]) -> None:
+def _finish(root: Path, config: SynthConfig, jobs: list[RoomJob]) -> None:
     """Files about the whole data set; they follow from the jobs alone."""
     if config.layout == "gaussians":
         write_manifest(root, config, jobs)
@@ -174,7 +174,7 @@ def _finish(root: Path, config: SynthConfig, jobs: list[Job]) -> None:
             write_text_atomically(file, alignment_file(number, rooms))
 
 
-def write_manifest(root: Path, config: SynthConfig, jobs: list[Job]) -> None:
+def write_manifest(root: Path, config: SynthConfig, jobs: list[RoomJob]) -> None:
     """manifest.parquet: a row per room; the root is the folder itself, so that both can move together."""
     root = root.resolve()
     domain = config.room.domain

@@ -16,7 +16,7 @@ F64 = NDArray[np.float64]
 
 
 @dataclass(eq=False)
-class Part:
+class ItemPart:
     """A named part ("seat") with one texture; `primitives` are lists of patches (a box, a leg)."""
 
     name: str
@@ -48,7 +48,7 @@ class Item:
 
     label: str
     category: str
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ItemPart] = field(default_factory=list)
     supports: list[Support] = field(default_factory=list)
     hull: bool = False
     detail: float = 1.0  # sampling distance relative to the room's; below 1 for small things
@@ -60,7 +60,7 @@ class Item:
             if known.name == part:
                 known.primitives.extend(primitives)
                 return
-        self.parts.append(Part(part, texture, list(primitives), gloss))
+        self.parts.append(ItemPart(part, texture, list(primitives), gloss))
 
     @property
     def solids(self) -> F64:
@@ -102,7 +102,7 @@ class Placed:
     position: F64
     yaw: float
 
-    def patches(self, part: Part) -> list[Patch]:
+    def patches(self, part: ItemPart) -> list[Patch]:
         """The patches of one part in room coordinates."""
         return [p for primitive in part.primitives for p in moved(primitive, tuple(self.position), self.yaw)]
 

@@ -25,7 +25,7 @@ _NONE = np.empty((0, 8))
 
 
 @dataclass(eq=False)
-class Layout:
+class RoomLayout:
     """The growing list of placed items of one room.
 
     `groups[i]` is the assembly that placed item i belongs to: members of one assembly (a sink in its counter) may nest,

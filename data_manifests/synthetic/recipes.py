@@ -1,4 +1,4 @@
-"""What belongs into which room: one function per room type, each a list of moves on a `Layout`."""
+"""What belongs into which room: one function per room type, each a list of moves on a `RoomLayout`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from data_manifests.synthetic.assemblies import (
     vanity,
     workplace,
 )
-from data_manifests.synthetic.layout import Layout
+from data_manifests.synthetic.layout import RoomLayout
 from data_manifests.synthetic.textures import draw_style
 
 
-def living_room(room: Layout) -> None:
+def living_room(room: RoomLayout) -> None:
     """Sofa group around a coffee table, television, shelves, often a dining table."""
     rng = room.rng
     doors_and_windows(room, (1, 4), 0.75)
@@ -78,7 +78,7 @@ def living_room(room: Layout) -> None:
     ceiling_lamps(room)
 
 
-def bedroom_room(room: Layout) -> None:
+def bedroom_room(room: RoomLayout) -> None:
     """Bed with what stands beside it, wardrobe, chest, sometimes a desk."""
     rng = room.rng
     doors_and_windows(room, (1, 3), 0.8)
@@ -113,7 +113,7 @@ def bedroom_room(room: Layout) -> None:
     ceiling_lamps(room)
 
 
-def office(room: Layout) -> None:
+def office(room: RoomLayout) -> None:
     """Desks with screens and swivel chairs, file cabinets, a meeting table."""
     rng = room.rng
     doors_and_windows(room, (1, 4), 0.35)
@@ -141,7 +141,7 @@ def office(room: Layout) -> None:
     ceiling_lamps(room)
 
 
-def kitchen(room: Layout) -> None:
+def kitchen(room: RoomLayout) -> None:
     """A counter with sink and refrigerator, mostly a table with chairs."""
     rng = room.rng
     room.door()
@@ -169,7 +169,7 @@ def kitchen(room: Layout) -> None:
     ceiling_lamps(room)
 
 
-def bathroom(room: Layout) -> None:
+def bathroom(room: RoomLayout) -> None:
     """Toilet, sink, bathtub with its curtain, mirror."""
     rng = room.rng
     room.door()
@@ -214,7 +214,7 @@ def bathroom(room: Layout) -> None:
 class Recipe:
     """How to furnish one type of room, its size range in metres, and how often it occurs."""
 
-    furnish: Callable[[Layout], None]
+    furnish: Callable[[RoomLayout], None]
     width: tuple[float, float]
     depth: tuple[float, float]
     share: float

@@ -13,14 +13,14 @@ from chorus_common.cameras import CameraSet
 from chorus_common.labels import SCANNET20
 from chorus_common.scene import GaussianScene, canonical_quats
 from data_manifests.synthetic.item import Item, Placed, oriented
-from data_manifests.synthetic.layout import Layout
+from data_manifests.synthetic.layout import RoomLayout
 from data_manifests.synthetic.light import Lighting, draw_lighting, shade
 from data_manifests.synthetic.options import DOMAINS, DomainStyle, RoomOptions
 from data_manifests.synthetic.plan import Plan, draw_plan, structure
 from data_manifests.synthetic.recipes import RECIPES
 from data_manifests.synthetic.sampling import Samples, Soup, count_samples, sample
 from data_manifests.synthetic.shapes import Patch
-from data_manifests.synthetic.trajectory import Shot, Surface, draw_cameras
+from data_manifests.synthetic.trajectory import CameraOptics, Surface, draw_cameras
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -106,11 +106,11 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     scene = to_gaussians(model, samples, colors, style, noise_rng, name=f"room_{seed:06d}")
     boxes = np.concatenate([p.boxes() for p in model.items if p.item.category not in STRUCTURE])
     back = np.linalg.inv(model.world).astype(np.float64)
-    shot = Shot(options.width, options.height, float(camera_rng.uniform(65, 75)))
+    optics = CameraOptics(options.width, options.height, float(camera_rng.uniform(65, 75)))
     structural = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])
     weights = np.where(structural[model.patch_parts[samples.patch]], 0.35, 1.0)  # walls are large and dull
     surface = Surface(_apply(back, samples.point), samples.normal @ back[:3, :3].T, weights)
-    cameras = draw_cameras(camera_rng, model.plan, _turned(back, boxes), surface, options.views, shot)
+    cameras = draw_cameras(camera_rng, model.plan, _turned(back, boxes), surface, options.views, optics)
     cameras = replace(cameras, viewmats=cameras.viewmats @ back)
     return SyntheticRoom(scene, cameras, model.part_names, model.part_items, describe(model), model.room_type, model)
 
@@ -134,7 +134,7 @@ def build_model(seed: int, options: RoomOptions) -> Model:
     if shape == "L":
         size = (size[0] * 1.12, size[1] * 1.12)
     plan = draw_plan(rng, size, shape)
-    layout = Layout(rng, plan, style.saturation)
+    layout = RoomLayout(rng, plan, style.saturation)
     recipe.furnish(layout)
     groups = list(layout.groups)
     placed = list(layout.placed)

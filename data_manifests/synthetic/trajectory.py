@@ -51,7 +51,7 @@ def free_positions(rng: Rng, plan: Plan, boxes: F64, count: int) -> F64:
 
 
 @dataclass(frozen=True)
-class Shot:
+class CameraOptics:
     """Picture size in pixels and horizontal field of view in degrees."""
 
     width: int
@@ -68,7 +68,7 @@ class Surface:
     weights: F64
 
 
-def visible(surface: Surface, view: F64, intrinsics: F64, shot: Shot) -> tuple[NDArray[np.bool_], float]:
+def visible(surface: Surface, view: F64, intrinsics: F64, optics: CameraOptics) -> tuple[NDArray[np.bool_], float]:
     """Which points [K] face a camera and are seen, and how far it sees (25th percentile of depth, metres).
 
     Uses a point depth buffer of BUFFER pixels: approximate, for choosing views only.
@@ -78,8 +78,8 @@ def visible(surface: Surface, view: F64, intrinsics: F64, shot: Shot) -> tuple[N
     z = camera[:, 2]
     front = z > 0.15
     safe = np.where(front, z, 1.0)
-    u = (camera[:, 0] / safe * intrinsics[0, 0] + intrinsics[0, 2]) * BUFFER[0] / shot.width
-    v = (camera[:, 1] / safe * intrinsics[1, 1] + intrinsics[1, 2]) * BUFFER[1] / shot.height
+    u = (camera[:, 0] / safe * intrinsics[0, 0] + intrinsics[0, 2]) * BUFFER[0] / optics.width
+    v = (camera[:, 1] / safe * intrinsics[1, 1] + intrinsics[1, 2]) * BUFFER[1] / optics.height
     inside = front & (u >= 0) & (u < BUFFER[0]) & (v >= 0) & (v < BUFFER[1])
     pixel = np.where(inside, v.astype(np.int64) * BUFFER[0] + u.astype(np.int64), 0)
     nearest = np.full(BUFFER[0] * BUFFER[1], np.inf)
@@ -106,14 +106,14 @@ def _walk(rng: Rng, positions: F64, count: int) -> F64:
     return tour[np.arange(count) % len(tour)]
 
 
-def draw_cameras(rng: Rng, plan: Plan, boxes: F64, surface: Surface, n_views: int, shot: Shot) -> CameraSet:
+def draw_cameras(rng: Rng, plan: Plan, boxes: F64, surface: Surface, n_views: int, optics: CameraOptics) -> CameraSet:
     """`n_views` cameras in the room's frame, clear of oriented boxes [S, 8].
 
     A third of them walks round the room and looks across it; the others are chosen one by one among random candidates,
     each time the view that adds most to the surface points [K, 3] (with `weights` [K]) which fewer than WANTED views
     have seen, and does not stare at a wall.
     """
-    k = pinhole(shot.width, shot.height, shot.fov)
+    k = pinhole(optics.width, optics.height, optics.fov)
     positions = free_positions(rng, plan, boxes, 90)
     subset = rng.permutation(len(surface.points))[:5000]
     surface = Surface(surface.points[subset], surface.normals[subset], surface.weights[subset])
@@ -123,7 +123,7 @@ def draw_cameras(rng: Rng, plan: Plan, boxes: F64, surface: Surface, n_views: in
 
     def best_of(eye: F64, yaws: F64, pitch: float) -> None:
         tried = [_view(rng, eye, float(yaw), pitch + float(rng.normal(0, 0.1))) for yaw in yaws]
-        results = [visible(surface, view, k, shot) for view in tried]
+        results = [visible(surface, view, k, optics) for view in tried]
         best = int(np.argmax([(mask @ weights) * min(reach, 1.5) for mask, reach in results]))
         views.append(tried[best])
         seen[results[best][0]] += 1
@@ -137,7 +137,7 @@ def draw_cameras(rng: Rng, plan: Plan, boxes: F64, surface: Surface, n_views: in
     for i in range(max(60, 4 * n_greedy) if n_greedy else 0):
         pitch = float(rng.choice([-0.45, -0.2, 0.08], p=[0.5, 0.4, 0.1]) + rng.normal(0, 0.1))
         candidates.append(_view(rng, positions[i % len(positions)], float(rng.uniform(-np.pi, np.pi)), pitch))
-        mask, reach = visible(surface, candidates[-1], k, shot)
+        mask, reach = visible(surface, candidates[-1], k, optics)
         masks.append(mask)
         clear.append(min(reach, 1.5))
     for _ in range(n_greedy):
@@ -149,7 +149,7 @@ def draw_cameras(rng: Rng, plan: Plan, boxes: F64, surface: Surface, n_views: in
     while len(views) < n_views:
         best_of(positions[rng.integers(len(positions))], rng.uniform(-np.pi, np.pi, 2), -0.25)
     names = tuple(f"{i:06d}" for i in range(n_views))
-    return CameraSet(np.stack(views), np.repeat(k[None], n_views, 0), shot.width, shot.height, names)
+    return CameraSet(np.stack(views), np.repeat(k[None], n_views, 0), optics.width, optics.height, names)
 
 
 def _view(rng: Rng, eye: F64, yaw: float, pitch: float) -> F64:

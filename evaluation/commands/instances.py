@@ -70,7 +70,7 @@ def instances_command(
     from evaluation.prompts import class_embeddings
     from evaluation.proposals.choose import proposal_sources
     from evaluation.proposals.merged_masks import MergeConfig
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import scores_path
     from evaluation.sources import text_sources
     from evaluation.tasks.instances import InstancesConfig, instances
@@ -97,7 +97,7 @@ def instances_command(
         **config.model_dump(),
     }
     key = {**inputs, "rows": list(found.sources), "predictions": optional_text(predictions)}
-    pieces = Pieces.beside(out, key, sources.encoder, sources.features)
+    partial = PartialResults.beside(out, key, sources.encoder, sources.features)
     body, scores = instances(
         selection,
         class_names,
@@ -106,12 +106,12 @@ def instances_command(
         proposal_sources(proposals, merge),
         config,
         workers=workers,
-        pieces=pieces,
+        partial=partial,
         predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
     )
     scores.write(scores_path(out))
     write_result(out, result_document("instances", command_line(), inputs, body))
-    pieces.clear()
+    partial.clear()
     rows = body["rows"]
     groups = list(next(iter(rows.values()))["groups"]) if rows else []
     header = ("", "AP", "AP50", "AP25", *(f"AP {group}" for group in groups))

@@ -61,8 +61,11 @@ prompts_option = click.option(
 )
 synonyms_option = click.option("--synonyms", is_flag=True, help="Average over other names of each class too.")
 
-turns_option = click.option(
-    "--turns", type=click.IntRange(min=1), default=1, help="Yaw angles to encode a scene at; features are their mean."
+tta_option = click.option(
+    "--tta-rotations",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Yaw angles to encode a scene at; features are their mean.",
 )
 lifted_option = click.option("--lifted", is_flag=True, help="The teacher's own features, lifted from the cache.")
 
@@ -115,7 +118,7 @@ text_source_options = bundle(
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
     click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
     click.option("--seed", type=int, default=0, help="Of the random weights."),
-    turns_option,
+    tta_option,
     device_option,
 )
 #: -> sources: SourceOptions, for commands that compare an encoder's own output.
@@ -132,7 +135,7 @@ encoder_source_options = bundle(
         help="Folder with clean/<scene id>.npy and <perturbation>/<scene id>.npy: row 'features'. See --export.",
     ),
     click.option("--seed", type=int, default=0, help="Of noise, subsampling and random weights."),
-    turns_option,
+    tta_option,
     device_option,
 )
 #: -> scenes: SceneOptions

@@ -17,7 +17,7 @@ from evaluation.commands.options import (
     out_option,
     space_option,
     split_option,
-    turns_option,
+    tta_option,
     workers_option,
 )
 from evaluation.results import command_line, result_document, write_result
@@ -43,7 +43,7 @@ from evaluation.results import command_line, result_document, write_result
 )
 @click.option("--l2", type=click.FloatRange(min=0), default=1e-4, help="Weight decay of the linear layer.")
 @click.option("--seed", type=int, default=0, help="Of the draw and of the random encoder.")
-@turns_option
+@tta_option
 @workers_option
 @out_option
 @device_option
@@ -60,7 +60,7 @@ def probe_command(
     balance: Any,
     l2: float,
     seed: int,
-    turns: int,
+    tta_rotations: int,
     workers: int,
     out: Path,
     device: str,
@@ -71,14 +71,16 @@ def probe_command(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"
         )
     from evaluation.benchmarks import class_groups
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import SceneScores, scores_path
     from evaluation.sources import SourceOptions, output_sources
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.probe import ProbeConfig, probe
 
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
-    options = SourceOptions(encoder=encoder, features=features, device=device, seed=seed, turns=turns, random=True)
+    options = SourceOptions(
+        encoder=encoder, features=features, device=device, seed=seed, tta_rotations=tta_rotations, random=True
+    )
     sources = output_sources(options, "trained")
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
     class_names, space = labelled_pair(train, val, label_space)
@@ -93,9 +95,9 @@ def probe_command(
         **options.inputs(),
         **config.model_dump(),
     }
-    pieces = Pieces.beside(out, inputs, encoder, features)
-    body = probe(train, val, space, sources, config, scores, workers=workers, pieces=pieces)
+    partial = PartialResults.beside(out, inputs, encoder, features)
+    body = probe(train, val, space, sources, config, scores, workers=workers, partial=partial)
     scores.write(scores_path(out))
     write_result(out, result_document("probe", command_line(), inputs, body))
-    pieces.clear()
+    partial.clear()
     return finish(body["rows"], body["excluded"], train.failed or val.failed, out)

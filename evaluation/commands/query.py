@@ -76,7 +76,7 @@ def query_command(
             "query": words,
             "prompts": prompts,
             "source": name,
-            "turns": sources.turns,
+            "tta_rotations": sources.tta_rotations,
             "text_encoder": text_encoder.spec,
             "scale": SHARPNESS,
         },

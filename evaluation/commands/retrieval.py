@@ -46,7 +46,7 @@ def retrieval_command(
     """Find the objects of a noisy, sparse or turned scene among those of the clean one."""
     from evaluation.metrics.retrieval import FIGURES
     from evaluation.perturb import PERTURBATIONS, export_perturbed
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import scores_path
     from evaluation.sources import output_sources
     from evaluation.tasks.retrieval import RetrievalConfig, retrieval
@@ -70,11 +70,11 @@ def retrieval_command(
         raise ConfigError("retrieval needs --out FILE (or --export)")
     found = output_sources(sources, "encoder")
     inputs = {**scenes.inputs(), **sources.inputs(), **config.model_dump()}
-    pieces = Pieces.beside(out, {**inputs, "rows": list(found)}, sources.encoder, sources.features)
-    body, scores = retrieval(selection, found, config, workers=workers, pieces=pieces)
+    partial = PartialResults.beside(out, {**inputs, "rows": list(found)}, sources.encoder, sources.features)
+    body, scores = retrieval(selection, found, config, workers=workers, partial=partial)
     scores.write(scores_path(out))
     write_result(out, result_document("retrieval", command_line(), inputs, body))
-    pieces.clear()
+    partial.clear()
     header = (f"gallery: {gallery}", "perturbation", "recall@1", "mAP", "class recall@1", "class mAP")
     table = [
         (name, perturbation, *(figures[key] for key in FIGURES))

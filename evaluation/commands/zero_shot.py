@@ -59,10 +59,10 @@ def zero_shot_command(
     """Segment scenes by class names alone: student, lifted teacher, or any feature files."""
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import scores_path
     from evaluation.sources import text_sources
-    from evaluation.tasks.zero_shot import ZeroShotConfig, contenders, zero_shot
+    from evaluation.tasks.zero_shot import ZeroShotConfig, methods, zero_shot
 
     selection, class_names, space = scenes.labelled(keep_unlabelled=predictions is not None)
     config = ZeroShotConfig(
@@ -70,9 +70,9 @@ def zero_shot_command(
     )
     found = text_sources(sources, selection)
     inputs = {**scenes.inputs(), **sources.inputs(), **found.inputs(), **config.model_dump()}
-    rows = contenders(found.sources)
+    rows = methods(found.sources)
     key = {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}
-    pieces = Pieces.beside(out, key, sources.encoder, sources.features)
+    partial = PartialResults.beside(out, key, sources.encoder, sources.features)
     body, scores = zero_shot(
         selection,
         class_names,
@@ -80,12 +80,12 @@ def zero_shot_command(
         rows,
         config,
         workers=workers,
-        pieces=pieces,
+        partial=partial,
         predictions=None if predictions is None else PredictionFolder(predictions, space, class_names),
     )
     scores.write(scores_path(out))
     write_result(out, result_document("zero-shot", command_line(), inputs, body))
-    pieces.clear()
+    partial.clear()
     code = finish(body["rows"], selection.excluded, selection.failed, out)
     click.echo(_definitions(body["rows"]))
     return code

@@ -21,7 +21,7 @@ OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node "$PROCESSES" -m stage2_
   --manifest "$MANIFEST" --split train --store "$OUT/cache" --config "$HERE/stage2.toml" --out "$OUT/student"
 
 say "Evaluation on rooms that training never saw"
-chorus-eval zero-shot --manifest "$MANIFEST" --split val --store "$OUT/cache" --encoder "$OUT/student" --turns 5 --out "$OUT/zero_shot.json"
+chorus-eval zero-shot --manifest "$MANIFEST" --split val --store "$OUT/cache" --encoder "$OUT/student" --tta-rotations 5 --out "$OUT/zero_shot.json"
 chorus-eval probe --manifest "$MANIFEST" --train-split train --split val --store "$OUT/cache" --encoder "$OUT/student" --points-per-scene 256 --out "$OUT/probe.json"
 
 say "Report"

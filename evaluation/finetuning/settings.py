@@ -13,7 +13,7 @@ from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.settings import OptimSettings
 
 
-class LossSettings(Config):
+class FineTuneLossSettings(Config):
     """Weights of the loss terms; balance: "plain" counts every voxel once, "balanced" weighs the cross entropy of a
     class by the inverse of its share of the labels that may be seen.
     """
@@ -57,7 +57,7 @@ class FineTuneConfig(Config):
     steps: int = Field(default=2000, ge=1)
     batch_size: int = Field(default=4, ge=1)
     max_points: int = Field(default=102_400, ge=0)
-    loss: LossSettings = LossSettings()
+    loss: FineTuneLossSettings = FineTuneLossSettings()
     limit: LimitConfig = LimitConfig()
     decoder: DecoderSettings = DecoderSettings()
     grouping: GroupingConfig = GroupingConfig()

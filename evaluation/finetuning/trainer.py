@@ -17,10 +17,10 @@ from chorus_common.runtime.progress import Progress as Reporter
 from chorus_common.runtime.progress import progress
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset
 from evaluation.finetuning.model import Outputs, Segmentor
-from evaluation.finetuning.settings import FineTuneConfig, LossSettings
+from evaluation.finetuning.settings import FineTuneConfig, FineTuneLossSettings
 from evaluation.losses.lovasz import lovasz_softmax
 from evaluation.losses.offsets import offset_loss
-from stage2_distill.checkpointing import Progress, load_state, save_state
+from stage2_distill.checkpointing import TrainingProgress, load_state, save_state
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.interruptions import stop_on_signal
@@ -29,7 +29,7 @@ from stage2_distill.run_folder import RunFolder, RunLog
 from stage2_distill.schedule import learning_rate
 
 #: Batches in preparation ahead of the step that uses them.
-_AHEAD = 4
+_PREFETCH = 4
 #: Settings that change no number, so that a run may go on with others.
 _FREE = {"workers", "memory_mb", "checkpoint_every"}
 
@@ -43,18 +43,18 @@ def finetune_model(
     (with the state saved) on Ctrl-C or SIGTERM.
     """
     run = RunFolder(folder)
-    run.claim(_identity(model, dataset, config), write=True)
+    run.bind_identity(_identity(model, dataset, config), write=True)
     # Frozen encoders leave only new weights to train: these get the full learning rate.
     optim = config.optim if config.mode == "full" else config.optim.model_copy(update={"encoder_lr_scale": 1.0})
     optimizer = build_optimizer(model, optim)
-    done = Progress()
+    done = TrainingProgress()
     if run.state.exists():
         done = load_state(run.state, model, optimizer, None)
     if done.step >= config.steps:
         return
     weights = class_weights(dataset, model.classes.out_features, config.loss.balance)
     device = next(model.parameters()).device
-    batches = Prefetcher(dataset.batch, done.step, config.steps, workers=config.workers, ahead=_AHEAD)
+    batches = Prefetcher(dataset.batch, done.step, config.steps, workers=config.workers, prefetch=_PREFETCH)
     with contextlib.ExitStack() as stack:
         log = RunLog(run, done.step)
         stack.callback(log.close)
@@ -112,7 +112,9 @@ def _step(
     }
 
 
-def loss_terms(outputs: Outputs, batch: LabelledBatch, loss: LossSettings, weights: Tensor | None) -> dict[str, Tensor]:
+def loss_terms(
+    outputs: Outputs, batch: LabelledBatch, loss: FineTuneLossSettings, weights: Tensor | None
+) -> dict[str, Tensor]:
     """The weighted terms of the loss by name; weights: [K] of the classes in the cross entropy, or None."""
     logits = outputs.logits.float()
     terms = {}
@@ -151,7 +153,9 @@ def _identity(model: Segmentor, dataset: LabelledDataset, config: FineTuneConfig
     return {"config": settings, "start": weights_digest(model), **dataset.identity()}
 
 
-def _count_bad_step(done: Progress, step: int, batch: LabelledBatch, config: FineTuneConfig, report: Reporter) -> None:
+def _count_bad_step(
+    done: TrainingProgress, step: int, batch: LabelledBatch, config: FineTuneConfig, report: Reporter
+) -> None:
     done.bad_steps += 1
     done.skipped += 1
     scenes = ", ".join(dict.fromkeys(batch.scenes))

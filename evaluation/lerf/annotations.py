@@ -54,7 +54,7 @@ class Query:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class AnnotatedFrame:
     """An annotated frame: name of its picture without suffix, size in pixels, queries in alphabetical order."""
 
     name: str
@@ -63,7 +63,7 @@ class Frame:
     queries: tuple[Query, ...]
 
 
-def read_annotations(folder: Path) -> list[Frame]:
+def read_annotations(folder: Path) -> list[AnnotatedFrame]:
     """All frames of `folder`, by name. Raises SceneError naming the file that is no annotation."""
     paths = sorted(folder.glob("*.json"))
     if not paths:
@@ -74,7 +74,7 @@ def read_annotations(folder: Path) -> list[Frame]:
     return frames
 
 
-def read_frame(path: Path) -> Frame:
+def read_frame(path: Path) -> AnnotatedFrame:
     """One annotated frame; objects of one category become one query. Raises SceneError."""
     try:
         document = _Document.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -96,7 +96,7 @@ def read_frame(path: Path) -> Frame:
     queries = tuple(Query(text, masks[text], np.array(boxes[text])) for text in sorted(masks))
     if empty := [query.text for query in queries if not query.mask.any()]:
         raise SceneError(f"{path}: object '{empty[0]}' covers no pixel of {width} x {height}; is the size right?")
-    return Frame(Path(document.info.name).stem, width, height, queries)
+    return AnnotatedFrame(Path(document.info.name).stem, width, height, queries)
 
 
 def _rings(segmentation: list[Any]) -> list[Any]:

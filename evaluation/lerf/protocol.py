@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.runtime.errors import ConfigError
-from evaluation.lerf.annotations import Frame
+from evaluation.lerf.annotations import AnnotatedFrame
 from evaluation.lerf.scores import THRESHOLDS, LerfRules, QueryScores, score_query
 
 F32 = NDArray[np.float32]
@@ -17,7 +17,9 @@ F32 = NDArray[np.float32]
 Answer = Callable[[str, int, int, list[str]], F32]
 
 
-def score_frames(frames: Sequence[Frame], answer: Answer, rules: LerfRules) -> dict[str, dict[str, QueryScores]]:
+def score_frames(
+    frames: Sequence[AnnotatedFrame], answer: Answer, rules: LerfRules
+) -> dict[str, dict[str, QueryScores]]:
     """frame -> query -> scores."""
     found = {}
     for frame in frames:
@@ -58,7 +60,9 @@ def _means(queries: Sequence[QueryScores]) -> dict[str, Any]:
     }
 
 
-def match_frames(frames: Sequence[Frame], views: Sequence[str], trained: Sequence[str], scene: str) -> dict[str, int]:
+def match_frames(
+    frames: Sequence[AnnotatedFrame], views: Sequence[str], trained: Sequence[str], scene: str
+) -> dict[str, int]:
     """frame -> row of its view, matched by name without suffix.
 
     Raises ConfigError where a frame has no view, or where its view was trained on: scores on training views say how

@@ -82,13 +82,13 @@ def mask_batches(
         waiting.append(indices)
         held += len(indices)
         if len(waiting) == rows or held > _PASS_INDICES:
-            yield _joined(waiting)
+            yield _concatenated(waiting)
             waiting, held = [], 0
     if waiting:
-        yield _joined(waiting)
+        yield _concatenated(waiting)
 
 
-def _joined(rows: list[NDArray[np.integer]]) -> tuple[I64, I64]:
+def _concatenated(rows: list[NDArray[np.integer]]) -> tuple[I64, I64]:
     return np.concatenate(rows).astype(np.int64, copy=False), np.cumsum([0] + [len(indices) for indices in rows])
 
 
@@ -115,7 +115,7 @@ def _mask_rows(masks: Masks, n_vertices: int, who: str) -> Iterator[NDArray[np.i
 
 
 @dataclass(frozen=True, eq=False)
-class GroundTruth:
+class TruthInstances:
     """Instances of a ground truth, sorted by (class, instance id).
 
     group [V]: instance of every vertex, -1 void. stretch [V]: the vertex up to which, exclusively, all that follow are
@@ -128,7 +128,7 @@ class GroundTruth:
     sizes: I64
 
 
-def count_pairs(masks: Masks, labels: I64, truth: GroundTruth, *, who: str = "scene") -> PairCounts:
+def count_pairs(masks: Masks, labels: I64, truth: TruthInstances, *, who: str = "scene") -> PairCounts:
     """Count what P masks of classes `labels` share with the instances of a ground truth.
 
     Raises MetricError naming `who` where masks and labels differ in number, or a mask holds an index twice or out of
@@ -160,7 +160,7 @@ def count_pairs(masks: Masks, labels: I64, truth: GroundTruth, *, who: str = "sc
     return PairCounts(sizes, void, *(np.concatenate(column) for column in zip(*pairs)))
 
 
-def ground_truth(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> GroundTruth:
+def ground_truth(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> TruthInstances:
     """Instances of labels and instance ids [V]; negative ones are void."""
     top = int(instances.max(initial=-1))
     class_of = np.full(top + 1 if top < _SMALL_ID else 0, -1, dtype=np.int64)
@@ -178,7 +178,7 @@ def ground_truth(labels: NDArray[np.integer], instances: NDArray[np.integer]) ->
     group, stretch = np.empty((2, len(labels)), np.int32)
     sizes = np.zeros(len(ids), np.int64)
     _assign_groups(labels, instances, rank, group, stretch, sizes)
-    return GroundTruth(group, stretch, class_of[ids], sizes)
+    return TruthInstances(group, stretch, class_of[ids], sizes)
 
 
 @njit(cache=True, nogil=True)

@@ -20,7 +20,7 @@ from evaluation.predictions.instance_masks import write_instances
 from evaluation.predictions.semantic_text import write_semantic_text
 from evaluation.report.colours import class_palette
 from evaluation.scenes import EvalScene
-from evaluation.targets import Target
+from evaluation.targets import EvalTarget
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PredictionFolder:
     def _folder(self, row: str, where: EvalScene) -> Path:
         return self.root / row.replace(" + ", "+").replace(" ", "-") / where.dataset
 
-    def semantic(self, row: str, target: Target, classes: NDArray[np.int32]) -> None:
+    def semantic(self, row: str, target: EvalTarget, classes: NDArray[np.int32]) -> None:
         """Classes [M] of the target's places (-1 = none): the official text and a coloured .ply."""
         where = target.scene.where
         folder = self._folder(row, where)
@@ -51,7 +51,7 @@ class PredictionFolder:
     def instances(
         self,
         row: str,
-        target: Target,
+        target: EvalTarget,
         masks: sparse.csr_matrix,
         labels: NDArray[np.integer],
         scores: NDArray[np.floating],
@@ -79,7 +79,7 @@ class PredictionFolder:
         )
 
 
-def _file_columns(masks: sparse.csr_matrix, target: Target) -> sparse.csr_matrix:
+def _file_columns(masks: sparse.csr_matrix, target: EvalTarget) -> sparse.csr_matrix:
     """The masks with their columns in the order of the file that the places came from."""
     ordered = sparse.csr_matrix(
         (masks.data, target.file_rows[masks.indices], masks.indptr), shape=(masks.shape[0], target.n_file_rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chorus_common.runtime.errors import ConfigError
 from evaluation.proposals.files import ProposalFiles
-from evaluation.proposals.ground_truth import GroundTruth
+from evaluation.proposals.ground_truth import GroundTruthProposals
 from evaluation.proposals.merged_masks import MergeConfig, MergedMasks
 from evaluation.proposals.proposals import ProposalSource
 
@@ -19,7 +19,7 @@ def proposal_sources(words: Sequence[str], merge: MergeConfig) -> tuple[Proposal
         if word == "masks":
             found.append(MergedMasks(merge))
         elif word == "truth":
-            found.append(GroundTruth())
+            found.append(GroundTruthProposals())
         elif Path(word).is_dir():
             found.append(ProposalFiles(Path(word), origin=Path(word).name))
         else:

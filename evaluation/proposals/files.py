@@ -10,7 +10,7 @@ import numpy as np
 from chorus_common.runtime.errors import SceneError
 from evaluation.predictions.instance_masks import read_instances
 from evaluation.proposals.proposals import Proposals
-from evaluation.targets import Target
+from evaluation.targets import EvalTarget
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ProposalFiles:
     origin: str = "file"
     oracle: bool = False
 
-    def open(self, target: Target) -> Proposals:
+    def open(self, target: EvalTarget) -> Proposals:
         """Raises SceneError for a missing file, masks of another length, or confidences outside [0, 1]."""
         where = target.scene.where
         name = f"{where.scene_id}.txt"

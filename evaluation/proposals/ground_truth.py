@@ -8,17 +8,17 @@ import numpy as np
 
 from evaluation.proposals.proposals import Proposals, rows_to_masks
 from evaluation.run_scenes import NoGroundTruthError
-from evaluation.targets import Target
+from evaluation.targets import EvalTarget
 
 
 @dataclass(frozen=True)
-class GroundTruth:
+class GroundTruthProposals:
     """The annotated instances, each with score 1."""
 
     origin: str = "ground truth"
     oracle: bool = True
 
-    def open(self, target: Target) -> Proposals:
+    def open(self, target: EvalTarget) -> Proposals:
         """Raises NoGroundTruthError where the scene has no instances."""
         if target.instances is None:
             raise NoGroundTruthError("no ground-truth instances")

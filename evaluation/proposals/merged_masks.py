@@ -14,7 +14,7 @@ from chorus_common.runtime.errors import CacheError
 from evaluation.proposals.observations import UNSEEN, Observations, observe
 from evaluation.proposals.overlap_graph import merge_masks
 from evaluation.proposals.proposals import Proposals, rows_to_masks
-from evaluation.targets import Target
+from evaluation.targets import EvalTarget
 
 F64 = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class MergedMasks:
     origin: str = "masks"
     oracle: bool = False
 
-    def open(self, target: Target) -> Proposals:
+    def open(self, target: EvalTarget) -> Proposals:
         """Raises CacheError where the scene's cache holds no masks."""
         cache, scene = target.scene.cached(), target.scene.gaussians
         teacher = self._teacher(target)
@@ -61,7 +61,7 @@ class MergedMasks:
         masks = rows_to_masks([rows[i] for i in kept], len(scene))
         return Proposals(target.masks(masks), masks, np.array(scores)[kept])
 
-    def _teacher(self, target: Target) -> str:
+    def _teacher(self, target: EvalTarget) -> str:
         cache = target.scene.cached()
         known = tuple(cache.mask_teachers)
         if self.config.teacher in known or (not self.config.teacher and len(known) == 1):

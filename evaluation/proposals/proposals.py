@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from evaluation.targets import Target
+from evaluation.targets import EvalTarget
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class ProposalSource(Protocol):
     @property
     def oracle(self) -> bool: ...
 
-    def open(self, target: Target) -> Proposals:
+    def open(self, target: EvalTarget) -> Proposals:
         """Proposals for the scene of `target`; ChorusError where there are none to be had."""
         ...
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from chorus_common.cache import SceneCache
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.runtime.config import Config
 from chorus_common.runtime.errors import ConfigError
@@ -232,10 +232,10 @@ def _pictures(found: Mapping[str, Document], config: ReportConfig) -> tuple[list
     subject = Subject(
         cache=SceneCache.open(store / f"{name}.zarr"),
         teacher=teacher,
-        basis=TeacherBasis.load(store / "bases" / f"{teacher}.safetensors"),
+        standardiser=PhiSStandardiser.load(store / "standardisers" / f"{teacher}.safetensors"),
         text_encoder=load_text_encoder(inputs["text_encoder"]),
         student=load_student(inputs["encoder"]) if inputs["encoder"] else None,
-        turns=inputs.get("turns", 1),
+        tta_rotations=inputs.get("tta_rotations", 1),
         prompts=inputs["prompts"],
         synonyms=inputs["synonyms"],
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.rasterize import render_values
 from chorus_common.runtime.errors import CacheError
@@ -27,7 +27,7 @@ from evaluation.report.charts import picture_png
 from evaluation.report.colours import PcaColours, class_palette
 from evaluation.report.views import class_shares, informative_views, spread_views
 from stage2_distill.student import Student
-from stage2_distill.turns import encode_turns
+from stage2_distill.tta import encode_tta
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -60,16 +60,16 @@ class ViewPictures:
 class Subject:
     """What the pictures are about.
 
-    teacher: name of the text-aligned teacher in the cache; basis: its standardisation; student: None = teacher only;
-    turns: angles that it sees the scene at.
+    teacher: name of the text-aligned teacher in the cache; standardiser: of its features; student: None = teacher only;
+    tta_rotations: angles that it sees the scene at.
     """
 
     cache: SceneCache
     teacher: str
-    basis: TeacherBasis
+    standardiser: PhiSStandardiser
     text_encoder: TextEncoder
     student: Student | None
-    turns: int
+    tta_rotations: int
     prompts: str
     synonyms: bool
 
@@ -159,16 +159,16 @@ def _lifted(subject: Subject) -> _Layer:
             f"scene {subject.cache.attributes.scene_id}: no view sees any Gaussian; there is nothing to show"
         )
     standardised = (sums / np.where(known, weight, 1)[:, None]).astype(np.float32, copy=False)
-    return _Layer(standardised, _unit(subject.basis.inverse(standardised)), known)
+    return _Layer(standardised, _unit(subject.standardiser.inverse(standardised)), known)
 
 
 def _student(subject: Subject, scene: GaussianScene) -> tuple[F32 | None, _Layer | None]:
     if subject.student is None:
         return None, None
-    turned = encode_turns(subject.student.encoder, scene, subject.turns)
-    features = turned.in_teacher_space(subject.student, subject.teacher).numpy()
-    standardised = subject.basis.forward(features).astype(np.float32, copy=False)
-    return turned.mean().numpy(), _Layer(standardised, _unit(features), np.ones(len(features), dtype=bool))
+    rotated = encode_tta(subject.student.encoder, scene, subject.tta_rotations)
+    features = rotated.in_teacher_space(subject.student, subject.teacher).numpy()
+    standardised = subject.standardiser.forward(features).astype(np.float32, copy=False)
+    return rotated.mean().numpy(), _Layer(standardised, _unit(features), np.ones(len(features), dtype=bool))
 
 
 def _unit(features: F32) -> F32:

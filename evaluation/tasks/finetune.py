@@ -29,10 +29,10 @@ from evaluation.finetuning.trainer import finetune_model, weights_digest
 from evaluation.heads.grouping import Instances
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.metrics.semantic import ConfusionMatrix
-from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.run_scenes import NoGroundTruthError, PartialResults, SceneResult, run_scenes
 from evaluation.scene_scores import SceneScores, matches_of, sparse_counts
 from evaluation.scenes import EvalScene, Selection
-from evaluation.targets import Target, TargetKind, open_target
+from evaluation.targets import EvalTarget, TargetKind, open_target
 from evaluation.tasks.probe import random_twin
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
@@ -85,12 +85,12 @@ def finetune(job: FineTuneJob, train: Selection, val: Selection) -> tuple[dict[s
         finetune_model(model, dataset, config, job.folder / row, f"{config.mode} {row}")
         learned_from = {"scenes": [s.name for s in dataset.scenes], "points_per_scene": config.limit.points or None}
         scoring = ScoreScene(model, config, job.label_space, things, scores, job.target, job.k)
-        pieces = Pieces(job.folder / row / "scored", scoring.key())
+        partial = PartialResults(job.folder / row / "scored", scoring.key())
         label = f"{config.mode} {row}: scoring"
-        for scene, piece in run_scenes(val, scoring, label=label, workers=job.workers, pieces=pieces).items():
-            scores.semantic.setdefault(row, {})[scene] = scores.matrix(piece["counts"])
+        for scene, scene_result in run_scenes(val, scoring, label=label, workers=job.workers, partial=partial).items():
+            scores.semantic.setdefault(row, {})[scene] = scores.matrix(scene_result["counts"])
             if config.task == "instance":
-                scores.instances.setdefault(row, {})[scene] = matches_of(piece["matches"])
+                scores.instances.setdefault(row, {})[scene] = matches_of(scene_result["matches"])
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         rows[row] = {**score_of(scores, row), "trained_parameters": trained}
     body = {
@@ -119,7 +119,7 @@ class ScoreScene:
         words = [dump_config(self.config), weights_digest(self.model), self.label_space, self.target, str(self.k)]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
-    def __call__(self, where: EvalScene) -> Piece:
+    def __call__(self, where: EvalScene) -> SceneResult:
         scene = where.load(self.label_space)
         target = open_target(scene, self.target, self.label_space, k=self.k)
         if not target.has_truth:
@@ -131,12 +131,12 @@ class ScoreScene:
         prediction = predict(self.model, scene.gaussians)
         classes = target.classes(prediction.classes(), len(self.scores.class_names))
         matrix = ConfusionMatrix(self.scores.class_names).add(target.labels, classes, who=scene.name)
-        piece: Piece = {"counts": sparse_counts(matrix)}
+        scene_result: SceneResult = {"counts": sparse_counts(matrix)}
         if instance:
-            piece["matches"] = self._match(prediction, target, scene.name).state()[0]
-        return piece
+            scene_result["matches"] = self._match(prediction, target, scene.name).state()[0]
+        return scene_result
 
-    def _match(self, prediction: ScenePrediction, target: Target, who: str) -> InstanceEvaluator:
+    def _match(self, prediction: ScenePrediction, target: EvalTarget, who: str) -> InstanceEvaluator:
         assert target.labels is not None
         assert target.instances is not None
         grid = self.model.encoder.config.inputs.grid_size

@@ -7,7 +7,8 @@ are in the ground truth. Scored by ScanNet's official rules (evaluation.metrics.
 this; the rules are ours, the metric is the benchmark's. OpenMask3D (Takmaz et al. 2023) pools pictures of the masks
 instead, and gives all predictions the same confidence.
 
-Ground truth enters the metric, and proposals that say so (`GroundTruth`): these make a row that is marked as oracle.
+Ground truth enters the metric, and proposals that say so (`GroundTruthProposals`): these make a row that is marked as
+oracle.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.predictions.folder import PredictionFolder
 from evaluation.proposals.proposals import ProposalSource
-from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.run_scenes import NoGroundTruthError, PartialResults, SceneResult, run_scenes
 from evaluation.scene_scores import SceneScores, matches_of
 from evaluation.scenes import EvalScene, Selection
-from evaluation.targets import Target, TargetKind, open_target
+from evaluation.targets import EvalTarget, TargetKind, open_target
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -94,7 +95,7 @@ class InstancesJob:
     config: InstancesConfig
     predictions: PredictionFolder | None = None
 
-    def __call__(self, where: EvalScene) -> Piece:
+    def __call__(self, where: EvalScene) -> SceneResult:
         scene = where.load(self.config.label_space)
         target = open_target(scene, self.config.target, self.config.label_space, k=1)
         labels, instances = _truth(target, self.config.label_space)
@@ -146,7 +147,7 @@ def instances(
     config: InstancesConfig,
     *,
     workers: int = 1,
-    pieces: Pieces | None = None,
+    partial: PartialResults | None = None,
     predictions: PredictionFolder | None = None,
 ) -> tuple[dict[str, Any], SceneScores]:
     """Evaluate every source on every kind of proposals.
@@ -157,13 +158,13 @@ def instances(
     and the matches per scene.
     """
     job = InstancesJob(class_names, text, sources, proposals, config, predictions)
-    found = run_scenes(selection, job, label="instances", workers=workers, pieces=pieces)
+    found = run_scenes(selection, job, label="instances", workers=workers, partial=partial)
     oracle = {row_name(name, source): source.oracle for name in sources for source in proposals}
     scores = SceneScores(class_names, class_names, class_groups(config.label_space), config.min_region)
-    for scene, piece in found.items():
-        if not piece["states"]:
+    for scene, scene_result in found.items():
+        if not scene_result["states"]:
             selection.excluded[scene] = "no ground-truth instances: predictions written, not scored"
-        for row, state in piece["states"].items():
+        for row, state in scene_result["states"].items():
             scores.instances.setdefault(row, {})[scene] = matches_of(state[0])
     body = {
         "rows": {
@@ -178,7 +179,7 @@ def instances(
     return body, scores
 
 
-def _truth(target: Target, label_space: str) -> tuple[I32 | None, I32 | None]:
+def _truth(target: EvalTarget, label_space: str) -> tuple[I32 | None, I32 | None]:
     """(labels, instances) [M] with -1 for classes that the benchmark does not ask for; None where there is no truth."""
     if target.labels is None or target.instances is None:
         return None, None

@@ -26,7 +26,7 @@ from chorus_common.runtime.config import Config
 from chorus_common.runtime.errors import ConfigError
 from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import ConfusionMatrix, MetricError
-from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.run_scenes import NoGroundTruthError, PartialResults, SceneResult, run_scenes
 from evaluation.scene_scores import SceneScores, sparse_counts
 from evaluation.scenes import EvalScene, LoadedScene, Selection
 from evaluation.targets import check_labels
@@ -139,27 +139,32 @@ def probe(
     scores: SceneScores,
     *,
     workers: int = 1,
-    pieces: Pieces | None = None,
+    partial: PartialResults | None = None,
 ) -> dict[str, Any]:
     """Fit on `train`, score on `val`, a linear layer for every source.
 
     sources: row name -> where its features come from. The counts of every scene go into `scores`; `workers` are
-    processes, which change no number; what is done waits in `pieces`. Returns {"rows": {row: scores}, "per_scene":
+    processes, which change no number; what is done waits in `partial`. Returns {"rows": {row: scores}, "per_scene":
     {scene: {row: ...}}, "excluded": ...}. Raises ConfigError where training scenes have features of several widths.
     """
     n_classes = len(scores.class_names)
-    reading = pieces.within("reading") if pieces is not None else None
+    reading = partial.of_step("reading") if partial is not None else None
     draw = _Draw(sources, label_space, config)
-    drawn = run_scenes(train, draw, label="probe: reading", workers=workers, pieces=reading)
-    labels = np.concatenate([piece["labels"] for piece in drawn.values()])
+    drawn = run_scenes(train, draw, label="probe: reading", workers=workers, partial=reading)
+    labels = np.concatenate([scene_result["labels"] for scene_result in drawn.values()])
     heads = {
-        name: fit_linear(_joined({scene: piece[name] for scene, piece in drawn.items()}), labels, n_classes, config)
+        name: fit_linear(
+            _concatenated({scene: scene_result[name] for scene, scene_result in drawn.items()}),
+            labels,
+            n_classes,
+            config,
+        )
         for name in sources
     }
     fitted = b"".join(array.tobytes() for head in heads.values() for array in vars(head).values())
-    scoring = pieces.within("scoring", fitted) if pieces is not None else None
+    scoring = partial.of_step("scoring", fitted) if partial is not None else None
     score = _Score(sources, heads, label_space, scores.class_names)
-    scored = run_scenes(val, score, label="probe: scoring", workers=workers, pieces=scoring)
+    scored = run_scenes(val, score, label="probe: scoring", workers=workers, partial=scoring)
     for scene, counts in scored.items():
         for name, entries in counts.items():
             scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
@@ -170,7 +175,7 @@ def probe(
     }
 
 
-def _joined(features: Mapping[str, F32]) -> F32:
+def _concatenated(features: Mapping[str, F32]) -> F32:
     """The rows of all training scenes under each other; scene name -> [R, D]."""
     first, width = next((name, rows.shape[1]) for name, rows in features.items())
     for name, rows in features.items():
@@ -189,7 +194,7 @@ class _Draw:
     label_space: str
     config: ProbeConfig
 
-    def __call__(self, where: EvalScene) -> Piece:
+    def __call__(self, where: EvalScene) -> SceneResult:
         scene, labels = _labelled(where, self.label_space)
         # Drawn by the scene's own seed: leaving a scene out changes no other scene's draw.
         rng = np.random.default_rng([self.config.seed, zlib.crc32(scene.name.encode())])
@@ -209,7 +214,7 @@ class _Score:
     label_space: str
     class_names: tuple[str, ...]
 
-    def __call__(self, where: EvalScene) -> Piece:
+    def __call__(self, where: EvalScene) -> SceneResult:
         scene, labels = _labelled(where, self.label_space)
         counts = {}
         for name, source in self.sources.items():

@@ -31,7 +31,7 @@ from evaluation.benchmarks import thing_classes
 from evaluation.features import FeatureSource
 from evaluation.metrics.retrieval import FIGURES, QuerySums, mean_figures, rank
 from evaluation.perturb import PERTURBATIONS, perturb
-from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.run_scenes import NoGroundTruthError, PartialResults, SceneResult, run_scenes
 from evaluation.scene_scores import SceneScores
 from evaluation.scenes import EvalScene, Selection
 from evaluation.targets import check_labels
@@ -57,7 +57,7 @@ class RetrievalJob:
     sources: Mapping[str, FeatureSource]
     config: RetrievalConfig
 
-    def __call__(self, where: EvalScene) -> Piece:
+    def __call__(self, where: EvalScene) -> SceneResult:
         scene = where.load(self.config.label_space)
         gaussians = scene.gaussians
         if gaussians.labels is None or gaussians.instances is None:
@@ -90,28 +90,30 @@ def retrieval(
     config: RetrievalConfig,
     *,
     workers: int = 1,
-    pieces: Pieces | None = None,
+    partial: PartialResults | None = None,
 ) -> tuple[dict[str, Any], SceneScores]:
     """Evaluate every source under every perturbation.
 
     Returns {"rows": {name: {perturbation: figures, n_queries; "mean": figures}}, "per_scene", "chance", "excluded"} and
     the sums per scene.
     """
-    found = run_scenes(selection, RetrievalJob(sources, config), label="retrieval", workers=workers, pieces=pieces)
+    found = run_scenes(selection, RetrievalJob(sources, config), label="retrieval", workers=workers, partial=partial)
     scenes = list(found.values())
-    starts = np.cumsum([0] + [len(piece["ids"]) for piece in scenes])
-    classes = np.concatenate([np.array(piece["classes"], np.int64) for piece in scenes])
+    starts = np.cumsum([0] + [len(scene_result["ids"]) for scene_result in scenes])
+    classes = np.concatenate([np.array(scene_result["classes"], np.int64) for scene_result in scenes])
     rows: dict[str, Any] = {}
     scores = SceneScores((), gallery=config.gallery)
-    per_scene: dict[str, Any] = {name: {"n_instances": len(piece["ids"])} for name, piece in found.items()}
+    per_scene: dict[str, Any] = {
+        name: {"n_instances": len(scene_result["ids"])} for name, scene_result in found.items()
+    }
     for name in sources:
-        clean = [np.array(piece["features"][name]["clean"]["rows"]) for piece in scenes]
+        clean = [np.array(scene_result["features"][name]["clean"]["rows"]) for scene_result in scenes]
         everything = np.concatenate(clean)
         held = scores.retrieval.setdefault(name, {})
-        for s, (scene_name, piece) in enumerate(found.items()):
+        for s, (scene_name, scene_result) in enumerate(found.items()):
             sums = {}
             for perturbation in config.perturbations:
-                asked = piece["features"][name][perturbation]
+                asked = scene_result["features"][name][perturbation]
                 right = np.array(asked["of"], np.int64)
                 if len(right):
                     whole = config.gallery == "split"

@@ -2,7 +2,7 @@
 feature.
 
 All rows of a result are scored on the same places: those with ground truth. A lifted teacher knows nothing about
-Gaussians that no view sees; the row `lifted_teacher` gives them the prediction of the nearest Gaussian with evidence,
+Gaussians that no view sees; the row `lifted_teacher` gives them the prediction of the nearest Gaussian with visibility,
 so that the comparison with the student is not won by coverage alone, and the row `lifted_teacher_seen_only` leaves them
 without a prediction, which counts as wrong.
 
@@ -26,10 +26,10 @@ from evaluation.features import PASS, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix
 from evaluation.neighbours import nearest_fill
 from evaluation.predictions.folder import PredictionFolder
-from evaluation.run_scenes import NoGroundTruthError, Piece, Pieces, run_scenes
+from evaluation.run_scenes import NoGroundTruthError, PartialResults, SceneResult, run_scenes
 from evaluation.scene_scores import SceneScores, sparse_counts
 from evaluation.scenes import EvalScene, LoadedScene, Selection
-from evaluation.targets import Target, TargetKind, open_target
+from evaluation.targets import EvalTarget, TargetKind, open_target
 
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
@@ -55,7 +55,7 @@ class ZeroShotConfig(Config):
 
 
 @dataclass(frozen=True)
-class Contender:
+class Method:
     """A row of the result: where features come from, and whether Gaussians without one take their nearest neighbour's
     prediction.
     """
@@ -64,13 +64,13 @@ class Contender:
     fill: bool = False
 
 
-def contenders(sources: Mapping[str, FeatureSource]) -> dict[str, Contender]:
+def methods(sources: Mapping[str, FeatureSource]) -> dict[str, Method]:
     """The rows of `evaluation.sources.text_sources`: each source as it is, and the lifted teacher with and without its
     gaps filled.
     """
-    rows = {name: Contender(source, fill=name == "lifted_teacher") for name, source in sources.items()}
+    rows = {name: Method(source, fill=name == "lifted_teacher") for name, source in sources.items()}
     if "lifted_teacher" in sources:
-        rows["lifted_teacher_seen_only"] = Contender(sources["lifted_teacher"])
+        rows["lifted_teacher_seen_only"] = Method(sources["lifted_teacher"])
     return rows
 
 
@@ -107,15 +107,15 @@ def vote_in_instances(predictions: I32, instances: NDArray[np.integer], n_classe
 
 @dataclass(frozen=True)
 class ZeroShotJob:
-    """Confusion counts of every contender on one scene; writes the predictions where it is told to."""
+    """Confusion counts of every method on one scene; writes the predictions where it is told to."""
 
     class_names: tuple[str, ...]
     text: F32
-    contenders: Mapping[str, Contender]
+    methods: Mapping[str, Method]
     config: ZeroShotConfig
     predictions: PredictionFolder | None = None
 
-    def __call__(self, where: EvalScene) -> Piece:
+    def __call__(self, where: EvalScene) -> SceneResult:
         scene = where.load(self.config.label_space)
         space = self.config.label_space or scene.gaussians.label_space
         target = open_target(scene, self.config.target, space, k=self.config.k)
@@ -130,16 +130,16 @@ class ZeroShotJob:
                 counts[name] = sparse_counts(matrix)
         return {"counts": counts, "seen_share": _seen_share(scene, target)}
 
-    def _predictions(self, scene: LoadedScene, target: Target) -> dict[str, I32]:
+    def _predictions(self, scene: LoadedScene, target: EvalTarget) -> dict[str, I32]:
         """[M] classes of the target's places by row name."""
         found: dict[str, I32] = {}
-        asked: dict[int, I32] = {}  # contenders that share a source differ in the fill alone
-        for name, contender in self.contenders.items():
-            key = id(contender.source)
+        asked: dict[int, I32] = {}  # methods that share a source differ in the fill alone
+        for name, method in self.methods.items():
+            key = id(method.source)
             if key not in asked:
-                asked[key] = classify(contender.source.open(scene), len(scene.gaussians), self.text)
+                asked[key] = classify(method.source.open(scene), len(scene.gaussians), self.text)
             prediction = asked[key]
-            if contender.fill:
+            if method.fill:
                 prediction = nearest_fill(scene.gaussians.means, prediction)
             found[name] = target.classes(prediction, len(self.class_names))
             if self.config.oracle_instances:
@@ -153,31 +153,31 @@ def zero_shot(
     selection: Selection,
     class_names: tuple[str, ...],
     text: F32,
-    contenders: Mapping[str, Contender],
+    methods: Mapping[str, Method],
     config: ZeroShotConfig,
     *,
     workers: int = 1,
-    pieces: Pieces | None = None,
+    partial: PartialResults | None = None,
     predictions: PredictionFolder | None = None,
 ) -> tuple[dict[str, Any], SceneScores]:
-    """Evaluate every contender on every scene.
+    """Evaluate every method on every scene.
 
     Args:
         selection: scenes; those that turn out damaged or without ground truth move to its excluded ones.
         text: [K, C] f32 unit rows, one per class name.
-        workers: processes; they change no number. pieces: where finished scenes wait, should this be interrupted.
+        workers: processes; they change no number. partial: where finished scenes wait, should this be interrupted.
         predictions: write them, for scenes without ground truth too.
 
     Returns {"rows": {name: scores under our definition, published definitions, confusion matrix, "oracle"},
     "per_scene": {scene: {name: ...}}, "excluded": {scene: reason}} and the counts per scene.
     """
-    job = ZeroShotJob(class_names, text, contenders, config, predictions)
-    found = run_scenes(selection, job, label="zero-shot", workers=workers, pieces=pieces)
+    job = ZeroShotJob(class_names, text, methods, config, predictions)
+    found = run_scenes(selection, job, label="zero-shot", workers=workers, partial=partial)
     scores = SceneScores(class_names, groups=class_groups(config.label_space))
-    for scene, piece in found.items():
-        if not piece["counts"]:
+    for scene, scene_result in found.items():
+        if not scene_result["counts"]:
             selection.excluded[scene] = "no ground truth: predictions written, not scored"
-        for name, entries in piece["counts"].items():
+        for name, entries in scene_result["counts"].items():
             scores.semantic.setdefault(name, {})[scene] = scores.matrix(entries)
     per_scene = {
         scene: {
@@ -206,13 +206,13 @@ def score_row(matrix: ConfusionMatrix) -> dict[str, Any]:
     }
 
 
-def _seen_share(scene: LoadedScene, target: Target) -> float | None:
+def _seen_share(scene: LoadedScene, target: EvalTarget) -> float | None:
     """Share of the scored Gaussians that some view sees (of all Gaussians where points are scored); None without a
     cache.
     """
     if scene.cache is None:
         return None
-    weight, _ = scene.cache.evidence()
+    weight, _ = scene.cache.visibility()
     if target.points or target.labels is None:
         return float((weight > 0).mean())
     return float((weight[target.labels >= 0] > 0).mean())

@@ -1,4 +1,4 @@
-"""chorus-stage1 copy: published scenes and bases from one store to another."""
+"""chorus-stage1 copy: published scenes and standardisers from one store to another."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from chorus_common.manifest import Manifest
 from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, CacheError, ChorusError, one_line
 from chorus_common.runtime.progress import progress
-from chorus_common.runtime.store_path import Place, PlaceType
+from chorus_common.runtime.store_path import StorePath, StorePathType
 from stage1_render_teachers.run import prepare_store, select_rows
 
 
 @click.command("copy")
-@click.option("--store", required=True, type=PlaceType(), help="where the scenes are: a folder, or s3://BUCKET/PATH")
-@click.option("--to", "target", required=True, type=PlaceType(), help="where they go, likewise")
+@click.option(
+    "--store", required=True, type=StorePathType(), help="where the scenes are: a folder, or s3://BUCKET/PATH"
+)
+@click.option("--to", "target", required=True, type=StorePathType(), help="where they go, likewise")
 @click.option("--manifest", type=click.Path(path_type=Path), default=None, help="only scenes that it lists")
 @click.option("--split", default=None, help="only scenes of this split of the manifest")
 @click.option("--dataset", default=None, help="only scenes of this data set")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def copy(
-    store: Place, target: Place, manifest: Path | None, split: str | None, dataset: str | None, as_json: bool
+    store: StorePath, target: StorePath, manifest: Path | None, split: str | None, dataset: str | None, as_json: bool
 ) -> int:
-    """Copy published scenes and their bases to another store; go on where an earlier copy stopped."""
+    """Copy published scenes and their standardisers to another store; go on where an earlier copy stopped."""
     scenes = _scenes(store, manifest, split, dataset)
     prepare_store(target)
-    copy_bases(store, target)
+    copy_standardisers(store, target)
     copied, failed = 0, dict[str, str]()
     with progress(len(scenes), "copy") as report:
         for path in scenes:
@@ -48,16 +50,16 @@ def copy(
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 
-def copy_bases(store: Place, target: Place) -> None:
-    """Copy the teachers' bases. Raises CacheError where `target` has another one under the same name."""
-    bases: list[Place] = list((store / "bases").glob("*.safetensors"))
-    for path in bases:
-        data, other = path.read_bytes(), target / "bases" / path.name
+def copy_standardisers(store: StorePath, target: StorePath) -> None:
+    """Copy the teachers' standardisers. Raises CacheError where `target` has another one under the same name."""
+    standardisers: list[StorePath] = list((store / "standardisers").glob("*.safetensors"))
+    for path in standardisers:
+        data, other = path.read_bytes(), target / "standardisers" / path.name
         if not create_bytes_atomically(other, data) and other.read_bytes() != data:
-            raise CacheError(f"{other}: is another basis than {path}; copy to a store of its own")
+            raise CacheError(f"{other}: is another standardiser than {path}; copy to a store of its own")
 
 
-def _scenes(store: Place, manifest: Path | None, split: str | None, dataset: str | None) -> list[Place]:
+def _scenes(store: StorePath, manifest: Path | None, split: str | None, dataset: str | None) -> list[StorePath]:
     """Published scenes of `store` that are asked for."""
     if manifest is None and split is not None:
         raise CacheError(f"--split {split} needs --manifest, which says which scenes are in it")

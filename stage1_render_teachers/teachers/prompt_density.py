@@ -60,16 +60,16 @@ def visible_gaussians(means: F32, viewmat: F64, intrinsics: F64, depth: F32) -> 
     """
     height, width = depth.shape
     camera = means.astype(np.float64) @ viewmat[:3, :3].T + viewmat[:3, 3]
-    ahead = np.flatnonzero(camera[:, 2] > 0)
-    x, y, z = camera[ahead].T
+    in_front = np.flatnonzero(camera[:, 2] > 0)
+    x, y, z = camera[in_front].T
     u = np.floor(intrinsics[0, 0] * x / z + intrinsics[0, 2])
     v = np.floor(intrinsics[1, 1] * y / z + intrinsics[1, 2])
     framed = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    ahead, z = ahead[framed], z[framed]
+    in_front, z = in_front[framed], z[framed]
     pixels = (v[framed] * width + u[framed]).astype(np.int64)
     here = depth.reshape(-1)[pixels]
     seen = (here > 0) & (np.abs(here - z) <= TOLERANCE * here)
-    return ahead[seen], pixels[seen], z[seen]
+    return in_front[seen], pixels[seen], z[seen]
 
 
 def closest_depths(means: F32, cameras: CameraSet, depths: Iterable[F32]) -> F64:

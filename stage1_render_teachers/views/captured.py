@@ -53,5 +53,5 @@ def spread_views(scene: GaussianScene, cameras: CameraSet, count: int, *, seed: 
 def _poses(scene: GaussianScene, cameras: CameraSet) -> NDArray[np.float64]:
     """[V, 6]: where a camera stands, and the point before it at half the reach of the middle half of the scene."""
     low, high = np.quantile(scene.means, [0.25, 0.75], axis=0)
-    ahead = cameras.viewmats[:, 2, :3] * max(float(np.linalg.norm(high - low)) / 2, 1e-3)
-    return np.concatenate([cameras.centers, cameras.centers + ahead], axis=1)
+    forward = cameras.viewmats[:, 2, :3] * max(float(np.linalg.norm(high - low)) / 2, 1e-3)
+    return np.concatenate([cameras.centers, cameras.centers + forward], axis=1)

@@ -4,10 +4,10 @@ Chorus (figure 3): furthest-point sampling of positions over the navigable space
 angles, pairing of poses by the overlap of what they see. Ours, step by step:
 
 1. Positions. In a room: furthest points of the enclosed free space (free_space.py). Around an object: two shells of a
-Fibonacci sphere. 2. What every candidate sees: the rasteriser itself at low resolution, six cube faces per standpoint
-in a room (all look directions then come
+Fibonacci sphere. 2. What every candidate sees: the rasteriser itself at low resolution, six cube faces per camera
+centre in a room (all look directions then come
    at the price of a frustum test), one picture per candidate around an object. A Gaussian is seen when it takes
-   weight: the same definition as evidence in the lifting index, with occlusion.
+   weight: the same definition as visibility in the lifting index, with occlusion.
 3. Greedy choice of the views that add most Gaussians not yet seen three times.
 4. Order: a chain in which each view is followed by the unused view that it overlaps most.
 
@@ -42,7 +42,7 @@ Up = tuple[float, float, float]
 #: Views from which every Gaussian should be seen, and what the first, second and third sighting are worth.
 ENOUGH_VIEWS = 3
 GAINS = (1.0, 0.7, 0.5, 0.02)
-#: A standpoint's k-th view counts this much less than its first, so that views spread.
+#: A camera centre's k-th view counts this much less than its first, so that views spread.
 REUSE = 0.85
 #: Pixels of a probe picture, and the summed weight from which a Gaussian counts as seen in it.
 PROBE, SEEN_WEIGHT = 96, 0.02
@@ -54,10 +54,10 @@ YAWS = 10
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """viewmats [M, 4, 4]; standpoint [M]: which position a view was taken from; seen: bool CSR [M, targets]."""
+    """viewmats [M, 4, 4]; camera_centre [M]: which position a view was taken from; seen: bool CSR [M, targets]."""
 
     viewmats: F64
-    standpoint: NDArray[np.int64]
+    camera_centre: NDArray[np.int64]
     seen: sparse.csr_matrix
 
 
@@ -91,7 +91,7 @@ def choose_views(
     targets = np.sort(rng.choice(opaque, MAX_TARGETS, replace=False)) if len(opaque) > MAX_TARGETS else opaque
     intrinsics = pinhole(width, height, fov_x)
     space = find_free_space(scene.select(opaque), up)
-    points = space.standpoints() if space.is_room else np.zeros((0, 3))
+    points = space.camera_centres() if space.is_room else np.zeros((0, 3))
     backend = get_backend("cpu")
     if len(points):
         candidates = _room_candidates(scene, targets, space, points, n_views, intrinsics, width, height, backend, rng)
@@ -99,7 +99,7 @@ def choose_views(
         candidates = _orbit_candidates(scene, targets, n_views, intrinsics, width, height, up, backend)
     if candidates.seen.nnz == 0:
         raise SceneError(f"scene {scene.name or '?'}: none of the {len(candidates.viewmats)} views tried sees anything")
-    chosen = greedy_cover(candidates.seen, candidates.standpoint, n_views)
+    chosen = greedy_cover(candidates.seen, candidates.camera_centre, n_views)
     chosen = chosen[chain_by_overlap(overlap_matrix(candidates.seen[chosen]))]
     return CameraSet(
         candidates.viewmats[chosen],
@@ -122,12 +122,12 @@ def _room_candidates(
     backend: Rasterizer,
     rng: np.random.Generator,
 ) -> Candidates:
-    """Views from spread standpoints: YAWS headings (turned by a random angle per standpoint) times PITCHES, culled by
-    visibility."""
+    """Views from spread camera centres: YAWS headings (turned by a random angle per camera centre) times PITCHES,
+    culled by visibility."""
     positions = points[furthest_points(points, max(8, n_views // 2), int(rng.integers(len(points))))]
     yaws = max(YAWS, -(-2 * n_views // (len(positions) * len(PITCHES))))
     means = scene.means[targets].astype(np.float64)
-    viewmats, standpoint, rows = [], [], []
+    viewmats, camera_centre, rows = [], [], []
     up = space.frame[2]
     for k, eye in enumerate(positions):
         visible = np.flatnonzero(_seen_around(scene, eye, space.frame, backend)[targets])
@@ -137,9 +137,9 @@ def _room_candidates(
                 heading = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
                 view = look_at(eye, eye + heading @ space.frame, tuple(up))
                 viewmats.append(view)
-                standpoint.append(k)
+                camera_centre.append(k)
                 rows.append(visible[_in_picture(means[visible], view, intrinsics, width, height)])
-    return Candidates(np.array(viewmats), np.array(standpoint), bool_csr(rows, len(targets)))
+    return Candidates(np.array(viewmats), np.array(camera_centre), bool_csr(rows, len(targets)))
 
 
 def _orbit_candidates(
@@ -223,29 +223,29 @@ def bool_csr(rows: list[NDArray[np.int64]], columns: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(len(rows), columns))
 
 
-def greedy_cover(seen: sparse.csr_matrix, standpoint: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def greedy_cover(seen: sparse.csr_matrix, camera_centre: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Up to `count` distinct rows of `seen` [M, targets], each the one that adds most at its turn; ties by index.
 
-    A target's first, second, third and later sightings are worth GAINS; a standpoint's k-th view is worth REUSE^k of
+    A target's first, second, third and later sightings are worth GAINS; a camera centre's k-th view is worth REUSE^k of
     itself.
     """
     gains = np.asarray(GAINS, np.float32)
     times = np.zeros(seen.shape[1], np.int64)
-    used = np.zeros(int(standpoint.max()) + 1)
+    used = np.zeros(int(camera_centre.max()) + 1)
     free = np.ones(seen.shape[0], bool)
     chosen: list[int] = []
     while len(chosen) < min(count, seen.shape[0]):
-        value = (seen @ gains[np.minimum(times, ENOUGH_VIEWS)]) * REUSE ** used[standpoint]
+        value = (seen @ gains[np.minimum(times, ENOUGH_VIEWS)]) * REUSE ** used[camera_centre]
         best = int(np.argmax(np.where(free, value, -1)))
         chosen.append(best)
         free[best] = False
-        used[standpoint[best]] += 1
+        used[camera_centre[best]] += 1
         times[seen.indices[seen.indptr[best] : seen.indptr[best + 1]]] += 1
     return np.array(chosen)
 
 
 def seen_by_view(index: LiftingIndex) -> sparse.csr_matrix:
-    """Bool matrix [V, R] (ones as f32): which matrix rows of the index have evidence in which view."""
+    """Bool matrix [V, R] (ones as f32): which matrix rows of the index have visibility in which view."""
     rows = np.repeat(np.arange(len(index)), np.diff(index.indptr))
     views = index.columns // index.grid.cells
     seen = sparse.csr_matrix((np.ones(len(rows), np.float32), (views, rows)), shape=(index.n_views, len(index)))
@@ -254,8 +254,8 @@ def seen_by_view(index: LiftingIndex) -> sparse.csr_matrix:
 
 
 def coverage(index: LiftingIndex, min_views: int = ENOUGH_VIEWS) -> float:
-    """Share of the Gaussians that at least `min_views` views have evidence for."""
-    return float((index.evidence()[1] >= min_views).mean()) if len(index) else 0.0
+    """Share of the Gaussians that at least `min_views` views have visibility for."""
+    return float((index.visibility()[1] >= min_views).mean()) if len(index) else 0.0
 
 
 def overlap_matrix(seen: sparse.csr_matrix) -> F64:

@@ -57,7 +57,7 @@ class FreeSpace:
         widest = float(self.clearance[self.enclosed].max(initial=0.0))
         return float(self.enclosed.mean()) >= ROOM_SHARE and widest >= ROOM_CLEARANCE
 
-    def standpoints(self) -> F64:
+    def camera_centres(self) -> F64:
         """World positions [P, 3] m of the free voxels where a camera can stand in a room."""
         heights = (np.arange(self.solid.shape[2]) + 0.5) / self.solid.shape[2]
         usable = self.enclosed & ((heights > LOWEST) & (heights < HIGHEST))[None, None, :]

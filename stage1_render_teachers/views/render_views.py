@@ -91,7 +91,7 @@ def render_batches(scene: GaussianScene, cameras: CameraSet, config: Stage1Confi
                 config.width,
                 config.height,
                 grid=grid,
-                fold=config.fold,
+                interpolation=config.interpolation,
                 background=config.background,
             )
             assert rendered.hits is not None

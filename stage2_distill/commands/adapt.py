@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.runtime.store_path import Place, PlaceType
+from chorus_common.runtime.store_path import StorePath, StorePathType
 
 FILE = click.Path(path_type=Path)
 
@@ -16,7 +16,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--store",
     "stores",
-    type=PlaceType(),
+    type=StorePathType(),
     multiple=True,
     required=True,
     help="Cache root of the new domain; repeatable.",
@@ -30,7 +30,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 def adapt_command(
     student: Path,
-    stores: tuple[Place, ...],
+    stores: tuple[StorePath, ...],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,

@@ -26,7 +26,10 @@ _ROWS = 1 << 16
 @click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
 @click.option("--teacher", help="Project into this teacher's own space instead of giving the encoder's features.")
 @click.option(
-    "--turns", type=click.IntRange(min=1), default=1, help="Yaw angles to encode SCENE at; features are their mean."
+    "--tta-rotations",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Yaw angles to encode SCENE at; features are their mean.",
 )
 @click.option(
     "--input",
@@ -50,7 +53,7 @@ def encode_command(
     out: Path,
     dtype: str,
     teacher: str | None,
-    turns: int,
+    tta_rotations: int,
     kind: str,
     block_voxels: int | None,
     scratch: Path | None,
@@ -72,14 +75,14 @@ def encode_command(
     from stage2_distill.encoder import load_encoder
     from stage2_distill.encoder.inputs import missing_in_points
     from stage2_distill.student import load_student
-    from stage2_distill.turns import encode_turns
+    from stage2_distill.tta import encode_tta
 
     target = pick_device(device)
     if teacher is None:
         student, encoder = None, load_encoder(checkpoint).to(target)
     else:
         student = load_student(checkpoint, target)
-        student.basis(teacher)  # an unknown name is refused before the work, not after
+        student.standardiser(teacher)  # an unknown name is refused before the work, not after
         encoder = student.encoder
     points = kind == "points" or (
         kind == "auto" and encoder.config.inputs.indicator and probe(scene).format.startswith("point-")
@@ -87,15 +90,15 @@ def encode_command(
     absent = missing_in_points(encoder.config) if points else ()
     work = (scratch or out.parent) / f".{out.name}.work"
     blocks = Blocks(work, block_voxels)
-    turned = encode_turns(encoder, read_scene(scene), turns, absent=absent, blocks=blocks)
+    rotated = encode_tta(encoder, read_scene(scene), tta_rotations, absent=absent, blocks=blocks)
 
     def parts() -> Iterator[Tensor]:
-        for start in range(0, len(turned), _ROWS):
-            stop = min(start + _ROWS, len(turned))
+        for start in range(0, len(rotated), _ROWS):
+            stop = min(start + _ROWS, len(rotated))
             if student is None or teacher is None:
-                yield turned.mean(start, stop)
+                yield rotated.mean(start, stop)
             else:
-                yield turned.in_teacher_space(student, teacher, start, stop)
+                yield rotated.in_teacher_space(student, teacher, start, stop)
 
     number = np.dtype(np.float16 if dtype == "f16" else np.float32)
     width = 0
@@ -103,8 +106,8 @@ def encode_command(
         for part in parts():
             if not width:
                 width = part.shape[1]
-                header = {"descr": number.str, "fortran_order": False, "shape": (len(turned), width)}
+                header = {"descr": number.str, "fortran_order": False, "shape": (len(rotated), width)}
                 np.lib.format.write_array_header_1_0(handle, header)
             handle.write(part.numpy().astype(number).tobytes())
     shutil.rmtree(work, ignore_errors=True)
-    click.echo(f"{out}: {len(turned)} Gaussians x {width} channels", err=True)
+    click.echo(f"{out}: {len(rotated)} Gaussians x {width} channels", err=True)

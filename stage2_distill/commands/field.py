@@ -135,7 +135,7 @@ def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
     from stage2_distill.data.gaussian_teacher import features_path, write_gaussian_features
     from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field
-    from stage2_distill.fields.export import in_source_order, matching_teacher, read_basis, standardised_features
+    from stage2_distill.fields.export import in_source_order, matching_teacher, read_standardiser, standardised_features
 
     cache = SceneCache.open(scene)
     view = FieldView(load_field(field, pick_device(device)), cache)
@@ -148,9 +148,9 @@ def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
         click.echo(f"{path}: {card.n_gaussians} Gaussians x {card.width} channels", err=True)
         return
     teacher = matching_teacher(view)
-    basis = read_basis(scene.parent.parent, view, teacher)
-    values = standardised_features(view, teacher, basis)
-    write_gaussian_features(path, values, cache=cache.fingerprint, basis=basis.fingerprint)
+    standardiser = read_standardiser(scene.parent.parent, view, teacher)
+    values = standardised_features(view, teacher, standardiser)
+    write_gaussian_features(path, values, cache=cache.fingerprint, standardiser=standardiser.fingerprint)
     click.echo(f"{path}: train with --gaussian-features {teacher}={out}", err=True)
 
 

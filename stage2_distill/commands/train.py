@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import ConfigError
-from chorus_common.runtime.store_path import Place, PlaceType
+from chorus_common.runtime.store_path import StorePath, StorePathType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--store",
     "stores",
-    type=PlaceType(),
+    type=StorePathType(),
     multiple=True,
     required=True,
     help="Cache root of stage 1; repeat to mix several.",
@@ -52,7 +52,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 def train_command(
-    stores: tuple[Place, ...],
+    stores: tuple[StorePath, ...],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,
@@ -72,7 +72,7 @@ def train_command(
 
 def run_training(
     config: TrainConfig,
-    stores: Sequence[Place],
+    stores: Sequence[StorePath],
     manifest: Path | None,
     split: str | None,
     val_split: str | None,
@@ -80,23 +80,23 @@ def run_training(
     device: str,
     gaussian_features: Sequence[str] = (),
 ) -> None:
-    """Find scenes and bases, train, and say how it went. gaussian_features: "TEACHER=FOLDER" each."""
+    """Find scenes and standardisers, train, and say how it went. gaussian_features: "TEACHER=FOLDER" each."""
     if val_split is not None and manifest is None:
         raise ConfigError(f"--val-split {val_split} needs --manifest, which says which scenes are in it")
     from stage2_distill.data.gaussian_teacher import give_features, parse_gaussian_features
     from stage2_distill.devices import pick_device
-    from stage2_distill.sources import find_scenes, open_scenes, read_bases, text_aligned
+    from stage2_distill.sources import find_scenes, open_scenes, read_standardisers, text_aligned
     from stage2_distill.start import TrainData
     from stage2_distill.trainer import train
 
     split = split or ("train" if manifest is not None else None)
     scenes = open_scenes(find_scenes(stores, manifest, split, warn))
     validation = open_scenes(find_scenes(stores, manifest, val_split, warn)) if val_split is not None else []
-    bases = read_bases(stores, [*scenes, *validation], config.teachers)
+    standardisers = read_standardisers(stores, [*scenes, *validation], config.teachers)
     folders = parse_gaussian_features(gaussian_features)
     scenes, validation = give_features(scenes, folders), give_features(validation, folders)
-    warn(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(bases)}")
-    data = TrainData(scenes, validation, bases, text_aligned(scenes, bases))
+    warn(f"{len(scenes)} scenes, {len(validation)} for validation, teachers {', '.join(standardisers)}")
+    data = TrainData(scenes, validation, standardisers, text_aligned(scenes, standardisers))
     result = train(config, data, out, pick_device(device))
     skipped = f", {result.skipped} skipped as not finite" if result.skipped else ""
     warn(f"{out}: {result.steps} steps{skipped}; waiting for data took {result.starvation:.1%} of the time")

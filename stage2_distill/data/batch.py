@@ -18,7 +18,7 @@ Draw = Callable[[int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class TeacherTarget:
     """What one teacher says about some voxels (or, where the batch has `pixels`, about some of these).
 
     rows [M] i64 distinct, values [M, C] f32 standardised, weight [M] f32 > 0, cloud [M] i64 of the batch.
@@ -29,15 +29,15 @@ class Target:
     weight: Tensor
     cloud: Tensor
 
-    def to(self, device: torch.device) -> Target:
-        return Target(*(t.to(device) for t in (self.rows, self.values, self.weight, self.cloud)))
+    def to(self, device: torch.device) -> TeacherTarget:
+        return TeacherTarget(*(t.to(device) for t in (self.rows, self.values, self.weight, self.cloud)))
 
-    def drawn(self, count: int, rng: np.random.Generator) -> Target:
+    def drawn(self, count: int, rng: np.random.Generator) -> TeacherTarget:
         """At most `count` of them, in their order (0 = all)."""
         if count == 0 or len(self.rows) <= count:
             return self
         chosen = torch.from_numpy(np.sort(rng.permutation(len(self.rows))[:count]))
-        return Target(*(t[chosen] for t in (self.rows, self.values, self.weight, self.cloud)))
+        return TeacherTarget(*(t[chosen] for t in (self.rows, self.values, self.weight, self.cloud)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +62,15 @@ class MaskGroups:
 class LabelGroups:
     """Random halves of every group of voxels that ground truth puts together.
 
-    halves: [2 K] rows over the batch's voxels, sums; 2 k and 2 k + 1 are the halves of group k.
+    half_means: [2 K] rows over the batch's voxels, sums; 2 k and 2 k + 1 are the halves of group k.
     cloud: [K] i64 ascending.
     """
 
-    halves: SparseRows
+    half_means: SparseRows
     cloud: Tensor
 
     def to(self, device: torch.device) -> LabelGroups:
-        return LabelGroups(self.halves.to(device), self.cloud.to(device))
+        return LabelGroups(self.half_means.to(device), self.cloud.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Batch:
     """
 
     points: PointBatch
-    targets: Mapping[str, Target]
+    targets: Mapping[str, TeacherTarget]
     scenes: tuple[str, ...]
     pixels: SparseRows | None = None
     masks: Mapping[str, MaskGroups] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def collate(samples: Sequence[Batch]) -> Batch:
     targets = {}
     for name in dict.fromkeys(name for s in samples for name in s.targets):
         having = [(s.targets[name], a, c) for s, a, c in zip(samples, starts, clouds) if name in s.targets]
-        targets[name] = Target(
+        targets[name] = TeacherTarget(
             torch.cat([t.rows + a for t, a, _ in having]),
             torch.cat([t.values for t, _, _ in having]),
             torch.cat([t.weight for t, _, _ in having]),
@@ -148,7 +148,7 @@ def _join_masks(samples: Sequence[Batch], clouds: Sequence[int], name: str) -> M
 
 
 def _join_labels(samples: Sequence[Batch], clouds: Sequence[int], name: str) -> LabelGroups:
-    having = [s.labels[name].halves if name in s.labels else _no_rows(len(s.points)) for s in samples]
+    having = [s.labels[name].half_means if name in s.labels else _no_rows(len(s.points)) for s in samples]
     cloud = [s.labels[name].cloud + first for s, first in zip(samples, clouds) if name in s.labels]
     return LabelGroups(SparseRows.concatenate(having), torch.cat(cloud))
 

@@ -17,7 +17,7 @@ def crop_rows(
     """Rows of one crop, ascending; at most `max_points` of them (0 = no limit), around a Gaussian drawn from `valid`.
 
     "sphere" takes the nearest Gaussians to the drawn one; "rows" a contiguous range of Morton order that holds it
-    (blocky in space, but read from the cache as one piece). Drawing the centre among Gaussians with evidence keeps
+    (blocky in space, but read from the cache as one piece). Drawing the centre among Gaussians with visibility keeps
     crops from being empty of targets.
 
     Args:

@@ -1,8 +1,8 @@
 """CacheDataset: samples for training, each a pure function of (seed, epoch, index).
 
 scene -> crop -> augment -> (mix with another scene's crop) -> voxels -> targets per voxel. A voxel's target is the
-evidence-weighted mean over all its Gaussians, which is the lifted feature of the voxel as a whole (lifting stores sums,
-and sums add), while its input is one Gaussian drawn at random.
+visibility-weighted mean over all its Gaussians, which is the lifted feature of the voxel as a whole (lifting stores
+sums, and sums add), while its input is one Gaussian drawn at random.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chorus_common.features.standardise import Translation
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.augment import AugmentConfig, augment
-from stage2_distill.data.batch import Batch, Draw, LabelGroups, MaskGroups, Target, collate
+from stage2_distill.data.batch import Batch, Draw, LabelGroups, MaskGroups, TeacherTarget, collate
 from stage2_distill.data.crops import crop_rows
 from stage2_distill.data.groups import label_groups, mask_groups
 from stage2_distill.data.mix import joint_scene, stacked_masks, summed_targets
@@ -52,7 +52,7 @@ def scene_identities(entries: Sequence[SceneEntry]) -> list[tuple[str, str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SceneSample:
     """One scene's share of a sample: the matrix rows that were cropped, those that augmentation kept (`kept`, into
     rows) and what they look like.
     """
@@ -60,11 +60,11 @@ class Part:
     scene: SceneTargets
     geometry: Geometry
     rows: I64
-    looks: GaussianScene
+    augmented: GaussianScene
 
     @property
     def kept(self) -> I64:
-        return self.looks.source_ids
+        return self.augmented.source_ids
 
     @property
     def kept_rows(self) -> I64:
@@ -179,9 +179,9 @@ class CacheDataset:
         """
         part = self._crop(self.scenes[number], self.data.max_points, generator(self.seed, MEASURED, number))
         absent = POINT_CLOUD_LACKS if self.data.points_p == 1 else ()  # a student of points has seen nothing else
-        points, voxel = scene_inputs(part.looks, self.encoder, absent=absent)
+        points, voxel = scene_inputs(part.augmented, self.encoder, absent=absent)
         pixels, targets = self._targets(part, voxel, len(points), None, draw)
-        return PlainScene(Batch(points, targets, (part.scene.name,), pixels), voxel, part.looks)
+        return PlainScene(Batch(points, targets, (part.scene.name,), pixels), voxel, part.augmented)
 
     # ---------------------------------------------------------------------------------------------------------- drawing
 
@@ -191,13 +191,15 @@ class CacheDataset:
         if data.mix_p > 0 and rng.random() < data.mix_p:
             scenes.append(self.scenes[int(rng.integers(len(self.scenes)))])
         parts = [self._part(s, data.max_points // len(scenes), rng) for s in scenes]
-        looks = parts[0].looks if len(parts) == 1 else joint_scene([p.looks for p in parts])
+        augmented = parts[0].augmented if len(parts) == 1 else joint_scene([p.augmented for p in parts])
         absent = POINT_CLOUD_LACKS if data.points_p > 0 and rng.random() < data.points_p else ()
-        points, inverse = scene_inputs(looks, self.encoder, training=True, seed=int(rng.integers(2**31)), absent=absent)
+        points, inverse = scene_inputs(
+            augmented, self.encoder, training=True, seed=int(rng.integers(2**31)), absent=absent
+        )
         n = len(points)
-        found: list[dict[str, Target]] = []
+        found: list[dict[str, TeacherTarget]] = []
         pixels: list[SparseRows] = []
-        voxels = np.split(inverse, np.cumsum([len(p.looks) for p in parts])[:-1])
+        voxels = np.split(inverse, np.cumsum([len(p.augmented) for p in parts])[:-1])
         for part, voxel in zip(parts, voxels):
             own, targets = self._targets(part, voxel, n, self._views(part.scene, rng))
             found.append(targets)
@@ -214,23 +216,23 @@ class CacheDataset:
             drawn = [self._masks(p, settings, v, n, rng) for p, v in zip(parts, voxels)]
             if any(d is not None for d in drawn):
                 masks[name] = stacked_masks([d for d in drawn if d is not None])
-            halves = self._labels(looks, settings, inverse, n, rng)
-            if halves is not None:
-                labels[name] = halves
+            label_groups = self._labels(augmented, settings, inverse, n, rng)
+            if label_groups is not None:
+                labels[name] = label_groups
         names = tuple(p.scene.name for p in parts)
         points = replace(points, seeds=torch.tensor([int(rng.integers(2**63 - 1))]))
         return Batch(points, targets, names, SparseRows.stack(pixels) if pixels else None, masks, labels)
 
-    def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> Part:
+    def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> SceneSample:
         part = self._crop(scene, max_points, rng)
-        return replace(part, looks=augment(part.looks, self.augmentation, rng))
+        return replace(part, augmented=augment(part.augmented, self.augmentation, rng))
 
-    def _crop(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> Part:
+    def _crop(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> SceneSample:
         geometry = scene.geometry()
         rows = crop_rows(geometry.scene.means, geometry.valid, self.data.crop, max_points, rng)
         whole = len(rows) == len(geometry.scene)
         cropped = geometry.scene if whole else geometry.scene.select(rows)
-        return Part(scene, geometry, rows, replace(cropped, source_ids=np.arange(len(rows))))
+        return SceneSample(scene, geometry, rows, replace(cropped, source_ids=np.arange(len(rows))))
 
     def _views(self, scene: SceneTargets, rng: np.random.Generator) -> list[int] | None:
         """The views of a sample: a random subset, or None for all."""
@@ -239,8 +241,8 @@ class CacheDataset:
         return None
 
     def _targets(
-        self, part: Part, voxel: I64, n_voxels: int, views: list[int] | None, draw: Draw | None = None
-    ) -> tuple[SparseRows | None, dict[str, Target]]:
+        self, part: SceneSample, voxel: I64, n_voxels: int, views: list[int] | None, draw: Draw | None = None
+    ) -> tuple[SparseRows | None, dict[str, TeacherTarget]]:
         """What the teachers say about a part: of its voxels, or of the pixels that it shows."""
         if self.objective == "lifted":
             lifted = part.scene.targets(part.rows, part.geometry, views)
@@ -248,7 +250,7 @@ class CacheDataset:
         return rendered_targets(part.scene, part.kept_rows, voxel, n_voxels, views, self.data.cover, draw)
 
     def _masks(
-        self, part: Part, settings: TeacherSettings, voxel: I64, n_voxels: int, rng: np.random.Generator
+        self, part: SceneSample, settings: TeacherSettings, voxel: I64, n_voxels: int, rng: np.random.Generator
     ) -> MaskGroups | None:
         """Masks of a few drawn views as a part's Gaussians show them."""
         chosen = settings.masks

@@ -2,7 +2,7 @@
 
     <folder>/<dataset>/<scene_id>.safetensors    values [N, C] f16, standardised, rows as in the cache
 
-The metadata names the cache and the basis they belong to; a file of another cache or basis is refused.
+The metadata names the cache and the standardiser they belong to; a file of another cache or standardiser is refused.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ def features_path(folder: Path, dataset: str, scene_id: str) -> Path:
     return folder / dataset / f"{scene_id}.safetensors"
 
 
-def write_gaussian_features(path: Path, values: NDArray[np.floating], *, cache: str, basis: str) -> None:
-    """values [N, C], standardised; `cache`, `basis`: fingerprints of what they belong to."""
-    header = json.dumps({"format": FORMAT, "cache": cache, "basis": basis}, sort_keys=True)
+def write_gaussian_features(path: Path, values: NDArray[np.floating], *, cache: str, standardiser: str) -> None:
+    """values [N, C], standardised; `cache`, `standardiser`: fingerprints of what they belong to."""
+    header = json.dumps({"format": FORMAT, "cache": cache, "standardiser": standardiser}, sort_keys=True)
     # one entry: safetensors orders several of them by a hash that changes from run to run
     write_bytes_atomically(path, save({"values": np.ascontiguousarray(values, np.float16)}, {"chorus": header}))
 
 
-def read_gaussian_features(path: Path, *, cache: str, basis: str, shape: tuple[int, int]) -> F16:
-    """The values [N, C]. Raises CacheError where the file is missing, damaged, or belongs to another cache or basis."""
+def read_gaussian_features(path: Path, *, cache: str, standardiser: str, shape: tuple[int, int]) -> F16:
+    """The values [N, C]. Raises CacheError where the file is missing, damaged, or belongs to another cache or
+    standardiser."""
     try:
         with safe_open(path, framework="numpy") as handle:
             header = json.loads((handle.metadata() or {})["chorus"])
             values = handle.get_tensor("values")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CacheError(f"{path}: not readable ({error}); run chorus-stage2 field export for this scene") from None
-    for key, wanted in (("format", FORMAT), ("cache", cache), ("basis", basis)):
+    for key, wanted in (("format", FORMAT), ("cache", cache), ("standardiser", standardiser)):
         if header.get(key) != wanted:
             raise CacheError(f"{path}: belongs to another {key} than this scene's; export the field again")
     if values.shape != shape or not np.isfinite(values).all():
@@ -83,8 +84,8 @@ class WithGaussianFeatures:
     def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex:
         return self.store.lifting(rows)
 
-    def evidence(self) -> tuple[F32, NDArray[np.int32]]:
-        return self.store.evidence()
+    def visibility(self) -> tuple[F32, NDArray[np.int32]]:
+        return self.store.visibility()
 
     def gaussian_features(self, teacher: str) -> F16 | None:
         return self.given.get(teacher)
@@ -132,9 +133,9 @@ def _given(entry: SceneEntry, folders: Mapping[str, Path]) -> SceneEntry:
             continue
         dense = entry.store.dense_teachers[teacher]
         path = features_path(folder, entry.dataset, entry.scene_id)
-        n = len(entry.store.evidence()[0])
+        n = len(entry.store.visibility()[0])
         given[teacher] = read_gaussian_features(
-            path, cache=entry.fingerprint, basis=dense.basis, shape=(n, dense.channels)
+            path, cache=entry.fingerprint, standardiser=dense.standardiser, shape=(n, dense.channels)
         )
         marks[teacher] = hashlib.sha256(given[teacher].tobytes()).hexdigest()
     if not given:

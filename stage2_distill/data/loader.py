@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """Iterate make(first), make(first + 1), ..., make(last - 1), up to `ahead` of them in preparation on `workers`
+    """Iterate make(first), make(first + 1), ..., make(last - 1), up to `prefetch` of them in preparation on `workers`
     threads.
 
     `waited` is the time in seconds that the consumer spent waiting for the item it got last.
     """
 
-    def __init__(self, make: Callable[[int], T], first: int, last: int, *, workers: int, ahead: int) -> None:
-        self._make, self._range, self._workers, self._ahead = make, range(first, last), workers, ahead
+    def __init__(self, make: Callable[[int], T], first: int, last: int, *, workers: int, prefetch: int) -> None:
+        self._make, self._range, self._workers, self._prefetch = make, range(first, last), workers, prefetch
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[T]:
@@ -41,7 +41,7 @@ class Prefetcher(Generic[T]):
             pending: deque[Future[T]] = deque()
             for number in numbers:
                 pending.append(pool.submit(self._make, number))
-                if len(pending) < self._ahead:
+                if len(pending) < self._prefetch:
                     continue
                 yield self._take(pending)
             while pending:

@@ -2,7 +2,7 @@
 
 Scenes are joined before voxels are made, so that a voxel stays one row; upstream joins clouds of voxels and gets two
 rows for one place (SceneSplat datasets/utils.py:37-48). Where both scenes share a voxel, its target is the
-evidence-weighted mean of both, as of any Gaussians in one voxel.
+visibility-weighted mean of both, as of any Gaussians in one voxel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from chorus_common.scene import GaussianScene
-from stage2_distill.data.batch import MaskGroups, Target
+from stage2_distill.data.batch import MaskGroups, TeacherTarget
 from stage2_distill.encoder.inputs import centred
 from stage2_distill.sparse_rows import SparseRows
 
@@ -48,8 +48,8 @@ def joint_scene(scenes: Sequence[GaussianScene]) -> GaussianScene:
     return GaussianScene(**joined, name=first.name, label_space=first.label_space)
 
 
-def summed_targets(parts: Sequence[dict[str, Target]], pixels: Sequence[int]) -> dict[str, Target]:
-    """Targets of several parts over the same rows, means of equal rows weighted by evidence.
+def summed_targets(parts: Sequence[dict[str, TeacherTarget]], pixels: Sequence[int]) -> dict[str, TeacherTarget]:
+    """Targets of several parts over the same rows, means of equal rows weighted by visibility.
 
     Args:
         pixels: pixels of each part where targets are about pixels, which every part has for itself; else empty.
@@ -64,7 +64,7 @@ def summed_targets(parts: Sequence[dict[str, Target]], pixels: Sequence[int]) ->
         values, weight = (torch.cat([getattr(t, k) for t, _ in having]) for k in ("values", "weight"))
         total = weight.new_zeros(len(rows)).index_add_(0, place, weight)
         sums = values.new_zeros(len(rows), values.shape[1]).index_add_(0, place, values * weight[:, None])
-        out[name] = Target(rows, sums / total[:, None], total, torch.zeros_like(rows))
+        out[name] = TeacherTarget(rows, sums / total[:, None], total, torch.zeros_like(rows))
     return out
 
 

@@ -19,8 +19,8 @@ from chorus_common.runtime.errors import ConfigError
 I64 = NDArray[np.int64]
 
 #: Streams of random numbers that must not overlap: the order of samples, the content of a sample, the model's own draws
-#: in a step, the anchors, the scenes that lengths are measured on, and the crops that anything is measured on.
-ORDER, SAMPLE, MODEL, ANCHORS, LENGTHS, MEASURED = 1, 2, 3, 4, 5, 6
+#: in a step, the prototypes, the scenes that feature norms are measured on, and the crops that anything is measured on.
+ORDER, SAMPLE, MODEL, PROTOTYPES, FEATURE_NORMS, MEASURED = 1, 2, 3, 4, 5, 6
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

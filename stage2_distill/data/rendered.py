@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stage2_distill.data.batch import Draw, Target
+from stage2_distill.data.batch import Draw, TeacherTarget
 from stage2_distill.data.groups import cell_cover, pixel_rows
 from stage2_distill.data.targets import SceneTargets
 from stage2_distill.sparse_rows import SparseRows
@@ -28,7 +28,7 @@ def rendered_targets(
     views: Sequence[int] | None,
     cover: float,
     draw: Draw | None = None,
-) -> tuple[SparseRows, dict[str, Target]]:
+) -> tuple[SparseRows, dict[str, TeacherTarget]]:
     """Cells of the scene's views as weighted means over voxels, and what each teacher says about them.
 
     Args:
@@ -48,9 +48,9 @@ def rendered_targets(
     if len(columns) == 0:
         return pixels, {}
 
-    def said(teacher: str) -> Target:
+    def said(teacher: str) -> TeacherTarget:
         place = np.arange(len(columns)) if draw is None else draw(len(columns))
-        return Target(
+        return TeacherTarget(
             torch.from_numpy(place),
             torch.from_numpy(scene.cells(teacher, chosen)[columns[place]]),
             torch.from_numpy(weight[columns[place]]),

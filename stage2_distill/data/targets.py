@@ -22,7 +22,7 @@ from chorus_common.features.standardise import Translation
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene import GaussianScene
-from stage2_distill.data.batch import Draw, Target
+from stage2_distill.data.batch import Draw, TeacherTarget
 from stage2_distill.data.groups import cell_masks
 from stage2_distill.settings import MaskContrastSettings
 
@@ -44,7 +44,7 @@ class SceneStore(Protocol):
     def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex: ...
     def features(self, name: str, views: Any = None) -> F32: ...
     def masks(self, name: str, level: str, views: Any = None) -> I32: ...
-    def evidence(self) -> tuple[F32, I32]: ...
+    def visibility(self) -> tuple[F32, I32]: ...
 
 
 @runtime_checkable
@@ -77,7 +77,8 @@ class ByteBudget:
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """A scene in Morton order and its evidence: weight [N] f32, valid [N] (enough weight and views to be a target)."""
+    """A scene in Morton order and its visibility: weight [N] f32, valid [N] (enough weight and views to be a
+    target)."""
 
     scene: GaussianScene
     weight: F32
@@ -100,7 +101,7 @@ class SceneTargets:
     Args:
         name: for messages.
         teachers: {name: channels}; those that the store lacks are left out of `LiftedRows.values`.
-        translations: of teachers whose features are wanted in another basis's space than the store's (a trained
+        translations: of teachers whose features are wanted in another standardiser's space than the store's (a trained
             student's).
     """
 
@@ -127,12 +128,12 @@ class SceneTargets:
         self._cell_masks: dict[tuple[str, str, float], I32] = {}
 
     def geometry(self) -> Geometry:
-        """Read, or remembered. Raises CacheError where no Gaussian has evidence enough to be a target."""
+        """Read, or remembered. Raises CacheError where no Gaussian has visibility enough to be a target."""
         with self._lock:
             if self._geometry is not None:
                 return self._geometry
             scene = self._store.scene()
-            weight, n_views = self._store.evidence()
+            weight, n_views = self._store.visibility()
             valid = (weight > self._min_weight) & (n_views >= self._min_views)
             if not valid.any():
                 raise CacheError(
@@ -140,7 +141,7 @@ class SceneTargets:
                     "; lower data.min_weight or data.min_views, or leave the scene out"
                 )
             geometry = Geometry(scene, weight, valid)
-            if self._budget.take(len(scene) * (14 * 4 + 5)):  # 14 floats, evidence and its flag
+            if self._budget.take(len(scene) * (14 * 4 + 5)):  # 14 floats, visibility and its flag
                 self._geometry = geometry
             return geometry
 
@@ -215,7 +216,7 @@ class SceneTargets:
             seen &= chosen
         needed = np.flatnonzero(seen)  # a crop is seen by some of the views: only these are decoded
         index = index.select_views(needed)
-        weight = geometry.weight[rows] if views is None else index.evidence()[0]
+        weight = geometry.weight[rows] if views is None else index.visibility()[0]
         # with a subset of views a Gaussian may have lost what made it valid
         weight = np.where(geometry.valid[rows] & (weight > self._min_weight), weight, np.float32(0))
         values = {
@@ -259,8 +260,8 @@ class SceneTargets:
 
 def voxel_targets(
     lifted: LiftedRows, kept: I64, inverse: I64, n_voxels: int, draw: Draw | None = None
-) -> dict[str, Target]:
-    """Evidence-weighted means per voxel; teachers without any valid Gaussian are left out.
+) -> dict[str, TeacherTarget]:
+    """Visibility-weighted means per voxel; teachers without any valid Gaussian are left out.
 
     Args:
         kept: [n] which rows of `lifted` are there. inverse: [n] voxel of each.
@@ -277,7 +278,7 @@ def voxel_targets(
     matrix = matrix[rows]
     scale = (1 / total[rows]).astype(np.float32)[:, None]
 
-    def means(values: F16) -> Target:
+    def means(values: F16) -> TeacherTarget:
         if draw is None:
             own, part, source, factor = rows, matrix, kept, scale
         else:
@@ -285,7 +286,7 @@ def voxel_targets(
             own, part, factor = rows[chosen], matrix[chosen], scale[chosen]
             members = np.unique(part.indices)
             part, source = part[:, members], kept[members]
-        return Target(
+        return TeacherTarget(
             torch.from_numpy(own),
             torch.from_numpy((part @ _float32(values[source])) * factor),
             torch.from_numpy(total[own].astype(np.float32)),

@@ -75,16 +75,18 @@ class SerializedAttention(nn.Module):
     voxel indices.
     """
 
-    def __init__(self, channels: int, heads: int, qkv_bias: bool = True, rope: RotaryFrequencies | None = None) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, qkv_bias: bool = True, rope: RotaryFrequencies | None = None
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
         self.rope = rope
 
     def forward(self, x: Tensor, patches: Patches, angles: Tensor | None = None) -> Tensor:
         """x [N, C], patches of the level, optional rotary angles [N, 3, D/2]; returns [N, C]."""
-        return self.proj(patch_attention(self.qkv(x), self.heads, patches, angles))
+        return self.proj(patch_attention(self.qkv(x), self.num_heads, patches, angles))
 
     def tiles(
         self, x: Tensor, norm: nn.Module, patches: Patches, angles: Tensor | None, tile_rows: int
@@ -97,33 +99,33 @@ class SerializedAttention(nn.Module):
             for i in range(0, len(group), step):
                 rows, mine = group[i : i + step].reshape(-1), own[i : i + step].reshape(-1)
                 turn = None if angles is None else angles.index_select(0, rows)
-                out = self.within(norm(x.index_select(0, rows)), group.shape[1], turn)
+                out = self.attend_patches(norm(x.index_select(0, rows)), group.shape[1], turn)
                 yield (rows, out) if bool(mine.all()) else (rows[mine], out[mine])
 
-    def within(self, x: Tensor, length: int, angles: Tensor | None) -> Tensor:
+    def attend_patches(self, x: Tensor, length: int, angles: Tensor | None) -> Tensor:
         """The result for rows x [P * length, C] that are P whole patches, one after the other."""
-        return self.proj(_attend(_rotate(self.qkv(x), self.heads, angles), length, self.heads))
+        return self.proj(_attend(_rotate(self.qkv(x), self.num_heads, angles), length, self.num_heads))
 
 
-def patch_attention(qkv: Tensor, heads: int, patches: Patches, angles: Tensor | None = None) -> Tensor:
+def patch_attention(qkv: Tensor, num_heads: int, patches: Patches, angles: Tensor | None = None) -> Tensor:
     """Softmax attention with scale (C / heads)^-0.5 within each patch; qkv [N, 3C] -> [N, C]."""
-    qkv = _rotate(qkv, heads, angles)
-    results = [_attend(qkv.index_select(0, rows.view(-1)), rows.shape[1], heads) for rows in patches.groups]
+    qkv = _rotate(qkv, num_heads, angles)
+    results = [_attend(qkv.index_select(0, rows.view(-1)), rows.shape[1], num_heads) for rows in patches.groups]
     result = results[0] if len(results) == 1 else torch.cat(results)
     return result.index_select(0, patches.inverse)
 
 
-def _rotate(qkv: Tensor, heads: int, angles: Tensor | None) -> Tensor:
+def _rotate(qkv: Tensor, num_heads: int, angles: Tensor | None) -> Tensor:
     """Queries and keys of qkv [n, 3C] turned by angles [n, 3, D/2]."""
     if angles is None:
         return qkv
-    q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+    q, k, v = qkv.view(len(qkv), 3, num_heads, -1).unbind(1)
     return torch.stack([apply_rope(q, angles), apply_rope(k, angles), v], dim=1).view_as(qkv)
 
 
-def _attend(qkv: Tensor, length: int, heads: int) -> Tensor:
+def _attend(qkv: Tensor, length: int, num_heads: int) -> Tensor:
     """Attention within consecutive runs of `length` rows; qkv [P * L, 3C] -> [P * L, C]."""
-    parts = qkv.view(-1, length, 3, heads, qkv.shape[1] // (3 * heads))  # [P, L, 3, H, D]
+    parts = qkv.view(-1, length, 3, num_heads, qkv.shape[1] // (3 * num_heads))  # [P, L, 3, H, D]
     q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [P, H, L, D] each
     if qkv.device.type == "cpu" and qkv.dtype in LOW_PRECISION and q.shape[-1] < 64:
         # narrow heads spend their time in the softmax: the fused CPU kernel is slower in low precision than in fp32

@@ -139,7 +139,7 @@ class Block(nn.Module):
     def __init__(
         self,
         channels: int,
-        heads: int,
+        num_heads: int,
         patch_size: int,
         index: int,
         *,
@@ -156,7 +156,7 @@ class Block(nn.Module):
         norm: NormFactory,
     ) -> None:
         super().__init__()
-        self.patch_size, self.index, self.rope_base, self.heads = patch_size, index, rope_base, heads
+        self.patch_size, self.index, self.rope_base, self.num_heads = patch_size, index, rope_base, num_heads
         self.conv_name = ("cpe" if style == "ptv3" else "conv") if conv else None
         if self.conv_name is not None:
             self.add_module(self.conv_name, BasicUnit(channels, norm) if style == "basic" else ConvUnit(channels))
@@ -168,8 +168,8 @@ class Block(nn.Module):
             if layer_scale is not None:
                 self.ls1 = nn.Sequential(LayerScale(channels, layer_scale))
             by_coord = rope_base is not None and rope_position == "coord"
-            rope = RotaryFrequencies(channels // heads, rope_base) if by_coord and rope_base is not None else None
-            self.attn = SerializedAttention(channels, heads, qkv_bias, rope)
+            rope = RotaryFrequencies(channels // num_heads, rope_base) if by_coord and rope_base is not None else None
+            self.attn = SerializedAttention(channels, num_heads, qkv_bias, rope)
             self.norm2 = nn.Sequential(nn.LayerNorm(channels))
             if layer_scale is not None:
                 self.ls2 = nn.Sequential(LayerScale(channels, layer_scale))
@@ -217,7 +217,7 @@ class Block(nn.Module):
             return None
         if self.attn.rope is not None:
             return level.coord_angles(self.attn.rope)
-        return level.angles(channels // self.heads, self.rope_base)
+        return level.angles(channels // self.num_heads, self.rope_base)
 
     # The three parts of `_infer` for rows that are not a whole level (out_of_core.py).
 
@@ -249,8 +249,8 @@ class Block(nn.Module):
         if self.attn.rope is not None:
             angles = self.attn.rope(position)
         elif self.rope_base is not None:
-            angles = rope_angles(position, x.shape[1] // self.heads, self.rope_base)
-        y = self.attn.within(self.norm1(x), length, angles)
+            angles = rope_angles(position, x.shape[1] // self.num_heads, self.rope_base)
+        y = self.attn.attend_patches(self.norm1(x), length, angles)
         return x + (self.ls1(y) if hasattr(self, "ls1") else y)
 
     def after_attention(self, x: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ class Stem(nn.Module):
         in_channels: int,
         channels: int,
         kind: str,
-        kernel: int,
+        kernel_size: int,
         norm: NormFactory,
         *,
         mask_token: bool,
@@ -281,7 +281,7 @@ class Stem(nn.Module):
         super().__init__()
         first: nn.Module
         if kind == "conv":
-            first = SubMConv3d(in_channels, channels, kernel, bias=False)
+            first = SubMConv3d(in_channels, channels, kernel_size, bias=False)
         else:
             first = nn.Linear(in_channels, channels)
         self.stem = nn.ModuleDict({kind: first, "norm": norm(channels), "act": nn.GELU()})
@@ -296,7 +296,7 @@ class Stem(nn.Module):
     def reach(self) -> int:
         """How many voxels away it looks."""
         first = next(iter(self.stem.values()))
-        return first.kernel // 2 if isinstance(first, SubMConv3d) else 0
+        return first.kernel_size // 2 if isinstance(first, SubMConv3d) else 0
 
     def forward(self, feat: Tensor, level: Level) -> Tensor:
         if hasattr(self, "input_norm"):
@@ -304,7 +304,7 @@ class Stem(nn.Module):
         if "conv" in self.stem:
             conv = self.stem["conv"]
             assert isinstance(conv, SubMConv3d)
-            x = conv(feat, level.neighbours(conv.kernel))
+            x = conv(feat, level.neighbours(conv.kernel_size))
         else:
             x = self.stem["linear"](feat)
         return self.stem["act"](self.stem["norm"](x))

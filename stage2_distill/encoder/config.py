@@ -185,9 +185,9 @@ class EncoderConfig(Config):
             if side == "dec" and self.enc_mode:
                 continue
             parts = (f"{side}_channels", f"{side}_num_head", f"{side}_attn", f"{side}_conv", f"{side}_depths")
-            for s, (channels, heads, attn, conv, depth) in enumerate(zip(*(getattr(self, p) for p in parts))):
-                if attn and depth and (heads < 1 or channels % heads):
-                    raise ValueError(f"{side}_channels[{s}] = {channels} is not divisible by {heads} heads")
+            for s, (channels, num_heads, attn, conv, depth) in enumerate(zip(*(getattr(self, p) for p in parts))):
+                if attn and depth and (num_heads < 1 or channels % num_heads):
+                    raise ValueError(f"{side}_channels[{s}] = {channels} is not divisible by {num_heads} heads")
                 if depth and not attn and not conv:
                     raise ValueError(f"{side} stage {s} has blocks without convolution and without attention")
         if self.stem == "conv" and self.stem_kernel % 2 == 0:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from stage2_distill.encoder.attention import Patches, cut_patches
 from stage2_distill.encoder.config import EncoderConfig
+from stage2_distill.encoder.counter_rng import uniform_rows
 from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
 from stage2_distill.encoder.point_batch import PointBatch
 from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.rope import RotaryFrequencies, rope_angles
-from stage2_distill.encoder.row_draws import uniform_rows
 from stage2_distill.encoder.serialization import required_depth, serialize
 
 
@@ -51,11 +51,11 @@ class Level:
     def __len__(self) -> int:
         return len(self.grid_coord)
 
-    def neighbours(self, kernel: int) -> Neighbours:
+    def neighbours(self, kernel_size: int) -> Neighbours:
         """Neighbour pairs for an odd kernel."""
-        if kernel not in self._neighbours:
-            self._neighbours[kernel] = find_neighbours(self.grid_coord, self.batch, kernel)
-        return self._neighbours[kernel]
+        if kernel_size not in self._neighbours:
+            self._neighbours[kernel_size] = find_neighbours(self.grid_coord, self.batch, kernel_size)
+        return self._neighbours[kernel_size]
 
     def patches(self, block: int, patch_size: int) -> Patches:
         """Patches for block number `block` of a stage."""

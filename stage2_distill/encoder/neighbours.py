@@ -22,13 +22,13 @@ class Neighbours:
     """Pairs of all taps except the centre (which pairs every row with itself).
 
     Attributes:
-        kernel: k, odd. Tap t = (kx * k + ky) * k + kz reads the voxel at offset (kx, ky, kz) - k // 2.
+        kernel_size: k, odd. Tap t = (kx * k + ky) * k + kz reads the voxel at offset (kx, ky, kz) - k // 2.
         n_rows: N.
         out_rows, in_rows: [P] i64, concatenated over taps in ascending order; out_rows ascend within a tap.
         splits: k^3 + 1 positions: pairs of tap t are splits[t]:splits[t + 1]; the centre's range is empty.
     """
 
-    kernel: int
+    kernel_size: int
     n_rows: int
     out_rows: Tensor
     in_rows: Tensor
@@ -37,7 +37,7 @@ class Neighbours:
 
     @property
     def centre(self) -> int:
-        return self.kernel**3 // 2
+        return self.kernel_size**3 // 2
 
     def tile_splits(self, rows: int) -> list[list[int]]:
         """For each tap the positions at which its pairs pass output rows 0, `rows`, 2 * `rows`, ..., N; [k^3][tiles
@@ -47,7 +47,7 @@ class Neighbours:
             edges = torch.arange(0, self.n_rows + rows, rows, device=self.out_rows.device).clamp_(max=self.n_rows)
             bounds = torch.tensor(self.splits, device=edges.device)
             # one search for all taps: pairs are sorted by (tap, output row)
-            tap = torch.arange(self.kernel**3, device=edges.device)
+            tap = torch.arange(self.kernel_size**3, device=edges.device)
             of_pair = torch.repeat_interleave(tap, torch.diff(bounds), output_size=len(self.out_rows))
             keys = of_pair * (self.n_rows + 1) + self.out_rows
             self._tiles[rows] = torch.searchsorted(keys, tap[:, None] * (self.n_rows + 1) + edges).tolist()
@@ -59,15 +59,15 @@ class Neighbours:
         return self.out_rows[a:b], self.in_rows[a:b]
 
 
-def find_neighbours(grid: Tensor, batch: Tensor, kernel: int) -> Neighbours:
+def find_neighbours(grid: Tensor, batch: Tensor, kernel_size: int) -> Neighbours:
     """Neighbour pairs of voxels `grid` [N, 3] i64 >= 0 of clouds `batch` [N] i64 for an odd kernel size.
 
     Voxels of different clouds never touch. A voxel that occurs twice in a cloud is refused with a SceneError: published
     implementations give either row, whichever a hash table happens to keep.
     """
-    if kernel % 2 == 0:
-        raise ValueError(f"kernel must be odd, got {kernel}")
-    reach = kernel // 2
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    reach = kernel_size // 2
     # a margin on every side keeps neighbours of different columns and clouds from having equal keys
     size = (grid.amax(0) + 1 + 2 * reach).tolist()
     if size[0] * size[1] * size[2] * (int(batch[-1]) + 1) >= 2**62:
@@ -81,7 +81,7 @@ def find_neighbours(grid: Tensor, batch: Tensor, kernel: int) -> Neighbours:
             f"voxel {grid[row].tolist()} of cloud {int(batch[row])} occurs twice in the batch; "
             "give one row per voxel (voxelise merged scenes together)"
         )
-    padded = torch.cat([keys, keys.new_full((kernel,), torch.iinfo(torch.int64).max)])
+    padded = torch.cat([keys, keys.new_full((kernel_size,), torch.iinfo(torch.int64).max)])
 
     half: list[tuple[Tensor, Tensor]] = []  # taps after the centre, in ascending tap order
     for dx in range(reach + 1):
@@ -103,4 +103,4 @@ def find_neighbours(grid: Tensor, batch: Tensor, kernel: int) -> Neighbours:
         outs.append(out_rows[ascending])
         ins.append(in_rows[ascending])
         splits.append(splits[-1] + len(out_rows))
-    return Neighbours(kernel, len(grid), torch.cat(outs), torch.cat(ins), tuple(splits))
+    return Neighbours(kernel_size, len(grid), torch.cat(outs), torch.cat(ins), tuple(splits))

@@ -36,7 +36,7 @@ def _chorus(name: str, inputs: InputConfig) -> EncoderConfig:
 
 
 def _utonia(
-    name: str, depths: tuple[int, ...], channels: tuple[int, ...], heads: tuple[int, ...], upcast: int
+    name: str, depths: tuple[int, ...], channels: tuple[int, ...], num_heads: tuple[int, ...], upcast: int
 ) -> EncoderConfig:
     """Utonia (Pointcept 1.7, PT-v3m3): Sonata's class with a rotary encoding of the coordinates, heads of 18 channels.
 
@@ -45,18 +45,18 @@ def _utonia(
     return _SONATA_BASE.model_copy(
         update={
             "name": name, "inputs": _UTONIA_ROOMS, "enc_depths": depths, "enc_channels": channels,
-            "enc_num_head": heads, "dec_channels": channels[:-1], "dec_num_head": heads[:-1], "upcast": upcast,
+            "enc_num_head": num_heads, "dec_channels": channels[:-1], "dec_num_head": num_heads[:-1], "upcast": upcast,
             "enc_rope_freq": (10.0,) * 5, "dec_rope_freq": (10.0,) * 4, "rope_position": "coord",
         }
     )  # fmt: skip
 
 
 def _litept(
-    name: str, channels: tuple[int, ...], heads: tuple[int, ...], depths: tuple[int, ...], dec: tuple[int, ...]
+    name: str, channels: tuple[int, ...], num_heads: tuple[int, ...], depths: tuple[int, ...], dec: tuple[int, ...]
 ) -> EncoderConfig:
     return EncoderConfig(
         name=name, inputs=_COLOR_NORMAL, in_channels=6, block="litept", pooling="grid",
-        enc_depths=depths, enc_channels=channels, enc_num_head=heads,
+        enc_depths=depths, enc_channels=channels, enc_num_head=num_heads,
         enc_conv=(True, True, True, False, False), enc_attn=(False, False, False, True, True),
         enc_rope_freq=(100.0,) * 5,
         dec_depths=(0, 0, 0, 0), dec_channels=dec, dec_num_head=tuple(c // 18 for c in dec),

@@ -36,13 +36,13 @@ def apply_rope(x: Tensor, angles: Tensor) -> Tensor:
 
     Where head_dim is no multiple of 6, the channels after the last full part carry no position and pass unchanged.
     """
-    n, heads, head_dim = x.shape
+    n, num_heads, head_dim = x.shape
     half = angles.shape[2]
     wide = torch.promote_types(x.dtype, torch.float32)
-    parts = x[..., : 6 * half].to(wide).view(n, heads, 3, 2, half)  # [N, H, axis, member of the pair, D/2]
+    parts = x[..., : 6 * half].to(wide).view(n, num_heads, 3, 2, half)  # [N, H, axis, member of the pair, D/2]
     u, v = parts.unbind(3)  # [N, H, 3, D/2] each
     cos, sin = angles.to(wide).cos()[:, None], angles.to(wide).sin()[:, None]  # [N, 1, 3, D/2]
-    rotated = torch.stack([u * cos - v * sin, v * cos + u * sin], dim=3).view(n, heads, 6 * half).to(x.dtype)
+    rotated = torch.stack([u * cos - v * sin, v * cos + u * sin], dim=3).view(n, num_heads, 6 * half).to(x.dtype)
     return rotated if 6 * half == head_dim else torch.cat([rotated, x[..., 6 * half :]], dim=-1)
 
 

@@ -29,10 +29,10 @@ LOW_PRECISION_ROWS = 128
 class SubMConv3d(nn.Module):
     """Submanifold convolution [N, in] -> [N, out]; parameters `weight` (out, k, k, k, in) and optional `bias` (out)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, bias: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True) -> None:
         super().__init__()
-        self.kernel = kernel
-        self.weight = nn.Parameter(torch.empty(out_channels, kernel, kernel, kernel, in_channels))
+        self.kernel_size = kernel_size
+        self.weight = nn.Parameter(torch.empty(out_channels, kernel_size, kernel_size, kernel_size, in_channels))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
@@ -133,7 +133,7 @@ def _collect(parts: Iterator[tuple[slice, Tensor]], like: Tensor, channels: int)
 
 def _weight_grad(x: Tensor, grad: Tensor, neighbours: Neighbours) -> Tensor:
     """sum over pairs of grad[out row]^T x[in row] for every tap; [k^3, out, in]."""
-    out = grad.new_zeros(neighbours.kernel**3, grad.shape[1], x.shape[1])
+    out = grad.new_zeros(neighbours.kernel_size**3, grad.shape[1], x.shape[1])
     out[neighbours.centre] = grad.T @ x
     given, gathered = _workspace(grad, neighbours, grad.shape[1]), _workspace(x, neighbours, x.shape[1])
     for _, _, ranges in _tiles(neighbours, x.device):
@@ -175,5 +175,5 @@ def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
 
 
 def _check_kernel(weight: Tensor, neighbours: Neighbours) -> None:
-    if weight.shape[1] != neighbours.kernel:
-        raise ValueError(f"neighbour table is for kernel {neighbours.kernel}, weight has kernel {weight.shape[1]}")
+    if weight.shape[1] != neighbours.kernel_size:
+        raise ValueError(f"neighbour table is for kernel {neighbours.kernel_size}, weight has kernel {weight.shape[1]}")

@@ -62,7 +62,7 @@ class VoxelRows:
         first, last = int(self.keys[start]), int(self.keys[stop - 1])
         layer, margin = self.size[1] * self.size[2], reach * self.size[2] + reach
         spans = [(first + d * layer - margin, last + d * layer + margin) for d in range(-reach, reach + 1)]
-        return self._within(spans)
+        return self._rows_of_spans(spans)
 
     def coarser(self, stride: int, rows_at_once: int = 1 << 20) -> VoxelRows:
         """The level that pooling with `stride` makes of this one."""
@@ -84,12 +84,12 @@ class VoxelRows:
             spans = [((a + y0) * z_size, (a + min(y1 + stride, y_size)) * z_size - 1) for a in layers]
         else:
             spans = [(x0 * y_size * z_size, (x1 + stride) * y_size * z_size - 1)]
-        rows = self._within(spans)
+        rows = self._rows_of_spans(spans)
         parents = self.parents(rows, coarse, stride)
         mine = (parents >= start) & (parents < stop)
         return rows[mine], parents[mine]
 
-    def _within(self, spans: list[tuple[int, int]]) -> Tensor:
+    def _rows_of_spans(self, spans: list[tuple[int, int]]) -> Tensor:
         """Rows whose key lies in one of `spans` (both ends included), ascending; spans come in ascending order."""
         low = torch.searchsorted(self.keys, torch.tensor([a for a, _ in spans])).tolist()
         high = torch.searchsorted(self.keys, torch.tensor([b for _, b in spans]), right=True).tolist()

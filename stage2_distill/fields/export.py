@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import ConfigError
-from chorus_common.runtime.store_path import Place
+from chorus_common.runtime.store_path import StorePath
 from stage2_distill.fields.query import FieldView
 
 F32 = NDArray[np.float32]
@@ -26,12 +26,12 @@ def matching_teacher(view: FieldView) -> str:
     )
 
 
-def standardised_features(view: FieldView, teacher: str, basis: TeacherBasis) -> F32:
+def standardised_features(view: FieldView, teacher: str, standardiser: PhiSStandardiser) -> F32:
     """[N, C] in the teacher's standardised space, rows as in the cache.
 
     Gaussians that training never moved keep what lifting says of them, so that no target is lost.
     """
-    out = basis.forward(view.gaussian_features())
+    out = standardiser.forward(view.gaussian_features())
     rest = np.flatnonzero(~view.seen)
     if len(rest):
         out[rest] = lifted_rows(view.cache, teacher, rest)
@@ -39,7 +39,7 @@ def standardised_features(view: FieldView, teacher: str, basis: TeacherBasis) ->
 
 
 def lifted_rows(cache: SceneCache, teacher: str, rows: NDArray[np.integer]) -> F32:
-    """Plain lifted features [R, C], standardised; rows of zeros without evidence."""
+    """Plain lifted features [R, C], standardised; rows of zeros without visibility."""
     cells = cache.features(teacher)
     sums, weight = cache.lifting(rows).lift(cells.reshape(-1, cells.shape[-1]))  # [V, rows, cols, C] -> [V * cells, C]
     return np.where(weight[:, None] > 0, sums / np.maximum(weight, 1e-12)[:, None], 0).astype(np.float32)
@@ -53,9 +53,11 @@ def in_source_order(cache: SceneCache, features: F32) -> F32:
     return out
 
 
-def read_basis(store: Place, view: FieldView, teacher: str) -> TeacherBasis:
-    """The basis of `teacher` under the cache root `store`. Raises ConfigError where it is not the cache's."""
-    basis = TeacherBasis.load(store / "bases" / f"{teacher}.safetensors")
-    if basis.fingerprint != view.cache.dense_teachers[teacher].basis:
-        raise ConfigError(f"{store}: its basis of {teacher} is not the one that made scene {view.field.card.scene_id}")
-    return basis
+def read_standardiser(store: StorePath, view: FieldView, teacher: str) -> PhiSStandardiser:
+    """The standardiser of `teacher` under the cache root `store`. Raises ConfigError where it is not the cache's."""
+    standardiser = PhiSStandardiser.load(store / "standardisers" / f"{teacher}.safetensors")
+    if standardiser.fingerprint != view.cache.dense_teachers[teacher].standardiser:
+        raise ConfigError(
+            f"{store}: its standardiser of {teacher} is not the one that made scene {view.field.card.scene_id}"
+        )
+    return standardiser

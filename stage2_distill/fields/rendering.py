@@ -32,10 +32,10 @@ class ViewMatrix:
 
     def render(self, features: Tensor) -> Tensor:
         """Weighted means [M, C] of per-Gaussian features [N, C] in matrix-row order; differentiable in them."""
-        return _Product.apply(features, self.forward, self.backward)
+        return _ViewProduct.apply(features, self.forward, self.backward)
 
 
-class _Product(torch.autograd.Function):
+class _ViewProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
         ctx.transposed = transposed

@@ -17,7 +17,7 @@ from chorus_common.cache import EmbeddingSource, SceneCache
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import CacheError, ChorusError
 from chorus_common.runtime.progress import progress as report_progress
-from stage2_distill.checkpointing import Progress, load_state, save_state
+from stage2_distill.checkpointing import TrainingProgress, load_state, save_state
 from stage2_distill.data.order import ORDER, generator
 from stage2_distill.fields.losses import (
     chosen_masks,
@@ -165,12 +165,12 @@ def train_field(config: FieldConfig, run: FieldRun, out: Path, device: torch.dev
         "masks": run.masks,
         "views": [names[v] for v in views],
     }
-    folder.claim(identity, write=False)
+    folder.bind_identity(identity, write=False)
     regions = read_regions(run.cache, run.masks, attributes.grid.grid, min_share=config.min_share, scene=scene)
     source = _source(run.cache, run.masks, scene)
     trainer = FieldTrainer(config, run.cache.lifting(), regions, views, scene=scene, device=device)
-    folder.claim(identity, write=True)
-    done = Progress()
+    folder.bind_identity(identity, write=True)
+    done = TrainingProgress()
     if folder.state.exists():
         done = load_state(folder.state, trainer.model, trainer.optimizer, None)
 

@@ -31,7 +31,7 @@ F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class SupervisedView:
     """One view to render: scene is the cloud's number in the batch, viewmat [4, 4] cuboid to camera, intrinsics [3, 3],
     color [H, W, 3], known [H, W], depth [H, W], teachers {name: [cells, C]}."""
 
@@ -43,7 +43,7 @@ class Look:
     depth: Tensor
     teachers: dict[str, Tensor]
 
-    def to(self, device: torch.device) -> Look:
+    def to(self, device: torch.device) -> SupervisedView:
         teachers = {k: v.to(device) for k, v in self.teachers.items()}
         parts = ("viewmat", "intrinsics", "color", "known", "depth")
         return replace(self, teachers=teachers, **{key: getattr(self, key).to(device) for key in parts})
@@ -55,14 +55,14 @@ class CaptureBatch:
 
     points: PointBatch
     voxels: MeasuredVoxels
-    looks: tuple[Look, ...]
+    supervised_views: tuple[SupervisedView, ...]
     scenes: tuple[str, ...]
 
     def to(self, device: torch.device) -> CaptureBatch:
         if device.type == "cpu":
             return self
-        looks = tuple(look.to(device) for look in self.looks)
-        return CaptureBatch(self.points.to(device), self.voxels.to(device), looks, self.scenes)
+        supervised_views = tuple(supervised.to(device) for supervised in self.supervised_views)
+        return CaptureBatch(self.points.to(device), self.voxels.to(device), supervised_views, self.scenes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +123,13 @@ class CaptureDataset:
         )  # fmt: skip
         views = scene.views.views
         drawn = np.sort(rng.permutation(len(views))[: config.data.views])
-        looks = tuple(self._look(scene.views, views[i], cuboid, matrix) for i in drawn)
-        return CaptureBatch(points, voxels, looks, (scene.views.name,))
+        supervised_views = tuple(self._supervised_view(scene.views, views[i], cuboid, matrix) for i in drawn)
+        return CaptureBatch(points, voxels, supervised_views, (scene.views.name,))
 
     @staticmethod
-    def _look(views: SceneViews, view: int, cuboid: Cuboid, matrix: F64) -> Look:
+    def _supervised_view(views: SceneViews, view: int, cuboid: Cuboid, matrix: F64) -> SupervisedView:
         target = views.view(view)
-        return Look(
+        return SupervisedView(
             0,
             torch.from_numpy(cuboid.viewmats(target.viewmat @ np.linalg.inv(matrix))),
             torch.from_numpy(target.intrinsics),
@@ -172,10 +172,12 @@ def disturb(scene: GaussianScene, config: CaptureAugment, rng: np.random.Generat
 
 def collate(samples: Sequence[CaptureBatch], cells: int) -> CaptureBatch:
     """One batch of several clouds with `cells` grid cells each."""
-    looks = tuple(replace(look, scene=b) for b, sample in enumerate(samples) for look in sample.looks)
+    supervised_views = tuple(
+        replace(supervised, scene=b) for b, sample in enumerate(samples) for supervised in sample.supervised_views
+    )
     return CaptureBatch(
         PointBatch.concatenate([s.points for s in samples]),
         MeasuredVoxels.concatenate([s.voxels for s in samples], cells),
-        looks,
+        supervised_views,
         tuple(name for s in samples for name in s.scenes),
     )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage2_distill.gaussiancross.rendering import MIN_WEIGHT, RenderedView
-from stage2_distill.losses.match import MatchTerms, match_loss
+from stage2_distill.losses.distillation import DistillationTerms, distillation_loss
 
 ATTRIBUTES = ("appearance", "geometry", "semantics", "contrast")
 
@@ -49,10 +49,12 @@ def cell_features(rendered: RenderedView, pixels: int) -> tuple[Tensor, Tensor]:
     return feature.flatten(0, 1), (weight / pixels**2).flatten()
 
 
-def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor) -> MatchTerms:
+def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor) -> DistillationTerms:
     """How far projected features [cells, C] are from a teacher's [cells, C] (standardised), weighted by [cells]."""
     seen = weight.detach() > 0.05
-    return match_loss(predicted[seen], target[seen], weight.detach()[seen], l1=1.0, l2=1.0)
+    return distillation_loss(
+        predicted[seen], target[seen], weight.detach()[seen], cosine_weight=1.0, smooth_l1_weight=1.0
+    )
 
 
 def contrast_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -52,7 +52,7 @@ class GaussianCross(nn.Module):
                 features[start:end], voxels.centres[start:end], voxels.size[b], voxels.colors[start:end]
             )
             guessed = self.cell_head(dense[b][empty[b]], self.centres[empty[b]], self.cell)
-            splats.append(prune(measured.joined(guessed), s.min_opacity, s.max_gaussians))
+            splats.append(prune(measured.concatenate(guessed), s.min_opacity, s.max_gaussians))
             start = end
         return splats
 

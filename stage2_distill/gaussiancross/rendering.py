@@ -36,7 +36,7 @@ class Splats:
     def __len__(self) -> int:
         return len(self.means)
 
-    def joined(self, other: Splats) -> Splats:
+    def concatenate(self, other: Splats) -> Splats:
         """These, then those of `other`."""
         return Splats(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 

@@ -48,7 +48,7 @@ class HeadSettings(Config):
         return self
 
 
-class LossSettings(Config):
+class GaussianCrossLossSettings(Config):
     """The three attributes that are distilled, and how they are weighed. A weight of 0 leaves an attribute out.
 
     Attributes:
@@ -72,7 +72,7 @@ class LossSettings(Config):
     contrast_cells: int = Field(default=512, ge=2)
 
     @model_validator(mode="after")
-    def _check(self) -> LossSettings:
+    def _check(self) -> GaussianCrossLossSettings:
         if self.appearance + self.geometry + self.semantics + self.contrast == 0:
             raise ValueError("all weights are 0: nothing to learn")
         return self
@@ -102,7 +102,7 @@ class CaptureAugment(Config):
     jitter_m: float = Field(default=0.005, ge=0)
 
 
-class CaptureData(Config):
+class CaptureDataSettings(Config):
     """How samples are drawn.
 
     Attributes:
@@ -134,10 +134,10 @@ class GaussianCrossConfig(Config):
     teachers: tuple[str, ...] = ()
     projector_hidden: int = Field(default=128, ge=1)
     head: HeadSettings = HeadSettings()
-    loss: LossSettings = LossSettings()
+    loss: GaussianCrossLossSettings = GaussianCrossLossSettings()
     mask: MaskSettings = MaskSettings()
     augment: CaptureAugment = CaptureAugment()
-    data: CaptureData = CaptureData()
+    data: CaptureDataSettings = CaptureDataSettings()
     optim: OptimSettings = OptimSettings()
     rasterizer: Backend = "auto"
     checkpoint_every: int = Field(default=200, ge=1)

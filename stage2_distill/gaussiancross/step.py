@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stage2_distill.gaussiancross.data import CaptureBatch, Look
+from stage2_distill.gaussiancross.data import CaptureBatch, SupervisedView
 from stage2_distill.gaussiancross.losses import (
     ATTRIBUTES,
     appearance_loss,
@@ -40,15 +40,17 @@ def step_loss(model: GaussianCross, batch: CaptureBatch, config: GaussianCrossCo
     found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES if weights[name] > 0}
     cosine: dict[str, list[float]] = {}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for look in batch.looks:
-        height, width = look.depth.shape
-        view = render(splats[look.scene], look.viewmat, look.intrinsics, width, height, config.rasterizer)
+    for supervised in batch.supervised_views:
+        height, width = supervised.depth.shape
+        view = render(
+            splats[supervised.scene], supervised.viewmat, supervised.intrinsics, width, height, config.rasterizer
+        )
         if "appearance" in found:
-            _add(found["appearance"], appearance_loss(view, look.color, look.known))
+            _add(found["appearance"], appearance_loss(view, supervised.color, supervised.known))
         if "geometry" in found:
-            _add(found["geometry"], geometry_loss(view, look.depth))
+            _add(found["geometry"], geometry_loss(view, supervised.depth))
         if "semantics" in found or "contrast" in found:
-            _semantics(model, view, look, config, found.get("semantics"), cosine, pairs)
+            _semantics(model, view, supervised, config, found.get("semantics"), cosine, pairs)
     if "contrast" in found:
         for name in sorted(pairs):
             predicted, target = (torch.cat(part) for part in zip(*pairs[name]))
@@ -69,7 +71,7 @@ def step_loss(model: GaussianCross, batch: CaptureBatch, config: GaussianCrossCo
 def _semantics(
     model: GaussianCross,
     view: RenderedView,
-    look: Look,
+    supervised: SupervisedView,
     config: GaussianCrossConfig,
     into: list[Tensor] | None,
     cosine: dict[str, list[float]],
@@ -78,7 +80,7 @@ def _semantics(
     """Match (into `into`) and cells for the contrast (into `pairs`) of one view with every teacher that it has."""
     features, weight = cell_features(view, config.data.pixels_per_cell)
     terms = []
-    for name, target in look.teachers.items():
+    for name, target in supervised.teachers.items():
         predicted = model.project(name, features)
         if into is not None:
             term = semantics_terms(predicted, target, weight)

@@ -15,7 +15,7 @@ import torch
 from chorus_common.runtime.errors import ChorusError
 from chorus_common.runtime.progress import Progress as Reporter
 from chorus_common.runtime.progress import progress as report_progress
-from stage2_distill.checkpointing import Progress, load_state, save_state
+from stage2_distill.checkpointing import TrainingProgress, load_state, save_state
 from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.encode import encode_scene
@@ -27,7 +27,7 @@ from stage2_distill.gaussiancross.model import GaussianCross
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 from stage2_distill.gaussiancross.step import step_loss
 from stage2_distill.interruptions import stop_on_signal, survive_full_disk
-from stage2_distill.optim import WeightAverage, build_optimizer, set_learning_rate
+from stage2_distill.optim import EMA, build_optimizer, set_learning_rate
 from stage2_distill.run_folder import RunFolder, RunLog
 from stage2_distill.schedule import learning_rate
 from stage2_distill.start import make_encoder
@@ -73,22 +73,22 @@ class Pretrainer:
         encoder = make_encoder(config.encoder)
         resolved = {"config": config.model_dump(mode="json"), "encoder": encoder.config.model_dump(mode="json")}
         whole = {"recipe": "gaussiancross", **resolved, **identity}
-        self.folder.claim(whole, write=False)
+        self.folder.bind_identity(whole, write=False)
         self.dataset = CaptureDataset(scenes, encoder.config, config)
         self.model = GaussianCross(encoder, config.head, channels, config.projector_hidden).to(device)
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.average = WeightAverage(self.model, config.optim.ema) if config.optim.ema > 0 else None
+        self.average = EMA(self.model, config.optim.ema) if config.optim.ema > 0 else None
         self.total = config.epochs * self.dataset.steps_per_epoch
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         if self.folder.state.exists():
             self.progress = load_state(self.folder.state, self.model, self.optimizer, self.average)
-        self.folder.claim(whole, write=True)  # last: a start that is refused leaves the folder free
+        self.folder.bind_identity(whole, write=True)  # last: a start that is refused leaves the folder free
 
     def run(self) -> PretrainResult:
         """All steps that are left."""
         start, waited, spent = self.progress.step, 0.0, 0.0
         data = self.config.data
-        prefetcher = Prefetcher(self.dataset.batch, start, self.total, workers=data.workers, ahead=data.prefetch)
+        prefetcher = Prefetcher(self.dataset.batch, start, self.total, workers=data.workers, prefetch=data.prefetch)
         log = RunLog(self.folder, start)
         try:
             with stop_on_signal() as stop, report_progress(self.total, "pretrain", done=start) as reporter:

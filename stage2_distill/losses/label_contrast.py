@@ -15,21 +15,21 @@ from stage2_distill.data.batch import LabelGroups
 
 
 def label_contrast(features: Tensor, labels: LabelGroups, n_clouds: int, temperature: float) -> Tensor:
-    """Mean over the batch's clouds of `halves_contrast`; clouds with less than two groups count as zero.
+    """Mean over the batch's clouds of `aggregated_contrast`; clouds with less than two groups count as zero.
 
     Args:
         features: [N, C] one teacher's predictions for the batch's voxels; a half is the sum of its rows.
     """
-    pools = labels.halves @ features  # [2 K, C]
+    pools = labels.half_means @ features  # [2 K, C]
     counts = torch.bincount(labels.cloud, minlength=n_clouds).tolist()
     total = features.sum() * 0
     for own in pools.view(-1, 2, features.shape[1]).split(counts):
         if len(own) > 1:
-            total = total + halves_contrast(own[:, 0], own[:, 1], temperature)
+            total = total + aggregated_contrast(own[:, 0], own[:, 1], temperature)
     return total / n_clouds
 
 
-def halves_contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+def aggregated_contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """Symmetric cross entropy of the cosine similarities of a and b [K, C], with the diagonal as truth."""
     logits = F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T / temperature
     truth = torch.arange(len(logits), device=logits.device)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import GridAttributes, SceneCache, SceneCacheWriter, SceneHeader
-from chorus_common.cache.slim import DROPPED_SHARE
+from chorus_common.cache.prune import DROPPED_SHARE
 from chorus_common.features.quantise import Bits
 from chorus_common.features.standardise import Moments, phi_s
 from chorus_common.lifting import CellGrid, LiftingIndex
@@ -68,7 +68,7 @@ def make_room(grid: CellGrid = GRID) -> tuple[SyntheticRoom, LiftingIndex]:
 def store_and_compare(
     path: Path, room: SyntheticRoom, index: LiftingIndex, bits: Bits, dropped: float = DROPPED_SHARE
 ) -> tuple[F32, int, SceneCache]:
-    """Cosines over teachers and Gaussians with evidence, bytes without any of our encoding, and the store."""
+    """Cosines over teachers and Gaussians with visibility, bytes without any of our encoding, and the store."""
     views = len(room.cameras)
     grid = GridAttributes(width=index.grid.width, height=index.grid.height, cell=index.grid.cell)
     raw = len(index.columns) * 8 + len(index) * (56 + 16 + 8)
@@ -76,10 +76,10 @@ def store_and_compare(
         writer.put_gaussians(room.scene, index.order)
         writer.put_cameras(room.cameras)
         writer.put_lifting(index, dropped_share=dropped)
-        writer.put_evidence(*index.evidence())
+        writer.put_visibility(*index.visibility())
         for name, x in teachers(room.scene, index):
             teacher = writer.add_dense_teacher(
-                name, spec=name, fingerprint=name, channels=x.shape[1], basis="bench", bits=bits
+                name, spec=name, fingerprint=name, channels=x.shape[1], standardiser="bench", bits=bits
             )
             teacher.append(x.reshape(views, index.grid.rows, index.grid.cols, -1))
             raw += x.size * 2

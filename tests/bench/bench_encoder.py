@@ -199,15 +199,15 @@ def _plain_block(block: Any, x: Tensor, level: Level, conv_input: Tensor | None)
     )
     qkv = block.attn.qkv(block.norm1(x))
     patches = level.patches(block.index, block.patch_size)
-    x = x + block.attn.proj(plain_attention(qkv, block.heads, patches.groups, patches.inverse))
+    x = x + block.attn.proj(plain_attention(qkv, block.num_heads, patches.groups, patches.inverse))
     return x + block.mlp(block.norm2(x))
 
 
 def plain_conv(x: Tensor, weight: Tensor, bias: Tensor, neighbours: Neighbours) -> Tensor:
     """Gather all k^3 neighbours of every row (zeros where there is none), then one product."""
-    table = torch.full((len(x), neighbours.kernel**3), len(x))
+    table = torch.full((len(x), neighbours.kernel_size**3), len(x))
     table[:, neighbours.centre] = torch.arange(len(x))
-    for t in range(neighbours.kernel**3):
+    for t in range(neighbours.kernel_size**3):
         out_rows, in_rows = neighbours.tap(t)
         table[out_rows, t] = in_rows
     gathered = torch.cat([x, x.new_zeros(1, x.shape[1])])[table]  # [N, k^3, C]

@@ -109,7 +109,7 @@ def large_field_row() -> Row:
     room = generate_room(0, RoomOptions(gaussians=200_000, views=n_views, width=640, height=480))
     render = get_backend("cpu").render
     hits = [
-        render(room.scene, v, k, 640, 480, grid=grid, fold="bilinear").hits
+        render(room.scene, v, k, 640, 480, grid=grid, interpolation="bilinear").hits
         for v, k in zip(room.cameras.viewmats, room.cameras.intrinsics)
     ]
     index = LiftingIndex.build([h for h in hits if h is not None], room.scene.means, grid)

@@ -64,8 +64,8 @@ def overhead_share(root: Path, views: int = 24) -> Row:
     around = []
     for attempt in range(2):
         store = root / f"store{attempt}"
-        (store / "bases").parent.mkdir(parents=True)
-        os.symlink(root / "warm" / "bases", store / "bases")
+        (store / "standardisers").parent.mkdir(parents=True)
+        os.symlink(root / "warm" / "standardisers", store / "standardisers")
         run_stage1(room, store, CONFIG, RunConfig())
         (outcome,) = read_outcomes(store).values()
         around.append((outcome.seconds["total"] - sum(outcome.seconds[step] for step in TEACHER_STEPS)) / views)
@@ -108,7 +108,7 @@ def two_workers(root: Path, scenes: int = 8) -> Row:
             for workers in (1, 2):
                 store = root / f"store{turn}-{workers}"
                 store.mkdir()
-                os.symlink(root / "warm" / "bases", store / "bases")
+                os.symlink(root / "warm" / "standardisers", store / "standardisers")
                 elapsed, worked = timed_run(rooms, store, config, workers)
                 wall[workers].append(elapsed)
                 cpu[workers].append(worked)

@@ -28,7 +28,7 @@ from stage2_distill.sparse_rows import SparseRows
 from stage2_distill.start import TrainData
 from stage2_distill.trainer import Trainer
 from tests.bench.row import Row
-from tests.stage2.store_fakes import MemoryStore, make_bases, publish_store
+from tests.stage2.store_fakes import MemoryStore, make_standardisers, publish_store
 
 COMMAND = "python -m tests.bench training"
 ROOMS, EPOCHS, TEACHERS = 4, 5, {"text": 64, "dense": 80}
@@ -93,7 +93,7 @@ def adaptation(data: TrainData, store: Path) -> Adaptation:
         folder = store / entry.dataset / f"{entry.scene_id}.zarr"
         parts = [folder / "lifting", *(folder / "teachers" / name for name in TEACHERS)]
         stored += sum(f.stat().st_size for part in parts for f in part.rglob("*") if f.is_file())
-        lifted += 2 * len(entry.store.evidence()[0]) * sum(TEACHERS.values())
+        lifted += 2 * len(entry.store.visibility()[0]) * sum(TEACHERS.values())
     seconds: dict[str, float] = {}
     objectives: tuple[Objective, ...] = ("rendered", "lifted")
     for objective in objectives:
@@ -164,4 +164,4 @@ def published_rooms(folder: Path) -> TrainData:
         store = MemoryStore(room.scene.select(index.order), index, cells)
         entries.append(SceneEntry("rooms", f"room{seed}", f"seed{seed}", store))
     publish_store(folder / "store", entries, bits=4)
-    return TrainData(open_scenes(find_scenes([folder / "store"], None, None, print)), [], make_bases(entries))
+    return TrainData(open_scenes(find_scenes([folder / "store"], None, None, print)), [], make_standardisers(entries))

@@ -27,7 +27,13 @@ def warm_up(job: int) -> None:
 
     cameras = ring_of_cameras(1)
     get_backend("cpu").render(
-        tiny_scene(0), cameras.viewmats[0], cameras.intrinsics[0], 96, 72, grid=CellGrid(96, 72, 8), fold="bilinear"
+        tiny_scene(0),
+        cameras.viewmats[0],
+        cameras.intrinsics[0],
+        96,
+        72,
+        grid=CellGrid(96, 72, 8),
+        interpolation="bilinear",
     )
     time.sleep(0.5)  # long enough for every worker to get one
 

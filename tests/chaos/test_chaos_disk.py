@@ -47,7 +47,7 @@ def test_two_writers_on_every_scene(rooms: Path, calm: Path, tmp_path: Path) -> 
         for process in (first, second):
             process.communicate(timeout=600)
             assert process.returncode == 0
-        for part in ("tiny", "bases"):
+        for part in ("tiny", "standardisers"):
             assert tree_digest(store / part) == tree_digest(calm / part)
 
 
@@ -70,7 +70,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_loses_nothing(rooms: Path, calm: Path, small_disk: Path) -> None:
     rows = list(Manifest.read(rooms))
-    shutil.copytree(calm / "bases", small_disk / "bases")
+    shutil.copytree(calm / "standardisers", small_disk / "standardisers")
     summary = run_stage1(rows, small_disk, CONFIG, RunConfig())
     done = summary.counts["done"]
     assert 0 < done < len(rows)

@@ -41,7 +41,7 @@ def test_fifty_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     manifest = write_rooms(tmp_path / "rooms", SCENES)
     calm = tmp_path / "calm"
     assert run_stage1(list(Manifest.read(manifest)), calm, CONFIG, RunConfig()).counts == {"done": SCENES}
-    expected, bases = tree_digest(calm / "tiny"), tree_digest(calm / "bases")
+    expected, standardisers = tree_digest(calm / "tiny"), tree_digest(calm / "standardisers")
     rng = random.Random(11)
     hit: Counter[str] = Counter()
     runs = repeated = begun = 0
@@ -62,7 +62,7 @@ def test_fifty_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
             cluster.close()
         sweep_orphans(store / "tiny", older_than=time.time() + 1)
         assert tree_digest(store / "tiny") == expected, "other bytes, a scene lost, or something left behind"
-        assert tree_digest(store / "bases") == bases
+        assert tree_digest(store / "standardisers") == standardisers
         tracebacks = [text.decode() for text in cluster.errors if b"Traceback" in text]
         assert not tracebacks, tracebacks[0]
         for scene, moments in cluster.starts().items():

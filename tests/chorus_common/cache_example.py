@@ -50,7 +50,7 @@ def make_example(seed: int = 0, n: int = 300, views: int = 5, *, source_ids: boo
     for _ in range(views):
         pairs = np.unique(rng.integers(0, grid.cells * n, 4 * n))
         cells, ids = np.divmod(pairs, n)
-        keep = ids % 7 != 0  # some Gaussians without evidence
+        keep = ids % 7 != 0  # some Gaussians without visibility
         weights = rng.gamma(1.0, 5.0, keep.sum()).astype(np.float32) + np.float32(1e-5)
         hits.append(CellHits(cells[keep].astype(np.int32), ids[keep].astype(np.int32), weights))
     features = {
@@ -71,10 +71,10 @@ def fill(writer: SceneCacheWriter, example: Example, *, batch: int = 2) -> None:
     writer.put_gaussians(example.scene, example.index.order)
     writer.put_cameras(example.cameras)
     writer.put_lifting(example.index)
-    writer.put_evidence(*example.index.evidence())
+    writer.put_visibility(*example.index.visibility())
     for (name, features), bits in zip(example.features.items(), (4, 3)):
         teacher = writer.add_dense_teacher(
-            name, spec=f"test:{name}", fingerprint="f" * 8, channels=features.shape[-1], basis="b" * 8, bits=bits
+            name, spec=f"test:{name}", fingerprint="f" * 8, channels=features.shape[-1], standardiser="b" * 8, bits=bits
         )
         for begin in range(0, views, batch):
             teacher.append(features[begin : begin + batch])

@@ -34,8 +34,8 @@ def snapshot(cache: SceneCache) -> dict[str, np.ndarray]:
     arrays |= {f"index.{key}": value for key, value in vars(index).items() if isinstance(value, np.ndarray)}
     arrays |= {"views": cameras.viewmats, "k": cameras.intrinsics, "names": np.array(cameras.names)}
     arrays |= {
-        "weight": cache.evidence()[0],
-        "n_views": cache.evidence()[1],
+        "weight": cache.visibility()[0],
+        "n_views": cache.visibility()[1],
         "rgb": cache.rgb(),
         "depth": cache.depth(),
     }

@@ -17,7 +17,7 @@ import zarr
 
 from chorus_common.cache import SceneCache, SceneCacheWriter, SceneHeader, fingerprint, schema, verify_store
 from chorus_common.cache.files import FolderFiles
-from chorus_common.cache.slim import slim_index
+from chorus_common.cache.prune import prune_index
 from chorus_common.cache.store import FILES, dump_records, load_records, record_file
 from chorus_common.cache.streams import DenseTeacherWriter, MaskTeacherWriter
 from chorus_common.features.quantise import Quantiser
@@ -63,13 +63,13 @@ def test_source_ids_equal_to_the_order_are_not_stored_twice(tmp_path: Path) -> N
     np.testing.assert_array_equal(cache.scene().source_ids, example.index.order)
 
 
-def test_cameras_evidence_pictures_and_masks(example: Example, store: Path) -> None:
+def test_cameras_visibility_pictures_and_masks(example: Example, store: Path) -> None:
     cache = SceneCache.open(store)
     cameras = cache.cameras()
     np.testing.assert_array_equal(cameras.viewmats, example.cameras.viewmats)
     np.testing.assert_array_equal(cameras.intrinsics, example.cameras.intrinsics)
     assert (cameras.names, cameras.width, cameras.height) == (example.cameras.names, 40, 24)
-    for found, expected in zip(cache.evidence(), example.index.evidence()):
+    for found, expected in zip(cache.visibility(), example.index.visibility()):
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(cache.rgb([4, 0, 1]), example.rgb[[4, 0, 1]])
     np.testing.assert_array_equal(cache.depth(slice(1, 3)), example.depth[1:3].astype(np.float16))
@@ -77,7 +77,7 @@ def test_cameras_evidence_pictures_and_masks(example: Example, store: Path) -> N
         np.testing.assert_array_equal(cache.masks("sam", level), ids)
     offsets, embeddings = cache.mask_embeddings("sam", "whole")
     assert offsets[-1] == len(embeddings) == 30
-    assert cache.attributes.coverage == pytest.approx(np.mean(example.index.evidence()[0] > 0), abs=1e-6)
+    assert cache.attributes.coverage == pytest.approx(np.mean(example.index.visibility()[0] > 0), abs=1e-6)
 
 
 def test_features_are_the_quantisers_and_their_error_is_recorded(example: Example, store: Path) -> None:
@@ -100,19 +100,19 @@ def test_features_are_the_quantisers_and_their_error_is_recorded(example: Exampl
 def test_append_returns_what_a_reader_gets(example: Example, store: Path, tmp_path: Path) -> None:
     with SceneCacheWriter(tmp_path / "room_0.zarr", header()) as writer:
         writer.put_cameras(example.cameras)
-        teacher = writer.add_dense_teacher("clip", spec="", fingerprint="", channels=24, basis="", bits=4)
+        teacher = writer.add_dense_teacher("clip", spec="", fingerprint="", channels=24, standardiser="", bits=4)
         found = teacher.append(example.features["clip"])
     np.testing.assert_array_equal(found, SceneCache.open(store).features("clip"))
 
 
 def test_lifting_is_the_slim_index_and_any_part_of_it(example: Example, store: Path) -> None:
     cache = SceneCache.open(store)
-    slim = slim_index(example.index)
+    pruned = prune_index(example.index)
     whole = cache.lifting()
     np.testing.assert_array_equal(whole.order, example.index.order)
-    np.testing.assert_array_equal(whole.indptr, slim.indptr)
-    np.testing.assert_array_equal(whole.columns, slim.columns)
-    np.testing.assert_array_equal(whole.weights, slim.weights.astype(np.float32))
+    np.testing.assert_array_equal(whole.indptr, pruned.indptr)
+    np.testing.assert_array_equal(whole.columns, pruned.columns)
+    np.testing.assert_array_equal(whole.weights, pruned.weights.astype(np.float32))
     assert (whole.grid, whole.n_views) == (example.index.grid, 5)
     n = len(whole)
     scattered = np.array([0, 1, 7, 150, n - 1])
@@ -165,7 +165,7 @@ def test_partly_used_last_shards(example: Example, tmp_path: Path, monkeypatch: 
     assert len(list((path / "lifting/indices/c").iterdir())) > 5
     cache = SceneCache.open(path, check="full")
     np.testing.assert_array_equal(cache.scene().means, example.scene.means[example.index.order])
-    np.testing.assert_array_equal(cache.lifting().columns, slim_index(example.index).columns)
+    np.testing.assert_array_equal(cache.lifting().columns, prune_index(example.index).columns)
     np.testing.assert_array_equal(cache.lifting(slice(50, 80)).columns, cache.lifting().row_slice(50, 80).columns)
     monkeypatch.setattr("chorus_common.cache.reader._GAP_ENTRIES", 10)
     rows = np.array([0, 2, 3, 90, 91, 290])
@@ -183,7 +183,7 @@ def test_empty_index_and_no_teachers(tmp_path: Path) -> None:
         writer.put_gaussians(example.scene, empty.order)
         writer.put_cameras(example.cameras)
         writer.put_lifting(empty)
-        writer.put_evidence(*empty.evidence())
+        writer.put_visibility(*empty.visibility())
         assert writer.publish()
     cache = SceneCache.open(tmp_path / "room_0.zarr", check="full")
     assert cache.attributes.coverage == 0
@@ -263,7 +263,7 @@ def test_stores_that_contradict_themselves_are_refused(
 
 def test_fill_values_are_refused_even_where_the_list_of_files_agrees(example: Example, tmp_path: Path) -> None:
     """A shard whose index says that its chunks were never written, recorded as such: NaN and sentinels give it away."""
-    for array in ("gaussians/means", "gaussians/labels", "lifting/data", "lifting/indices", "evidence/weight"):
+    for array in ("gaussians/means", "gaussians/labels", "lifting/data", "lifting/indices", "visibility/weight"):
         path = tmp_path / array.replace("/", "_") / "room_0.zarr"
         write_example(path, example)
         shard = next(p for p in (path / array / "c").rglob("*") if p.is_file())
@@ -271,7 +271,7 @@ def test_fill_values_are_refused_even_where_the_list_of_files_agrees(example: Ex
         reseal(path)
         cache = SceneCache.open(path)
         with pytest.raises(CacheError, match=f"{array} is damaged"):
-            cache.scene(), cache.lifting(), cache.evidence()
+            cache.scene(), cache.lifting(), cache.visibility()
         assert [p.where for p in verify_store(path)] == [array]
 
 
@@ -291,7 +291,7 @@ def test_records_round_trip(store: Path) -> None:
 
 
 def dense(writer: SceneCacheWriter) -> DenseTeacherWriter:
-    return writer.add_dense_teacher("t", spec="", fingerprint="", channels=8, basis="")
+    return writer.add_dense_teacher("t", spec="", fingerprint="", channels=8, standardiser="")
 
 
 def masks(writer: SceneCacheWriter, name: str) -> MaskTeacherWriter:

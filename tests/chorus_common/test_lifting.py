@@ -127,10 +127,10 @@ def test_select_and_concat_views() -> None:
         LiftingIndex.concat_views(index, random_index(8, views=2))
 
 
-def test_evidence_counts_views_once() -> None:
+def test_visibility_counts_views_once() -> None:
     index = random_index(9, density=0.05)
     W = dense_matrix(index).reshape(len(index), index.n_views, -1)
-    weight, n_views = index.evidence()
+    weight, n_views = index.visibility()
     np.testing.assert_allclose(weight, W.sum((1, 2)), rtol=1e-6)
     np.testing.assert_array_equal(n_views, (W > 0).any(2).sum(1))
     assert (n_views == 0).any()
@@ -178,7 +178,7 @@ def test_wrong_input_is_named() -> None:
 # What every lifter has to hold, for the literal Gaussian-to-pixel index and for two sizes of cells, one of which does
 # not divide the picture.
 WIDTH, HEIGHT, N = 40, 28, 120
-FORMS = [(cell, fold) for cell in (1, 4, 16) for fold in ("nearest", "bilinear")]
+FORMS = [(cell, interpolation) for cell in (1, 4, 16) for interpolation in ("nearest", "bilinear")]
 
 
 def scene_and_views() -> tuple[GaussianScene, list[F64], F64]:
@@ -196,45 +196,47 @@ def scene_and_views() -> tuple[GaussianScene, list[F64], F64]:
     return scene, views, pinhole(WIDTH, HEIGHT, 55)
 
 
-def built(cell: int, fold: str) -> tuple[LiftingIndex, list[Rendered], GaussianScene, list[F64], F64]:
+def built(cell: int, interpolation: str) -> tuple[LiftingIndex, list[Rendered], GaussianScene, list[F64], F64]:
     scene, views, K = scene_and_views()
     grid = CellGrid(WIDTH, HEIGHT, cell)
     cpu = get_backend("cpu")
-    rendered = [cpu.render(scene, view, K, WIDTH, HEIGHT, grid=grid, fold=fold) for view in views]  # type: ignore[arg-type]
+    rendered = [cpu.render(scene, view, K, WIDTH, HEIGHT, grid=grid, interpolation=interpolation) for view in views]  # type: ignore[arg-type]
     return LiftingIndex.build([r.hits for r in rendered if r.hits], scene.means, grid), rendered, scene, views, K
 
 
-def upsample(features: F64, grid: CellGrid, fold: str) -> F64:
+def upsample(features: F64, grid: CellGrid, interpolation: str) -> F64:
     """[rows, cols, C] to [H, W, C] by torch: nearest or bilinear (align_corners=False) by the cell size, cropped to
     the picture."""
     tensor = torch.tensor(features).permute(2, 0, 1)[None]
-    big = torch.nn.functional.interpolate(tensor, scale_factor=grid.cell, mode=fold)
+    big = torch.nn.functional.interpolate(tensor, scale_factor=grid.cell, mode=interpolation)
     return big[0].permute(1, 2, 0).numpy()[:HEIGHT, :WIDTH]
 
 
-@pytest.mark.parametrize(("cell", "fold"), FORMS)
+@pytest.mark.parametrize(("cell", "interpolation"), FORMS)
 class TestInvariants:
-    def test_1_weights_and_final_transmittance_sum_to_one(self, cell: int, fold: str) -> None:
-        _, rendered, *_ = built(cell, fold)
-        shares = reference.fold_matrix(WIDTH, HEIGHT, cell, fold)
+    def test_1_weights_and_final_transmittance_sum_to_one(self, cell: int, interpolation: str) -> None:
+        _, rendered, *_ = built(cell, interpolation)
+        shares = reference.interpolation_matrix(WIDTH, HEIGHT, cell, interpolation)
         for out in rendered:
             assert out.hits is not None
             per_cell = np.bincount(out.hits.cells, out.hits.weights, minlength=len(shares))
             np.testing.assert_allclose(per_cell, shares @ out.alpha.ravel(), atol=2e-4)
             assert per_cell.sum() == pytest.approx(out.alpha.sum(), rel=1e-5)
 
-    def test_2_a_constant_picture_lifts_to_that_constant(self, cell: int, fold: str) -> None:
-        index, *_ = built(cell, fold)
+    def test_2_a_constant_picture_lifts_to_that_constant(self, cell: int, interpolation: str) -> None:
+        index, *_ = built(cell, interpolation)
         constant = np.array([0.3, -7.0, 100.0], np.float32)
         sums, weight = index.lift(np.tile(constant, (index.n_columns, 1)))
         seen = weight > 0
         np.testing.assert_allclose(sums[seen] / weight[seen, None], np.tile(constant, (seen.sum(), 1)), rtol=1e-5)
 
-    def test_3_a_constant_field_renders_to_that_constant_up_to_transmittance(self, cell: int, fold: str) -> None:
-        index, rendered, scene, views, K = built(cell, fold)
+    def test_3_a_constant_field_renders_to_that_constant_up_to_transmittance(
+        self, cell: int, interpolation: str
+    ) -> None:
+        index, rendered, scene, views, K = built(cell, interpolation)
         values, weight = index.render(np.full((N, 2), 5.0, np.float32))
         np.testing.assert_allclose(values[weight > 0], 5.0, rtol=1e-5)
-        shares = reference.fold_matrix(WIDTH, HEIGHT, cell, fold)
+        shares = reference.interpolation_matrix(WIDTH, HEIGHT, cell, interpolation)
         want = np.concatenate([shares @ out.alpha.ravel() for out in rendered])
         np.testing.assert_allclose(values[:, 0] * weight, 5.0 * want, atol=1e-3)
         # the renderer itself, with the field as colour, gives c (1 - T)
@@ -242,10 +244,10 @@ class TestInvariants:
         color = get_backend("cpu").render(white, views[0], K, WIDTH, HEIGHT).color
         np.testing.assert_allclose(color[..., 0], rendered[0].alpha, atol=1e-5)
 
-    def test_4_equals_the_autograd_route(self, cell: int, fold: str) -> None:
+    def test_4_equals_the_autograd_route(self, cell: int, interpolation: str) -> None:
         """sum_u w_i(u) F_u is the gradient of <render(f), F> with respect to f_i, F being the upsampled feature
         picture."""
-        index, _, scene, views, K = built(cell, fold)
+        index, _, scene, views, K = built(cell, interpolation)
         rng = np.random.default_rng(0)
         flat = rng.normal(size=(index.n_columns, 5)).astype(np.float32)
         sums, _ = index.lift(flat)
@@ -254,15 +256,15 @@ class TestInvariants:
         for view, features in zip(views, flat.reshape(len(views), grid.rows, grid.cols, 5)):
             want = reference.render(scene, view, K, WIDTH, HEIGHT)
             picture = torch.tensor(want.weights) @ field  # [H * W, C]
-            target = upsample(features.astype(np.float64), grid, fold).reshape(-1, 5)
+            target = upsample(features.astype(np.float64), grid, interpolation).reshape(-1, 5)
             (picture * torch.tensor(target)).sum().backward()
         assert field.grad is not None
         # a handful of pixels on the edge of alpha = 1/255 may differ between float32 and float64
         np.testing.assert_allclose(sums, field.grad.numpy()[index.order], atol=0.03)
         assert np.median(np.abs(sums - field.grad.numpy()[index.order])) < 2e-5
 
-    def test_5_shards_of_views_add_up(self, cell: int, fold: str) -> None:
-        index, *_ = built(cell, fold)
+    def test_5_shards_of_views_add_up(self, cell: int, interpolation: str) -> None:
+        index, *_ = built(cell, interpolation)
         flat = np.random.default_rng(1).normal(size=(index.n_columns, 4)).astype(np.float32)
         cells = index.grid.cells
         sums, weight = index.lift(flat)
@@ -270,11 +272,11 @@ class TestInvariants:
         np.testing.assert_allclose(sum(p[0] for p in parts), sums, atol=1e-4)
         np.testing.assert_allclose(sum(p[1] for p in parts), weight, rtol=1e-5)
 
-    def test_6_gaussians_without_evidence_are_flagged(self, cell: int, fold: str) -> None:
-        index, *_ = built(cell, fold)
+    def test_6_gaussians_without_visibility_are_flagged(self, cell: int, interpolation: str) -> None:
+        index, *_ = built(cell, interpolation)
         row_of = np.argsort(index.order)
         sums, weight = index.lift(np.ones((index.n_columns, 3), np.float32))
-        total, n_views = index.evidence()
+        total, n_views = index.visibility()
         unseen = row_of[N - 5 :]
         assert not weight[unseen].any()
         assert not n_views[unseen].any()

@@ -11,7 +11,7 @@ import numpy as np
 from chorus_common.cache import SceneCacheWriter, SceneHeader
 from chorus_common.cache.schema import GridAttributes
 from chorus_common.cameras import CameraSet, look_at, pinhole
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.labels import SCANNET20
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest, ManifestRow
@@ -129,11 +129,11 @@ def make_rooms(
         cameras = make_cameras()
         index = make_index(scene, cameras)
         prepared.append((split, scene_id, scene, cameras, index, teacher_cells(scene, index, rng)))
-    basis = fit_basis(np.concatenate([p[-1].reshape(-1, p[-1].shape[-1]) for p in prepared]))
-    basis.save(store / "bases" / f"{TEACHER}.safetensors")
+    standardiser = fit_standardiser(np.concatenate([p[-1].reshape(-1, p[-1].shape[-1]) for p in prepared]))
+    standardiser.save(store / "standardisers" / f"{TEACHER}.safetensors")
     rows = []
     for split, scene_id, scene, cameras, index, cells in prepared:
-        write_scene(store, scene_id, scene, cameras, index, cells, basis)
+        write_scene(store, scene_id, scene, cameras, index, cells, standardiser)
         rows.append((scene_id, split, scene.label_space))
     rows += [(f"missing_{i}", "val", "scannet20") for i in range(missing)]
     manifest = Manifest(
@@ -146,7 +146,7 @@ def make_rooms(
     return Rooms(store, manifest, {p[1]: p[2] for p in prepared})
 
 
-def fit_basis(tokens: np.ndarray) -> TeacherBasis:
+def fit_standardiser(tokens: np.ndarray) -> PhiSStandardiser:
     return phi_s(Moments.of(tokens), spec=TEXT_SPEC, teacher_fingerprint="toy")
 
 
@@ -157,7 +157,7 @@ def write_scene(
     cameras: CameraSet,
     index: LiftingIndex,
     cells: np.ndarray,
-    basis: TeacherBasis,
+    standardiser: PhiSStandardiser,
 ) -> Path:
     path = store / "toy" / f"{scene_id}.zarr"
     grid = GridAttributes(width=GRID.width, height=GRID.height, cell=GRID.cell)
@@ -166,13 +166,13 @@ def write_scene(
         writer.put_gaussians(scene, index.order)
         writer.put_cameras(cameras)
         writer.put_lifting(index)
-        weight, n_views = index.evidence()
-        writer.put_evidence(weight, n_views)
+        weight, n_views = index.visibility()
+        writer.put_visibility(weight, n_views)
         writer.put_measures({"covered_by_3_views": float((n_views >= 3).mean())})
         teacher = writer.add_dense_teacher(
-            TEACHER, spec=TEXT_SPEC, fingerprint="toy", channels=cells.shape[-1], basis=basis.fingerprint,
+            TEACHER, spec=TEXT_SPEC, fingerprint="toy", channels=cells.shape[-1], standardiser=standardiser.fingerprint,
             bits="fp16", text_aligned=True,
         )  # fmt: skip
-        teacher.append(basis.forward(cells))
+        teacher.append(standardiser.forward(cells))
         writer.publish()
     return path

@@ -7,12 +7,12 @@ import zlib
 import numpy as np
 import torch
 
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.scene import GaussianScene
 from stage2_distill.encode import VoxelFeatures
 from stage2_distill.encoder import build_encoder
 from stage2_distill.student import Student, StudentTeacher
-from stage2_distill.turns import TurnedFeatures, turned_scenes
+from stage2_distill.tta import TtaFeatures, rotated_scenes
 from tests.evaluation.rooms import TEACHER, TEXT_SPEC, WordVectors
 
 TINY = {
@@ -32,20 +32,20 @@ TINY = {
 }
 
 
-def make_student(basis: TeacherBasis) -> Student:
+def make_student(standardiser: PhiSStandardiser) -> Student:
     torch.manual_seed(0)
     teacher = StudentTeacher(spec=TEXT_SPEC, fingerprint="toy", channels=WordVectors.channels, hidden=16)
     student = Student(build_encoder("chorus-lite", **TINY), {TEACHER: teacher})
-    student.set_basis(TEACHER, basis)
+    student.set_standardiser(TEACHER, standardiser)
     return student.eval()
 
 
-def fake_turns(encoder: torch.nn.Module, scene: GaussianScene, turns: int = 1) -> TurnedFeatures:
+def fake_tta(encoder: torch.nn.Module, scene: GaussianScene, tta_rotations: int = 1) -> TtaFeatures:
     """`fake_latent` in place of the point transformer at every angle, each Gaussian a voxel of its own."""
-    return TurnedFeatures(
+    return TtaFeatures(
         tuple(
-            VoxelFeatures(torch.from_numpy(fake_latent(encoder, turned)), torch.arange(len(scene)))
-            for turned in turned_scenes(scene, turns)
+            VoxelFeatures(torch.from_numpy(fake_latent(encoder, rotated)), torch.arange(len(scene)))
+            for rotated in rotated_scenes(scene, tta_rotations)
         )
     )
 

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chorus_common.cache import SceneCache
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import ChorusError
 from evaluation.cli import cli
 from stage2_distill.student import save_student
 from tests.evaluation.rooms import TEACHER, Rooms, make_rooms
-from tests.evaluation.student import fake_turns, make_student
+from tests.evaluation.student import fake_tta, make_student
 
 
 def call(*arguments: object) -> Result:
@@ -34,10 +34,10 @@ def done(*arguments: object, code: int = 0) -> str:
 @pytest.fixture
 def student(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in ("evaluation.features", "evaluation.report.pictures"):
-        monkeypatch.setattr(f"{module}.encode_turns", fake_turns)
+        monkeypatch.setattr(f"{module}.encode_tta", fake_tta)
     monkeypatch.setattr("evaluation.report.pictures.PICTURE_SIZE", 64)
     folder = tmp_path / "run" / "student"
-    save_student(make_student(TeacherBasis.load(rooms.store / "bases" / f"{TEACHER}.safetensors")), folder)
+    save_student(make_student(PhiSStandardiser.load(rooms.store / "standardisers" / f"{TEACHER}.safetensors")), folder)
     records = [
         {"kind": "step", "step": i, "loss": 2 - i / 50, "teachers": {TEACHER: {"cosine": i / 50}}} for i in range(50)
     ]
@@ -98,7 +98,7 @@ def test_from_rooms_to_report(rooms: Rooms, student: Path) -> None:
     assert len(list(out.glob("view*_query0.png"))) == 1
     text = done("report", "--run", run, "--out", out, "--views", 0)
     assert "Linear probe (probe.json): IoU per class" in text
-    _, n_views = SceneCache.open(rooms.store / "toy" / "val_0.zarr").evidence()
+    _, n_views = SceneCache.open(rooms.store / "toy" / "val_0.zarr").visibility()
     lines = text.split("Zero-shot segmentation (zero_shot.json): per scene")[1].splitlines()
     assert lines[1].startswith("scene")
     assert "seen by 3 views" in lines[1]

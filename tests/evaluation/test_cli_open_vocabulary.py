@@ -77,7 +77,7 @@ def test_instances_can_be_compared(room: Path, tmp_path: Path) -> None:
         result = call(*asked, tmp_path / name)
         assert result.exception is None, result.exception
     document = json.loads((tmp_path / "a.json").read_text())
-    assert document["inputs"]["turns"] == 1
+    assert document["inputs"]["tta_rotations"] == 1
     table = call("compare", tmp_path / "a.json", tmp_path / "b.json", "--draws", 100).output
     assert "| ap | 100.0 | 100.0 | +0.0 |" in table
 

@@ -17,13 +17,13 @@ from click.testing import CliRunner
 
 from chorus_common.cache import SceneCache, published_bytes, published_scenes, sweep_orphans, unpublish, verify_store
 from chorus_common.cache.files import OBJECTS, open_files, uploads
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.bucket import BucketError, BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError
-from chorus_common.runtime.store_path import parse_place
+from chorus_common.runtime.store_path import parse_store_path
 from stage1_render_teachers import scene_task
-from stage1_render_teachers.commands.copy import copy, copy_bases
+from stage1_render_teachers.commands.copy import copy, copy_standardisers
 from stage1_render_teachers.outcomes import read_outcomes
 from stage1_render_teachers.run import prepare_store, run_stage1
 from stage1_render_teachers.scene_task import publish_scene
@@ -62,9 +62,9 @@ def test_a_run_into_a_bucket_gives_the_bytes_of_a_run_into_a_folder(bucket: Buck
         assert published_bytes(path) == published_bytes(folder)
         assert verify_store(path) == []
     assert all(uploads(store / "tiny").values()), "nothing but published scenes"
-    basis = "embedded-dense.safetensors"
-    there = TeacherBasis.load(store / "bases" / basis)
-    assert there.fingerprint == TeacherBasis.load(tmp_path / "folder" / "bases" / basis).fingerprint
+    standardiser = "embedded-dense.safetensors"
+    there = PhiSStandardiser.load(store / "standardisers" / standardiser)
+    assert there.fingerprint == PhiSStandardiser.load(tmp_path / "folder" / "standardisers" / standardiser).fingerprint
     assert {outcome.status for outcome in read_outcomes(store).values()} == {"done"}
     # again: nothing is done twice; status and overwrite work as in a folder
     assert run_stage1(rows, store, SMALL, RunConfig()).counts == {"skipped": 2}
@@ -181,12 +181,12 @@ def test_a_server_that_is_away_says_nothing_about_a_scene(
 
 
 def test_addresses(bucket: BucketPath) -> None:
-    assert parse_place("s3://b/x//y/") == BucketPath("b", "x/y")
+    assert parse_store_path("s3://b/x//y/") == BucketPath("b", "x/y")
     assert str(BucketPath("b", "x") / "y") == "s3://b/x/y"
-    assert parse_place("a/b") == Path("a/b")
+    assert parse_store_path("a/b") == Path("a/b")
     for bad in ("s3://", "s3:///x", "s3://b/../c", "gs://b/c"):
         with pytest.raises(ConfigError, match="s3://"):
-            parse_place(bad)
+            parse_store_path(bad)
     prepare_store(bucket / "fresh")
     assert not (bucket / "fresh").exists()
     with pytest.raises(BucketError, match="there is no such bucket"):
@@ -197,22 +197,22 @@ def test_scenes_are_copied_down_and_up(bucket: BucketPath, tmp_path: Path) -> No
     up, down, again = bucket / "copy", tmp_path / "down", bucket / "again"
     write_example(up / "rooms" / "room_0.zarr", make_example(n=40, views=2))
     write_example(up / "rooms" / "room_1.zarr", make_example(1, n=40, views=2))
-    (up / "bases" / "clip.safetensors").write_bytes(b"basis")
+    (up / "standardisers" / "clip.safetensors").write_bytes(b"standardiser")
     for source, target in ((up, down), (down, again)):
         result = CliRunner().invoke(copy, ["--store", str(source), "--to", str(target)], standalone_mode=False)
         assert result.stdout.startswith("2 scenes copied"), result.exception
-        assert (target / "bases" / "clip.safetensors").read_bytes() == b"basis"
+        assert (target / "standardisers" / "clip.safetensors").read_bytes() == b"standardiser"
         for name in ("room_0.zarr", "room_1.zarr"):
             assert verify_store(target / "rooms" / name) == []
     for name in ("room_0.zarr", "room_1.zarr"):
         assert digests(up / "rooms" / name) == tree_digest(down / "rooms" / name) == digests(again / "rooms" / name)
-    # what is there stays; what is damaged is not handed on; another basis is refused
+    # what is there stays; what is damaged is not handed on; another standardiser is refused
     unpublish(again / "rooms" / "room_0.zarr")
     (down / "rooms" / "room_0.zarr" / "zarr.json").write_text("{}")
     result = CliRunner().invoke(copy, ["--store", str(down), "--to", str(again), "--json"], standalone_mode=False)
     assert result.return_value == 1
     assert '"already_there": 1' in result.stdout
     assert "zarr.json is damaged" in result.stdout
-    (down / "bases" / "clip.safetensors").write_bytes(b"other")
-    with pytest.raises(CacheError, match="another basis"):
-        copy_bases(down, again)
+    (down / "standardisers" / "clip.safetensors").write_bytes(b"other")
+    with pytest.raises(CacheError, match="another standardiser"):
+        copy_standardisers(down, again)

@@ -1,4 +1,4 @@
-"""Teacher bases: right, and independent of everything but the data and the seed."""
+"""PHI-S standardisers: right, and independent of everything but the data and the seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.runtime.errors import CacheError
 from chorus_common.runtime.progress import progress
@@ -18,12 +18,12 @@ from stage1_render_teachers.calibrate import (
     CalibrationJob,
     calibrate,
     draw_rows,
-    missing_bases,
-    save_basis,
+    missing_standardisers,
+    save_standardiser,
     scene_moments,
 )
 from stage1_render_teachers.cluster.pool import Finished, InProcess
-from stage1_render_teachers.plan import basis_path
+from stage1_render_teachers.plan import standardiser_path
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
 SPECS = ("embedded:dense",)
@@ -48,30 +48,30 @@ def fit(rows: list[ManifestRow], store: Path, pool: Any = None, **settings: Any)
     return path.read_bytes()
 
 
-def test_the_basis_does_not_depend_on_order(rows: list[ManifestRow], tmp_path: Path) -> None:
+def test_the_standardiser_does_not_depend_on_order(rows: list[ManifestRow], tmp_path: Path) -> None:
     first = fit(rows, tmp_path / "a")
     assert fit(rows[::-1], tmp_path / "b") == first
     assert fit(rows, tmp_path / "c", Backwards()) == first
     assert fit(rows, tmp_path / "d", seed=1) != first
 
 
-def test_the_basis_is_phi_s_of_the_drawn_tokens(rows: list[ManifestRow], tmp_path: Path) -> None:
+def test_the_standardiser_is_phi_s_of_the_drawn_tokens(rows: list[ManifestRow], tmp_path: Path) -> None:
     fit(rows, tmp_path)
     drawn = draw_rows(rows, CONFIG.seed)[:2]
     moments = Moments.empty(80)
     for row in drawn:
         moments = moments.merge(scene_moments(CalibrationJob(row, SPECS, CONFIG, "cpu")).moments["embedded:dense"])
     assert moments.count == 2 * 2 * 48  # scenes x views x cells
-    basis = TeacherBasis.load(basis_path(tmp_path, "embedded:dense"))
-    np.testing.assert_allclose(basis.mean, moments.mean)
-    assert basis.phi == pytest.approx(phi_s(moments).phi)
-    assert basis.spec == "embedded:dense"
+    standardiser = PhiSStandardiser.load(standardiser_path(tmp_path, "embedded:dense"))
+    np.testing.assert_allclose(standardiser.mean, moments.mean)
+    assert standardiser.phi == pytest.approx(phi_s(moments).phi)
+    assert standardiser.spec == "embedded:dense"
 
 
-def test_bases_that_are_there_are_not_missing(rows: list[ManifestRow], tmp_path: Path) -> None:
-    assert missing_bases(tmp_path, CONFIG, "cpu") == SPECS
+def test_standardisers_that_are_there_are_not_missing(rows: list[ManifestRow], tmp_path: Path) -> None:
+    assert missing_standardisers(tmp_path, CONFIG, "cpu") == SPECS
     fit(rows, tmp_path)
-    assert missing_bases(tmp_path, CONFIG, "cpu") == ()
+    assert missing_standardisers(tmp_path, CONFIG, "cpu") == ()
 
 
 def test_tokens_can_be_thinned(rows: list[ManifestRow]) -> None:
@@ -79,16 +79,16 @@ def test_tokens_can_be_thinned(rows: list[ManifestRow]) -> None:
     assert scene_moments(CalibrationJob(rows[0], SPECS, thin, "cpu")).moments["embedded:dense"].count == 2 * 7
 
 
-def test_a_basis_is_never_replaced_under_the_scenes_that_use_it(tmp_path: Path) -> None:
+def test_a_standardiser_is_never_replaced_under_the_scenes_that_use_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     first, second = (phi_s(Moments.of(rng.normal(size=(50, 4))), spec="s", teacher_fingerprint="f") for _ in range(2))
-    path = tmp_path / "bases" / "s.safetensors"
-    save_basis(first, path, overwrite=False)
-    save_basis(second, path, overwrite=False)  # another shard that calibrated at the same time
-    assert TeacherBasis.load(path).fingerprint == first.fingerprint
+    path = tmp_path / "standardisers" / "s.safetensors"
+    save_standardiser(first, path, overwrite=False)
+    save_standardiser(second, path, overwrite=False)  # another shard that calibrated at the same time
+    assert PhiSStandardiser.load(path).fingerprint == first.fingerprint
     assert [file.name for file in path.parent.iterdir()] == ["s.safetensors"]
-    save_basis(second, path, overwrite=True)
-    assert TeacherBasis.load(path).fingerprint == second.fingerprint
+    save_standardiser(second, path, overwrite=True)
+    assert PhiSStandardiser.load(path).fingerprint == second.fingerprint
 
 
 def test_a_calibration_without_any_usable_scene_says_why(rows: list[ManifestRow], tmp_path: Path) -> None:

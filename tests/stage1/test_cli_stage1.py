@@ -39,8 +39,8 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_life_of_a_store(call, rooms: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     where = ["--manifest", rooms, "--store", tmp_path / "s"]
     code, out, _ = call("calibrate", *where, *SMALL)
-    assert (code, out.strip()) == (0, f"fitted {tmp_path / 's' / 'bases' / 'embedded-dense.safetensors'}")
-    assert call("calibrate", *where, *SMALL)[1].startswith("all bases are there")
+    assert (code, out.strip()) == (0, f"fitted {tmp_path / 's' / 'standardisers' / 'embedded-dense.safetensors'}")
+    assert call("calibrate", *where, *SMALL)[1].startswith("all standardisers are there")
     code, out, err = call("run", *where, *SMALL, "--shard", "1/2")
     assert code == 0
     assert out.startswith("1 done in ")

@@ -80,14 +80,14 @@ def test_shards_and_orders_give_the_same_bytes(rooms: Path, uninterrupted: Path,
         shard = shard_rows(rows[::-1], index, 3)
         assert run_stage1(shard, tmp_path / "s", CONFIG, HERE, calibration_rows=rows).failures == {}
     assert published(tmp_path / "s") == published(uninterrupted)
-    assert tree_digest(tmp_path / "s" / "bases") == tree_digest(uninterrupted / "bases")
+    assert tree_digest(tmp_path / "s" / "standardisers") == tree_digest(uninterrupted / "standardisers")
 
 
 def test_workers_give_the_same_bytes(rooms: Path, uninterrupted: Path, tmp_path: Path) -> None:
     summary = run_stage1(list(Manifest.read(rooms)), tmp_path / "s", CONFIG, RunConfig(workers=2))
     assert summary.counts == {"done": 4}
     assert published(tmp_path / "s") == published(uninterrupted)
-    assert tree_digest(tmp_path / "s" / "bases") == tree_digest(uninterrupted / "bases")
+    assert tree_digest(tmp_path / "s" / "standardisers") == tree_digest(uninterrupted / "standardisers")
 
 
 def test_threads_and_batches_of_other_settings_are_other_caches(rooms: Path, uninterrupted: Path) -> None:
@@ -161,7 +161,7 @@ def poison(rooms: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
 def test_poisonous_scenes_fail_alone_with_one_line_each(rooms: Path, uninterrupted: Path, tmp_path: Path) -> None:
     manifest, expected = poison(rooms, tmp_path)
     store = tmp_path / "s"
-    shutil.copytree(uninterrupted / "bases", store / "bases")
+    shutil.copytree(uninterrupted / "standardisers", store / "standardisers")
     summary = run_stage1(list(Manifest.read(manifest)), store, CONFIG, HERE)
     assert summary.counts == {"failed": 3, "done": 1}
     for scene, words in expected.items():
@@ -178,7 +178,7 @@ def test_poisonous_scenes_fail_alone_with_one_line_each(rooms: Path, uninterrupt
 def test_a_run_can_be_told_to_give_up(rooms: Path, uninterrupted: Path, tmp_path: Path) -> None:
     manifest, _ = poison(rooms, tmp_path)
     store = tmp_path / "s"
-    shutil.copytree(uninterrupted / "bases", store / "bases")
+    shutil.copytree(uninterrupted / "standardisers", store / "standardisers")
     summary = run_stage1(list(Manifest.read(manifest)), store, CONFIG, RunConfig(max_failures=2))
     assert summary.counts == {"failed": 2}
     assert summary.stopped_early
@@ -207,7 +207,7 @@ def test_a_full_disk_fails_the_scene_and_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    shutil.copytree(uninterrupted / "bases", tmp_path / "bases")
+    shutil.copytree(uninterrupted / "standardisers", tmp_path / "standardisers")
     monkeypatch.setattr(SceneCacheWriter, "put_lifting", full)
     summary = run_stage1(list(Manifest.read(rooms))[:2], tmp_path, CONFIG, HERE)
     assert summary.counts == {"failed": 2}
@@ -230,9 +230,9 @@ def test_what_concerns_the_whole_run_is_refused_before_any_work(
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="is a file; give a folder"):
         run_stage1(rows, tmp_path / "file", CONFIG, HERE)
-    broken = tmp_path / "b" / "bases" / "embedded-dense.safetensors"
+    broken = tmp_path / "b" / "standardisers" / "embedded-dense.safetensors"
     broken.parent.mkdir(parents=True)
-    broken.write_bytes(b"half a basis")
+    broken.write_bytes(b"half a standardiser")
     with pytest.raises(ChorusError, match=r"embedded-dense\.safetensors: damaged"):
         run_stage1(rows, tmp_path / "b", CONFIG, HERE)
     with pytest.raises(ManifestError, match="no scene of split val"):

@@ -12,7 +12,7 @@ import pytest
 from chorus_common.cache import SceneCache
 from chorus_common.camera_io import read_cameras, write_transforms_json
 from chorus_common.features.quantise import Quantiser
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.errors import CacheError, SceneError
@@ -49,15 +49,15 @@ def test_the_cache_holds_what_a_plain_pass_over_the_scene_gives(store: Path) -> 
 
     grid = CellGrid(64, 48, 8)
     index = LiftingIndex.build([hits for batch in batches for hits in batch.hits], scene.means, grid)
-    weight, n_views = index.evidence()
-    np.testing.assert_array_equal(cache.evidence()[0], weight)
-    np.testing.assert_array_equal(cache.evidence()[1], n_views)
+    weight, n_views = index.visibility()
+    np.testing.assert_array_equal(cache.visibility()[0], weight)
+    np.testing.assert_array_equal(cache.visibility()[1], n_views)
     assert cache.attributes.measures["covered_by_3_views"] == pytest.approx((n_views >= 3).mean(), rel=1e-5)
 
     teacher = shared_teacher("embedded:dense", "cpu")
     assert isinstance(teacher, DenseTeacher)
-    basis = TeacherBasis.load(store / "bases" / "embedded-dense.safetensors")
-    exact = basis.forward(teacher.features(images, grid))
+    standardiser = PhiSStandardiser.load(store / "standardisers" / "embedded-dense.safetensors")
+    exact = standardiser.forward(teacher.features(images, grid))
     stored = cache.features("embedded-dense")
     assert row_cosine(exact.reshape(-1, 80), stored.reshape(-1, 80)).mean() > 0.98
     quantiser = Quantiser(CONFIG.bits)
@@ -116,11 +116,11 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_byte(store: Path
         replace(job, row=replace(job.row, cameras_path=None)),
         replace(job, row=replace(job.row, cameras_path=cameras)),
         replace(job, teachers=(replace(teacher, fingerprint="g"),)),
-        replace(job, teachers=(replace(teacher, basis="b"),)),
+        replace(job, teachers=(replace(teacher, standardiser="b"),)),
         *(
             replace(job, config=CONFIG.model_copy(update={key: value}))
             for key, value in {
-                "width": 80, "cell": 4, "fold": "nearest", "bits": 3, "seed": 1, "store_rgb": False, "max_views": 2,
+                "width": 80, "cell": 4, "interpolation": "nearest", "bits": 3, "seed": 1, "store_rgb": False, "max_views": 2,
                 "background": (1.0, 1.0, 1.0), "view_choice": "even",
                 "batch": 3, "teacher_threads": 2, "n_views": 9, "up": (0.0, -1.0, 0.0),
             }.items()

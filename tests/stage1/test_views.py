@@ -107,7 +107,7 @@ def test_room_cameras_stand_inside_and_apart_from_matter(room_views: tuple[Gauss
     assert (cameras.centers < np.array(ROOM) - 0.1).all()
     distance = np.linalg.norm(cameras.centers[:, None] - scene.means[None], axis=2).min(1)
     assert distance.min() > 0.15
-    assert len(np.unique(cameras.centers.round(3), axis=0)) >= 16  # spread over many standpoints
+    assert len(np.unique(cameras.centers.round(3), axis=0)) >= 16  # spread over many camera centres
     assert (cameras.viewmats[:, 1, 2] < 0).all()  # upright: the picture's y axis points down in the world
 
 
@@ -147,7 +147,7 @@ def test_an_object_is_seen_from_outside(up: tuple[float, float, float]) -> None:
 def test_free_space_of_a_room_and_of_an_object() -> None:
     space = find_free_space(furnished_room(), (0, 0, 1))
     assert space.is_room
-    points = space.standpoints()
+    points = space.camera_centres()
     assert (points > 0.2).all()
     assert (points < np.array(ROOM) - 0.2).all()
     assert (points[:, 2] > 0.2 * ROOM[2]).all()
@@ -189,15 +189,17 @@ def test_furthest_points_against_the_definition() -> None:
 def test_greedy_cover_takes_the_best_at_every_turn() -> None:
     rng = np.random.default_rng(0)
     dense = rng.uniform(size=(12, 40)) < 0.3
-    standpoint = rng.integers(0, 4, 12)
-    chosen = greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), standpoint, 6)
+    camera_centre = rng.integers(0, 4, 12)
+    chosen = greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), camera_centre, 6)
     for k in range(6):
         times = dense[chosen[:k]].sum(0)
         gain = np.array(GAINS)[np.minimum(times, 3)]
-        value = (dense * gain).sum(1) * REUSE ** np.array([(standpoint[chosen[:k]] == s).sum() for s in standpoint])
+        value = (dense * gain).sum(1) * REUSE ** np.array(
+            [(camera_centre[chosen[:k]] == s).sum() for s in camera_centre]
+        )
         value[chosen[:k]] = -1
         assert value[chosen[k]] == pytest.approx(value.max(), rel=1e-5)
-    assert len(set(greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), standpoint, 99).tolist())) == 12
+    assert len(set(greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), camera_centre, 99).tolist())) == 12
 
 
 def test_overlap_pairs_and_chain() -> None:

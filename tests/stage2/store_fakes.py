@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chorus_common.cache import GridAttributes, SceneCacheWriter, SceneHeader
 from chorus_common.cameras import CameraSet, look_at, pinhole
 from chorus_common.features.quantise import Bits
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene import GaussianScene, canonical_quats
@@ -63,8 +63,8 @@ class MemoryStore:
         self.reads.append(name)
         return self.cells[name] if views is None else self.cells[name][np.asarray(views)]
 
-    def evidence(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        return self.index.evidence()
+    def visibility(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        return self.index.visibility()
 
 
 def random_scene(rng: np.random.Generator, n: int, name: str = "room", side: float = 2.0) -> GaussianScene:
@@ -125,9 +125,10 @@ def add_masks(entries: list[SceneEntry], levels: tuple[str, ...] = ("whole", "pa
     return entries
 
 
-def make_bases(entries: list[SceneEntry]) -> dict[str, TeacherBasis]:
-    """A basis per teacher (the stores' features count as already standardised; only widths and fingerprints matter)."""
-    bases = {}
+def make_standardisers(entries: list[SceneEntry]) -> dict[str, PhiSStandardiser]:
+    """A standardiser per teacher (the stores' features count as already standardised; only widths and fingerprints
+    matter)."""
+    standardisers = {}
     for name in sorted({n for e in entries for n in e.store.dense_teachers}):
         tokens = np.concatenate(
             [
@@ -136,8 +137,8 @@ def make_bases(entries: list[SceneEntry]) -> dict[str, TeacherBasis]:
                 if name in e.store.dense_teachers
             ]
         )
-        bases[name] = phi_s(Moments.of(tokens), spec=f"made-up:{name}")
-    return bases
+        standardisers[name] = phi_s(Moments.of(tokens), spec=f"made-up:{name}")
+    return standardisers
 
 
 def make_entries(seed: int = 0, scenes: int = 3, **settings: Any) -> list[SceneEntry]:
@@ -150,18 +151,18 @@ def make_entries(seed: int = 0, scenes: int = 3, **settings: Any) -> list[SceneE
     return entries
 
 
-def write_bases(folder: Path, bases: dict[str, TeacherBasis]) -> None:
-    """Bases as a store keeps them."""
-    for name, basis in bases.items():
-        basis.save(folder / "bases" / f"{name}.safetensors")
+def write_standardisers(folder: Path, standardisers: dict[str, PhiSStandardiser]) -> None:
+    """Standardisers as a store keeps them."""
+    for name, standardiser in standardisers.items():
+        standardiser.save(folder / "standardisers" / f"{name}.safetensors")
 
 
 def publish_store(
     root: Path, entries: list[SceneEntry], splits: dict[str, str] | None = None, bits: Bits = "fp16"
 ) -> Path:
     """The made-up entries as a store of stage 1 on disk, and a manifest of them; returns its path."""
-    bases = make_bases(entries)
-    write_bases(root, bases)
+    standardisers = make_standardisers(entries)
+    write_standardisers(root, standardisers)
     rows = []
     for entry in entries:
         store = entry.store
@@ -178,12 +179,12 @@ def publish_store(
             writer.put_gaussians(source, index.order)
             writer.put_cameras(make_cameras(index.n_views, index.grid))
             writer.put_lifting(index)
-            writer.put_evidence(*index.evidence())
+            writer.put_visibility(*index.visibility())
             for name, cells in store.cells.items():
                 channels = cells.shape[-1]
-                basis = bases[name].fingerprint
+                standardiser = standardisers[name].fingerprint
                 teacher = writer.add_dense_teacher(
-                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, basis=basis, bits=bits,
+                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, standardiser=standardiser, bits=bits,
                     text_aligned=name == "text",
                 )  # fmt: skip
                 teacher.append(cells)

@@ -20,15 +20,15 @@ from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.rendered import rendered_targets
 from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.config import InputConfig
-from stage2_distill.lengths import FACTORS
+from stage2_distill.feature_norms import FACTORS
 from stage2_distill.lora import LoraLinear, add_lora, merged_tensors
-from stage2_distill.losses.anchors import anchors_of_scenes, choose_anchors
-from stage2_distill.settings import AdaptConfig, AnchorSettings, DataSettings, TeacherSettings
+from stage2_distill.losses.prototypes import choose_prototypes, prototypes_of_scenes
+from stage2_distill.settings import AdaptConfig, DataSettings, PrototypeSettings, TeacherSettings
 from stage2_distill.start import TrainData
 from stage2_distill.student import load_student
 from stage2_distill.trainer import train
 from stage2_distill.validation import validate
-from tests.stage2.store_fakes import GRID, MemoryStore, make_bases, make_entries
+from tests.stage2.store_fakes import GRID, MemoryStore, make_entries, make_standardisers
 from tests.stage2.test_trainer import stop_after
 from tests.stage2.train_child import run_tiny, tiny_data
 
@@ -50,7 +50,7 @@ def shifted_data() -> TrainData:
         dark = replace(store.gaussians, colors=(store.gaussians.colors * 0.4).astype(np.float32))
         there = replace(store, gaussians=dark)
         entries.append(SceneEntry("shifted", entry.scene_id, "shifted-" + entry.fingerprint, there))
-    return TrainData(entries, entries[:2], make_bases(entries))
+    return TrainData(entries, entries[:2], make_standardisers(entries))
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +117,16 @@ def test_adaptation_brings_a_student_closer_to_the_new_domain(
     config = adapt_config(student, "epochs=12", "optim.lr=0.003", *settings)
     train(config, data, tmp_path, CPU)
     before, after = load_student(student), load_student(tmp_path)
-    translations = {name: before.translation(name, data.bases[name]) for name in before.teachers}
+    translations = {name: before.translation(name, data.standardisers[name]) for name in before.teachers}
     dataset = CacheDataset(
         data.validation, {"text": 8, "dense": 12}, {}, before.encoder.config, config.data, config.augment, seed=0,
         batch_size=1, objective="rendered", translations={n: t for n, t in translations.items() if t is not None},
     )  # fmt: skip
     found = [validate(s, dataset, dict.fromkeys(s.teachers, TeacherSettings()), CPU) for s in (before, after)]
     for name in before.teachers:
-        assert found[1][name]["match"] < found[0][name]["match"] - 0.005, name
-        length = after.config.teachers[name].length  # measured on the new domain's pictures
-        assert length in [factor * after.basis(name).mean.numel() ** 0.5 for factor in FACTORS]
+        assert found[1][name]["distillation"] < found[0][name]["distillation"] - 0.005, name
+        feature_norm = after.config.teachers[name].feature_norm  # measured on the new domain's pictures
+        assert feature_norm in [factor * after.standardiser(name).mean.numel() ** 0.5 for factor in FACTORS]
     if config.lora.rank:
         same = [n for n, v in after.state_dict().items() if torch.equal(v, before.state_dict()[n])]
         changed = set(after.state_dict()) - set(same)
@@ -162,8 +162,8 @@ def test_a_lora_layer_starts_as_its_base_and_merges_into_it() -> None:
     assert merged_tensors(plain.state_dict(), 2.0).keys() == plain.state_dict().keys()
 
 
-def test_targets_of_another_basis_are_translated_into_the_students(student: Path) -> None:
-    """A store's cells mean the same in the teacher's own space, whichever basis they are told in."""
+def test_targets_of_another_standardiser_are_translated_into_the_students(student: Path) -> None:
+    """A store's cells mean the same in the teacher's own space, whichever standardiser they are told in."""
     model = load_student(student)
     rng = np.random.default_rng(0)
     other = phi_s(Moments.of(rng.standard_normal((300, 8)) @ rng.standard_normal((8, 8)) + 3), spec="made-up:text")
@@ -179,44 +179,46 @@ def test_targets_of_another_basis_are_translated_into_the_students(student: Path
             for given in (None, {"text": translation})
         )  # fmt: skip
         meant = other.inverse(plain["text"].values.numpy())
-        found = model.basis("text").inverse(translated["text"].values).numpy()
+        found = model.standardiser("text").inverse(translated["text"].values).numpy()
         np.testing.assert_allclose(found, meant, atol=0.02 if objective == "lifted" else 1e-4)  # fp16 rows
         assert torch.equal(plain["dense"].values, translated["dense"].values)
 
 
-def test_anchors_of_pictures_are_centres_of_cells_that_show_something(student: Path, tmp_path: Path) -> None:
+def test_prototypes_of_pictures_are_centres_of_cells_that_show_something(student: Path, tmp_path: Path) -> None:
     entries = make_entries(scenes=2, n=150)
     dataset = CacheDataset(
         entries, {"text": 8}, {}, ENCODER, DataSettings(), AugmentConfig(), seed=0, batch_size=1, objective="rendered"
     )
-    found = anchors_of_scenes(dataset.scenes, "text", AnchorSettings(count=6), 3, "rendered")
+    found = prototypes_of_scenes(dataset.scenes, "text", PrototypeSettings(count=6), 3, "rendered")
     stores = [entry.store for entry in entries]
     seen = [s.cells["text"].reshape(-1, 8)[np.unique(s.index.columns)] for s in stores if isinstance(s, MemoryStore)]
-    np.testing.assert_allclose(found, choose_anchors(np.concatenate(seen), 6, 3), atol=1e-6)
+    np.testing.assert_allclose(found, choose_prototypes(np.concatenate(seen), 6, 3), atol=1e-6)
     # and they teach: the term is in the log and falls
-    config = adapt_config(student, "epochs=12", "teachers.text.anchors.weight=1", "teachers.text.anchors.count=6")
+    config = adapt_config(student, "epochs=12", "teachers.text.prototypes.weight=1", "teachers.text.prototypes.count=6")
     train(config, shifted_data(), tmp_path, CPU)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    terms = [r["teachers"]["text"]["anchors"] for r in records if r["kind"] == "step"]
+    terms = [r["teachers"]["text"]["prototypes"] for r in records if r["kind"] == "step"]
     assert np.mean(terms[-6:]) < np.mean(terms[:6])
 
 
-def test_a_store_of_the_students_own_basis_needs_no_translation(student: Path) -> None:
+def test_a_store_of_the_students_own_standardiser_needs_no_translation(student: Path) -> None:
     model = load_student(student)
-    assert all(model.translation(name, basis) is None for name, basis in tiny_data().bases.items())
+    assert all(
+        model.translation(name, standardiser) is None for name, standardiser in tiny_data().standardisers.items()
+    )
 
 
 def test_a_student_of_other_teachers_is_refused(student: Path, tmp_path: Path) -> None:
     data = shifted_data()
-    for bases, settings, message in (
-        ({"sound": data.bases["text"]}, (), "the student's teachers are dense, text, the scenes' are sound"),
-        (data.bases, ("teachers.dance.weight=1",), "this student has no teacher 'dance'; it has dense, text"),
+    for standardisers, settings, message in (
+        ({"sound": data.standardisers["text"]}, (), "the student's teachers are dense, text, the scenes' are sound"),
+        (data.standardisers, ("teachers.dance.weight=1",), "this student has no teacher 'dance'; it has dense, text"),
         (
-            {"text": replace(data.bases["text"], teacher_fingerprint="other")}, (),
+            {"text": replace(data.standardisers["text"], teacher_fingerprint="other")}, (),
             "teacher 'text' of the student is not the one of the scenes",
         ),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            train(adapt_config(student, *settings), replace(data, bases=bases), tmp_path, CPU)
+            train(adapt_config(student, *settings), replace(data, standardisers=standardisers), tmp_path, CPU)
     with pytest.raises(ConfigError, match="lora adapts a trained student"):
         load_config(AdaptConfig, None, ("lora.rank=4",))

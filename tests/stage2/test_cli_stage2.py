@@ -17,9 +17,9 @@ from chorus_common.scene_io import write_scene
 from stage2_distill import cli, encode
 from stage2_distill.devices import pick_device
 from stage2_distill.encoder import build_encoder, export_encoder, preset_config
-from stage2_distill.sources import find_scenes, open_scenes, read_bases
+from stage2_distill.sources import find_scenes, open_scenes, read_standardisers
 from stage2_distill.student import load_student
-from tests.stage2.store_fakes import make_bases, make_entries, publish_store
+from tests.stage2.store_fakes import make_entries, make_standardisers, publish_store
 from tests.stage2.test_inputs import scene
 from tests.stage2.train_child import TINY
 
@@ -126,10 +126,10 @@ def test_encode_in_blocks_and_points(
         assert [p.name for p in tmp_path.glob(".f.npy*")] == []  # nothing is left on the disk
         return np.load(out, allow_pickle=False)
 
-    whole = features("both", "--turns", "2")
+    whole = features("both", "--tta-rotations", "2")
     assert whole.shape == (600, 48)
     for rows in (50, 333):
-        blocks = features("both", "--turns", "2", "--block-voxels", rows, "--scratch", tmp_path / "disk")
+        blocks = features("both", "--tta-rotations", "2", "--block-voxels", rows, "--scratch", tmp_path / "disk")
         assert np.abs(blocks - whole).max() < 1e-4 * np.abs(whole).max()
 
     # a point cloud is known by its file; the encoder is told what it lacks
@@ -283,18 +283,18 @@ def test_stores_of_another_schema_and_damaged_ones_are_named(tmp_path: Path) -> 
         open_scenes(found)
 
 
-def test_basis_must_be_the_one_the_features_were_made_with(tmp_path: Path) -> None:
+def test_standardiser_must_be_the_one_the_features_were_made_with(tmp_path: Path) -> None:
     entries = make_entries(scenes=2, n=60)
     publish_store(tmp_path / "store", entries)
     scenes = open_scenes(find_scenes([tmp_path / "store"], None, None, print))
-    assert set(read_bases([tmp_path / "store"], scenes, [])) == {"text", "dense"}
-    path = tmp_path / "store" / "bases" / "text.safetensors"
-    make_bases(make_entries(seed=9, scenes=1))["text"].save(path)
-    with pytest.raises(CacheError, match="scene room0: features of teacher text were made with another basis"):
-        read_bases([tmp_path / "store"], scenes, ["text"])
+    assert set(read_standardisers([tmp_path / "store"], scenes, [])) == {"text", "dense"}
+    path = tmp_path / "store" / "standardisers" / "text.safetensors"
+    make_standardisers(make_entries(seed=9, scenes=1))["text"].save(path)
+    with pytest.raises(CacheError, match="scene room0: features of teacher text were made with another standardiser"):
+        read_standardisers([tmp_path / "store"], scenes, ["text"])
     path.unlink()
-    with pytest.raises(CacheError, match=r"text.safetensors: no such basis; run chorus-stage1 calibrate"):
-        read_bases([tmp_path / "store"], scenes, ["text"])
+    with pytest.raises(CacheError, match=r"text.safetensors: no such standardiser; run chorus-stage1 calibrate"):
+        read_standardisers([tmp_path / "store"], scenes, ["text"])
 
 
 def test_store_gives_the_targets_of_the_entries_it_was_made_from(tmp_path: Path) -> None:

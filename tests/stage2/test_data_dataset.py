@@ -46,7 +46,7 @@ def test_batches_do_not_depend_on_workers_memory_or_history(data: dict[str, obje
     expected = [reference.batch(step, 0, 2) for step in range(steps)]
     for workers, memory in ((0, 0), (1, 4096), (3, 0), (3, 4096)):
         dataset = make_dataset(memory_mb=memory, **data)
-        loaded = list(Prefetcher(lambda s, d=dataset: d.batch(s, 0, 2), 0, steps, workers=workers, ahead=3))
+        loaded = list(Prefetcher(lambda s, d=dataset: d.batch(s, 0, 2), 0, steps, workers=workers, prefetch=3))
         for a, b in zip(expected, loaded, strict=True):
             assert_equal(a, b)
     assert_equal(make_dataset(**data).batch(3, 0, 2), expected[3])  # straight to the last one
@@ -116,18 +116,18 @@ def test_scene_without_any_teacher_is_named() -> None:
         make_dataset([entry])
 
 
-def test_scene_without_evidence_is_named() -> None:
+def test_scene_without_visibility_is_named() -> None:
     with pytest.raises(CacheError, match=r"scene room\d: no Gaussian has weight"):
         make_dataset(min_weight=1e9).batch(0, 0, 2)
 
 
 def test_crop_whose_targets_are_lost_is_redrawn() -> None:
-    """One Gaussian has evidence and dropout takes it at times: the sample is drawn anew, always in the same way."""
+    """One Gaussian has visibility and dropout takes it at times: the sample is drawn anew, always in the same way."""
     store = make_store(np.random.default_rng(0), n=40)
-    weight, n_views = store.evidence()
+    weight, n_views = store.visibility()
     lone = int(np.argmax(weight))
     only = np.where(np.arange(40) == lone, weight, 0).astype(np.float32)
-    store.evidence = lambda: (only, n_views)  # type: ignore[method-assign]
+    store.visibility = lambda: (only, n_views)  # type: ignore[method-assign]
     entries = [SceneEntry("a", "lone", "1", store)]
     augmentation = AugmentConfig(dropout_p=1, dropout_ratio=0.7)
     dataset = CacheDataset(entries, TEACHERS, {}, ENCODER, DataSettings(), augmentation, seed=0, batch_size=1)

@@ -101,20 +101,20 @@ def test_small_scenes_are_taken_whole() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
-@pytest.mark.parametrize("ahead", [1, 3, 100])
-def test_prefetcher_keeps_order(workers: int, ahead: int) -> None:
+@pytest.mark.parametrize("prefetch", [1, 3, 100])
+def test_prefetcher_keeps_order(workers: int, prefetch: int) -> None:
     delays = np.random.default_rng(0).random(30) * 0.004
 
     def make(number: int) -> int:
         time.sleep(delays[number - 5])
         return number * number
 
-    assert list(Prefetcher(make, 5, 35, workers=workers, ahead=ahead)) == [n * n for n in range(5, 35)]
+    assert list(Prefetcher(make, 5, 35, workers=workers, prefetch=prefetch)) == [n * n for n in range(5, 35)]
 
 
 def test_prefetcher_stays_within_its_bound() -> None:
     made: list[int] = []
-    iterator = iter(Prefetcher(lambda n: made.append(n) or n, 0, 100, workers=2, ahead=4))
+    iterator = iter(Prefetcher(lambda n: made.append(n) or n, 0, 100, workers=2, prefetch=4))
     assert next(iterator) == 0
     time.sleep(0.05)
     assert len(made) <= 5
@@ -131,6 +131,6 @@ def test_prefetcher_raises_where_the_item_would_have_come(workers: int) -> None:
 
     seen = []
     with pytest.raises(ValueError, match="three"):
-        for item in Prefetcher(make, 0, 10, workers=workers, ahead=4):
+        for item in Prefetcher(make, 0, 10, workers=workers, prefetch=4):
             seen.append(item)
     assert seen == [0, 1, 2]

@@ -70,9 +70,9 @@ def test_budget_is_shared_and_never_exceeded() -> None:
     assert not budget.take(1)
 
 
-def test_evidence_thresholds_mask_gaussians() -> None:
+def test_visibility_thresholds_mask_gaussians() -> None:
     store = make_store(np.random.default_rng(3))
-    weight, n_views = store.evidence()
+    weight, n_views = store.visibility()
     scene = targets_of(store, min_weight=2.0, min_views=3)
     geometry = scene.geometry()
     expected = (weight > 2.0) & (n_views >= 3)
@@ -82,7 +82,7 @@ def test_evidence_thresholds_mask_gaussians() -> None:
     np.testing.assert_array_equal(lifted.weight > 0, expected)
 
 
-def test_scene_without_enough_evidence_is_named() -> None:
+def test_scene_without_enough_visibility_is_named() -> None:
     store = make_store(np.random.default_rng(3))
     with pytest.raises(CacheError, match=r"scene room: no Gaussian .* lower data.min_weight"):
         targets_of(store, min_weight=1e9).geometry()
@@ -109,7 +109,7 @@ def test_missing_teacher_is_left_out() -> None:
     assert set(scene.targets(np.arange(10), scene.geometry()).values) == {"text"}
 
 
-def test_voxel_targets_are_evidence_weighted_means() -> None:
+def test_voxel_targets_are_visibility_weighted_means() -> None:
     rng = np.random.default_rng(0)
     n, voxels = 80, 25
     values = rng.standard_normal((n, 6)).astype(np.float16)

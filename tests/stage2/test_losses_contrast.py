@@ -19,9 +19,9 @@ from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.data.groups import cell_areas, cell_masks, drawn_cells, label_groups, mask_groups, pixel_rows
 from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.config import InputConfig
-from stage2_distill.losses.label_contrast import halves_contrast, label_contrast
+from stage2_distill.losses.distillation import cloud_shares, distillation_loss
+from stage2_distill.losses.label_contrast import aggregated_contrast, label_contrast
 from stage2_distill.losses.mask_contrast import info_nce, mask_contrast
-from stage2_distill.losses.match import cloud_shares, match_loss
 from stage2_distill.settings import DataSettings, LabelContrastSettings, MaskContrastSettings, TeacherSettings
 from stage2_distill.sparse_rows import SparseRows
 from tests.stage2.store_fakes import GRID, MemoryStore, add_masks, make_entries
@@ -94,7 +94,7 @@ def test_mask_contrast_is_the_mean_over_clouds_of_the_mean_over_views() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
-def plain_halves(a: np.ndarray, b: np.ndarray, temperature: float) -> float:
+def plain_aggregated(a: np.ndarray, b: np.ndarray, temperature: float) -> float:
     k = len(a)
     total = 0.0
     for one, other in ((a, b), (b, a)):
@@ -107,14 +107,14 @@ def plain_halves(a: np.ndarray, b: np.ndarray, temperature: float) -> float:
 def test_label_contrast_equals_plain_loops() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((2, 5, 6))
-    assert halves_contrast(torch.from_numpy(a), torch.from_numpy(b), 0.2).item() == pytest.approx(
-        plain_halves(a, b, 0.2), rel=1e-5
+    assert aggregated_contrast(torch.from_numpy(a), torch.from_numpy(b), 0.2).item() == pytest.approx(
+        plain_aggregated(a, b, 0.2), rel=1e-5
     )
     matrix = random_rows(rng, 12, 20)
     features = rng.standard_normal((20, 4))
     pools = (matrix.toarray() @ features).reshape(6, 2, 4)
     cloud = np.array([0, 0, 0, 1, 1, 3])  # cloud 3 has one group: nothing to tell it from
-    expected = plain_halves(pools[:3, 0], pools[:3, 1], 0.2) + plain_halves(pools[3:5, 0], pools[3:5, 1], 0.2)
+    expected = plain_aggregated(pools[:3, 0], pools[:3, 1], 0.2) + plain_aggregated(pools[3:5, 0], pools[3:5, 1], 0.2)
     labels = LabelGroups(SparseRows.of(matrix), torch.from_numpy(cloud))
     assert label_contrast(torch.from_numpy(features), labels, 4, 0.2).item() == pytest.approx(expected / 4, rel=1e-4)
 
@@ -219,7 +219,7 @@ def test_label_groups_halve_the_voxels_of_a_majority() -> None:
             majority[v] = min(set(own), key=lambda x: (-own.count(x), x))
     for k in range(len(groups.cloud)):
         halves = [
-            set(groups.halves.columns[groups.halves.indptr[r] : groups.halves.indptr[r + 1]].tolist())
+            set(groups.half_means.columns[groups.half_means.indptr[r] : groups.half_means.indptr[r + 1]].tolist())
             for r in (2 * k, 2 * k + 1)
         ]
         assert not halves[0] & halves[1]
@@ -235,8 +235,11 @@ def test_a_match_is_the_mean_over_clouds() -> None:
     cloud = torch.tensor([0] * 6 + [2] * 3)
     shares, seen = cloud_shares(w, cloud, 3)
     assert seen == pytest.approx(2 / 3)
-    both = match_loss(p, t, shares, l1=1, l2=1).loss
-    single = [match_loss(p[cloud == c], t[cloud == c], w[cloud == c], l1=1, l2=1).loss for c in (0, 2)]
+    both = distillation_loss(p, t, shares, cosine_weight=1, smooth_l1_weight=1).loss
+    single = [
+        distillation_loss(p[cloud == c], t[cloud == c], w[cloud == c], cosine_weight=1, smooth_l1_weight=1).loss
+        for c in (0, 2)
+    ]
     torch.testing.assert_close(both, (single[0] + single[1]) / 2)
 
 
@@ -267,8 +270,8 @@ def test_batches_bring_groups_for_the_teachers_that_ask() -> None:
         others = set(masks.group[masks.context != context].tolist())
         assert not others & set(masks.group[masks.context == context].tolist())
     again = contrast_dataset(teacher)
-    last = collate([again.batch(0, 2, 3)]).labels["text"].halves.weights
-    torch.testing.assert_close(last, batch.labels["text"].halves.weights[-len(last) :])
+    last = collate([again.batch(0, 2, 3)]).labels["text"].half_means.weights
+    torch.testing.assert_close(last, batch.labels["text"].half_means.weights[-len(last) :])
     plain: Batch = contrast_dataset(TeacherSettings()).batch(0, 0, 3)
     assert not plain.masks
     assert not plain.labels

@@ -30,7 +30,7 @@ def slow_pairs(grid: torch.Tensor, batch: torch.Tensor, kernel: int) -> dict[int
 
 
 def found(table: Neighbours) -> dict[int, set[tuple[int, int]]]:
-    return {t: set(zip(*(x.tolist() for x in table.tap(t)))) for t in range(table.kernel**3)}
+    return {t: set(zip(*(x.tolist() for x in table.tap(t)))) for t in range(table.kernel_size**3)}
 
 
 @settings(max_examples=20, deadline=None)

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from stage2_distill.optim import (
-    WeightAverage,
+    EMA,
     build_optimizer,
     load_optimizer_tensors,
     optimizer_tensors,
     parameter_groups,
     set_learning_rate,
 )
-from stage2_distill.schedule import learning_rate, stage_weight
+from stage2_distill.schedule import learning_rate, scheduled_weight
 from stage2_distill.settings import OptimSettings, TeacherSettings
 
 
@@ -73,11 +73,11 @@ def test_encoder_takes_its_share_of_the_rate() -> None:
 
 
 def test_teacher_weights_follow_their_stages() -> None:
-    late = TeacherSettings(weight=2.0, start=3, warm_in=4, end=9)
-    given = [stage_weight(e, late) for e in (0, 2.99, 3, 4, 5, 7, 8.9, 9, 100)]
+    late = TeacherSettings(weight=2.0, start=3, warmup=4, end=9)
+    given = [scheduled_weight(e, late) for e in (0, 2.99, 3, 4, 5, 7, 8.9, 9, 100)]
     assert given == pytest.approx([0, 0, 0, 0.5, 1, 2, 2, 0, 0])
-    assert stage_weight(0, TeacherSettings()) == 1
-    assert stage_weight(3, TeacherSettings(start=3)) == 1
+    assert scheduled_weight(0, TeacherSettings()) == 1
+    assert scheduled_weight(3, TeacherSettings(start=3)) == 1
 
 
 def test_optimizer_state_goes_through_named_tensors() -> None:
@@ -104,7 +104,7 @@ def test_optimizer_state_goes_through_named_tensors() -> None:
 def test_average_equals_the_plain_recursion() -> None:
     torch.manual_seed(0)
     model = Model()
-    average = WeightAverage(model, 0.9)
+    average = EMA(model, 0.9)
     expected = {k: v.detach().double() for k, v in model.named_parameters()}
     for step in range(120):
         with torch.no_grad():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder import PointBatch, build_encoder
 from stage2_distill.projectors import Projector
@@ -23,7 +23,7 @@ def make_batch(n: int = 60) -> PointBatch:
     return PointBatch(grid * 0.1, grid, feat, torch.tensor([len(grid)]))
 
 
-def make_basis(channels: int, seed: int) -> TeacherBasis:
+def make_standardiser(channels: int, seed: int) -> PhiSStandardiser:
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((500, channels)) * np.linspace(0.1, 5, channels) + rng.standard_normal(channels)
     return phi_s(Moments.of(tokens), spec="open_clip:ViT-B-16:made-up", teacher_fingerprint="abc")
@@ -37,8 +37,8 @@ def make_student(seed: int = 0) -> Student:
         "dense": StudentTeacher(spec="s2", fingerprint="f2", channels=6, hidden=20),
     }
     student = Student(encoder, teachers)
-    student.set_basis("open-clip.v1", make_basis(12, 1))
-    student.set_basis("dense", make_basis(6, 2))
+    student.set_standardiser("open-clip.v1", make_standardiser(12, 1))
+    student.set_standardiser("dense", make_standardiser(6, 2))
     return student.eval()
 
 
@@ -63,32 +63,32 @@ def test_student_gives_every_teachers_features() -> None:
     }
     direction = standardised["dense"].numpy()
     typical = direction / np.linalg.norm(direction, axis=1, keepdims=True) * 6**0.5
-    expected = make_basis(6, 2).inverse(typical)
+    expected = make_standardiser(6, 2).inverse(typical)
     np.testing.assert_allclose(student.teacher_features("dense", batch), expected, atol=1e-4)
 
 
 @torch.no_grad()
 def test_doubt_does_not_look_like_the_teachers_mean() -> None:
     """Features that point the right way but are shrunk come back as the teacher's own."""
-    basis, student = make_basis(6, 2), make_student()
+    standardiser, student = make_standardiser(6, 2), make_student()
     rows = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     rows *= 6**0.5 / np.linalg.norm(rows, axis=1, keepdims=True)
-    own = basis.inverse(rows)
+    own = standardiser.inverse(rows)
     for doubt in (1.0, 0.3, 0.01):
         back = student.unstandardise("dense", torch.from_numpy(rows * doubt)).numpy()
         np.testing.assert_allclose(back, own, atol=1e-4)
 
 
-def test_basis_goes_back_and_forth() -> None:
-    basis = make_basis(12, 1)
+def test_standardiser_goes_back_and_forth() -> None:
+    standardiser = make_standardiser(12, 1)
     tokens = np.random.default_rng(3).standard_normal((20, 12)).astype(np.float32)
-    back = make_student().basis("open-clip.v1").inverse(torch.from_numpy(basis.forward(tokens)))
+    back = make_student().standardiser("open-clip.v1").inverse(torch.from_numpy(standardiser.forward(tokens)))
     np.testing.assert_allclose(back, tokens, atol=1e-4)
 
 
 def test_unknown_teacher_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"no teacher 'sam'; it has dense, open-clip.v1"):
-        make_student().basis("sam")
+        make_student().standardiser("sam")
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from chorus_common.runtime.errors import ChorusError, ConfigError, WeightsError
 from stage2_distill import checkpointing
 from stage2_distill import trainer as trainer_module
 from stage2_distill.distributed import Ranks
-from stage2_distill.losses.distill import DistillTerms
+from stage2_distill.losses.total import TotalTerms
 from stage2_distill.run_folder import RunFolder, first_difference
 from stage2_distill.schedule import TermWeights
 from stage2_distill.settings import TrainConfig
@@ -68,17 +68,17 @@ def test_a_tiny_cache_is_overfitted(tmp_path: Path) -> None:
     assert min(t["cosine"] for t in cosines.values()) > 0.8
 
 
-def test_anchors_are_learnt_and_do_not_depend_on_how_data_is_read(tmp_path: Path) -> None:
-    name = next(iter(tiny_data().bases))
+def test_prototypes_are_learnt_and_do_not_depend_on_how_data_is_read(tmp_path: Path) -> None:
+    name = next(iter(tiny_data().standardisers))
     settings = (
-        f"teachers.{name}.anchors.weight=2.0",
-        f"teachers.{name}.anchors.count=8",
+        f"teachers.{name}.prototypes.weight=2.0",
+        f"teachers.{name}.prototypes.count=8",
         "epochs=30",
         "augment.enabled=false",
         "encoder.overrides.drop_path=0.0",
     )
     run_tiny(tmp_path / "a", *settings, "data.workers=0")
-    values = [r["teachers"][name]["anchors"] for r in records(tmp_path / "a")]
+    values = [r["teachers"][name]["prototypes"] for r in records(tmp_path / "a")]
     assert np.mean(values[-4:]) < np.mean(values[:4]) / 2
     run_tiny(tmp_path / "b", *settings, "data.workers=2", "data.memory_mb=0")
     assert (tmp_path / "a" / "state.safetensors").read_bytes() == (tmp_path / "b" / "state.safetensors").read_bytes()
@@ -125,13 +125,13 @@ def test_accumulated_loss_is_the_mean_over_scenes(tmp_path: Path) -> None:
     singles = [trainer.dataset.batch(0, i, i + 1) for i in range(2)]
     trainer.student.train()
     weights = dict.fromkeys(trainer.teachers, TermWeights(1.0))
-    losses = [trainer_module.distill_loss(trainer.student, b, trainer.teachers, weights, {}).total for b in singles]
+    losses = [trainer_module.total_loss(trainer.student, b, trainer.teachers, weights, {}).total for b in singles]
     expected = np.mean([loss.item() for loss in losses if loss is not None])
     assert records(tmp_path / "micro")[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_teacher_joins_later(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, "teachers.text.weight=2", "teachers.dense.start=2", "teachers.dense.warm_in=1")
+    trainer = make_trainer(tmp_path, "teachers.text.weight=2", "teachers.dense.start=2", "teachers.dense.warmup=1")
     untouched = {k: v.clone() for k, v in trainer.student.projectors["dense"].state_dict().items()}
     steps = trainer.dataset.steps_per_epoch
     seen: list[bool] = []
@@ -160,15 +160,15 @@ def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Make the loss of some calls NaN, with NaN gradients everywhere."""
-    real = trainer_module.distill_loss
+    real = trainer_module.total_loss
     calls = iter(range(10**6))
 
-    def patched(*arguments: Any) -> DistillTerms:
+    def patched(*arguments: Any) -> TotalTerms:
         found = real(*arguments)
         assert found.total is not None
-        return DistillTerms(found.total * float("nan"), found.terms) if next(calls) in steps else found
+        return TotalTerms(found.total * float("nan"), found.terms) if next(calls) in steps else found
 
-    monkeypatch.setattr(trainer_module, "distill_loss", patched)
+    monkeypatch.setattr(trainer_module, "total_loss", patched)
 
 
 def test_non_finite_steps_are_skipped(
@@ -177,7 +177,7 @@ def test_non_finite_steps_are_skipped(
     poison(monkeypatch, {2, 3, 6})
     result = run_tiny(tmp_path, "max_bad_steps=3")
     assert (result.steps, result.skipped) == (8, 3)
-    assert np.isfinite(records(tmp_path, "validation")[-1]["match"])
+    assert np.isfinite(records(tmp_path, "validation")[-1]["distillation"])
     said = capsys.readouterr().err
     assert "warning: step 2: loss or gradient is not finite, step skipped (scenes room" in said
 
@@ -252,7 +252,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
         run_tiny(tmp_path, "epochs=2")
     data = tiny_data()
     with pytest.raises(ConfigError, match=r"scenes: 4 entries, now 3"):
-        train(tiny_config("epochs=1"), type(data)(data.scenes[1:], [], data.bases), tmp_path, CPU)
+        train(tiny_config("epochs=1"), type(data)(data.scenes[1:], [], data.standardisers), tmp_path, CPU)
     before = (tmp_path / "state.safetensors").read_bytes()
     run_tiny(tmp_path, "epochs=1", "data.workers=0", "checkpoint_every=77", "data.memory_mb=1")  # changes no number
     assert (tmp_path / "state.safetensors").read_bytes() == before
@@ -263,9 +263,9 @@ def test_other_validation_scenes_are_refused(tmp_path: Path) -> None:
     data, config = tiny_data(), tiny_config("epochs=1")
     train(config, data, tmp_path, CPU)
     with pytest.raises(ConfigError, match=r"validation: .*'room0'.*, now .*'room1'"):
-        train(config, TrainData(data.scenes, data.scenes[1:2], data.bases), tmp_path, CPU)
+        train(config, TrainData(data.scenes, data.scenes[1:2], data.standardisers), tmp_path, CPU)
     with pytest.raises(ConfigError, match="validation: 1 entries, now 0"):
-        train(config, TrainData(data.scenes, [], data.bases), tmp_path, CPU)
+        train(config, TrainData(data.scenes, [], data.standardisers), tmp_path, CPU)
 
 
 @pytest.mark.parametrize("refused", ["data.weights.typo=1", "data.weights.made-up=0", "zero_shot=true"])
@@ -316,7 +316,7 @@ def test_bad_schedule_is_refused() -> None:
     for settings, message in (
         (["teachers.text.start=2"], "no teacher is active in the first epoch"),
         (["teachers.text.end=0"], "ends at epoch 0, before it starts"),
-        (["teachers.text.l1=0", "teachers.text.l2=0"], "nothing to match"),
+        (["teachers.text.cosine_weight=0", "teachers.text.smooth_l1_weight=0"], "nothing to match"),
         (["data.crop=cube"], "data.crop"),
         (["data.weights.made-up=-1"], r"'data\.weights\.made-up': Input should be greater than or equal to 0"),
         (["data.weights.made-up=nan"], r"'data\.weights\.made-up': Input should be"),

@@ -17,7 +17,7 @@ from chorus_common.labels import SCANNET20
 from chorus_common.runtime.errors import ConfigError
 from stage2_distill import zero_shot as zero_shot_module
 from stage2_distill.data.augment import AugmentConfig
-from stage2_distill.data.batch import Batch, Target
+from stage2_distill.data.batch import Batch, TeacherTarget
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.mix import joint_scene, summed_targets
 from stage2_distill.distributed import Ranks
@@ -122,7 +122,7 @@ def test_targets_of_shared_voxels_are_weighted_means() -> None:
     for rows in ([0, 2, 5], [2, 3, 5, 7]):
         values, weight = rng.standard_normal((len(rows), 2)), rng.uniform(0.1, 2, len(rows))
         parts.append(
-            {"t": Target(torch.tensor(rows), *map(torch.from_numpy, (values, weight)), torch.zeros(len(rows)))}
+            {"t": TeacherTarget(torch.tensor(rows), *map(torch.from_numpy, (values, weight)), torch.zeros(len(rows)))}
         )
     found = summed_targets(parts, [])["t"]
     assert found.rows.tolist() == [0, 2, 3, 5, 7]
@@ -213,7 +213,7 @@ def test_best_student_by_zero_shot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         labelled.append(
             replace(entry, store=replace(store, gaussians=replace(store.gaussians, label_space="scannet20")))
         )
-    data = TrainData(labelled, labelled[:2], data.bases, frozenset({"text"}))
+    data = TrainData(labelled, labelled[:2], data.standardisers, frozenset({"text"}))
     make(tmp_path / "a", data, "zero_shot=true", "best_by=zero_shot", "validate_every=1").run()
     found = records(tmp_path / "a", "validation")
     assert len(found) == 4

@@ -20,7 +20,7 @@ from stage2_distill import trainer as trainer_module
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData
 from stage2_distill.trainer import Trainer, TrainResult, train
-from tests.stage2.store_fakes import MemoryStore, make_bases, make_entries
+from tests.stage2.store_fakes import MemoryStore, make_entries, make_standardisers
 
 TINY: tuple[str, ...] = (
     "epochs=4", "batch_size=2", "projector_hidden=16", "checkpoint_every=3", "threads=1", "optim.lr=0.005",
@@ -40,7 +40,7 @@ def tiny_data(text_only: int = 0) -> TrainData:
     for entry in entries[:text_only]:
         assert isinstance(entry.store, MemoryStore)
         del entry.store.cells["dense"]
-    return TrainData(entries, entries[:1], make_bases(entries))
+    return TrainData(entries, entries[:1], make_standardisers(entries))
 
 
 def run_tiny(out: Path, *settings: str, text_only: int = 0) -> TrainResult:

@@ -42,7 +42,7 @@ def study(
     """Train every variant with every seed, score it, and write the table. The same command again goes on."""
     names = tuple(name.strip() for name in variants.split(",") if name.strip())
     chosen = Study(out, rooms, val, steps, short_steps, seeds, names)
-    chosen.claim()
+    chosen.record_settings()
     outcome = run_jobs(plan(chosen), out / "logs", workers=workers, minutes=minutes)
     body = figures(chosen, "python -m evaluation.studies.distillation " + shlex.join(sys.argv[1:]))
     write_page(page, body)

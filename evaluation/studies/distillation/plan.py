@@ -35,7 +35,7 @@ class Study:
     seeds: int = 3
     variants: tuple[str, ...] = ()
 
-    def claim(self) -> None:
+    def record_settings(self) -> None:
         """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
         configs = {path.name: path.read_text(encoding="utf-8") for path in (STAGE1, STUDENT)}
         mine = {"rooms": self.rooms, "val": self.val, "steps": self.steps, "short_steps": self.short_steps} | configs
@@ -74,7 +74,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """Commands of one process, run one after the other; `results`, written by them, say that it is done.
 
     needs: names of the jobs whose results it reads.
@@ -89,7 +89,7 @@ class Job:
         return all(path.exists() for path in self.results)
 
 
-def plan(study: Study) -> list[Job]:
+def plan(study: Study) -> list[StudyJob]:
     """Data first; then seed by seed, so that a study that is stopped early has whole seeds."""
     chosen = study.chosen()
     jobs = [_rooms(study, "rooms", ())]
@@ -103,14 +103,14 @@ def plan(study: Study) -> list[Job]:
     return jobs
 
 
-def _rooms(study: Study, name: str, more: tuple[str, ...]) -> Job:
+def _rooms(study: Study, name: str, more: tuple[str, ...]) -> StudyJob:
     out = study.out / name
     total = str(study.rooms + study.val)
     command = ("chorus-data", "synth", "--out", str(out), "--rooms", total, "--val", str(study.val), "--seed", "1")
-    return Job(name, ((*command, *more),), (out / "manifest.parquet",))
+    return StudyJob(name, ((*command, *more),), (out / "manifest.parquet",))
 
 
-def _cache(study: Study, bits: str) -> Job:
+def _cache(study: Study, bits: str) -> StudyJob:
     store = study.store(bits)
     return _stage1(study, _cache_name(bits), "rooms", store, ("--set", f"bits={bits}") if bits else ())
 
@@ -119,18 +119,18 @@ def _cache_name(bits: str) -> str:
     return f"cache of {bits} bits" if bits else "cache"
 
 
-def _shifted_cache(study: Study) -> Job:
+def _shifted_cache(study: Study) -> StudyJob:
     return _stage1(study, "shifted cache", "shifted", study.out / "shifted-cache", ())
 
 
-def _stage1(study: Study, name: str, rooms: str, store: Path, more: tuple[str, ...]) -> Job:
+def _stage1(study: Study, name: str, rooms: str, store: Path, more: tuple[str, ...]) -> StudyJob:
     manifest = study.out / rooms / "manifest.parquet"
     command = ("chorus-stage1", "run", "--manifest", str(manifest), "--store", str(store))
     mark = store / "complete"
-    return Job(name, ((*command, "--config", str(STAGE1), *more), ("touch", str(mark))), (mark,), (rooms,))
+    return StudyJob(name, ((*command, "--config", str(STAGE1), *more), ("touch", str(mark))), (mark,), (rooms,))
 
 
-def _training(study: Study, variant: Variant, seed: int) -> Job:
+def _training(study: Study, variant: Variant, seed: int) -> StudyJob:
     folder, store = study.folder(variant.name, seed), study.store(variant.bits)
     manifest = study.out / "rooms" / "manifest.parquet"
     common = ("--manifest", str(manifest), "--store", str(store))
@@ -147,7 +147,7 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
     results = []
     if variant.zero_shot:
         results.append(folder / "zero_shot.json")
-        commands.append(_zero_shot(common, folder / "student", results[-1], variant.turns))
+        commands.append(_zero_shot(common, folder / "student", results[-1], variant.tta_rotations))
     for points in variant.points:
         results.append(folder / f"probe_{points}.json")
         probe = ("chorus-eval", "probe", *common, "--train-split", "train", "--split", "val")
@@ -156,10 +156,10 @@ def _training(study: Study, variant: Variant, seed: int) -> Job:
              "--out", str(results[-1]))
         )  # fmt: skip
     needs = ("rooms", _cache_name(variant.bits))
-    return Job(f"{variant.name} seed {seed}", tuple(commands), tuple(results), needs)
+    return StudyJob(f"{variant.name} seed {seed}", tuple(commands), tuple(results), needs)
 
 
-def _adaptation(study: Study, variant: Variant, seed: int) -> Job:
+def _adaptation(study: Study, variant: Variant, seed: int) -> StudyJob:
     assert variant.adapt is not None
     folder = study.folder(variant.name, seed)
     common = _shifted(study)
@@ -172,24 +172,24 @@ def _adaptation(study: Study, variant: Variant, seed: int) -> Job:
     result = folder / "shifted.json"
     scored = _zero_shot(common, folder / "student", result)
     needs = ("shifted", "shifted cache", f"{variant.start} seed {seed}")
-    return Job(f"{variant.name} seed {seed}", (*commands, scored), (result,), needs)
+    return StudyJob(f"{variant.name} seed {seed}", (*commands, scored), (result,), needs)
 
 
-def _before_adaptation(study: Study, start: str, seed: int) -> Job:
+def _before_adaptation(study: Study, start: str, seed: int) -> StudyJob:
     folder = study.folder(start, seed)
     result = folder / "shifted.json"
     needs = ("shifted", "shifted cache", f"{start} seed {seed}")
     scored = _zero_shot(_shifted(study), folder / "student", result)
-    return Job(f"{start} before adaptation seed {seed}", (scored,), (result,), needs)
+    return StudyJob(f"{start} before adaptation seed {seed}", (scored,), (result,), needs)
 
 
 def _shifted(study: Study) -> tuple[str, ...]:
     return ("--manifest", str(study.out / "shifted" / "manifest.parquet"), "--store", str(study.out / "shifted-cache"))
 
 
-def _zero_shot(common: Sequence[str], student: Path, out: Path, turns: int = 1) -> tuple[str, ...]:
+def _zero_shot(common: Sequence[str], student: Path, out: Path, tta_rotations: int = 1) -> tuple[str, ...]:
     command = ("chorus-eval", "zero-shot", *common, "--split", "val", "--encoder", str(student))
-    return (*command, "--turns", str(turns), "--out", str(out))
+    return (*command, "--tta-rotations", str(tta_rotations), "--out", str(out))
 
 
 def samples_per_epoch(steps: int) -> int:

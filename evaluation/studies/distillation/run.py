@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chorus_common.runtime.errors import ChorusError
 from chorus_common.runtime.progress import progress
-from evaluation.studies.distillation.plan import Job
+from evaluation.studies.distillation.plan import StudyJob
 
 #: Programs of the repository as modules, so that a study runs with this interpreter whatever PATH says.
 _MODULES = {
@@ -28,7 +28,7 @@ _MODULES = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """Jobs that are done, and those that were not started for want of time."""
 
     done: int
@@ -39,12 +39,12 @@ class Outcome:
 class _Running:
     """A job's process, which command of it runs, and where its output goes."""
 
-    job: Job
+    job: StudyJob
     command: int
     process: subprocess.Popen[bytes]
 
 
-def run_jobs(jobs: Sequence[Job], logs: Path, *, workers: int, minutes: float) -> Outcome:
+def run_jobs(jobs: Sequence[StudyJob], logs: Path, *, workers: int, minutes: float) -> StudyOutcome:
     """Run what is not done. ChorusError names the job and its log where a command fails."""
     waiting = [job for job in jobs if not job.done()]
     finished = {job.name for job in jobs if job.done()}
@@ -79,14 +79,14 @@ def run_jobs(jobs: Sequence[Job], logs: Path, *, workers: int, minutes: float) -
             slot.process.terminate()
         for slot in running:
             slot.process.wait()
-    return Outcome(len(finished), len(waiting))
+    return StudyOutcome(len(finished), len(waiting))
 
 
-def log_path(logs: Path, job: Job) -> Path:
+def log_path(logs: Path, job: StudyJob) -> Path:
     return logs / f"{job.name.replace(' ', '-')}.log"
 
 
-def _start(job: Job, command: int, logs: Path) -> _Running:
+def _start(job: StudyJob, command: int, logs: Path) -> _Running:
     program, *arguments = job.commands[command]
     line = [program, *arguments]
     if program in _MODULES:

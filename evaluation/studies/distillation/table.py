@@ -1,4 +1,4 @@
-"""The study's figures: read from the result files, spread over seeds, claims judged; written into the study's page.
+"""The study's figures: read from the result files, spread over seeds, findings judged; written into the study's page.
 
 The driver owns what stands between the two marks of the page; the text around them, which says why, is people's.
 """
@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.errors import ConfigError
 from evaluation.studies.distillation.plan import Study
-from evaluation.studies.distillation.variants import CLAIMS, LABEL_SHARES, REFERENCE, SHORT, Claim, Variant
+from evaluation.studies.distillation.variants import FINDINGS, LABEL_SHARES, REFERENCE, SHORT, Finding, Variant
 
 BEGIN, END = "<!-- figures: written by python -m evaluation.studies.distillation -->", "<!-- end of figures -->"
 
@@ -48,7 +48,7 @@ def read_scores(study: Study) -> Scores:
 
 
 def figures(study: Study, command: str) -> str:
-    """Markdown: the table of variants, the one of labels, the claims, and what was run."""
+    """Markdown: the table of variants, the one of labels, the findings, and what was run."""
     scores = read_scores(study)
     lines = [
         f"{study.rooms} rooms to train on, {study.val} to score on, {study.seeds} seeds: mean ± standard deviation "
@@ -69,7 +69,7 @@ def figures(study: Study, command: str) -> str:
         cells = [spread(scores.get((name, f"probe_{s}"), {})) for s in LABEL_SHARES]
         lines.append(f"| probe mIoU, {name} | {' | '.join(cells)} |")
     lines += ["", "| finding | here | difference, per cent points (per seed) |", "| --- | --- | --- |"]
-    lines += [f"| {c.says} | {' | '.join(judged(c, scores))} |" for c in CLAIMS if _applies(c, scores)]
+    lines += [f"| {c.says} | {' | '.join(judged(c, scores))} |" for c in FINDINGS if _applies(c, scores)]
     return "\n".join(lines)
 
 
@@ -88,11 +88,11 @@ def spread(values: Mapping[int, float]) -> str:
     return f"{mean(found):.1f} ± {stdev(found):.1f}" if len(found) > 1 else f"{found[0]:.1f}"
 
 
-def judged(claim: Claim, scores: Scores) -> tuple[str, str]:
+def judged(finding: Finding, scores: Scores) -> tuple[str, str]:
     """ "holds" where the difference is positive in every seed, "does not hold" where in none, else "undecided"; and the
     differences. One seed decides nothing.
     """
-    better, worse = scores[(claim.better, claim.measure)], scores[(claim.worse, claim.measure)]
+    better, worse = scores[(finding.better, finding.measure)], scores[(finding.worse, finding.measure)]
     differences = [100 * (better[s] - worse[s]) for s in sorted(better.keys() & worse.keys())]
     shown = ", ".join(f"{d:+.1f}" for d in differences)
     if len(differences) < 2:
@@ -112,8 +112,8 @@ def write_page(path: Path, body: str) -> None:
     write_text_atomically(path, f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
 
 
-def _applies(claim: Claim, scores: Scores) -> bool:
-    sides = [scores.get((name, claim.measure), {}) for name in (claim.better, claim.worse)]
+def _applies(finding: Finding, scores: Scores) -> bool:
+    sides = [scores.get((name, finding.measure), {}) for name in (finding.better, finding.worse)]
     return bool(sides[0].keys() & sides[1].keys())
 
 

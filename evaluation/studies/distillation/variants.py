@@ -1,4 +1,5 @@
-"""What the study compares. A variant is a small difference in settings; a claim is a finding that it can hold or break.
+"""What the study compares. A variant is a small difference in settings; a finding is a statement that it can hold or
+break.
 
 The reference is what student.toml and COMMON say, with all three kinds of teachers; its short twin has language and
 generalist. Variants change nothing but what their name says.
@@ -15,7 +16,13 @@ TEXT, DENSE, OBJECTS = "embedded-text", "embedded-dense", "embedded-objects"
 
 def as_language(teacher: str) -> tuple[str, ...]:
     """Settings that match `teacher` as student.toml matches the language teacher, with SmoothL1."""
-    own = ("l1=0.1", "l2=0.1", "anchors.weight=1", "anchors.temperature=0.12", "anchors.balance=0.5")
+    own = (
+        "cosine_weight=0.1",
+        "smooth_l1_weight=0.1",
+        "prototypes.weight=1",
+        "prototypes.temperature=0.12",
+        "prototypes.balance=0.5",
+    )
     return tuple(f"teachers.{teacher}.{setting}" for setting in own)
 
 
@@ -29,10 +36,11 @@ GENERALIST_OF_THREE = f"teachers.{DENSE}.weight=0.02"
 MASKS = (f"teachers.{DENSE}.masks.weight=0.1", f"teachers.{DENSE}.masks.levels=['part']")
 
 #: student.toml leaves SmoothL1 out of the language teacher's match to learn faster; the study asks about both losses.
-BOTH_LOSSES = (f"teachers.{TEXT}.l1=0.1", f"teachers.{TEXT}.l2=0.1")
+BOTH_LOSSES = (f"teachers.{TEXT}.cosine_weight=0.1", f"teachers.{TEXT}.smooth_l1_weight=0.1")
 
-#: Runs of some hundred steps underfit: of student.toml's augmentations turns, flips, scale and colour shifts are left.
-#: The two made for 3DGS come back, as often as the trainer makes them by default, in the row that asks about them.
+#: Runs of some hundred steps underfit: of student.toml's augmentations rotations, flips, scale and colour shifts are
+#: left. The two made for 3DGS come back, as often as the trainer makes them by default, in the row that asks about
+#: them.
 PERTURBATIONS = {k: AugmentConfig.model_fields[f"{k}_p"].default for k in ("covariance_noise", "inflate")}
 FEW_AUGMENTATIONS = (
     *(f"augment.{name}_p=0" for name in (*PERTURBATIONS, "color_jitter", "dropout", "contrast")),
@@ -80,8 +88,8 @@ class Variant:
     zero_shot: bool = True
 
     @property
-    def turns(self) -> int:
-        """Test-time turns of zero-shot: in full those of the demo, one where small differences are asked for."""
+    def tta_rotations(self) -> int:
+        """Test-time rotations of zero-shot: in full those of the demo, one where small differences are asked for."""
         return 1 if self.short else 5
 
 
@@ -109,11 +117,11 @@ VARIANTS: tuple[Variant, ...] = (
         short=True, points=PROBE, zero_shot=False,
     ),
     Variant(
-        "cosine", "losses", "cosine only", (f"teachers.{TEXT}.l2=0", f"teachers.{DENSE}.l2=0"), short=True
+        "cosine", "losses", "cosine only", (f"teachers.{TEXT}.smooth_l1_weight=0", f"teachers.{DENSE}.smooth_l1_weight=0"), short=True
     ),
     Variant(
-        "no-anchors", "losses", "matching alone, without the softmax over anchors",
-        (f"teachers.{TEXT}.anchors.weight=0", f"teachers.{TEXT}.l1=1", f"teachers.{TEXT}.l2=1"), short=True,
+        "no-prototypes", "losses", "matching alone, without the softmax over prototypes",
+        (f"teachers.{TEXT}.prototypes.weight=0", f"teachers.{TEXT}.cosine_weight=1", f"teachers.{TEXT}.smooth_l1_weight=1"), short=True,
     ),
     Variant(
         "no-phi-s", "standardisation", "losses in the teachers' own spaces, no PHI-S",
@@ -125,7 +133,7 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     Variant(
         "staged", "staging", "language first, the generalist joins after a third",
-        (f"teachers.{DENSE}.start={{third}}", f"teachers.{DENSE}.warm_in={{tenth}}"), short=True,
+        (f"teachers.{DENSE}.start={{third}}", f"teachers.{DENSE}.warmup={{tenth}}"), short=True,
     ),
     Variant("mask-contrast", "contrast", "with the label-free contrast from masks on the generalist's head", MASKS,
             short=True, points=PROBE),
@@ -138,7 +146,7 @@ VARIANTS: tuple[Variant, ...] = (
 
 
 @dataclass(frozen=True)
-class Claim:
+class Finding:
     """`better` should score more than `worse` in `measure` ("zero_shot": f-mIoU, "probe_5": mIoU with 5 % of
     the labels, "shifted": f-mIoU in the shifted domain).
     """
@@ -149,23 +157,23 @@ class Claim:
     measure: str
 
 
-CLAIMS: tuple[Claim, ...] = (
-    Claim("a student beats the lifted teacher on rooms it never saw", "reference", "lifted teacher", "zero_shot"),
-    Claim("three teachers in one trunk beat language alone in zero-shot", "reference", "language", "zero_shot"),
-    Claim("three teachers in one trunk beat language alone in probing", "reference", "language", "probe_5"),
-    Claim("training beats random weights at 1 % of labels", "reference", "random weights", "probe_1"),
-    Claim("adaptation helps a short run in the shifted domain", "short-adapted", "short", "shifted"),
-    Claim("adaptation helps the reference in the shifted domain", "adapted", "reference", "shifted"),
-    Claim("low-rank adapters harm the reference less", "adapted-lora", "adapted", "shifted"),
-    Claim("one trunk beats the generalist branch in probing", "short", "generalist", "probe_5"),
-    Claim("the object-aware teacher helps a short run in zero-shot", "object-aware", "short", "zero_shot"),
-    Claim("the object-aware teacher helps a short run in probing", "object-aware", "short", "probe_5"),
-    Claim("contrast from masks helps probing", "mask-contrast", "short", "probe_5"),
-    Claim("both losses beat cosine alone", "short", "cosine", "zero_shot"),
-    Claim("anchors help in zero-shot", "short", "no-anchors", "zero_shot"),
-    Claim("PHI-S helps", "short", "no-phi-s", "zero_shot"),
-    Claim("perturbations made for 3DGS help", "3dgs-augmentation", "short", "zero_shot"),
-    Claim("staging helps", "staged", "short", "zero_shot"),
-    Claim("label-based contrast helps zero-shot", "label-contrast", "short", "zero_shot"),
-    Claim("2 bits per channel cost quality", "short", "bits-2", "zero_shot"),
+FINDINGS: tuple[Finding, ...] = (
+    Finding("a student beats the lifted teacher on rooms it never saw", "reference", "lifted teacher", "zero_shot"),
+    Finding("three teachers in one trunk beat language alone in zero-shot", "reference", "language", "zero_shot"),
+    Finding("three teachers in one trunk beat language alone in probing", "reference", "language", "probe_5"),
+    Finding("training beats random weights at 1 % of labels", "reference", "random weights", "probe_1"),
+    Finding("adaptation helps a short run in the shifted domain", "short-adapted", "short", "shifted"),
+    Finding("adaptation helps the reference in the shifted domain", "adapted", "reference", "shifted"),
+    Finding("low-rank adapters harm the reference less", "adapted-lora", "adapted", "shifted"),
+    Finding("one trunk beats the generalist branch in probing", "short", "generalist", "probe_5"),
+    Finding("the object-aware teacher helps a short run in zero-shot", "object-aware", "short", "zero_shot"),
+    Finding("the object-aware teacher helps a short run in probing", "object-aware", "short", "probe_5"),
+    Finding("contrast from masks helps probing", "mask-contrast", "short", "probe_5"),
+    Finding("both losses beat cosine alone", "short", "cosine", "zero_shot"),
+    Finding("prototypes help in zero-shot", "short", "no-prototypes", "zero_shot"),
+    Finding("PHI-S helps", "short", "no-phi-s", "zero_shot"),
+    Finding("perturbations made for 3DGS help", "3dgs-augmentation", "short", "zero_shot"),
+    Finding("staging helps", "staged", "short", "zero_shot"),
+    Finding("label-based contrast helps zero-shot", "label-contrast", "short", "zero_shot"),
+    Finding("2 bits per channel cost quality", "short", "bits-2", "zero_shot"),
 )

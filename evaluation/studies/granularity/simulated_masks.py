@@ -164,9 +164,9 @@ def simulate_masks(
     coarse = rng.random(len(truth.thing_names)) < 0.5
     ids: dict[str, list[I32]] = {level: [] for level in LEVELS}
     vectors: dict[str, list[F32]] = {level: [] for level in LEVELS}
-    speaker = _Speaker(truth, words, faults)
+    embedder = _MaskEmbedder(truth, words, faults)
     for picture in parts:
-        for level, (found, rows) in zip(LEVELS, _one_view(picture, truth, coarse, speaker, faults, rng)):
+        for level, (found, rows) in zip(LEVELS, _one_view(picture, truth, coarse, embedder, faults, rng)):
             ids[level].append(found)
             vectors[level].append(rows)
     return SimulatedMasks(
@@ -177,7 +177,7 @@ def simulate_masks(
     )
 
 
-class _Speaker:
+class _MaskEmbedder:
     """Gives masks their vectors."""
 
     def __init__(self, truth: PartTruth, words: WordSpace, faults: Faults) -> None:
@@ -185,7 +185,7 @@ class _Speaker:
         self.things = words.encode(list(truth.thing_names))
         self.faults = faults
 
-    def say(self, vector: F32, cells: int, fragment: bool, rng: np.random.Generator) -> F32:
+    def embed(self, vector: F32, cells: int, fragment: bool, rng: np.random.Generator) -> F32:
         """The embedding of a mask of `cells` cells whose name has `vector`."""
         f = self.faults
         if rng.random() < (f.misread_fragment if fragment else f.misread):
@@ -197,7 +197,7 @@ class _Speaker:
 
 
 def _one_view(
-    picture: I32, truth: PartTruth, coarse: NDArray[np.bool_], speaker: _Speaker, faults: Faults,
+    picture: I32, truth: PartTruth, coarse: NDArray[np.bool_], embedder: _MaskEmbedder, faults: Faults,
     rng: np.random.Generator,
 ) -> list[tuple[I32, F32]]:  # fmt: skip
     """Per level: ids [rows, cols] and embeddings of one view."""
@@ -207,23 +207,23 @@ def _one_view(
 
     def add(level: int, where: NDArray[np.bool_], vector: F32, fragment: bool = False) -> None:
         ids[level][where] = len(vectors[level])
-        vectors[level].append(speaker.say(vector, int(where.sum()), fragment, rng))
+        vectors[level].append(embedder.embed(vector, int(where.sum()), fragment, rng))
 
     def add_parts(level: int, inside: NDArray[np.bool_]) -> None:
         for part in np.unique(picture[inside]):
-            add(level, inside & (picture == part), speaker.parts[part])
+            add(level, inside & (picture == part), embedder.parts[part])
 
     def add_fragments(level: int, inside: NDArray[np.bool_], cells: float) -> None:
         for part in np.unique(picture[inside]):
             where = inside & (picture == part)
             for piece in fragments(where, cells, rng):
-                add(level, piece, speaker.parts[part], fragment=True)
+                add(level, piece, embedder.parts[part], fragment=True)
 
     joint: list[tuple[int, int, int]] = []  # level, thing, how many companions
     for thing in map(int, np.unique(things[things >= 0])):
         inside = things == thing
         if not truth.has_parts(thing):
-            add(0, inside, speaker.things[thing])
+            add(0, inside, embedder.things[thing])
             add_fragments(1, inside, faults.fragment_cells)
             add_fragments(2, inside, faults.fragment_cells / 2)
         elif bool(coarse[thing]) != (rng.random() < faults.slip):
@@ -237,7 +237,7 @@ def _one_view(
     for level, thing, count in joint:  # last, so that they cover what they swallow
         near = nearest_things(things, thing, furniture[furniture != thing])[:NEAR]
         members = np.array([thing, *rng.permutation(near)[:count]])
-        mean = speaker.things[members].sum(axis=0)
+        mean = embedder.things[members].sum(axis=0)
         add(level, np.isin(things, members), (mean / np.linalg.norm(mean)).astype(np.float32))
     return [_numbered(i, v) for i, v in zip(ids, vectors)]
 

@@ -145,8 +145,8 @@ def test_fidelity_on_a_one_over_k_spectrum(bits: Bits, per_token: float, lifted:
     rng = np.random.default_rng(4)
     truth = one_over_k(300, 512, rng)
     views = truth + 0.7 * one_over_k(12 * 300, 512, rng).reshape(12, 300, 512)
-    basis = phi_s(Moments.of(views))
-    x = basis.forward(views)
+    standardiser = phi_s(Moments.of(views))
+    x = standardiser.forward(views)
     quantiser = Quantiser(bits)
     y = quantiser.decode(quantiser.encode(x), 512)
     assert cosine(x, y).mean() > per_token

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus_common.features.hadamard import hadamard
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.runtime.errors import CacheError
 
 
@@ -44,12 +44,12 @@ def test_merging_is_associative_up_to_rounding_and_deterministic() -> None:
 
 def test_every_channel_gets_mean_zero_and_variance_one() -> None:
     x = features()
-    basis = phi_s(Moments.of(x))
-    y = basis.forward(x).astype(np.float64)
+    standardiser = phi_s(Moments.of(x))
+    y = standardiser.forward(x).astype(np.float64)
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(y.var(0), 1, atol=1e-4)
-    np.testing.assert_allclose(basis.rotation @ basis.rotation.T, np.eye(24), atol=1e-12)
-    assert (np.diff(basis.eigenvalues) <= 0).all()
+    np.testing.assert_allclose(standardiser.rotation @ standardiser.rotation.T, np.eye(24), atol=1e-12)
+    assert (np.diff(standardiser.eigenvalues) <= 0).all()
 
 
 def test_forward_equals_the_published_formula() -> None:
@@ -65,43 +65,43 @@ def test_forward_equals_the_published_formula() -> None:
 
 def test_inverse_is_exact_and_errors_are_isotropic() -> None:
     x = features()
-    basis = phi_s(Moments.of(x))
-    y = basis.forward(x)
-    np.testing.assert_allclose(basis.inverse(y), x, atol=2e-4)
+    standardiser = phi_s(Moments.of(x))
+    y = standardiser.forward(x)
+    np.testing.assert_allclose(standardiser.inverse(y), x, atol=2e-4)
     for direction in np.random.default_rng(1).standard_normal((5, 24)):
-        moved = basis.inverse(y[:10] + direction) - basis.inverse(y[:10])
-        np.testing.assert_allclose((moved**2).sum(1), basis.phi**2 * (direction**2).sum(), rtol=1e-3)
+        moved = standardiser.inverse(y[:10] + direction) - standardiser.inverse(y[:10])
+        np.testing.assert_allclose((moved**2).sum(1), standardiser.phi**2 * (direction**2).sum(), rtol=1e-3)
 
 
 def test_any_leading_shape_and_float_type() -> None:
     x = features(12)
-    basis = phi_s(Moments.of(features()))
-    y = basis.forward(x.reshape(2, 3, 2, 24).astype(np.float16))
+    standardiser = phi_s(Moments.of(features()))
+    y = standardiser.forward(x.reshape(2, 3, 2, 24).astype(np.float16))
     assert y.shape == (2, 3, 2, 24)
     assert y.dtype == np.float32
-    assert basis.inverse(y).shape == y.shape
+    assert standardiser.inverse(y).shape == y.shape
 
 
-def test_saved_bases_are_equal_and_so_are_their_bytes(tmp_path: Path) -> None:
-    basis = phi_s(Moments.of(features()), spec="open_clip:X:Y", teacher_fingerprint="abc")
-    basis.save(tmp_path / "a.safetensors")
-    basis.save(tmp_path / "b.safetensors")
+def test_saved_standardisers_are_equal_and_so_are_their_bytes(tmp_path: Path) -> None:
+    standardiser = phi_s(Moments.of(features()), spec="open_clip:X:Y", teacher_fingerprint="abc")
+    standardiser.save(tmp_path / "a.safetensors")
+    standardiser.save(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    back = TeacherBasis.load(tmp_path / "a.safetensors")
+    back = PhiSStandardiser.load(tmp_path / "a.safetensors")
     assert (back.spec, back.teacher_fingerprint, back.phi, back.construction) == (
-        basis.spec, basis.teacher_fingerprint, basis.phi, basis.construction,
+        standardiser.spec, standardiser.teacher_fingerprint, standardiser.phi, standardiser.construction,
     )  # fmt: skip
     for key in ("mean", "rotation", "eigenvalues"):
-        np.testing.assert_array_equal(getattr(back, key), getattr(basis, key))
-    assert back.fingerprint == basis.fingerprint
+        np.testing.assert_array_equal(getattr(back, key), getattr(standardiser, key))
+    assert back.fingerprint == standardiser.fingerprint
     other = phi_s(Moments.of(features(seed=1)), spec="open_clip:X:Y", teacher_fingerprint="abc")
     assert back.fingerprint != other.fingerprint
 
 
-def test_damaged_bases_are_refused(tmp_path: Path) -> None:
+def test_damaged_standardisers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    with pytest.raises(CacheError, match=r"t\.safetensors: no such teacher basis"):
-        TeacherBasis.load(path)
+    with pytest.raises(CacheError, match=r"t\.safetensors: no such PHI-S standardiser"):
+        PhiSStandardiser.load(path)
     phi_s(Moments.of(features()), spec="t").save(path)
     sound = path.read_bytes()
     rng = np.random.default_rng(0)
@@ -110,11 +110,11 @@ def test_damaged_bases_are_refused(tmp_path: Path) -> None:
         damaged[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         with pytest.raises(CacheError, match=r"t\.safetensors"):
-            TeacherBasis.load(path)
+            PhiSStandardiser.load(path)
     for cut in (0, 7, 100, len(sound) - 1):
         path.write_bytes(sound[:cut])
         with pytest.raises(CacheError):
-            TeacherBasis.load(path)
+            PhiSStandardiser.load(path)
 
 
 def test_features_without_variance_or_with_nan_are_refused() -> None:

@@ -102,7 +102,7 @@ def render(
     )
 
 
-def fold_matrix(width: int, height: int, cell: int, fold: str) -> F64:
+def interpolation_matrix(width: int, height: int, cell: int, interpolation: str) -> F64:
     """[cells, pixels]: the share that a pixel gives to every cell, the transpose of nearest or bilinear upsampling by
     `cell`."""
 
@@ -110,7 +110,7 @@ def fold_matrix(width: int, height: int, cell: int, fold: str) -> F64:
         count = -(-n // cell)
         matrix = np.zeros((count, n))
         for k in range(n):
-            if fold == "nearest":
+            if interpolation == "nearest":
                 matrix[k // cell, k] = 1
             else:
                 centre = min(max((k + 0.5) / cell - 0.5, 0.0), count - 1.0)

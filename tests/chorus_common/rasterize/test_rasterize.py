@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
-from chorus_common.rasterize import Fold, get_backend
+from chorus_common.rasterize import Interpolation, get_backend
 from chorus_common.rasterize import splats as columns
 from chorus_common.rasterize.blend import exp_neg
 from chorus_common.rasterize.cpu import CpuRasterizer, visible_splats
@@ -54,18 +54,20 @@ VIEW = look_at(np.array([0.0, -3.0, 0.5]), np.zeros(3))
     height=st.integers(1, 40),
     distance=st.floats(0, 5),
     cell=st.integers(1, 16),
-    fold=st.sampled_from(["nearest", "bilinear"]),
+    interpolation=st.sampled_from(["nearest", "bilinear"]),
     fov=st.floats(20, 120),
 )
 def test_matches_the_float64_twin(
-    seed: int, n: int, width: int, height: int, distance: float, cell: int, fold: Fold, fov: float
+    seed: int, n: int, width: int, height: int, distance: float, cell: int, interpolation: Interpolation, fov: float
 ) -> None:
     rng = np.random.default_rng(seed)
     scene = random_scene(rng, n)
     view, K = look_at(np.array([distance, -0.7, 0.4]), rng.normal(0, 0.3, 3)), pinhole(width, height, fov)
     grid = CellGrid(width, height, cell)
     background = (1.0, 0.5, 0.2)
-    got = get_backend("cpu").render(scene, view, K, width, height, grid=grid, fold=fold, background=background)
+    got = get_backend("cpu").render(
+        scene, view, K, width, height, grid=grid, interpolation=interpolation, background=background
+    )
     want = reference.render(scene, view, K, width, height, background)
     sure = ~want.doubtful
     # Pixels on the edge of a cut-off may take or leave one splat of alpha 1/255 or the rest below T = 1e-4.
@@ -78,7 +80,7 @@ def test_matches_the_float64_twin(
     assert got.hits is not None
     dense = np.zeros((grid.cells, n))
     dense[got.hits.cells, got.hits.gaussian_ids] = got.hits.weights
-    shares = reference.fold_matrix(width, height, cell, fold)
+    shares = reference.interpolation_matrix(width, height, cell, interpolation)
     cells_sure = shares @ want.doubtful.ravel() == 0
     np.testing.assert_allclose(dense[cells_sure], (shares @ want.weights)[cells_sure], atol=1e-3, rtol=1e-4)
     key = got.hits.cells.astype(np.int64) * n + got.hits.gaussian_ids
@@ -131,15 +133,15 @@ def test_exp_is_within_its_stated_error() -> None:
     assert exp_neg(np.float32(1e30)) < 1 / 255  # beyond the range nothing may count, even at opacity 1
 
 
-@pytest.mark.parametrize("fold", ["nearest", "bilinear"])
-def test_same_bytes_for_any_number_of_threads_and_any_cell(fold: Fold) -> None:
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_same_bytes_for_any_number_of_threads_and_any_cell(interpolation: Interpolation) -> None:
     scene, K = random_scene(np.random.default_rng(5), 600, size=-2.5), pinhole(90, 70, 65)
     plain = CpuRasterizer(1).render(scene, VIEW, K, 90, 70)
     assert plain.hits is None
     for cell in (1, 3, 7, 14, 16):
         grid = CellGrid(90, 70, cell)
-        one = CpuRasterizer(1).render(scene, VIEW, K, 90, 70, grid=grid, fold=fold)
-        many = CpuRasterizer(5).render(scene, VIEW, K, 90, 70, grid=grid, fold=fold)
+        one = CpuRasterizer(1).render(scene, VIEW, K, 90, 70, grid=grid, interpolation=interpolation)
+        many = CpuRasterizer(5).render(scene, VIEW, K, 90, 70, grid=grid, interpolation=interpolation)
         for key in ("color", "depth", "alpha"):
             assert getattr(one, key).tobytes() == getattr(many, key).tobytes() == getattr(plain, key).tobytes()
         assert one.hits is not None
@@ -259,7 +261,7 @@ class TestBrokenInput:
 
     def test_one_pixel(self) -> None:
         out = get_backend("cpu").render(
-            one_gaussian(), VIEW, pinhole(1, 1, 60), 1, 1, grid=CellGrid(1, 1, 16), fold="bilinear"
+            one_gaussian(), VIEW, pinhole(1, 1, 60), 1, 1, grid=CellGrid(1, 1, 16), interpolation="bilinear"
         )
         assert out.hits is not None
         assert out.hits.weights == pytest.approx(out.alpha[0, 0], abs=1e-6)
@@ -299,5 +301,5 @@ class TestBrokenInput:
             get_backend("cpu").render(scene, VIEW, K, 8, 8, grid=CellGrid(9, 8, 4))
         with pytest.raises(ConfigError, match=r"1\.\.16"):
             get_backend("cpu").render(scene, VIEW, K, 8, 8, grid=CellGrid(8, 8, 17))
-        with pytest.raises(ConfigError, match="fold 'cubic'"):
-            get_backend("cpu").render(scene, VIEW, K, 8, 8, fold="cubic")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="interpolation 'cubic'"):
+            get_backend("cpu").render(scene, VIEW, K, 8, 8, interpolation="cubic")  # type: ignore[arg-type]

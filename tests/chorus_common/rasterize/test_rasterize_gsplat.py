@@ -16,7 +16,7 @@ import torch
 
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid, CellHits
-from chorus_common.rasterize import Fold, get_backend
+from chorus_common.rasterize import Interpolation, get_backend
 from chorus_common.rasterize.gsplat_cuda import TILE, Reach, cell_weights, gather_hits, max_alpha
 from chorus_common.runtime.errors import ConfigError
 from tests.stage1.small_rooms import tiny_scene
@@ -36,9 +36,9 @@ def interpreter() -> Iterator[Executor]:
             yield pool
 
 
-def interpreted_hits(grid: CellGrid, fold: Fold) -> CellHits:
+def interpreted_hits(grid: CellGrid, interpolation: Interpolation) -> CellHits:
     means2d, conics, opacities, starts, flat = projected()
-    weights, reach = cell_weights(means2d, conics, opacities, starts, flat, grid, fold == "bilinear", 0.999)
+    weights, reach = cell_weights(means2d, conics, opacities, starts, flat, grid, interpolation == "bilinear", 0.999)
     return gather_hits(weights, reach, starts, flat, grid)
 
 
@@ -65,11 +65,15 @@ def projected(n: int = N) -> tuple[torch.Tensor, ...]:
     return means2d[0], conics[0], opacities, starts, flat
 
 
-@pytest.mark.parametrize(("cell", "fold"), [(16, "bilinear"), (8, "nearest"), (7, "bilinear")])
-def test_weights_and_hits_are_those_of_the_cpu_rasteriser(interpreter: Executor, cell: int, fold: Fold) -> None:
+@pytest.mark.parametrize(("cell", "interpolation"), [(16, "bilinear"), (8, "nearest"), (7, "bilinear")])
+def test_weights_and_hits_are_those_of_the_cpu_rasteriser(
+    interpreter: Executor, cell: int, interpolation: Interpolation
+) -> None:
     grid = CellGrid(WIDTH, HEIGHT, cell)
-    found = interpreter.submit(interpreted_hits, grid, fold).result()
-    expected = get_backend("cpu").render(tiny_scene(3, N), VIEW, K, WIDTH, HEIGHT, grid=grid, fold=fold).hits
+    found = interpreter.submit(interpreted_hits, grid, interpolation).result()
+    expected = (
+        get_backend("cpu").render(tiny_scene(3, N), VIEW, K, WIDTH, HEIGHT, grid=grid, interpolation=interpolation).hits
+    )
     assert expected is not None
     keys = found.cells.astype(np.int64) * 1000 + found.gaussian_ids
     assert (np.diff(keys) > 0).all()
@@ -169,11 +173,13 @@ def test_the_cap_of_alpha_follows_the_library() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("fold", ["nearest", "bilinear"])
-def test_a_gpu_gives_what_the_cpu_gives(fold: str) -> None:
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_a_gpu_gives_what_the_cpu_gives(interpolation: str) -> None:
     scene, grid = tiny_scene(3, N), CellGrid(WIDTH, HEIGHT, 8)
     ours, theirs = (
-        get_backend(name).render(scene, VIEW, K, WIDTH, HEIGHT, grid=grid, fold=fold, background=(0.1, 0.2, 0.3))  # type: ignore[arg-type]
+        get_backend(name).render(
+            scene, VIEW, K, WIDTH, HEIGHT, grid=grid, interpolation=interpolation, background=(0.1, 0.2, 0.3)
+        )  # type: ignore[arg-type]
         for name in ("gsplat", "cpu")
     )
     for a, b in ((ours.color, theirs.color), (ours.alpha, theirs.alpha), (ours.depth, theirs.depth)):

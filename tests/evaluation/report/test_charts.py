@@ -18,7 +18,7 @@ def test_log_survives_a_torn_line(tmp_path: Path) -> None:
     lines = [
         {"kind": "step", "step": i, "loss": 2.0 - i / 50, "teachers": {"text": {"cosine": i / 50}}} for i in range(50)
     ]
-    lines.append({"kind": "validation", "step": 49, "match": 0.5, "teachers": {"text": {"cosine": 0.9}}})
+    lines.append({"kind": "validation", "step": 49, "distillation": 0.5, "teachers": {"text": {"cosine": 0.9}}})
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "st')
     records = read_log(path)

@@ -1,4 +1,4 @@
-"""The study driver: plans, goes on where it stopped, judges claims, and keeps people's text on its page."""
+"""The study driver: plans, goes on where it stopped, judges findings, and keeps people's text on its page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ChorusError, ConfigError
-from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Job, Study, plan
+from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Study, StudyJob, plan
 from evaluation.studies.distillation.run import log_path, run_jobs
 from evaluation.studies.distillation.table import BEGIN, END, figures, judged, read_scores, spread, write_page
-from evaluation.studies.distillation.variants import CLAIMS, REFERENCE, SHORT, VARIANTS, Claim
+from evaluation.studies.distillation.variants import FINDINGS, REFERENCE, SHORT, VARIANTS, Finding
 from stage2_distill.settings import AdaptConfig, TrainConfig
 
 
@@ -42,7 +42,7 @@ def test_every_variant_is_a_valid_difference_from_the_demo(tmp_path: Path) -> No
             assert trained[f"{variant.name} seed 0"] != twin, variant.name
             assert trained[f"{variant.name} seed 0"].data == twin.data, variant.name
     staged = trained["staged seed 0"].teachers["embedded-dense"]
-    assert (staged.start, staged.warm_in) == (EPOCHS / 3, EPOCHS / 10)
+    assert (staged.start, staged.warmup) == (EPOCHS / 3, EPOCHS / 10)
 
 
 def test_plan_has_whole_seeds_first_and_no_unmet_need(tmp_path: Path) -> None:
@@ -62,16 +62,16 @@ def test_plan_has_whole_seeds_first_and_no_unmet_need(tmp_path: Path) -> None:
         plan(Study(tmp_path, variants=("stagd",)))
 
 
-def test_claims_name_rows_that_the_study_has() -> None:
+def test_findings_name_rows_that_the_study_has() -> None:
     known = {v.name for v in VARIANTS} | {"lifted teacher", "random weights"}
-    for claim in CLAIMS:
-        assert {claim.better, claim.worse} <= known
+    for finding in FINDINGS:
+        assert {finding.better, finding.worse} <= known
 
 
-def job(tmp_path: Path, name: str, code: str, needs: tuple[str, ...] = ()) -> Job:
+def job(tmp_path: Path, name: str, code: str, needs: tuple[str, ...] = ()) -> StudyJob:
     result = tmp_path / f"{name}.out"
     commands = ((sys.executable, "-c", code), ("touch", str(result)))
-    return Job(name, commands, (result,), needs)
+    return StudyJob(name, commands, (result,), needs)
 
 
 def test_jobs_wait_for_their_needs_and_finished_ones_are_skipped(tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_a_failed_command_is_named_with_its_log(tmp_path: Path) -> None:
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
-    Study(tmp_path, steps=10).claim()
-    Study(tmp_path, steps=10, seeds=9).claim()  # more seeds are more of the same
+    Study(tmp_path, steps=10).record_settings()
+    Study(tmp_path, steps=10, seeds=9).record_settings()  # more seeds are more of the same
     with pytest.raises(ConfigError, match=r"other settings \(steps: 10, now 20\); give another --out"):
-        Study(tmp_path, steps=20).claim()
+        Study(tmp_path, steps=20).record_settings()
 
 
-def test_claims_need_every_seed() -> None:
-    claim = Claim("a beats b", "a", "b", "probe_5")
+def test_findings_need_every_seed() -> None:
+    finding = Finding("a beats b", "a", "b", "probe_5")
     for a, b, verdict in (
         ([0.5, 0.6], [0.4, 0.5], "holds"),
         ([0.3, 0.6], [0.4, 0.5], "undecided"),
@@ -111,7 +111,7 @@ def test_claims_need_every_seed() -> None:
         ([0.9], [0.1], "one seed only"),
     ):
         scores = {("a", "probe_5"): dict(enumerate(a)), ("b", "probe_5"): dict(enumerate(b))}
-        assert judged(claim, scores)[0] == verdict
+        assert judged(finding, scores)[0] == verdict
     assert spread({0: 0.5, 1: 0.6}) == "55.0 ± 7.1"
     assert (spread({0: 0.5}), spread({})) == ("50.0", "-")
 

@@ -14,10 +14,10 @@ from evaluation.features import ArrayFeatures
 from evaluation.predictions.folder import PredictionFolder
 from evaluation.prompts import class_embeddings
 from evaluation.proposals.files import ProposalFiles
-from evaluation.proposals.ground_truth import GroundTruth
+from evaluation.proposals.ground_truth import GroundTruthProposals
 from evaluation.scenes import LoadedScene, Selection, select_scenes
 from evaluation.tasks.instances import InstancesConfig, instances, name_masks, pool_features
-from evaluation.tasks.zero_shot import Contender, ZeroShotConfig, vote_in_instances, zero_shot
+from evaluation.tasks.zero_shot import Method, ZeroShotConfig, vote_in_instances, zero_shot
 from tests.evaluation.instance_rooms import BOXES, room_with_instances
 from tests.evaluation.rooms import WordVectors
 
@@ -57,7 +57,7 @@ def run(selection: Selection, *proposals: object, config: InstancesConfig = CONF
 @pytest.mark.parametrize("target", ["gaussians", "points"])
 def test_perfect_features_on_true_masks_are_perfect_and_marked(tmp_path: Path, target: str) -> None:
     config = CONFIG.model_copy(update={"target": target})
-    body = run(rooms(tmp_path, points=True), GroundTruth(), config=config)
+    body = run(rooms(tmp_path, points=True), GroundTruthProposals(), config=config)
     row = body["rows"]["student on ground truth (oracle)"]
     assert row["oracle"] is True
     assert (row["ap"], row["ap50"], row["ap25"]) == (1.0, 1.0, 1.0)
@@ -67,7 +67,7 @@ def test_perfect_features_on_true_masks_are_perfect_and_marked(tmp_path: Path, t
 
 def test_written_predictions_are_read_as_proposals(tmp_path: Path) -> None:
     writer = PredictionFolder(tmp_path / "out", "scannet20", SCANNET20)
-    first = run(rooms(tmp_path / "rooms"), GroundTruth(), predictions=writer)
+    first = run(rooms(tmp_path / "rooms"), GroundTruthProposals(), predictions=writer)
     folder = tmp_path / "out" / "student-on-ground-truth-(oracle)" / "toy"
     lines = (folder / "instances" / "room_0.txt").read_text().splitlines()
     assert sorted(line.split()[1] for line in lines) == ["4", "5", "7"]  # NYU40 ids of bed, chair, table
@@ -81,19 +81,19 @@ def test_written_predictions_are_read_as_proposals(tmp_path: Path) -> None:
 
 
 def test_order_of_points_and_batch_size_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run(rooms(tmp_path / "a"), GroundTruth())
-    assert run(rooms(tmp_path / "b", shuffle=3), GroundTruth()) == first
+    first = run(rooms(tmp_path / "a"), GroundTruthProposals())
+    assert run(rooms(tmp_path / "b", shuffle=3), GroundTruthProposals()) == first
     zero = zero_shot_of(rooms(tmp_path / "a"))
     assert zero_shot_of(rooms(tmp_path / "b", shuffle=3)) == zero
     for module in ("instances", "zero_shot"):
         monkeypatch.setattr(f"evaluation.tasks.{module}.PASS", 37)
-    assert run(rooms(tmp_path / "a"), GroundTruth())["rows"] == first["rows"]
+    assert run(rooms(tmp_path / "a"), GroundTruthProposals())["rows"] == first["rows"]
     assert zero_shot_of(rooms(tmp_path / "a")) == zero
 
 
 def zero_shot_of(selection: Selection, **config: object) -> dict:
     settings = ZeroShotConfig(label_space="scannet20", **config)  # type: ignore[arg-type]
-    return zero_shot(selection, SCANNET20, TEXT, {"student": Contender(ByColour())}, settings)[0]
+    return zero_shot(selection, SCANNET20, TEXT, {"student": Method(ByColour())}, settings)[0]
 
 
 def test_scenes_that_cannot_be_scored_are_stated(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_scenes_that_cannot_be_scored_are_stated(tmp_path: Path) -> None:
     labels = np.load(segment)
     labels[5] = 77
     np.save(segment, labels)
-    body = run(selection, GroundTruth())
+    body = run(selection, GroundTruthProposals())
     assert body["excluded"]["toy/room_1"] == "no ground-truth instances"
     assert list(body["per_scene"]) == ["toy/room_0"]
     selection = rooms(tmp_path / "again", 1)
@@ -148,24 +148,26 @@ def test_oracle_rows_are_marked_and_vote_within_instances(tmp_path: Path) -> Non
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
-    from evaluation.run_scenes import Pieces
+    from evaluation.run_scenes import PartialResults
 
     selection = rooms(tmp_path, 2)
-    pieces = Pieces.beside(tmp_path / "r.json", {"a": 1})
-    whole = run(rooms(tmp_path, 2), GroundTruth(), pieces=pieces)
-    kept = sorted(pieces.folder.iterdir())
+    partial = PartialResults.beside(tmp_path / "r.json", {"a": 1})
+    whole = run(rooms(tmp_path, 2), GroundTruthProposals(), partial=partial)
+    kept = sorted(partial.folder.iterdir())
     assert len(kept) == 2
     stored = json.loads(kept[0].read_text())
-    stored["piece"]["proposals"]["ground truth"] = 99  # a mark that only a piece that was kept can leave
+    stored["scene_result"]["proposals"]["ground truth"] = (
+        99  # a mark that only a partial result that was kept can leave
+    )
     kept[0].write_text(json.dumps(stored))
     kept[1].unlink()
-    again = run(selection, GroundTruth(), pieces=pieces)
+    again = run(selection, GroundTruthProposals(), partial=partial)
     assert again["rows"] == whole["rows"]
     assert again["per_scene"]["toy/room_0"]["proposals"] == {"ground truth": 99}
-    other = Pieces.beside(tmp_path / "r.json", {"a": 2})
-    assert other.load(selection.scenes[0]) is None, "other settings, other pieces"
-    pieces.clear()
-    assert not pieces.folder.exists()
+    other = PartialResults.beside(tmp_path / "r.json", {"a": 2})
+    assert other.load(selection.scenes[0]) is None, "other settings, other partial results"
+    partial.clear()
+    assert not partial.folder.exists()
 
 
 def test_pooling_is_the_mean_of_unit_features() -> None:

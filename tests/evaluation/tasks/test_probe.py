@@ -17,14 +17,14 @@ from evaluation import features
 from evaluation.cli import cli
 from evaluation.features import ArrayFeatures, EncoderFeatures, FeatureFiles, FeatureSource, encode_latent
 from evaluation.results import read_result
-from evaluation.run_scenes import Pieces
+from evaluation.run_scenes import PartialResults
 from evaluation.scene_scores import SceneScores
 from evaluation.scenes import LoadedScene, Selection, labelled_scenes, select_scenes
 from evaluation.tasks import probe as module
 from evaluation.tasks.probe import LinearHead, ProbeConfig, fit_linear, probe, random_twin
 from stage2_distill.encoder import build_encoder
 from tests.evaluation.rooms import Rooms, make_scene
-from tests.evaluation.student import TINY, fake_turns
+from tests.evaluation.student import TINY, fake_tta
 
 
 def plain_loss(head: LinearHead, x: np.ndarray, y: np.ndarray, config: ProbeConfig) -> float:
@@ -116,7 +116,7 @@ def selected(rooms: Rooms) -> tuple[Selection, Selection]:
     return train, val
 
 
-def run(rooms: Rooms, workers: int = 1, pieces: Pieces | None = None, **settings: object) -> dict[str, object]:
+def run(rooms: Rooms, workers: int = 1, partial: PartialResults | None = None, **settings: object) -> dict[str, object]:
     train, val = selected(rooms)
     config = ProbeConfig(**{"points_per_scene": 200, **settings})  # type: ignore[arg-type]
     torch.manual_seed(0)
@@ -125,11 +125,11 @@ def run(rooms: Rooms, workers: int = 1, pieces: Pieces | None = None, **settings
         "trained": EncoderFeatures(encoder),
         "random": EncoderFeatures(random_twin(encoder, config.seed)),
     }
-    return probe(train, val, "scannet20", sources, config, SceneScores(SCANNET20), workers=workers, pieces=pieces)
+    return probe(train, val, "scannet20", sources, config, SceneScores(SCANNET20), workers=workers, partial=partial)
 
 
 def test_probe_is_deterministic_and_scores_what_was_not_fitted(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.features.encode_turns", fake_turns)
+    monkeypatch.setattr("evaluation.features.encode_tta", fake_tta)
     first = run(rooms)
     assert run(rooms) == first
     rows = first["rows"]
@@ -150,37 +150,37 @@ def test_processes_change_no_number(rooms: Rooms) -> None:
 def test_an_interrupted_probe_goes_on(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
 
-    def counted(encoder: object, scene: GaussianScene, turns: int = 1) -> np.ndarray:
+    def counted(encoder: object, scene: GaussianScene, tta_rotations: int = 1) -> np.ndarray:
         encoded.append(scene.name)
-        return encode_latent(encoder, scene, turns)  # type: ignore[arg-type]
+        return encode_latent(encoder, scene, tta_rotations)  # type: ignore[arg-type]
 
     monkeypatch.setattr(features, "encode_latent", counted)
-    pieces = Pieces.beside(tmp_path / "p.json", {"seed": 0})
-    whole = run(rooms, pieces=pieces)
+    partial = PartialResults.beside(tmp_path / "p.json", {"seed": 0})
+    whole = run(rooms, partial=partial)
     assert len(encoded) == 2 * 4, "two encoders, two scenes to fit on, two to score"
     encoded.clear()
-    assert run(rooms, pieces=pieces) == whole
+    assert run(rooms, partial=partial) == whole
     assert encoded == []
     # a scene whose arrays are missing or cut short is read again, alone; so are scores once the heads are others
-    broken = next((pieces.folder / "reading").glob("*.npz"))
+    broken = next((partial.folder / "reading").glob("*.npz"))
     for damage in (broken.unlink, lambda: broken.write_bytes(broken.read_bytes()[:100])):
         damage()
-        assert run(rooms, pieces=pieces) == whole
+        assert run(rooms, partial=partial) == whole
         assert len(encoded) == 2
         encoded.clear()
     # other settings, killed between the arrays of a scene and their mark: the first settings do not take those arrays
-    others = Pieces.beside(tmp_path / "p.json", {"seed": 1})
+    others = PartialResults.beside(tmp_path / "p.json", {"seed": 1})
     monkeypatch.setattr("evaluation.run_scenes.write_text_atomically", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(rooms, pieces=others, seed=1)
+        run(rooms, partial=others, seed=1)
     monkeypatch.undo()
     monkeypatch.setattr(features, "encode_latent", counted)
-    assert run(rooms, pieces=pieces) == whole
+    assert run(rooms, partial=partial) == whole
     encoded.clear()
-    run(rooms, pieces=pieces, l2=1.0)
+    run(rooms, partial=partial, l2=1.0)
     assert len(encoded) == 2 * 2
-    pieces.clear()
-    assert not pieces.folder.exists()
+    partial.clear()
+    assert not partial.folder.exists()
 
 
 def perfect_files(rooms: Rooms, folder: Path) -> Path:

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from chorus_common.cache import SceneCache
-from chorus_common.features.standardise import TeacherBasis
+from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.labels import SCANNET20
 from chorus_common.runtime.errors import CacheError, ConfigError
 from evaluation import features as features_module
 from evaluation.features import FeatureFiles, LiftedTeacher, StudentFeatures, text_aligned_teacher
 from evaluation.prompts import class_embeddings
 from evaluation.scenes import EvalScene, LoadedScene, labelled_scenes, select_scenes
-from evaluation.tasks.zero_shot import Contender, ZeroShotConfig, classify, zero_shot
+from evaluation.tasks.zero_shot import Method, ZeroShotConfig, classify, zero_shot
 from tests.evaluation.rooms import GRID, TEACHER, Rooms, WordVectors, make_rooms
-from tests.evaluation.student import fake_latent, fake_turns, make_student
+from tests.evaluation.student import fake_latent, fake_tta, make_student
 
 TEXT = class_embeddings(WordVectors(), SCANNET20)
 
@@ -25,8 +25,8 @@ def loaded(rooms: Rooms, scene_id: str) -> LoadedScene:
     return EvalScene("toy", scene_id, rooms.store).load()
 
 
-def basis_of(rooms: Rooms) -> TeacherBasis:
-    return TeacherBasis.load(rooms.store / "bases" / f"{TEACHER}.safetensors")
+def standardiser_of(rooms: Rooms) -> PhiSStandardiser:
+    return PhiSStandardiser.load(rooms.store / "standardisers" / f"{TEACHER}.safetensors")
 
 
 def cosine_argmax(feature: np.ndarray, text: np.ndarray) -> int:
@@ -35,11 +35,11 @@ def cosine_argmax(feature: np.ndarray, text: np.ndarray) -> int:
 
 
 def plain_lifted(rooms: Rooms, scene_id: str) -> list[int]:
-    """Prediction per Gaussian of the cache by the plain formula: mean over all cells of all views, inverse basis,
-    nearest text.
+    """Prediction per Gaussian of the cache by the plain formula: mean over all cells of all views, inverse
+    standardiser, nearest text.
     """
     cache = SceneCache.open(rooms.store / "toy" / f"{scene_id}.zarr")
-    index, basis = cache.lifting(), basis_of(rooms)
+    index, standardiser = cache.lifting(), standardiser_of(rooms)
     cells = cache.features(TEACHER).astype(np.float64).reshape(index.n_views * GRID.cells, -1)
     predictions = []
     for row in range(len(index)):
@@ -49,51 +49,53 @@ def plain_lifted(rooms: Rooms, scene_id: str) -> list[int]:
             predictions.append(-1)
             continue
         mean = weights @ cells[index.columns[entries]] / weights.sum()
-        predictions.append(cosine_argmax(basis.phi * basis.rotation.T @ mean + basis.mean, TEXT))
+        predictions.append(cosine_argmax(standardiser.phi * standardiser.rotation.T @ mean + standardiser.mean, TEXT))
     return predictions
 
 
 def test_lifted_teacher_equals_the_plain_formula(rooms: Rooms) -> None:
     scene = loaded(rooms, "val_0")
-    opened = LiftedTeacher(TEACHER, basis_of(rooms)).open(scene)
+    opened = LiftedTeacher(TEACHER, standardiser_of(rooms)).open(scene)
     expected = np.array(plain_lifted(rooms, "val_0"))
     assert (classify(opened, len(scene.gaussians), TEXT) == expected).all()
     assert 0 < (expected == -1).mean() < 1, "the toy rooms must have unseen Gaussians"
 
 
 def test_row_passes_do_not_change_the_result(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = LiftedTeacher(TEACHER, basis_of(rooms)).open(loaded(rooms, "val_0"))
+    opened = LiftedTeacher(TEACHER, standardiser_of(rooms)).open(loaded(rooms, "val_0"))
     whole = classify(opened, 600, TEXT)
     monkeypatch.setattr("evaluation.tasks.zero_shot.PASS", 17)
     np.testing.assert_array_equal(whole, classify(opened, 600, TEXT))
 
 
-def test_student_equals_the_direction_of_its_projector_then_inverse_basis(
+def test_student_equals_the_direction_of_its_projector_then_inverse_standardiser(
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features_module, "encode_turns", fake_turns)
-    basis = basis_of(rooms)
-    student = make_student(basis)
+    monkeypatch.setattr(features_module, "encode_tta", fake_tta)
+    standardiser = standardiser_of(rooms)
+    student = make_student(standardiser)
     scene = loaded(rooms, "val_0").gaussians
     opened = StudentFeatures(student, TEACHER).open(loaded(rooms, "val_0"))
     with torch.inference_mode():
         standardised = student.project(TEACHER, torch.from_numpy(fake_latent(student.encoder, scene))).numpy()
     rows = standardised.astype(np.float64)
     rows *= np.sqrt(rows.shape[1]) / np.linalg.norm(rows, axis=1, keepdims=True)  # as long as a teacher's typically are
-    expected = [cosine_argmax(basis.phi * basis.rotation.T @ row + basis.mean, TEXT) for row in rows]
+    expected = [
+        cosine_argmax(standardiser.phi * standardiser.rotation.T @ row + standardiser.mean, TEXT) for row in rows
+    ]
     assert len(set(expected)) > 1
     assert (classify(opened, len(scene), TEXT) == np.array(expected)).mean() > 0.995  # single against double precision
 
 
-def run(rooms: Rooms, contenders: dict[str, Contender], **config: object) -> dict[str, object]:
+def run(rooms: Rooms, methods: dict[str, Method], **config: object) -> dict[str, object]:
     selection = select_scenes([rooms.store], rooms.manifest, "val")
     labelled_scenes(selection)
-    return zero_shot(selection, SCANNET20, TEXT, contenders, ZeroShotConfig(**config))[0]  # type: ignore[arg-type]
+    return zero_shot(selection, SCANNET20, TEXT, methods, ZeroShotConfig(**config))[0]  # type: ignore[arg-type]
 
 
 def test_rows_share_their_gaussians_and_fill_only_helps_the_unseen(rooms: Rooms) -> None:
-    source = LiftedTeacher(TEACHER, basis_of(rooms))
-    result = run(rooms, {"filled": Contender(source, fill=True), "seen": Contender(source)})
+    source = LiftedTeacher(TEACHER, standardiser_of(rooms))
+    result = run(rooms, {"filled": Method(source, fill=True), "seen": Method(source)})
     rows = result["rows"]
     counts = {name: np.array(row["confusion"]["counts"]) for name, row in rows.items()}  # type: ignore[attr-defined]
     np.testing.assert_array_equal(counts["filled"].sum(axis=1), counts["seen"].sum(axis=1))
@@ -117,7 +119,7 @@ def test_ground_truth_does_not_leak_into_predictions(tmp_path: Path, monkeypatch
         return add(self, truth, prediction, **kw)  # type: ignore[arg-type]
 
     rooms = make_rooms(tmp_path, train=0, val=1, n=200)
-    source = {"filled": Contender(LiftedTeacher(TEACHER, basis_of(rooms)), fill=True)}
+    source = {"filled": Method(LiftedTeacher(TEACHER, standardiser_of(rooms)), fill=True)}
     monkeypatch.setattr(ConfusionMatrix, "add", spy)
     first = run(rooms, source)
     read = SceneCache.scene
@@ -138,12 +140,12 @@ def test_feature_files_follow_the_source_order(rooms: Rooms, tmp_path: Path) -> 
     for name, scene in rooms.scenes.items():
         if name.startswith("val"):
             np.save(tmp_path / f"{name}.npy", TEXT[np.maximum(scene.labels, 0)])  # type: ignore[arg-type]
-    result = run(rooms, {"features": Contender(FeatureFiles(tmp_path, TEXT.shape[1]))})
+    result = run(rooms, {"features": Method(FeatureFiles(tmp_path, TEXT.shape[1]))})
     assert result["rows"]["features"]["miou"] == 1.0  # type: ignore[index]
 
 
 def test_feature_files_that_do_not_fit_are_named(rooms: Rooms, tmp_path: Path) -> None:
-    files = {"features": Contender(FeatureFiles(tmp_path, TEXT.shape[1]))}
+    files = {"features": Method(FeatureFiles(tmp_path, TEXT.shape[1]))}
     with pytest.raises(CacheError, match=r"toy/val_0: neither .*val_0.npy"):
         run(rooms, files)
     for bad, message in (
@@ -171,13 +173,13 @@ def test_points_take_the_vote_of_their_neighbours(tmp_path: Path) -> None:
     features = tmp_path / "features"
     features.mkdir()
     np.save(features / "val_0.npy", TEXT[np.maximum(scene.labels, 0)])  # type: ignore[arg-type]
-    contenders = {"features": Contender(FeatureFiles(features, TEXT.shape[1]))}
-    result = run(rooms, contenders, target="points", k=1)
+    methods = {"features": Method(FeatureFiles(features, TEXT.shape[1]))}
+    result = run(rooms, methods, target="points", k=1)
     assert result["rows"]["features"]["miou"] == 1.0  # type: ignore[index]
     assert result["excluded"] == {
         "toy/val_1": "no ground truth: no pc_coord.npy beside the source"
     }  # it has no labelled cloud beside it
-    assert run(rooms, contenders, target="points", k=25)["rows"]["features"]["miou"] < 1.0  # type: ignore[index]
+    assert run(rooms, methods, target="points", k=25)["rows"]["features"]["miou"] < 1.0  # type: ignore[index]
 
 
 def test_teacher_is_chosen_by_its_text_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +218,7 @@ def test_damaged_scene_is_left_out_visibly(tmp_path: Path) -> None:
     selection = select_scenes([rooms.store], rooms.manifest, "val")
     labelled_scenes(selection)
     result, _ = zero_shot(
-        selection, SCANNET20, TEXT, {"a": Contender(LiftedTeacher(TEACHER, basis_of(rooms)))}, ZeroShotConfig()
+        selection, SCANNET20, TEXT, {"a": Method(LiftedTeacher(TEACHER, standardiser_of(rooms)))}, ZeroShotConfig()
     )
     assert list(result["per_scene"]) == ["toy/val_0"]
     assert selection.failed

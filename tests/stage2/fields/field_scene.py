@@ -10,7 +10,7 @@ import numpy as np
 
 from chorus_common.cache import EmbeddingSource, SceneCacheWriter, SceneHeader
 from chorus_common.cache.schema import GridAttributes, MaskTeacherAttributes
-from chorus_common.features.standardise import Moments, TeacherBasis, phi_s
+from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.lifting import CellGrid, LiftingIndex
 from chorus_common.text import EMBEDDED_TEXT_SPEC, load_text_encoder
 from tests.evaluation.rooms import GRID, make_cameras, make_index, make_scene
@@ -84,8 +84,10 @@ def write_cache(root: Path, seed: int = 0, n: int = 300) -> Path:
     names = ["floor", "wall", "chair", "table", "sofa", "bed", "desk", "door", "window", "sink", "toilet", "curtain"]
     masks = make_masks(index, seed, words=encoder.encode(names))
     tokens = unit(np.random.default_rng(seed).standard_normal((index.n_columns, encoder.channels)))
-    basis: TeacherBasis = phi_s(Moments.of(tokens), spec=EMBEDDED_TEXT_SPEC, teacher_fingerprint=encoder.pair)
-    basis.save(root / "bases" / "text.safetensors")
+    standardiser: PhiSStandardiser = phi_s(
+        Moments.of(tokens), spec=EMBEDDED_TEXT_SPEC, teacher_fingerprint=encoder.pair
+    )
+    standardiser.save(root / "standardisers" / "text.safetensors")
     grid: CellGrid = GRID
     header = SceneHeader(
         scene_id="room", fingerprint=f"made-up-{seed}", dataset="toy",
@@ -96,12 +98,12 @@ def write_cache(root: Path, seed: int = 0, n: int = 300) -> Path:
         writer.put_gaussians(scene, index.order)
         writer.put_cameras(cameras)
         writer.put_lifting(index)
-        writer.put_evidence(*index.evidence())
+        writer.put_visibility(*index.visibility())
         dense = writer.add_dense_teacher(
             "text", spec=EMBEDDED_TEXT_SPEC, fingerprint=encoder.pair, channels=encoder.channels,
-            basis=basis.fingerprint, bits="fp16", text_aligned=True,
+            standardiser=standardiser.fingerprint, bits="fp16", text_aligned=True,
         )  # fmt: skip
-        dense.append(basis.forward(tokens).reshape(index.n_views, grid.rows, grid.cols, -1))
+        dense.append(standardiser.forward(tokens).reshape(index.n_views, grid.rows, grid.cols, -1))
         source = EmbeddingSource(spec=EMBEDDED_TEXT_SPEC, fingerprint=encoder.pair, form="pooled")
         writer_of_masks = writer.add_mask_teacher(
             "masks", spec="made-up", fingerprint="", levels=LEVELS, height=grid.height, width=grid.width,

@@ -86,13 +86,13 @@ def test_exported_features_replace_lifted_ones(trained: tuple[Path, Path], tmp_p
     known = view.seen
     assert 0 < known.sum() < 300
     assert np.abs(given[known] - lifted[known]).max() > 0.1
-    valid = cache.evidence()[0] > 0
+    valid = cache.visibility()[0] > 0
     np.testing.assert_allclose(given[~known & valid], lifted[~known & valid], atol=0.01)
     own = view.gaussian_features()[known]
-    from chorus_common.features.standardise import TeacherBasis
+    from chorus_common.features.standardise import PhiSStandardiser
 
-    basis = TeacherBasis.load(scene.parent.parent / "bases" / "text.safetensors")
-    np.testing.assert_allclose(basis.inverse(given[known].astype(np.float32)), own, atol=0.02)
+    standardiser = PhiSStandardiser.load(scene.parent.parent / "standardisers" / "text.safetensors")
+    np.testing.assert_allclose(standardiser.inverse(given[known].astype(np.float32)), own, atol=0.02)
     # cells of the given teacher are what its Gaussians show there
     cells = entry.store.features("text", [1])
     want = cache.lifting().select_views([1]).render(whole(entry))[0]
@@ -149,7 +149,7 @@ def test_wrong_options_are_refused(trained: tuple[Path, Path], tmp_path: Path) -
         give_features([entry], {"text": tmp_path / "nowhere"})
     with pytest.raises(ConfigError, match="no scene has a dense teacher 'sam'"):
         give_features([entry], {"sam": tmp_path})
-    write_gaussian_features(tmp_path / "toy" / "room.safetensors", np.zeros((300, 64)), cache="other", basis="x")
+    write_gaussian_features(tmp_path / "toy" / "room.safetensors", np.zeros((300, 64)), cache="other", standardiser="x")
     with pytest.raises(CacheError, match="belongs to another cache"):
         give_features([entry], {"text": tmp_path})
     with pytest.raises(ConfigError, match="expected TEACHER=FOLDER"):

@@ -48,10 +48,10 @@ def test_samples_depend_on_seed_and_place_alone_and_points_lie_in_their_cells() 
     later = again.batch(3)  # asked for first, which must change nothing
     first, second = dataset.batch(0), dataset.batch(3)
     assert torch.equal(second.points.feat, later.points.feat)
-    assert torch.equal(second.looks[3].viewmat, later.looks[3].viewmat)
+    assert torch.equal(second.supervised_views[3].viewmat, later.supervised_views[3].viewmat)
     assert first.scenes != second.scenes or not torch.equal(first.points.coord[:50], second.points.coord[:50])
-    assert len(first.looks) == 4
-    assert [look.scene for look in first.looks] == [0, 0, 1, 1]
+    assert len(first.supervised_views) == 4
+    assert [supervised.scene for supervised in first.supervised_views] == [0, 0, 1, 1]
     assert len(first.voxels.cells) == len(first.voxels.centres) == len(first.points)
     ends = [0, *first.points.offset.tolist()]
     for b in (0, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage2_distill.encoder.row_draws import _mix, uniform_rows
+from stage2_distill.encoder.counter_rng import _mix, uniform_rows
 
 MASK = 2**64 - 1
 

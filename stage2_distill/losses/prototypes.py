@@ -1,8 +1,8 @@
-"""The anchor loss: a Gaussian's feature should be as near to some fixed vectors of the teacher's space as the teacher's
-own feature is.
+"""The prototype loss: a Gaussian's feature should be as near to some fixed vectors of the teacher's space as the
+teacher's own feature is.
 
-Matching alone answers doubt with a feature between the candidates; a softmax over anchors asks which of them it is, and
-learns within minutes what matching needs hours for (docs/experiments/demo.md). No label is seen: the anchors are
+Matching alone answers doubt with a feature between the candidates; a softmax over prototypes asks which of them it is,
+and learns within minutes what matching needs hours for (docs/experiments/demo.md). No label is seen: the prototypes are
 cluster centres of the teacher's lifted features. This is SEED (Fang et al. 2021, arXiv 2101.04731, eq. 2 to 4) with
 centres in place of a queue, so that the loss of a cloud depends on nothing but the cloud, and resuming needs no
 queue.
@@ -18,42 +18,42 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from stage2_distill.data.order import ANCHORS, generator
+from stage2_distill.data.order import PROTOTYPES, generator
 from stage2_distill.data.targets import SceneTargets
-from stage2_distill.settings import AnchorSettings, Objective
+from stage2_distill.settings import Objective, PrototypeSettings
 
 #: of k-means; by then hardly a direction changes its centre
 ROUNDS = 20
 
 
-def anchor_loss(
+def prototype_loss(
     predicted: Tensor,
     target: Tensor,
     shares: Tensor,
     cloud: Tensor,
-    anchors: Tensor,
+    prototypes: Tensor,
     temperature: float,
     balance: float = 0.0,
 ) -> Tensor:
-    """sum over rows of shares * KL(softmax(cos(target, anchors) / T) || softmax(cos(predicted, anchors) / T)).
+    """sum over rows of shares * KL(softmax(cos(target, prototypes) / T) || softmax(cos(predicted, prototypes) / T)).
 
     Predictions shorter than 1 (the teacher's features are sqrt(C) long) count as less than a direction.
 
     Args:
-        predicted, target: [M, C] in the teacher's standardised space. anchors: [K, C] unit rows.
-        shares: [M] weights of the rows, see `losses.match.cloud_shares`.
-        cloud: [M] of each row. balance: rows weigh by (share of their cloud that is nearest to the same anchor) **
+        predicted, target: [M, C] in the teacher's standardised space. prototypes: [K, C] unit rows.
+        shares: [M] weights of the rows, see `losses.distillation.cloud_shares`.
+        cloud: [M] of each row. balance: rows weigh by (share of their cloud that is nearest to the same prototype) **
             -balance, so that walls do not own the loss; each cloud keeps its sum of weights.
     """
     if len(shares) == 0:
         return predicted.sum() * 0
     predicted, target = predicted.float(), target.float()
-    wanted = F.log_softmax(F.normalize(target, dim=1) @ anchors.T / temperature, dim=1)
+    wanted = F.log_softmax(F.normalize(target, dim=1) @ prototypes.T / temperature, dim=1)
     # eps: the gradient of a direction grows with one over the length, and a few features near zero would own a step
-    given = F.log_softmax(F.normalize(predicted, dim=1, eps=1.0) @ anchors.T / temperature, dim=1)
+    given = F.log_softmax(F.normalize(predicted, dim=1, eps=1.0) @ prototypes.T / temperature, dim=1)
     if balance > 0:
         total = _sums(shares, cloud)
-        kind = cloud * len(anchors) + wanted.argmax(1)
+        kind = cloud * len(prototypes) + wanted.argmax(1)
         raised = shares * (_sums(shares, kind)[kind] / total[cloud]).clamp_min(1e-9) ** -balance
         shares = raised * (total / _sums(raised, cloud).clamp_min(1e-12))[cloud]
     return (F.kl_div(given, wanted, reduction="none", log_target=True).sum(1) * shares).sum()
@@ -64,7 +64,7 @@ def _sums(values: Tensor, group: Tensor) -> Tensor:
     return values.new_zeros(int(group.max()) + 1).scatter_add_(0, group, values)
 
 
-def choose_anchors(features: NDArray[np.floating], count: int, seed: int) -> NDArray[np.float32]:
+def choose_prototypes(features: NDArray[np.floating], count: int, seed: int) -> NDArray[np.float32]:
     """Unit rows [K, C]: centres of the directions of `features` [M, C], by spherical k-means (Dhillon and Modha 2001)
     from a k-means++ start; a pure function of its arguments. K is `count`, or fewer where there are fewer features or
     clusters run empty.
@@ -97,22 +97,22 @@ def _spread(directions: NDArray[np.float64], count: int, rng: np.random.Generato
     return directions[chosen]
 
 
-def anchors_of_scenes(
+def prototypes_of_scenes(
     scenes: Sequence[SceneTargets],
     teacher: str,
-    settings: AnchorSettings,
+    settings: PrototypeSettings,
     seed: int,
     objective: Objective = "lifted",
 ) -> NDArray[np.float32]:
-    """Anchors [K, C] from what the teacher says in some training scenes, of Gaussians or of cells as the `objective`
+    """Prototypes [K, C] from what the teacher says in some training scenes, of Gaussians or of cells as the `objective`
     has it; drawn alike whatever the number of processes.
     """
-    rng = generator(seed, ANCHORS)
+    rng = generator(seed, PROTOTYPES)
     having = [scene for scene in scenes if teacher in scene.teachers]
     chosen = np.sort(rng.permutation(len(having))[: settings.scenes])
     said = _of_gaussians if objective == "lifted" else _of_cells
     drawn = [said(having[k], teacher, settings.per_scene, rng) for k in chosen]
-    return choose_anchors(np.concatenate(drawn), settings.count, seed)
+    return choose_prototypes(np.concatenate(drawn), settings.count, seed)
 
 
 def _of_gaussians(scene: SceneTargets, teacher: str, count: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -1,4 +1,5 @@
-"""The length of predictions is the one at which they agree most with the teacher, and it travels with the student."""
+"""The feature norm of predictions is the one at which they agree most with the teacher, and it travels with the
+student."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import torch.nn.functional as F
 from chorus_common.features.standardise import Moments, phi_s
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset
-from stage2_distill.data.order import LENGTHS, generator
+from stage2_distill.data.order import FEATURE_NORMS, generator
 from stage2_distill.encoder import build_encoder
-from stage2_distill.lengths import FACTORS, PER_SCENE, best_length, calibrate_lengths
-from stage2_distill.losses.anchors import choose_anchors
+from stage2_distill.feature_norms import FACTORS, PER_SCENE, best_feature_norm, calibrate_feature_norms
+from stage2_distill.losses.prototypes import choose_prototypes
 from stage2_distill.settings import DataSettings
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student
 from tests.stage2.store_fakes import make_entries
@@ -29,19 +30,21 @@ def make_student(mean: float) -> Student:
     teacher = StudentTeacher(spec="x:y", fingerprint="f", channels=C, hidden=8)
     small = {"enc_channels": (16, 16), "enc_depths": (1, 1), "dec_channels": (16,)}
     student = Student(build_encoder("chorus-lite", **small), {"text": teacher})
-    student.set_basis("text", phi_s(Moments.of(tokens)))
+    student.set_standardiser("text", phi_s(Moments.of(tokens)))
     return student
 
 
-def agreement(student: Student, predicted: torch.Tensor, target: torch.Tensor, length: float) -> float:
+def agreement(student: Student, predicted: torch.Tensor, target: torch.Tensor, feature_norm: float) -> float:
     """Row by row, with nothing batched: share of rows whose nearest cluster is the target's."""
-    basis = student.basis("text")
-    own = [F.normalize(basis.inverse(t), dim=0) for t in target]
-    anchors = torch.from_numpy(choose_anchors(torch.stack(own).numpy(), 64, 0))
+    standardiser = student.standardiser("text")
+    own = [F.normalize(standardiser.inverse(t), dim=0) for t in target]
+    prototypes = torch.from_numpy(choose_prototypes(torch.stack(own).numpy(), 64, 0))
     hits = 0
     for p, t in zip(predicted, own):
-        mine = F.normalize(basis.inverse(p / p.norm() * length), dim=0)
-        hits += int(torch.stack([mine @ a for a in anchors]).argmax() == torch.stack([t @ a for a in anchors]).argmax())
+        mine = F.normalize(standardiser.inverse(p / p.norm() * feature_norm), dim=0)
+        hits += int(
+            torch.stack([mine @ a for a in prototypes]).argmax() == torch.stack([t @ a for a in prototypes]).argmax()
+        )
     return hits / len(target)
 
 
@@ -61,7 +64,7 @@ def test_best_length_is_the_best_of_a_slow_search(seed: int) -> None:
     scores = [agreement(student, predicted, target, f * C**0.5) for f in FACTORS]
     assert len(set(scores)) > 3
     assert (
-        best_length(student, "text", F.normalize(predicted, dim=1), target, 0)
+        best_feature_norm(student, "text", F.normalize(predicted, dim=1), target, 0)
         == FACTORS[int(np.argmax(scores))] * C**0.5
     )
 
@@ -77,12 +80,12 @@ def test_lengths_are_measured_on_scenes_no_larger_than_training_takes(max_points
     student = Student(encoder, teachers)
     seen: list[int] = []
     encoder.register_forward_pre_hook(lambda _, batch: seen.append(len(batch[0])))
-    calibrate_lengths(student, dataset, 5)
+    calibrate_feature_norms(student, dataset, 5)
     assert len(seen) == 3
     assert max(seen) <= (max_points or 500)
     assert min(seen) > (0 if max_points else 120)
     # as if all targets were there and rows were drawn of them, teacher after teacher
-    rng = generator(5, LENGTHS)
+    rng = generator(5, FEATURE_NORMS)
     found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"a": [], "b": []}
     for number in sorted(rng.permutation(3).tolist()):
         batch = dataset.plain(number).batch
@@ -94,15 +97,15 @@ def test_lengths_are_measured_on_scenes_no_larger_than_training_takes(max_points
                 found[name].append((said, target.values[drawn]))
     for name, pairs in found.items():
         said, wanted = (torch.cat(part) for part in zip(*pairs))
-        assert student.config.teachers[name].length == best_length(student, name, said, wanted, 5)
+        assert student.config.teachers[name].feature_norm == best_feature_norm(student, name, said, wanted, 5)
 
 
 def test_length_is_used_and_saved(tmp_path: Path) -> None:
     student = make_student(3.0)
     rows = torch.randn(5, C)
     plain = student.unstandardise("text", rows)
-    student.set_length("text", 2 * C**0.5)
-    mean = student.basis("text").mean
+    student.set_feature_norm("text", 2 * C**0.5)
+    mean = student.standardiser("text").mean
     torch.testing.assert_close(student.unstandardise("text", rows) - mean, 2 * (plain - mean))
     save_student(student, tmp_path)
     torch.testing.assert_close(load_student(tmp_path).unstandardise("text", rows), student.unstandardise("text", rows))

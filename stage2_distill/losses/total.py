@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from stage2_distill.data.batch import Batch
-from stage2_distill.losses.anchors import anchor_loss
+from stage2_distill.losses.distillation import DistillationTerms, cloud_shares, distillation_loss, visibility_weight
 from stage2_distill.losses.label_contrast import label_contrast
 from stage2_distill.losses.mask_contrast import mask_contrast
-from stage2_distill.losses.match import MatchTerms, cloud_shares, evidence_weight, match_loss
+from stage2_distill.losses.prototypes import prototype_loss
 from stage2_distill.losses.rows import take_rows
 from stage2_distill.schedule import TermWeights
 from stage2_distill.settings import TeacherSettings
@@ -28,25 +28,29 @@ class TeacherTerms:
     """One teacher's terms.
 
     Attributes:
-        loss: match + eta anchors + eta contrast, mean over all clouds of the batch.
-        match: means over the clouds that the teacher saw; `seen` is their share of the batch.
-        others: unweighted terms beside the match, by name.
+        loss: distillation + eta prototypes + eta contrast, mean over all clouds of the batch.
+        distillation: means over the clouds that the teacher saw; `seen` is their share of the batch.
+        others: unweighted terms beside the distillation loss, by name.
     """
 
     loss: Tensor
-    match: MatchTerms
+    distillation: DistillationTerms
     seen: float
     others: Mapping[str, Tensor]
 
     def values(self) -> dict[str, Tensor]:
         """For the log."""
-        match = {"match": self.match.loss, "cosine": self.match.cosine, "smooth_l1": self.match.smooth_l1}
-        return match | dict(self.others)
+        distillation = {
+            "distillation": self.distillation.loss,
+            "cosine": self.distillation.cosine,
+            "smooth_l1": self.distillation.smooth_l1,
+        }
+        return distillation | dict(self.others)
 
 
 @dataclass(frozen=True)
-class DistillTerms:
-    """total = sum over teachers of lambda_t * (match_t + eta_t con_t), or None where no teacher has a weight;
+class TotalTerms:
+    """total = sum over teachers of lambda_t * (distill_t + eta_t con_t), or None where no teacher has a weight;
     terms per teacher for the log.
     """
 
@@ -54,32 +58,32 @@ class DistillTerms:
     terms: Mapping[str, TeacherTerms]
 
 
-def distill_loss(
+def total_loss(
     student: Student,
     batch: Batch,
     teachers: Mapping[str, TeacherSettings],
     weights: Mapping[str, TermWeights],
-    anchors: Mapping[str, Tensor],
-) -> DistillTerms:
-    """total(e) = sum over active teachers t in A(e) of lambda_t (match_t + eta_t con_t)   (Chorus, arXiv 2512.17817).
+    prototypes: Mapping[str, Tensor],
+) -> TotalTerms:
+    """total(e) = sum over active teachers t in A(e) of lambda_t (distill_t + eta_t con_t)   (Chorus, arXiv 2512.17817).
 
     Args:
         weights: lambda_t and eta_t at this point of the schedule; teachers of weight 0 cost nothing.
-        anchors: [K, C] of the teachers that have an anchor term.
+        prototypes: [K, C] of the teachers that have a prototype term.
     """
     wanted = [name for name, weight in weights.items() if weight.teacher > 0]
     if not wanted:
-        return DistillTerms(None, {})
+        return TotalTerms(None, {})
     latent = student.encoder(batch.points)
     active = [name for name in wanted if name in batch.targets]
     if not active:  # other processes, whose BatchNorm waits for this one's rows, may have something to learn
-        return DistillTerms(0 * latent.sum(), {})
+        return TotalTerms(0 * latent.sum(), {})
     terms = {
-        name: teacher_terms(student, name, latent, batch, teachers[name], weights[name], anchors.get(name))
+        name: teacher_terms(student, name, latent, batch, teachers[name], weights[name], prototypes.get(name))
         for name in active
     }
     total = torch.stack([weights[name].teacher * term.loss for name, term in terms.items()]).sum()
-    return DistillTerms(total, terms)
+    return TotalTerms(total, terms)
 
 
 def teacher_terms(
@@ -89,7 +93,7 @@ def teacher_terms(
     batch: Batch,
     settings: TeacherSettings,
     weights: TermWeights,
-    anchors: Tensor | None = None,
+    prototypes: Tensor | None = None,
 ) -> TeacherTerms:
     """Terms of one teacher, in f32. Without contrastive ones only rows with a target go through its projector."""
     target = batch.targets[name]
@@ -102,29 +106,31 @@ def teacher_terms(
         predicted = take_rows(everywhere if batch.pixels is None else batch.pixels @ everywhere, target.rows)
     # autocast ends at the predictions: it would take the products within the terms, too, back from float to bf16
     with torch.autocast(predicted.device.type, enabled=False):
-        shares, seen = cloud_shares(evidence_weight(target.weight, settings.evidence_half), target.cloud, len(batch))
-        match = match_loss(
+        shares, seen = cloud_shares(
+            visibility_weight(target.weight, settings.visibility_half), target.cloud, len(batch)
+        )
+        distillation = distillation_loss(
             predicted,
             target.values,
             shares,
-            l1=settings.l1,
-            l2=settings.l2,
+            cosine_weight=settings.cosine_weight,
+            smooth_l1_weight=settings.smooth_l1_weight,
             beta=settings.beta,
-            offset=student.basis(name).offset() if settings.cosine_space == "teacher" else None,
-            own_space=student.basis(name).linear() if settings.smooth_l1_space == "teacher" else None,
+            offset=student.standardiser(name).offset() if settings.cosine_space == "teacher" else None,
+            own_space=student.standardiser(name).linear() if settings.smooth_l1_space == "teacher" else None,
         )
-        loss, others = match.loss * seen, {}
-        if weights.anchors > 0 and anchors is not None:
-            asked = settings.anchors
-            term = anchor_loss(
-                predicted, target.values, shares, target.cloud, anchors, asked.temperature, asked.balance
+        loss, others = distillation.loss * seen, {}
+        if weights.prototypes > 0 and prototypes is not None:
+            asked = settings.prototypes
+            term = prototype_loss(
+                predicted, target.values, shares, target.cloud, prototypes, asked.temperature, asked.balance
             )
-            others["anchors"] = term.detach()
-            loss = loss + weights.anchors * term * seen
+            others["prototypes"] = term.detach()
+            loss = loss + weights.prototypes * term * seen
         if masks is not None:
             others["masks"] = mask_contrast(everywhere, masks, len(batch), settings.masks.temperature)
             loss = loss + weights.masks * others["masks"]
         if labels is not None:
             others["labels"] = label_contrast(everywhere, labels, len(batch), settings.labels.temperature)
             loss = loss + weights.labels * others["labels"]
-        return TeacherTerms(loss, match, seen, others)
+        return TeacherTerms(loss, distillation, seen, others)

@@ -20,7 +20,7 @@ DROPPED_SHARE = 0.02
 MANTISSA_BITS = 4
 
 
-class SlimIndex(NamedTuple):
+class PrunedIndex(NamedTuple):
     """CSR arrays as stored, and the largest share of a row's weight that was dropped, and relative error of a "
     "kept one."""
 
@@ -31,17 +31,18 @@ class SlimIndex(NamedTuple):
     rounding: float
 
 
-def slim_index(
+def prune_index(
     index: LiftingIndex, dropped_share: float = DROPPED_SHARE, mantissa_bits: int = MANTISSA_BITS
-) -> SlimIndex:
-    """`index` without its negligible entries and with rounded fp16 weights. A Gaussian that has evidence keeps some."""
+) -> PrunedIndex:
+    """`index` without its negligible entries and with rounded fp16 weights. A Gaussian that has visibility keeps
+    some."""
     keep, dropped = _negligible(index.indptr, index.weights, dropped_share)
     before = np.concatenate([[0], np.cumsum(keep)])
     exact = index.weights[keep]
     weights = round_weights(exact, mantissa_bits)
     # below fp16's normal range the error is absolute
     relative = np.abs(weights - exact.astype(np.float64)) / np.maximum(exact, np.float32(2.0**-14))
-    return SlimIndex(before[index.indptr], index.columns[keep], weights, dropped, float(relative.max(initial=0.0)))
+    return PrunedIndex(before[index.indptr], index.columns[keep], weights, dropped, float(relative.max(initial=0.0)))
 
 
 @numba.njit(nogil=True, cache=True)

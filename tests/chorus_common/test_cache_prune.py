@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chorus_common.cache.slim import round_weights, slim_index
+from chorus_common.cache.prune import prune_index, round_weights
 from chorus_common.lifting import CellGrid, LiftingIndex
 from tests.chorus_common.cache_example import make_example
 
@@ -26,21 +26,21 @@ def heavy_tailed(seed: int = 0, n: int = 200) -> LiftingIndex:
 def test_the_smallest_entries_go_while_they_fit(share: float) -> None:
     """Compared with a plain loop over rows."""
     index = heavy_tailed()
-    slim = slim_index(index, share)
+    pruned = prune_index(index, share)
     for row in range(len(index)):
         a, b = index.indptr[row : row + 2]
         weights = index.weights[a:b].astype(np.float64)
         rank = np.argsort(weights, kind="stable")
         gone = rank[np.cumsum(weights[rank]) <= share * weights.sum()]
         kept = np.setdiff1d(np.arange(b - a), gone)
-        c, d = slim.indptr[row : row + 2]
-        np.testing.assert_array_equal(slim.columns[c:d], index.columns[a:b][kept])
-        assert (d > c) == (b > a), "a Gaussian with evidence keeps some"
+        c, d = pruned.indptr[row : row + 2]
+        np.testing.assert_array_equal(pruned.columns[c:d], index.columns[a:b][kept])
+        assert (d > c) == (b > a), "a Gaussian with visibility keeps some"
         if b > a:
             assert weights[gone].sum() <= share * weights.sum() + 1e-12
-    assert slim.dropped <= share
+    assert pruned.dropped <= share
     if share == 0.01:
-        assert len(slim.columns) < 0.8 * len(index.columns)
+        assert len(pruned.columns) < 0.8 * len(index.columns)
 
 
 @given(arrays(np.float32, st.integers(0, 50), elements=st.floats(2.0**-23, 60000, width=32)), st.integers(1, 10))
@@ -63,8 +63,8 @@ def test_weights_beyond_fp16_stay_finite() -> None:
 
 def test_lifted_features_hardly_change() -> None:
     index = heavy_tailed(1)
-    slim = slim_index(index)
-    small = LiftingIndex(index.order, slim.indptr, slim.columns, slim.weights, index.grid, index.n_views)
+    pruned = prune_index(index)
+    small = LiftingIndex(index.order, pruned.indptr, pruned.columns, pruned.weights, index.grid, index.n_views)
     features = np.random.default_rng(0).normal(size=(index.n_columns, 64)).astype(np.float32)
     exact, weight = index.lift(features)
     found, _ = small.lift(features)
@@ -73,10 +73,10 @@ def test_lifted_features_hardly_change() -> None:
     cosine = dot / np.linalg.norm(exact[seen], axis=1) / np.linalg.norm(found[seen], axis=1)
     assert cosine.mean() > 0.999
     assert cosine.min() > 0.99
-    np.testing.assert_array_equal(seen, small.evidence()[0] > 0)
+    np.testing.assert_array_equal(seen, small.visibility()[0] > 0)
 
 
 def test_grid_and_order_are_not_touched() -> None:
     index = heavy_tailed(2)
     assert index.grid == CellGrid(40, 24, 8)
-    assert len(slim_index(index).indptr) == len(index) + 1
+    assert len(prune_index(index).indptr) == len(index) + 1

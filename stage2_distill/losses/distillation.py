@@ -1,4 +1,4 @@
-"""The matching loss: how far a predicted feature is from a teacher's lifted one."""
+"""The distillation loss: how far a predicted feature is from a teacher's lifted one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class MatchTerms:
+class DistillationTerms:
     """Weighted means over the Gaussians that were compared; `loss` is what is minimised, the others are for the log.
 
-    loss = l1 * (1 - cosine) + l2 * smooth_l1; cosine is the mean cosine similarity.
+    loss = cosine_weight * (1 - cosine) + smooth_l1_weight * smooth_l1; cosine is the mean cosine similarity.
     """
 
     loss: Tensor
@@ -21,19 +21,19 @@ class MatchTerms:
     smooth_l1: Tensor
 
 
-def match_loss(
+def distillation_loss(
     predicted: Tensor,
     target: Tensor,
     weight: Tensor,
     *,
-    l1: float,
-    l2: float,
+    cosine_weight: float,
+    smooth_l1_weight: float,
     beta: float = 1.0,
     offset: Tensor | None = None,
     own_space: Tensor | None = None,
-) -> MatchTerms:
-    """match_t = weighted mean over Gaussians of l1 (1 - cos(fhat, ftilde)) + l2 SmoothL1(fhat, ftilde)   (Chorus, arXiv
-    2512.17817).
+) -> DistillationTerms:
+    """distill_t = weighted mean over Gaussians of cosine_weight (1 - cos(fhat, ftilde)) + smooth_l1_weight
+    SmoothL1(fhat, ftilde)   (Chorus, arXiv 2512.17817).
 
     Args:
         predicted, target: [M, C] in the teacher's standardised (PHI-S) space, where every channel has unit variance, so
@@ -52,24 +52,24 @@ def match_loss(
     predicted, target, weight = predicted.float(), target.float(), weight.float()
     if len(weight) == 0:
         zero = predicted.sum() * 0
-        return MatchTerms(zero, zero.detach(), zero.detach())
+        return DistillationTerms(zero, zero.detach(), zero.detach())
     share = weight / weight.sum()
     a, b = (predicted, target) if offset is None else (predicted + offset, target + offset)
     cosine = (F.cosine_similarity(a, b, dim=1, eps=1e-6) * share).sum()
     if own_space is not None:
         predicted, target = predicted @ own_space, target @ own_space
     smooth = (F.smooth_l1_loss(predicted, target, reduction="none", beta=beta).mean(1) * share).sum()
-    return MatchTerms(l1 * (1 - cosine) + l2 * smooth, cosine.detach(), smooth.detach())
+    return DistillationTerms(cosine_weight * (1 - cosine) + smooth_l1_weight * smooth, cosine.detach(), smooth.detach())
 
 
-def evidence_weight(evidence: Tensor, half: float) -> Tensor:
-    """Weight of each Gaussian from its evidence [M] (sum of blending weights): e / (e + half); half = 0 weighs all
+def visibility_weight(visibility: Tensor, half: float) -> Tensor:
+    """Weight of each Gaussian from its visibility [M] (sum of blending weights): e / (e + half); half = 0 weighs all
     alike.
 
-    Saturating, because a large floor Gaussian collects thousands of times the evidence of a chair leg and would
+    Saturating, because a large floor Gaussian collects thousands of times the visibility of a chair leg and would
     otherwise own the loss.
     """
-    return torch.ones_like(evidence) if half == 0 else evidence / (evidence + half)
+    return torch.ones_like(visibility) if half == 0 else visibility / (visibility + half)
 
 
 def cloud_shares(weight: Tensor, cloud: Tensor, n_clouds: int) -> tuple[Tensor, float]:

@@ -1,10 +1,10 @@
-"""Test-time turns: a scene encoded at several yaw angles, and what the views of it say on average.
+"""Test-time rotations: a scene encoded at several yaw angles, and what the views of it say on average.
 
 Which way a room faces says nothing about what is in it, but it decides where voxels and patches are cut. The mean over
-angles keeps what all of them agree on. One turn is the scene as it is.
+angles keeps what all of them agree on. One rotation is the scene as it is.
 
 Angles are multiples of the golden angle: spread evenly whatever their number, and no two of them cut the same voxels. A
-circle in equal parts does that badly where it matters most: a quarter turn about the middle maps the grid of voxels
+circle in equal parts does that badly where it matters most: a quarter rotation about the middle maps the grid of voxels
 onto itself (figures in docs/guide/open-vocabulary.md).
 """
 
@@ -28,15 +28,15 @@ from stage2_distill.student import Student
 GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 
 
-def turned_scenes(scene: GaussianScene, turns: int) -> Iterator[GaussianScene]:
+def rotated_scenes(scene: GaussianScene, tta_rotations: int) -> Iterator[GaussianScene]:
     """`scene` at 0, 1, ... times the golden angle about the vertical through the middle of its box; first as it is."""
     yield scene
-    for i in range(1, turns):
+    for i in range(1, tta_rotations):
         yield rotate(scene, rotation_about("z", i * GOLDEN_ANGLE), middle(scene))
 
 
 @dataclass(frozen=True)
-class TurnedFeatures:
+class TtaFeatures:
     """An encoder's output for a scene, once per angle; rows are the scene's Gaussians in its own order."""
 
     angles: tuple[VoxelFeatures, ...]
@@ -54,7 +54,7 @@ class TurnedFeatures:
         """[stop - start, C] f32 on the CPU: what `student` predicts for `teacher`, in the teacher's own space.
 
         The mean is one of directions in the standardised space, where every channel weighs the same and none holds the
-        teacher's mean, then turned back as for a single angle (`Student.unstandardise`).
+        teacher's mean, then mapped back as for a single angle (`Student.unstandardise`).
         """
         device = next(student.parameters()).device
         angles = (angle.rows(start, stop).to(device) for angle in self.angles)
@@ -62,17 +62,17 @@ class TurnedFeatures:
         return student.unstandardise(teacher, sum(others, first)).float().cpu()
 
 
-def encode_turns(
+def encode_tta(
     encoder: Encoder,
     scene: GaussianScene,
-    turns: int = 1,
+    tta_rotations: int = 1,
     *,
     absent: tuple[str, ...] = (),
     blocks: Blocks | None = None,
-) -> TurnedFeatures:
-    """`scene` encoded at `turns` >= 1 angles (see `turned_scenes` and `encode_voxels`)."""
+) -> TtaFeatures:
+    """`scene` encoded at `tta_rotations` >= 1 angles (see `rotated_scenes` and `encode_voxels`)."""
     angles = []
-    for i, turned in enumerate(turned_scenes(scene, turns)):
-        of_angle = None if blocks is None else replace(blocks, scratch=blocks.scratch / f"turn{i}")
-        angles.append(encode_voxels(encoder, turned, absent=absent, blocks=of_angle))
-    return TurnedFeatures(tuple(angles))
+    for i, rotated in enumerate(rotated_scenes(scene, tta_rotations)):
+        of_angle = None if blocks is None else replace(blocks, scratch=blocks.scratch / f"rotation{i}")
+        angles.append(encode_voxels(encoder, rotated, absent=absent, blocks=of_angle))
+    return TtaFeatures(tuple(angles))
