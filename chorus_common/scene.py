@@ -168,3 +168,10 @@ def quats_to_rotations(quats: NDArray[np.floating]) -> NDArray[np.floating]:
             2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
         ], axis=-1,
     ).reshape(*np.asarray(quats).shape[:-1], 3, 3)  # fmt: skip
+
+
+def quat_product(quat: NDArray[np.floating], quats: NDArray[np.floating]) -> F32:
+    """Hamilton products quat * quats[i], canonical, [N, 4] (w, x, y, z): each is turned by `quat` [4] afterwards."""
+    w, x, y, z = quat
+    matrix = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    return canonical_quats(quats @ matrix.T)

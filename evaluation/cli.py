@@ -4,43 +4,40 @@ command.
 
 from __future__ import annotations
 
-import click
-
+from chorus_common.runtime.cli import LazyCommand, program
 from chorus_common.runtime.errors import run_cli
-from evaluation.commands.batch import batch_command
-from evaluation.commands.compare import compare_command
-from evaluation.commands.finetune import finetune_command
-from evaluation.commands.instances import instances_command
-from evaluation.commands.lerf import lerf_command
-from evaluation.commands.probe import probe_command
-from evaluation.commands.query import query_command
-from evaluation.commands.report import report_command
-from evaluation.commands.retrieval import retrieval_command
-from evaluation.commands.view import view_command
-from evaluation.commands.zero_shot import zero_shot_command
 from evaluation.results import RecordingGroup
 
+_COMMANDS = "evaluation.commands"
 
-@click.group(
-    "chorus-eval", cls=RecordingGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+cli = program(
+    "chorus-eval",
+    "Evaluation: one command per task, and the report.",
+    {
+        "zero-shot": LazyCommand(f"{_COMMANDS}.zero_shot:zero_shot_command", "Segment scenes by class names alone."),
+        "instances": LazyCommand(f"{_COMMANDS}.instances:instances_command", "Find and name objects."),
+        "probe": LazyCommand(f"{_COMMANDS}.probe:probe_command", "Fit one linear layer on frozen features."),
+        "finetune": LazyCommand(f"{_COMMANDS}.finetune:finetune_command", "Learn segmentation from labels."),
+        "retrieval": LazyCommand(
+            f"{_COMMANDS}.retrieval:retrieval_command", "Find the objects of a changed scene in the clean one."
+        ),
+        "query": LazyCommand(f"{_COMMANDS}.query:query_command", "Find where a scene shows what a text says."),
+        "batch": LazyCommand(f"{_COMMANDS}.batch:batch_command", "Run a matrix of encoders, data sets and tasks."),
+        "compare": LazyCommand(
+            f"{_COMMANDS}.compare:compare_command", "Compare two results with confidence intervals."
+        ),
+        "lerf": LazyCommand(f"{_COMMANDS}.lerf:lerf_command", "Score language fields under the LERF-OVS protocol."),
+        "view": LazyCommand(f"{_COMMANDS}.view:view_command", "Look at a scene in a browser."),
+        "report": LazyCommand(f"{_COMMANDS}.report:report_command", "Make one page of the results of a run."),
+    },
+    RecordingGroup,
 )
-def cli() -> None:
-    """Evaluation: one command per task, and the report."""
-
-
-cli.add_command(zero_shot_command)
-cli.add_command(instances_command)
-cli.add_command(probe_command)
-cli.add_command(finetune_command)
-cli.add_command(lerf_command)
-cli.add_command(batch_command)
-cli.add_command(compare_command)
-cli.add_command(query_command)
-cli.add_command(report_command)
-cli.add_command(retrieval_command)
-cli.add_command(view_command)
 
 
 def main() -> None:
     """Entry point of the program."""
     run_cli(cli)
+
+
+if __name__ == "__main__":
+    main()

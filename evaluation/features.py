@@ -115,7 +115,7 @@ class LiftedTeacher:
         stored = cache.attributes.dense_teachers[self.teacher].standardiser
         if stored != self.standardiser.fingerprint:
             raise ConfigError(
-                f"{who}: teacher '{self.teacher}' was standardised with another standardiser; calibrate and run stage 1 again"
+                f"{who}: teacher '{self.teacher}' was standardised in another way; calibrate and run stage 1 again"
             )
         return _LiftedScene(self.standardiser, cache.lifting(), cache.features(self.teacher))
 

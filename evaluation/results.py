@@ -12,13 +12,14 @@ from typing import Any
 import click
 
 from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.cli import LazyGroup
 from chorus_common.runtime.errors import ConfigError
 
 FORMAT = "chorus-result/1"
 _COMMAND = "evaluation.command"
 
 
-class RecordingGroup(click.Group):
+class RecordingGroup(LazyGroup):
     """A click group that remembers the command as it was given, for `command_line`."""
 
     def make_context(

@@ -4,6 +4,7 @@ files, and those that had to be left out.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.cache import SceneCache
+from chorus_common.cache import SceneCache, published_scenes
+from chorus_common.cache.files import open_files
 from chorus_common.cache.schema import FILES
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
+from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
+from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import read_scene
 from chorus_common.scene_io.npy_folder import names_label_space
@@ -34,7 +38,7 @@ class EvalScene:
 
     dataset: str
     scene_id: str
-    store: Path | None = None
+    store: StorePath | None = None
     source: Path | None = None
     label_space: str = ""
 
@@ -43,7 +47,7 @@ class EvalScene:
         return f"{self.dataset}/{self.scene_id}"
 
     @property
-    def path(self) -> Path:
+    def path(self) -> StorePath:
         """The scene's cache. Raises CacheError where the evaluation was given no store."""
         if self.store is None:
             raise CacheError(f"{self.name}: this needs the teacher cache; give --store")
@@ -54,8 +58,9 @@ class EvalScene:
         the source's. Where they lie does not count: a data set may be moved.
         """
         digest = hashlib.sha256()
-        if self.store is not None and (self.path / FILES).is_file():
-            digest.update((self.path / FILES).read_bytes())
+        if self.store is not None:
+            with contextlib.suppress(CacheError, FileNotFoundError):  # reading the scene will say what is wrong with it
+                digest.update(open_files(self.path).read(FILES))
         watched: list[Path] = []
         if self.source is not None:
             watched = sorted(self.source.glob("*")) if self.source.is_dir() else [self.source]
@@ -122,10 +127,14 @@ class LoadedScene:
         return rows
 
 
-def scene_at(path: Path) -> EvalScene:
+def scene_at(path: StorePath) -> EvalScene:
     """The scene at `path`: a store's <data set>/<scene id>.zarr, or a scene file or folder of any format."""
     if not path.exists():
         raise SceneError(f"{path}: no such scene")
+    if isinstance(path, BucketPath):
+        if not path.name.endswith(".zarr"):
+            raise SceneError(f"{path}: scene files are read from a disk; in a bucket only <scene>.zarr of a store is")
+        return EvalScene(path.parent.name, path.stem, path.parent.parent)
     path = path.resolve()
     if path.suffix == ".zarr":
         return EvalScene(path.parent.name, path.stem, path.parent.parent)
@@ -153,7 +162,7 @@ class Selection:
 class SceneOptions:
     """What scenes are asked for: see `select_scenes`; label_space: see `labelled_scenes`."""
 
-    stores: tuple[Path, ...] = ()
+    stores: tuple[StorePath, ...] = ()
     manifest: Path | None = None
     split: str = "val"
     label_space: str = ""
@@ -172,7 +181,7 @@ class SceneOptions:
         }
 
 
-def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> Selection:
+def select_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str) -> Selection:
     """Scenes of `split` by (data set, id), found in the first store that has them; without a manifest, all scenes of
     the stores; without stores, the manifest's own files.
 
@@ -183,11 +192,11 @@ def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> 
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")
+    found: dict[tuple[str, str], StorePath] = {}
+    for store in stores:  # one listing each: asking for every scene would cost a request each in a bucket
+        for path in published_scenes(store):
+            found.setdefault((path.parent.name, path.stem), store)
     if manifest is None:
-        found: dict[tuple[str, str], Path] = {}
-        for store in stores:
-            for path in sorted(store.glob("*/*.zarr")):
-                found.setdefault((path.parent.name, path.stem), store)
         if not found:
             raise CacheError(f"{stores[0]}: holds no scenes; run chorus-stage1 first")
         return Selection([EvalScene(dataset, scene, store) for (dataset, scene), store in sorted(found.items())])
@@ -202,12 +211,10 @@ def select_scenes(stores: Sequence[Path], manifest: Path | None, split: str) -> 
         )
     selection = Selection([])
     for row in rows:
-        candidates = [
-            EvalScene(row.dataset, row.scene_id, store, Path(row.scene_path), row.label_space) for store in stores
-        ]
-        scene = next((c for c in candidates if c.path.is_dir()), None)
-        if scene is None:
-            selection.leave_out(candidates[0], "not in the store; run chorus-stage1", failed=True)
+        there = found.get((row.dataset, row.scene_id))
+        scene = EvalScene(row.dataset, row.scene_id, there or stores[0], Path(row.scene_path), row.label_space)
+        if there is None:
+            selection.leave_out(scene, "not in the store; run chorus-stage1", failed=True)
         else:
             selection.scenes.append(scene)
     if not selection.scenes:

@@ -56,8 +56,8 @@ def missing_standardisers(store: StorePath, config: Stage1Config, device: str) -
 
 
 def calibrate(
-    rows: Sequence[ManifestRow], store: StorePath, specs: tuple[str, ...], config: Stage1Config, device: str, pool: Pool,
-    report: Progress, *, overwrite: bool = False, client_device: str = "cpu",
+    rows: Sequence[ManifestRow], store: StorePath, specs: tuple[str, ...], config: Stage1Config, device: str,
+    pool: Pool, report: Progress, *, overwrite: bool = False, client_device: str = "cpu",
 ) -> list[StorePath]:  # fmt: skip
     """Fit and save the standardisers of the dense teachers `specs` on a sample of `rows`; returns their paths.
 

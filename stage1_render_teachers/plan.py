@@ -89,7 +89,8 @@ def plan_teachers(store: StorePath, config: Stage1Config, device: str) -> tuple[
         if standardiser.teacher_fingerprint != teacher.fingerprint:
             raise ConfigError(
                 f"teacher '{spec}' is not the one that {path} was fitted on (fingerprint {teacher.fingerprint} against "
-                f"{standardiser.teacher_fingerprint}); use another --store, or calibrate --overwrite and run --overwrite"
+                f"{standardiser.teacher_fingerprint}); use another --store, "
+                "or calibrate --overwrite and run --overwrite"
             )
         plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, standardiser.fingerprint))
     return tuple(plans)

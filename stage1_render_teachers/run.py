@@ -6,19 +6,15 @@ What is done is what is published; a run can be killed at any moment and started
 
 from __future__ import annotations
 
-import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chorus_common.cache import sweep_orphans
-from chorus_common.manifest import Manifest, ManifestRow
+from chorus_common.manifest import ManifestRow
 from chorus_common.rasterize import get_backend
-from chorus_common.runtime.bucket import BucketPath
-from chorus_common.runtime.errors import CacheError, ManifestError
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.calibrate import calibrate, missing_standardisers
@@ -27,6 +23,7 @@ from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import plan_teachers
 from stage1_render_teachers.scene_task import SceneJob, run_scene
 from stage1_render_teachers.settings import RunConfig, Stage1Config
+from stage1_render_teachers.store import prepare_store
 
 
 @dataclass(frozen=True)
@@ -126,49 +123,3 @@ def ensure_standardisers(
         return []
     with progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
         return calibrate(rows, store, missing, config, run.device, pool, report, client_device=run.client_device)
-
-
-def shard_rows(rows: Sequence[ManifestRow], index: int, count: int) -> list[ManifestRow]:
-    """Every `count`-th row from `index` on: a shard of the manifest, disjoint from the others and of nearly equal
-    size.
-    """
-    return list(rows[index::count])
-
-
-def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> list[ManifestRow]:
-    """Rows of a manifest, refused when the selection is empty."""
-    rows = list(manifest.select(split=split, dataset=dataset))
-    if not rows:
-        wanted = ", ".join(f"{key} {value}" for key, value in (("split", split), ("dataset", dataset)) if value)
-        raise ManifestError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")
-    if taken := {"standardisers", "outcomes"} & {row.dataset for row in rows}:
-        raise ManifestError(f"a data set cannot be called '{min(taken)}': stores have a folder of that name")
-    return rows
-
-
-def prepare_store(store: StorePath) -> None:
-    """Make the store's folder, or see that the bucket can be used. Raises CacheError when that cannot be."""
-    if isinstance(store, BucketPath):
-        check_bucket(store)
-        return
-    if store.exists() and not store.is_dir():
-        raise CacheError(f"--store {store}: is a file; give a folder")
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CacheError(f"--store {store}: cannot be made ({error.strerror})") from None
-    if not os.access(store, os.W_OK | os.X_OK):
-        raise CacheError(f"--store {store}: cannot be written to")
-
-
-def check_bucket(store: BucketPath) -> None:
-    """See that `store` can be written to and that its server creates an object once only, on which publishing rests.
-
-    Raises CacheError.
-    """
-    probe = store / f".probe-{uuid.uuid4().hex}"
-    try:
-        if not probe.create_bytes(b"first") or probe.create_bytes(b"second"):
-            raise CacheError(f"--store {store}: this server ignores If-None-Match, so that two writers would clash")
-    finally:
-        probe.unlink()

@@ -25,7 +25,7 @@ from chorus_common.cache import (
     SceneCache,
     SceneCacheWriter,
     SceneHeader,
-    fingerprint,
+    cache_fingerprint,
     is_published,
     published_bytes,
     unpublish,
@@ -46,7 +46,7 @@ from stage1_render_teachers.views.render_views import config_grid, load_scene, p
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
-STAGE1_VERSION = 3
+STAGE1_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def scene_fingerprint(job: SceneJob) -> str:
     """
     cameras = "chosen" if job.row.cameras_path is None else read_cameras(job.row.cameras_path)
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
-    return fingerprint(
+    return cache_fingerprint(
         job.row.sha256,
         cameras,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},

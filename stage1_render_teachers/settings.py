@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 from chorus_common.cache.schema import MaskForm
 from chorus_common.features.quantise import Bits
 from chorus_common.runtime.config import Config
-from chorus_common.runtime.errors import ConfigError
 from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
@@ -86,7 +85,7 @@ class RunConfig(Config):
     workers: int = Field(default=0, ge=0, description="processes on this machine; 0 = in this process")
     scheduler: str = Field(default="local", description='"local", "slurm", or the scheduler file of a dask cluster')
     slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what each job asks for, with slurm")
-    device: str = Field(default="cpu", description='where neural teachers run: "cpu", "cuda"')
+    device: str = Field(default="cpu", description='where neural teachers run: "auto", "cpu", "cuda"')
     overwrite: bool = Field(default=False, description="redo scenes that were published with other settings")
     retries: int = Field(default=1, ge=0, description="more tries for what may pass: a file system or bucket hiccup")
     max_failures: int = Field(default=0, ge=0, description="stop after this many failed scenes; 0 = never")
@@ -99,11 +98,3 @@ class RunConfig(Config):
         because a login node has no GPU, and because a worker should have all of the GPU's memory.
         """
         return self.device if self.scheduler == "local" and self.workers == 0 else "cpu"
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "i/n" (counted from 1) -> (i - 1, n). Raises ConfigError."""
-    first, slash, second = text.partition("/")
-    if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
-        raise ConfigError(f"--shard {text}: expected i/n with 1 <= i <= n, for example 1/8")
-    return int(first) - 1, int(second)

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-from chorus_common.cache import SceneCache, published_bytes, published_scenes
+from chorus_common.cache.files import published_bytes, published_scenes
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import duration
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
+from stage1_render_teachers.store import require_store, scene_path
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,6 @@ class StoreStatus:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def scene_path(store: StorePath, row: ManifestRow) -> StorePath:
-    """Where the cache of a scene is published."""
-    return store / row.dataset / f"{row.scene_id}.zarr"
-
-
-def require_store(store: StorePath) -> None:
-    """Raises CacheError where there is no store at all."""
-    if not store.is_dir():
-        raise CacheError(f"--store {store}: no such folder; chorus-stage1 run makes it")
 
 
 def store_status(rows: Sequence[ManifestRow], store: StorePath) -> StoreStatus:
@@ -114,6 +104,8 @@ def scenes_per_hour(done: Sequence[SceneOutcome]) -> float:
 
 def _from_cache(row: ManifestRow, path: StorePath) -> SceneOutcome:
     """The outcome of a scene whose record was lost with a killed run. Raises CacheError for a damaged store."""
+    from chorus_common.cache.reader import SceneCache  # slow to import, and hardly ever needed
+
     attributes = SceneCache.open(path).attributes
     return SceneOutcome(
         row.dataset, row.scene_id, "done", bytes=published_bytes(path), n_gaussians=attributes.n_gaussians,

@@ -72,8 +72,8 @@ class DensePass:
     """Features -> standardised -> codes; measures what storing them costs after lifting."""
 
     def __init__(
-        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: StorePath, config: Stage1Config,
-        n_gaussians: int,
+        self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: DenseTeacher, store: StorePath,
+        config: Stage1Config, n_gaussians: int,
     ) -> None:  # fmt: skip
         self.name = plan.name
         self._teacher, self._standardiser, self._grid = teacher, load_standardiser(store, plan), config_grid(config)

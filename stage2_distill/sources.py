@@ -86,12 +86,14 @@ def read_standardisers(
             standardiser = PhiSStandardiser.load(path)
             if name in standardisers and standardisers[name].fingerprint != standardiser.fingerprint:
                 raise CacheError(
-                    f"{path}: teacher {name} has another standardiser here than in {stores[0]}; calibrate both stores alike"
+                    f"{path}: teacher {name} has another standardiser here than in {stores[0]}; "
+                    "calibrate both stores alike"
                 )
             standardisers[name] = standardiser
         if name not in standardisers:
             raise CacheError(
-                f"{stores[0] / 'standardisers' / f'{name}.safetensors'}: no such standardiser; run chorus-stage1 calibrate"
+                f"{stores[0] / 'standardisers' / f'{name}.safetensors'}: no such standardiser; "
+                "run chorus-stage1 calibrate"
             )
         for scene in scenes:
             made_with = scene.store.dense_teachers.get(name)

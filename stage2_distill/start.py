@@ -64,7 +64,8 @@ def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[st
         if student.config.teachers[name].fingerprint != standardiser.teacher_fingerprint:
             raise ConfigError(
                 f"{config.student}: teacher '{name}' of the student is not the one of the scenes "
-                f"({student.config.teachers[name].fingerprint}, {standardiser.teacher_fingerprint}); use the same weights"
+                f"({student.config.teachers[name].fingerprint}, {standardiser.teacher_fingerprint}); "
+                "use the same weights"
             )
     return student, standardisers
 

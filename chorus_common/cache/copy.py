@@ -8,8 +8,9 @@ import uuid
 import google_crc32c
 
 from chorus_common.cache.files import is_published, open_files
+from chorus_common.cache.names import TEMPORARY_PREFIX
 from chorus_common.cache.publish import publish_folder, scratch_folder
-from chorus_common.cache.schema import FILES, TEMPORARY_PREFIX
+from chorus_common.cache.schema import FILES
 from chorus_common.cache.store import load_records, remedy
 from chorus_common.runtime.errors import CacheError
 from chorus_common.runtime.store_path import StorePath

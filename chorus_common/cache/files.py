@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from chorus_common.cache.schema import SCHEMA_VERSION, TEMPORARY_PREFIX
+from chorus_common.cache.names import SCHEMA_VERSION, TEMPORARY_PREFIX
 from chorus_common.runtime.bucket import PARALLEL, BucketPath
 from chorus_common.runtime.errors import CacheError
 from chorus_common.runtime.store_path import StorePath

@@ -15,7 +15,9 @@ from chorus_common.cameras import CameraSet
 from chorus_common.scene import GaussianScene
 
 
-def fingerprint(scene: GaussianScene | str, cameras: CameraSet | str, settings: Mapping[str, Any] | BaseModel) -> str:
+def cache_fingerprint(
+    scene: GaussianScene | str, cameras: CameraSet | str, settings: Mapping[str, Any] | BaseModel
+) -> str:
     """sha256 (hex) of scene, cameras and settings.
 
     scene, cameras: the data, or a digest that stands for it (the manifest's sha256 of the scene file, a rule for

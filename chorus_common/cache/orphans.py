@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from chorus_common.cache.files import uploads
+from chorus_common.cache.names import TEMPORARY_PREFIX
 from chorus_common.cache.publish import scratch_folder
-from chorus_common.cache.schema import TEMPORARY_PREFIX
 from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.store_path import StorePath, parse_store_path
 

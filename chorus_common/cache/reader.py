@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from chorus_common.cache import schema
 from chorus_common.cache.files import SceneFiles, open_files
+from chorus_common.cache.names import SCHEMA_VERSION
 from chorus_common.cache.schema import ArrayLayout, CacheAttributes
 from chorus_common.cache.store import CheckedStore, FileRecord, load_records, record_file, remedy
 from chorus_common.cameras import CameraSet
@@ -107,7 +108,7 @@ class SceneCache:
         }
         if "source_ids" not in columns:
             columns["source_ids"] = self._read("lifting/order")
-        return GaussianScene(**columns, name=a.scene_name, label_space=a.label_space)
+        return GaussianScene(**columns, name=a.scene_name, label_space=a.label_space, render_mode=a.render_mode)
 
     def cameras(self) -> CameraSet:
         """The views, in the order of the lifting index and of every teacher."""
@@ -308,10 +309,10 @@ def _check_files(files: SceneFiles, records: dict[str, FileRecord]) -> dict[str,
 def _parse_attributes(root: StorePath, metadata: dict[str, Any]) -> CacheAttributes:
     try:
         found = metadata[""]["attributes"]["chorus"]
-        if found["schema_version"] != schema.SCHEMA_VERSION:
+        if found["schema_version"] != SCHEMA_VERSION:
             raise CacheError(
                 f"cache {root}: schema version {found['schema_version']!r}, this program reads "
-                f"{schema.SCHEMA_VERSION}; {remedy(root)}"
+                f"{SCHEMA_VERSION}; {remedy(root)}"
             )
         return CacheAttributes.model_validate(found)
     except (KeyError, TypeError) as error:

@@ -16,8 +16,8 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
 
 Floats are finite by construction, so that NaN, their fill value, betrays a missing chunk; integers have a fill value
 outside their range. Bytes (codes, rgb) have no spare value: `store.CheckedStore` refuses a missing or shortened file
-before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION does too; an
-attribute with a default may be added without: older stores then read as before.
+before Zarr can fill it in. Every chunk ends with a crc32c. Where anything here changes, SCHEMA_VERSION (names.py)
+does too; an attribute with a default may be added without: older stores then read as before.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from chorus_common.cache.names import SCHEMA_VERSION
 from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.config import Config
+from chorus_common.scene import RenderMode
 
-SCHEMA_VERSION = 2
 FILES = "_files.json"
-TEMPORARY_PREFIX = ".tmp-"
 
 GAUSSIAN_COLUMNS: dict[str, tuple[str, int]] = {
     "means": ("float32", 3), "quats": ("float32", 4), "scales": ("float32", 3), "opacities": ("float32", 0),
@@ -135,6 +135,7 @@ class CacheAttributes(SceneHeader):
     schema_version: int = SCHEMA_VERSION
     scene_name: str
     label_space: str
+    render_mode: RenderMode = RenderMode.CLASSIC  #: how the scene is meant to be rasterised
     n_gaussians: Count
     n_views: Count
     nnz: Count

@@ -20,7 +20,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.errors import ZarrUserWarning
 
 from chorus_common.cache.files import FolderFiles, SceneFiles
-from chorus_common.cache.schema import FILES, SCHEMA_VERSION
+from chorus_common.cache.names import SCHEMA_VERSION
+from chorus_common.cache.schema import FILES
 from chorus_common.runtime.errors import CacheError
 from chorus_common.runtime.store_path import StorePath
 

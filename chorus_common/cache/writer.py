@@ -29,6 +29,7 @@ from zarr.storage import LocalStore
 
 from chorus_common.cache import schema
 from chorus_common.cache.files import FolderFiles
+from chorus_common.cache.names import TEMPORARY_PREFIX
 from chorus_common.cache.prune import DROPPED_SHARE, prune_index
 from chorus_common.cache.publish import publish_folder, scratch_folder
 from chorus_common.cache.schema import (
@@ -83,7 +84,7 @@ class SceneCacheWriter:
     def __enter__(self) -> SceneCacheWriter:
         folder = scratch_folder(self._final)
         folder.mkdir(parents=True, exist_ok=True)
-        self._temporary = folder / f"{schema.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        self._temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         self._temporary.mkdir()
         self._lock = os.open(self._temporary, os.O_RDONLY)
         with contextlib.suppress(
@@ -133,6 +134,7 @@ class SceneCacheWriter:
             "columns": optional,
             "scene_name": scene.name,
             "label_space": scene.label_space,
+            "render_mode": scene.render_mode,
         }
 
     def put_cameras(self, cameras: CameraSet) -> None:

@@ -10,8 +10,22 @@ row sums,
 Sums are stored, never means, so shards and later views can be added. See docs/design/lifting.md.
 """
 
-from chorus_common.lifting.cells import CellGrid, CellHits
-from chorus_common.lifting.index import LiftingIndex
-from chorus_common.lifting.morton import morton_order
+from typing import TYPE_CHECKING
+
+from chorus_common.runtime.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from chorus_common.lifting.cells import CellGrid, CellHits
+    from chorus_common.lifting.index import LiftingIndex
+    from chorus_common.lifting.morton import morton_order
 
 __all__ = ["CellGrid", "CellHits", "LiftingIndex", "morton_order"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "chorus_common.lifting.cells": ("CellGrid", "CellHits"),
+        "chorus_common.lifting.index": ("LiftingIndex",),
+        "chorus_common.lifting.morton": ("morton_order",),
+    },
+)

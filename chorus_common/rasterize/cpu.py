@@ -16,6 +16,7 @@ from chorus_common.rasterize.blend import LANES, blend_tile_row
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import join_sorted
 from chorus_common.rasterize.protocol import Interpolation, Rendered
+from chorus_common.rasterize.rules import low_pass
 from chorus_common.rasterize.splats import DEPTH, SPLAT_WIDTH, project
 from chorus_common.rasterize.tiles import depth_order, tile_lists
 from chorus_common.runtime.threads import default_threads, run_tasks, split_range
@@ -75,13 +76,18 @@ def visible_splats(
     threads: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Splats [M, 16] of the Gaussians inside the picture, front to back, and their ids [M]; see splats.py."""
-    n = len(scene)
+    n, filtered = len(scene), low_pass(scene)
     splats = np.empty((n, SPLAT_WIDTH), np.float32)
     ids = np.empty(n, np.int64)
     ranges = split_range(n, 4 * threads)
     columns = (scene.means, scene.quats, scene.scales, scene.opacities, scene.colors)
+    camera = (viewmat, intrinsics, width, height)
     counts = run_tasks(
-        [partial(project, *columns, viewmat, intrinsics, width, height, a, b, splats, ids) for a, b in ranges], threads
+        [
+            partial(project, *columns, *camera, filtered.eps2d, filtered.compensated, a, b, splats, ids)
+            for a, b in ranges
+        ],
+        threads,
     )
     kept = np.concatenate([np.arange(a, a + m) for (a, _), m in zip(ranges, counts)] or [np.zeros(0, np.int64)])
     kept = kept[depth_order(splats[kept, DEPTH].view(np.uint32))]

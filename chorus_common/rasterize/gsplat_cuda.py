@@ -19,7 +19,7 @@ from chorus_common.rasterize.blend import interpolation_table
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import sort_and_merge
 from chorus_common.rasterize.protocol import Interpolation, Rendered
-from chorus_common.rasterize.rules import EPS2D, FAR_PLANE, MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, NEAR_PLANE
+from chorus_common.rasterize.rules import FAR_PLANE, MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, NEAR_PLANE, low_pass
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 
@@ -54,13 +54,17 @@ class GsplatRasterizer:
 
         view, intrinsics = checked_camera(scene, viewmat, K, width, height)
         checked_grid(grid, interpolation, width, height)
+        filtered = low_pass(scene)
         means, quats, scales, opacities, colors = (
             self._tensor(x) for x in (scene.means, scene.quats, scene.scales, scene.opacities, scene.colors)
         )
-        radii, means2d, depths, conics, _ = gsplat.fully_fused_projection(
+        radii, means2d, depths, conics, compensations = gsplat.fully_fused_projection(
             means, None, quats, scales, self._tensor(view)[None], self._tensor(intrinsics)[None], width, height,
-            eps2d=EPS2D, near_plane=NEAR_PLANE, far_plane=FAR_PLANE, packed=False, opacities=opacities,
+            eps2d=filtered.eps2d, near_plane=NEAR_PLANE, far_plane=FAR_PLANE, packed=False, opacities=opacities,
+            calc_compensations=filtered.compensated,
         )  # fmt: skip
+        if filtered.compensated:
+            opacities = opacities * compensations[0]
         tile_cols, tile_rows = -(-width // TILE), -(-height // TILE)
         _, intersections, gaussians = gsplat.isect_tiles(means2d, radii, depths, TILE, tile_cols, tile_rows)
         offsets = gsplat.isect_offset_encode(intersections, 1, tile_cols, tile_rows)

@@ -3,7 +3,7 @@
 World to camera is any affine map, not only a rigid one, as in gsplat's kernels, which only ever multiply by it:
 
     c = A m + t,   mean2d = (fx c_x / c_z + cx, fy c_y / c_z + cy)
-    P = J A R(q) diag(s)  [2, 3],   covariance = P P^T + EPS2D I
+    P = J A R(q) diag(s)  [2, 3],   covariance = P P^T + eps2d I
 
 Both rasterisers on the CPU are made of these functions: the fast one (splats.py) and the differentiable one
 (stage2_distill/gaussiancross/raster). Everything is float64; the caller rounds once at the end. Small tuples stand
@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chorus_common.rasterize.rules import EPS2D, FAR_PLANE, FIELD_MARGIN, MAX_EXTENT, MIN_ALPHA, NEAR_PLANE
+from chorus_common.rasterize.rules import FAR_PLANE, FIELD_MARGIN, MAX_EXTENT, MIN_ALPHA, NEAR_PLANE
 
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
@@ -77,18 +77,19 @@ def rotation_matrix(quat: Floats) -> Nine:
 @njit(nogil=True, cache=True, error_model="numpy")
 def project_gaussian(
     mean: Floats, quat: Floats, scale: Floats, opacity: float, viewmat: F64, intrinsics: F64,
-    bounds: tuple[float, float, float, float], width: int, height: int,
-) -> tuple[bool, float, float, float, float, float, float, float, float]:  # fmt: skip
+    bounds: tuple[float, float, float, float], width: int, height: int, eps2d: float, compensated: bool,
+) -> tuple[bool, float, float, float, float, float, float, float, float, float]:  # fmt: skip
     """The ellipse of one Gaussian.
 
     Args:
         mean, scale [3], quat [4] wxyz of any length, opacity as float64; viewmat [4, 4], intrinsics [3, 3] px; bounds:
-            from `clamp_bounds`.
+            from `clamp_bounds`; eps2d, compensated: see `rules.LowPass`.
     Returns:
-        (visible, mean_x, mean_y px, depth, variance_x, variance_y, covariance px^2, extent_x, extent_y: half widths in
-        px of the box around alpha >= MIN_ALPHA). Where `visible` is False the rest means nothing.
+        (visible, mean_x, mean_y px, depth, opacity on the screen, variance_x, variance_y, covariance px^2, extent_x,
+        extent_y: half widths in px of the box around alpha >= MIN_ALPHA). Where `visible` is False the rest means
+        nothing.
     """
-    nothing = (False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    nothing = (False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     fx, fy = intrinsics[0, 0], intrinsics[1, 1]
     camera_x, camera_y, z = camera_point(viewmat, mean)
     if not (z >= NEAR_PLANE and z <= FAR_PLANE and opacity >= MIN_ALPHA):  # written so that NaN is left out
@@ -103,12 +104,17 @@ def project_gaussian(
     a0, b0 = s0 * (u0 * r00 + u1 * r10 + u2 * r20), s0 * (v0 * r00 + v1 * r10 + v2 * r20)
     a1, b1 = s1 * (u0 * r01 + u1 * r11 + u2 * r21), s1 * (v0 * r01 + v1 * r11 + v2 * r21)
     a2, b2 = s2 * (u0 * r02 + u1 * r12 + u2 * r22), s2 * (v0 * r02 + v1 * r12 + v2 * r22)
-    variance_x = EPS2D + a0 * a0 + a1 * a1 + a2 * a2
-    variance_y = EPS2D + b0 * b0 + b1 * b1 + b2 * b2
+    variance_x = eps2d + a0 * a0 + a1 * a1 + a2 * a2
+    variance_y = eps2d + b0 * b0 + b1 * b1 + b2 * b2
     covariance = a0 * b0 + a1 * b1 + a2 * b2
     det = variance_x * variance_y - covariance * covariance
     if not (det > 0.0 and det < 1e300):
         return nothing
+    if compensated:
+        before = (a0 * a0 + a1 * a1 + a2 * a2) * (b0 * b0 + b1 * b1 + b2 * b2) - covariance * covariance
+        opacity *= math.sqrt(max(0.0, before / det))
+        if opacity < MIN_ALPHA:
+            return nothing
     extent = min(MAX_EXTENT, math.sqrt(2.0 * math.log(opacity / MIN_ALPHA)))
     extent_x, extent_y = extent * math.sqrt(variance_x), extent * math.sqrt(variance_y)
     box_x, box_y = math.ceil(extent_x), math.ceil(extent_y)
@@ -116,4 +122,4 @@ def project_gaussian(
         return nothing
     if mean_x + box_x <= 0 or mean_x - box_x >= width or mean_y + box_y <= 0 or mean_y - box_y >= height:
         return nothing
-    return True, mean_x, mean_y, z, variance_x, variance_y, covariance, extent_x, extent_y
+    return True, mean_x, mean_y, z, opacity, variance_x, variance_y, covariance, extent_x, extent_y

@@ -32,7 +32,9 @@ class Rendered:
 
 
 class Rasterizer(Protocol):
-    """Renders one view of a scene with the semantics of gsplat 1.5.3 (classic mode, pinhole)."""
+    """Renders one view of a scene by the rule of rules.py, with the low-pass filter that the scene's `render_mode` asks
+    for.
+    """
 
     name: str
 

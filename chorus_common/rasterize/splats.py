@@ -42,6 +42,8 @@ def project(
     intrinsics: NDArray[np.float64],
     width: int,
     height: int,
+    eps2d: float,
+    compensated: bool,
     begin: int,
     end: int,
     splats: NDArray[np.float32],
@@ -52,17 +54,17 @@ def project(
 
     Args:
         means, scales [N, 3] m; quats [N, 4] wxyz; opacities [N]; colors [N, 3]; viewmat [4, 4] world to camera;
-        intrinsics [3, 3] px.
+        intrinsics [3, 3] px; eps2d, compensated: see `rules.LowPass`.
         splats [N, 16] f32, ids [N] i64: outputs.
     Returns: how many were visible.
     """
     bounds = clamp_bounds(intrinsics, width, height)
     out = begin
     for i in range(begin, end):
-        opacity = np.float64(opacities[i])
-        visible, mean_x, mean_y, z, variance_x, variance_y, covariance, extent_x, extent_y = project_gaussian(
-            means[i], quats[i], scales[i], opacity, viewmat, intrinsics, bounds, width, height
-        )
+        visible, mean_x, mean_y, z, opacity, variance_x, variance_y, covariance, extent_x, extent_y = project_gaussian(
+            means[i], quats[i], scales[i], np.float64(opacities[i]), viewmat, intrinsics, bounds, width, height,
+            eps2d, compensated,
+        )  # fmt: skip
         if not visible:
             continue
         det = variance_x * variance_y - covariance * covariance

@@ -1,7 +1,8 @@
-"""The parts of a neural teacher's spec that picture and text side both read."""
+"""Where networks run and in which precision."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal, get_args
 
 import torch
@@ -20,14 +21,23 @@ def split_precision(spec: str) -> tuple[str, Precision]:
     return spec, "fp32"
 
 
-def device_of(name: str) -> torch.device:
-    """The torch device "cpu", "cuda" or "cuda:1". Raises ConfigError where this machine has no such device."""
+def pick_device(name: str) -> torch.device:
+    """The torch device "cpu", "cuda" or "cuda:1"; "auto" is CUDA where this machine has it.
+
+    Under torchrun "cuda" is the process's own device. Raises ConfigError where this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device '{name}': expected cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}': {torch.cuda.device_count()} CUDA devices found; use --device cpu")
+        raise ConfigError(f"--device {name}: use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"--device {name}: {torch.cuda.device_count()} CUDA devices found; use --device cpu")
+        torch.cuda.set_device(device)
     return device
 
 

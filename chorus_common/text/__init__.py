@@ -1,16 +1,21 @@
 """The text side of text-aligned teachers: encoders, relevancy, the open_clip model that both sides share."""
 
-from chorus_common.text.encoders import (
-    EMBEDDED_TEXT_CHANNELS,
-    EMBEDDED_TEXT_SPEC,
-    EMBEDDED_TEXT_WEIGHTS,
-    EmbeddedTextEncoder,
-    HashedTextNetwork,
-    TextEncoder,
-    load_text_encoder,
-    read_pair,
-    text_features,
-)
+from typing import TYPE_CHECKING
+
+from chorus_common.runtime.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from chorus_common.text.encoders import (
+        EMBEDDED_TEXT_CHANNELS,
+        EMBEDDED_TEXT_SPEC,
+        EMBEDDED_TEXT_WEIGHTS,
+        EmbeddedTextEncoder,
+        HashedTextNetwork,
+        TextEncoder,
+        load_text_encoder,
+        read_pair,
+        text_features,
+    )
 
 __all__ = [
     "EMBEDDED_TEXT_CHANNELS",
@@ -23,3 +28,20 @@ __all__ = [
     "read_pair",
     "text_features",
 ]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "chorus_common.text.encoders": (
+            "EMBEDDED_TEXT_CHANNELS",
+            "EMBEDDED_TEXT_SPEC",
+            "EMBEDDED_TEXT_WEIGHTS",
+            "EmbeddedTextEncoder",
+            "HashedTextNetwork",
+            "TextEncoder",
+            "load_text_encoder",
+            "read_pair",
+            "text_features",
+        ),
+    },
+)

@@ -5,42 +5,38 @@ from __future__ import annotations
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
-from data_manifests.datasets.outcomes import totals
-from data_manifests.datasets.prepare import Prepared, prepare
-from data_manifests.datasets.settings import PrepareConfig
+from chorus_common.runtime.options import FOLDER, json_option, out_option, set_option, workers_option
+
+if TYPE_CHECKING:
+    from data_manifests.datasets.prepare import Prepared
+    from data_manifests.datasets.settings import PrepareConfig
 
 
 @click.command("prepare")
 @click.argument("dataset")
-@click.option(
-    "--root", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the release as it came."
-)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
-    help="Store of prepared scenes; several data sets may share one.",
-)  # fmt: skip
-@click.option("--split", "splits", multiple=True, help="Prepare this split only; may be given several times.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. grid=0.02.")
-@click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1, 256),
-    help="Processes; the bytes do not depend on it.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--root", required=True, type=FOLDER, help="Folder of the release as it came.")
+@out_option("Store of prepared scenes. Several data sets may share one.", FOLDER)
+@click.option("--split", "splits", multiple=True, help="Prepare this split only. May be given several times.")
+@set_option("One setting, such as grid=0.02.")
+@workers_option()
+@json_option()
 def prepare_command(
     dataset: str, root: Path, out: Path, splits: tuple[str, ...], settings: tuple[str, ...], workers: int, as_json: bool
 ) -> int:
-    """Read a release of DATASET and write its scenes, labels and manifest to a store.
+    """Prepare a released data set: scenes, labels and a manifest.
 
     DATASET is a name that the program knows (scannet, s3dis, ...) or a TOML like those in data_manifests/releases/.
     Run the same command again to go on after an interruption: scenes that are there and have not changed are left
     alone.
     """
+    from data_manifests.datasets.outcomes import totals
+    from data_manifests.datasets.prepare import prepare
+
     config = _load(dataset, [*settings, *([f"splits={json.dumps(splits)}"] if splits else [])])
     result = prepare(config, root, out, workers=workers)
     report = totals(result.outcomes) | {"manifest": str(result.manifest), "notes": list(result.notes)}
@@ -50,6 +46,9 @@ def prepare_command(
 
 
 def _load(dataset: str, settings: list[str]) -> PrepareConfig:
+    from chorus_common.runtime.config import load_config
+    from data_manifests.datasets.settings import PrepareConfig
+
     path = Path(dataset)
     if path.is_file():
         return load_config(PrepareConfig, path, settings)

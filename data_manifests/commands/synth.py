@@ -10,51 +10,47 @@ import click
 from pydantic import ValidationError
 
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.options import FOLDER, json_option, out_option, seed_option, workers_option
 from chorus_common.runtime.progress import progress
-from data_manifests.synthetic.dataset import LayoutName, SynthConfig, plan_jobs, write_dataset
-from data_manifests.synthetic.options import DOMAINS, RoomOptions, RoomType
+from data_manifests.synthetic.options import DOMAINS, LayoutName, RoomOptions, RoomType
 
 _DEFAULT = RoomOptions()
 
 
 @click.command("synth")
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="folder of the data set")
+@out_option("Folder of the data set.", FOLDER)
+@click.option("--rooms", default=10, type=click.IntRange(1, 9000), help="Rooms of all splits together.")
+@click.option("--val", default=None, type=click.IntRange(0), help="Rooms of the val split.  [default: a fifth]")
+@click.option("--test", default=0, type=click.IntRange(0), help="Rooms of the test split.")
+@seed_option("Seed of the rooms.")
+@click.option("--layout", default="gaussians", type=click.Choice(get_args(LayoutName)), help="What is written.")
+@click.option("--gaussians", default=_DEFAULT.gaussians, help="Gaussians of a room, about; points for s3dis.")
+@click.option("--views", default=_DEFAULT.views, help="Cameras of a room.")
+@click.option("--width", default=_DEFAULT.width, help="Width of the cameras' pictures in pixels.")
+@click.option("--height", default=_DEFAULT.height, help="Height of the cameras' pictures in pixels.")
 @click.option(
-    "--rooms", default=10, show_default=True, type=click.IntRange(1, 9000), help="rooms in all splits together"
+    "--room-type", default=None, type=click.Choice(get_args(RoomType)), help="Only this type.  [default: all in turn]"
 )
-@click.option("--val", default=None, type=click.IntRange(0), help="rooms of the val split  [default: a fifth]")
-@click.option("--test", default=0, show_default=True, type=click.IntRange(0), help="rooms of the test split")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
-@click.option("--layout", default="gaussians", show_default=True, type=click.Choice(get_args(LayoutName)))
-@click.option(
-    "--gaussians", default=_DEFAULT.gaussians, show_default=True, help="Gaussians (s3dis: points) per room, about"
-)
-@click.option("--views", default=_DEFAULT.views, show_default=True, help="cameras per room")
-@click.option("--width", default=_DEFAULT.width, show_default=True, help="pixels")
-@click.option("--height", default=_DEFAULT.height, show_default=True, help="pixels")
-@click.option("--room-type", default=None, type=click.Choice(get_args(RoomType)), help="default: all types take turns")
-@click.option("--domain", default="clean", show_default=True, type=click.Choice(sorted(DOMAINS)))
-@click.option("--mesh-step", default=0.04, show_default=True, help="edge length of scannet meshes in metres")
-@click.option("--defects", is_flag=True, help="s3dis: show the known defects of the release")
-@click.option(
-    "--workers",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 256),
-    help="processes; the bytes do not depend on it",
-)
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object at the end")
-def command(
+@click.option("--domain", default="clean", type=click.Choice(sorted(DOMAINS)), help="How the rooms look.")
+@click.option("--mesh-step", default=0.04, help="Edge length of scannet meshes in metres.")
+@click.option("--defects", is_flag=True, help="Show the known defects of the s3dis release.")
+@workers_option()
+@json_option("Print one JSON object at the end.")
+def synth_command(
     out: Path, rooms: int, val: int | None, test: int, seed: int, layout: LayoutName, mesh_step: float,
     defects: bool, workers: int,
     as_json: bool, **room: Any,
 ) -> None:  # fmt: skip
-    """Write furnished rooms with ScanNet20 labels, instances, parts and cameras.
+    """Make furnished synthetic rooms.
+
+    They have ScanNet20 labels, instances, parts and cameras.
 
     Layouts: gaussians (labelled Gaussian scenes and a manifest: what training reads), scannet and s3dis (the raw
     release layouts of these data sets, for testing readers). Run the same command again to go on after an interruption,
     or with more --rooms to enlarge a data set.
     """
+    from data_manifests.synthetic.dataset import SynthConfig, plan_jobs, write_dataset
+
     counts = split_counts(rooms, val, test)
     try:
         config = SynthConfig(layout=layout, seed=seed, room=RoomOptions(**room), mesh_step=mesh_step, defects=defects)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from pydantic import Field
@@ -22,13 +22,12 @@ from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.processes import each_as_done
 from chorus_common.scene_io.npy_folder import count_npy_folder
 from data_manifests.synthetic.categories import labels_tsv
-from data_manifests.synthetic.options import RoomOptions, RoomType
+from data_manifests.synthetic.options import LayoutName, RoomOptions, RoomType
 from data_manifests.synthetic.room import build_model, generate_room
 from data_manifests.synthetic.s3dis_layout import ROOM_NAMES, alignment_angle, alignment_file, write_s3dis
 from data_manifests.synthetic.scannet_layout import write_scannet
 from data_manifests.synthetic.write import write_gaussians
 
-LayoutName = Literal["gaussians", "scannet", "s3dis"]
 SPLITS = ("train", "val", "test")
 #: First scene number of each split in the scannet layout, and the number after the last.
 SCAN_NUMBERS = {"train": (0, 7000), "val": (7000, 9000), "test": (9000, 10000)}

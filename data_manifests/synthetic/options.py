@@ -11,6 +11,8 @@ from chorus_common.runtime.config import Config
 
 RoomType = Literal["living room", "bedroom", "office", "kitchen", "bathroom"]
 Domain = Literal["clean", "shifted"]
+#: Labelled Gaussian scenes with a manifest, or the raw layout of a public data set.
+LayoutName = Literal["gaussians", "scannet", "s3dis"]
 
 
 class RoomOptions(Config):

@@ -7,21 +7,24 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
-from evaluation.commands.options import FILE
+from chorus_common.runtime.options import config_option, out_option, set_option
 from evaluation.results import command_line
 
 
 @click.command("batch")
-@click.option("--config", "config_path", type=FILE, required=True, help="The matrix as TOML (docs/guide/batch.md).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
-@click.option("--out", type=FILE, required=True, help="Folder of the results; same command again: goes on.")
+@config_option("docs/guide/batch.md", required=True)
+@set_option()
+@out_option("Folder of the results. The same command again goes on.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time, on dask's local cluster.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each cell.")
 @click.option("--dry-run", is_flag=True, help="Print the commands of all cells and stop.")
 def batch_command(
     config_path: Path, settings: tuple[str, ...], out: Path, workers: int, threads: int, dry_run: bool
 ) -> int:
-    """Run a matrix of encoders, data sets and tasks into one table."""
+    """Run a matrix of encoders, data sets and tasks.
+
+    The results go into one table.
+    """
     import shlex
 
     from chorus_common.runtime.atomic import write_text_atomically

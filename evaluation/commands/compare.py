@@ -9,20 +9,22 @@ from typing import Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from evaluation.commands.options import FILE
+from chorus_common.runtime.options import FILE, PATH, out_option, seed_option
 from evaluation.results import command_line, result_document, write_result
 
 
 @click.command("compare")
-@click.argument("a", type=FILE)
-@click.argument("b", type=FILE)
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option("--row-a", help="Row of A.  [default: its first]")
 @click.option("--row-b", help="Row of B.  [default: that of A]")
 @click.option("--draws", type=click.IntRange(min=100), default=2000, help="Bootstrap draws (at most 200 for AP).")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=0.95, help="Share of the draws in the interval.")
-@click.option("--seed", type=int, default=0, help="Of the draws.")
-@click.option("--format", "kind", type=click.Choice(["markdown", "latex"]), default="markdown", help="Of the table.")
-@click.option("--out", type=FILE, help="Also write a result file (JSON).")
+@seed_option("Seed of the draws.")
+@click.option(
+    "--format", "kind", type=click.Choice(["markdown", "latex"]), default="markdown", help="Format of the table."
+)
+@out_option("Also write a result file (JSON).", FILE, required=False)
 def compare_command(
     a: Path,
     b: Path,
@@ -34,7 +36,10 @@ def compare_command(
     kind: str,
     out: Path | None,
 ) -> int:
-    """Is B better than A? Differences on the scenes that both scored, with confidence intervals over scenes."""
+    """Compare two results with confidence intervals.
+
+    Differences B - A are taken on the scenes that both results scored; intervals are over scenes.
+    """
     from evaluation.comparison import compare
     from evaluation.report.export import latex_table, markdown_table
     from evaluation.results import read_result

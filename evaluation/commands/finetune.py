@@ -8,42 +8,43 @@ from typing import Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.options import PATH, config_option, manifest_option, set_option, workers_option
+from chorus_common.runtime.store_path import StorePath
 from evaluation.commands.options import (
-    FILE,
-    device_option,
-    optional_store_option,
-    out_option,
+    encoder_device_option,
+    hold_out_option,
+    learn_split_option,
+    result_option,
+    scene_stores_option,
     space_option,
     target_option,
-    workers_option,
+    voters_option,
 )
 from evaluation.results import command_line, result_document, text_table, write_result
 
 
 @click.command("finetune")
-@click.option("--manifest", type=FILE, required=True, help="Manifest that names the scenes of each split.")
-@optional_store_option
-@click.option(
-    "--train-split", "train_splits", multiple=True, default=["train"], help="Split to learn from; repeatable."
-)
-@click.option("--split", "splits", multiple=True, default=["val"], help="Split to score; repeatable.")
-@click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
-@click.option("--encoder", type=FILE, required=True, help="Student folder or published checkpoint.")
+@manifest_option(required=True)
+@scene_stores_option
+@learn_split_option
+@click.option("--split", "splits", multiple=True, default=["val"], help="Split to score. May be given several times.")
+@hold_out_option
+@click.option("--encoder", type=PATH, required=True, help="Student folder or published checkpoint.")
 @click.option("--random", is_flag=True, help="Add the row 'random': the same from random weights.")
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")
 @click.option("--published-freezing", is_flag=True, help="Frozen parts stay in train mode, as in published probes.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/fine-tune.md).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeatable.")
+@config_option("docs/guide/fine-tune.md")
+@set_option()
 @space_option
 @target_option
-@click.option("-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points).")
-@workers_option
-@out_option
-@device_option
+@voters_option
+@workers_option()
+@result_option
+@encoder_device_option()
 def finetune_command(
     manifest: Path,
-    stores: tuple[Path, ...],
+    stores: tuple[StorePath, ...],
     train_splits: tuple[str, ...],
     splits: tuple[str, ...],
     hold_out: str,
@@ -61,13 +62,19 @@ def finetune_command(
     out: Path,
     device: str,
 ) -> int:
-    """Learn segmentation from labels: linear probe, decoder probe or full fine-tuning."""
+    """Learn segmentation from labels.
+
+    Trained is a linear probe, a decoder probe or everything.
+    """
+    import torch
+
     from chorus_common.runtime.config import load_config
     from evaluation.finetuning.settings import FineTuneConfig
     from evaluation.scene_scores import scores_path
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.finetune import FineTuneJob, finetune, with_random
     from stage2_distill.encoder import load_encoder
+    from stage2_distill.engine.distributed import is_main_process, process_group
 
     named = {"task": task, "mode": mode, "freeze": "published" if published_freezing else None}
     given = [f"{key}={value}" for key, value in named.items() if value is not None]
@@ -76,7 +83,10 @@ def finetune_command(
     class_names, space = labelled_pair(train, val, label_space)
     encoders = with_random(load_encoder(encoder).to(device), config.seed, random=random)
     job = FineTuneJob(config, space, class_names, encoders, run_folder(out), target, k, workers)
-    body, scores = finetune(job, train, val)
+    with process_group(torch.device(device)):  # of torchrun, for all rows
+        body, scores = finetune(job, train, val)
+    if not is_main_process():
+        return EXIT_DONE
     inputs = {
         "manifest": str(manifest),
         "stores": [str(s) for s in stores],

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
+from chorus_common.runtime.options import PATH, set_option, workers_option
 from evaluation.commands.options import (
-    FILE,
     left_out,
     lifted_option,
     optional_text,
-    out_option,
     prompts_option,
+    result_option,
     scene_options,
     synonyms_option,
     target_option,
     text_source_options,
-    workers_option,
 )
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -37,19 +36,22 @@ if TYPE_CHECKING:
     multiple=True,
     default=("masks",),
     help="Where masks come from: masks (2D masks of the cache, merged over views), truth (oracle), or a folder in "
-    "ScanNet's instance format; repeatable.",
+    "ScanNet's instance format. May be given several times.",
 )
-@click.option("--set", "settings", multiple=True, help="Setting of the merging of masks, key=value; repeatable.")
+@set_option("One setting of the merging of masks.")
 @prompts_option
 @synonyms_option
 @target_option
 @click.option("--min-region", type=click.IntRange(min=1), default=100, help="Smaller masks and instances are ignored.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0, min_open=True), default=0.02, help="Of the class probabilities."
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.02,
+    help="Temperature of the class probabilities.",
 )
-@click.option("--predictions", type=FILE, help="Folder for predictions in the benchmark's format, and coloured .ply.")
-@workers_option
-@out_option
+@click.option("--predictions", type=PATH, help="Folder for predictions in the benchmark's format, and coloured .ply.")
+@workers_option()
+@result_option
 def instances_command(
     scenes: SceneOptions,
     sources: SourceOptions,
@@ -64,7 +66,10 @@ def instances_command(
     workers: int,
     out: Path,
 ) -> int:
-    """Find and name objects: class-agnostic masks, classified by their pooled features; AP, AP50, AP25."""
+    """Find and name objects.
+
+    Class-agnostic masks are classified by their pooled features and scored by AP, AP50 and AP25.
+    """
     from chorus_common.runtime.config import load_config
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings

@@ -7,21 +7,31 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import ConfigError
-from evaluation.commands.options import FILE, device_option, out_option
+from chorus_common.runtime.options import PATH
+from evaluation.commands.options import encoder_device_option, result_option
 from evaluation.results import command_line, result_document, text_table, write_result
 
 
 @click.command("lerf")
-@click.option("--field", "fields", type=FILE, multiple=True, required=True, help="Field of a scene; repeat per scene.")
 @click.option(
-    "--scene", "scenes", type=FILE, multiple=True, required=True, help="Its teacher cache, in the same order."
+    "--field", "fields", type=PATH, multiple=True, required=True, help="Field of a scene. Give one per scene."
 )
-@click.option("--labels", type=FILE, multiple=True, required=True, help="Its folder of annotations, in the same order.")
+@click.option(
+    "--scene",
+    "scenes",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="Teacher cache of each field's scene, in the same order.",
+)
+@click.option(
+    "--labels", type=PATH, multiple=True, required=True, help="Folder of annotations of each scene, in the same order."
+)
 @click.option("--box", default=30, help="Side of the averaging box in pixels.")
-@click.option("--threshold", default=0.4, help="Of the published IoU rule.")
+@click.option("--threshold", default=0.4, help="Threshold of the published IoU rule.")
 @click.option("--allow-training-views", is_flag=True, help="Score frames that the field was trained on, too.")
-@out_option
-@device_option
+@result_option
+@encoder_device_option()
 def lerf_command(
     fields: tuple[Path, ...],
     scenes: tuple[Path, ...],
@@ -32,7 +42,10 @@ def lerf_command(
     out: Path,
     device: str,
 ) -> None:
-    """Localisation and mIoU of fields under the LERF-OVS / Mip-NeRF360-OVS protocol."""
+    """Score language fields under the LERF-OVS protocol.
+
+    Localisation and mIoU are those of LERF-OVS and Mip-NeRF360-OVS.
+    """
     from chorus_common.cache import SceneCache
     from chorus_common.text import load_text_encoder
     from evaluation.features import check_pair

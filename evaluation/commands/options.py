@@ -11,47 +11,29 @@ from typing import Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.options import (
+    FILE,
+    PATH,
+    manifest_option,
+    out_option,
+    seed_option,
+    split_option,
+    stores_option,
+)
 from evaluation.results import text_table
 
-FILE = click.Path(path_type=Path)
 Command = Callable[..., Any]
 
-store_option = click.option(
-    "--store", "stores", type=FILE, multiple=True, required=True, help="Cache root of stage 1; repeatable."
-)
-optional_store_option = click.option(
-    "--store",
-    "stores",
-    type=FILE,
-    multiple=True,
-    help="Cache root of stage 1; repeatable.  [default: the manifest's own files]",
-)
-manifest_option = click.option(
-    "--manifest", type=FILE, help="Manifest that names the scenes of each split.  [default: all of the store]"
-)
-out_option = click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Result file (JSON)."
-)
-
-
-def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    """The device as torch names it; one that is not there is refused before any work."""
-    if name == "cpu":
-        return name
-    from stage2_distill.devices import pick_device
-
-    return str(pick_device(name))
-
-
-device_option = click.option(
-    "--device", default="cpu", callback=_device, help="Torch device of the encoder: auto, cpu, cuda or cuda:N."
-)
-split_option = click.option("--split", default="val", help="Split of the manifest to evaluate.")
+#: -> stores
+scene_stores_option = stores_option(required=False, default="the manifest's own files")
+#: -> manifest
+scene_manifest_option = manifest_option(default="every scene of the stores")
+#: -> out
+result_option = out_option("Result file (JSON).", FILE)
+#: -> split
+scored_split_option = split_option("Split of the manifest to evaluate.", "val")
 space_option = click.option(
     "--label-space", default="", help="Score against these classes.  [default: the scenes' own]"
-)
-workers_option = click.option(
-    "--workers", type=click.IntRange(min=1), default=1, help="Processes; they change no number."
 )
 target_option = click.option(
     "--on", "target", type=click.Choice(["gaussians", "points"]), default="gaussians", help="What is scored."
@@ -59,15 +41,40 @@ target_option = click.option(
 prompts_option = click.option(
     "--prompts", default="rooms", help="Prompt templates: plain, scenesplat or rooms (evaluation/prompts.py)."
 )
-synonyms_option = click.option("--synonyms", is_flag=True, help="Average over other names of each class too.")
-
+synonyms_option = click.option("--synonyms", is_flag=True, help="Average over other names of each class, too.")
 tta_option = click.option(
     "--tta-rotations",
     type=click.IntRange(min=1),
     default=1,
-    help="Yaw angles to encode a scene at; features are their mean.",
+    help="Yaw angles to encode a scene at. Features are their mean.",
 )
-lifted_option = click.option("--lifted", is_flag=True, help="The teacher's own features, lifted from the cache.")
+lifted_option = click.option("--lifted", is_flag=True, help="Use the teacher's own features, lifted from the cache.")
+voters_option = click.option(
+    "-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points)."
+)
+hold_out_option = click.option(
+    "--hold-out", default="", help="Pool the splits and score the scene ids that match this pattern, such as Area_5_*."
+)
+learn_split_option = click.option(
+    "--train-split", "train_splits", multiple=True, default=["train"],
+    help="Split of the manifest to learn from. May be given several times.",
+)  # fmt: skip
+
+
+def encoder_device_option() -> Callable[[Command], Command]:
+    """-> device: as torch names it; one that is not there is refused before any work."""
+    return click.option(
+        "--device", default="auto", callback=_device, help="Where the encoder runs: auto, cpu, cuda or cuda:N."
+    )
+
+
+def _device(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """The device as torch names it; one that is not there is refused before any work."""
+    if name == "cpu" or context.resilient_parsing:
+        return name
+    from chorus_common.runtime.devices import pick_device
+
+    return str(pick_device(name))
 
 
 def bundle(
@@ -111,35 +118,37 @@ text_source_options = bundle(
     "sources",
     _source_kind,
     click.option(
-        "--encoder", type=FILE, help="Student folder of chorus-stage2 train, or another checkpoint: row 'student'."
+        "--encoder", type=PATH, help="Student folder of chorus-stage2 train, or another checkpoint: row 'student'."
     ),
     click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
-    click.option("--features", type=FILE, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
+    click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
     click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
-    click.option("--seed", type=int, default=0, help="Of the random weights."),
+    seed_option("Seed of the random weights."),
     tta_option,
-    device_option,
+    encoder_device_option(),
 )
 #: -> sources: SourceOptions, for commands that compare an encoder's own output.
 encoder_source_options = bundle(
     "sources",
     _source_kind,
     click.option(
-        "--encoder", type=FILE, help="Student folder or any encoder checkpoint: row 'encoder' (its own output)."
+        "--encoder", type=PATH, help="Student folder or any encoder checkpoint: row 'encoder' (its own output)."
     ),
     click.option("--random/--no-random", default=True, help="The row 'random': the same architecture, random weights."),
     click.option(
         "--features",
-        type=FILE,
+        type=PATH,
         help="Folder with clean/<scene id>.npy and <perturbation>/<scene id>.npy: row 'features'. See --export.",
     ),
-    click.option("--seed", type=int, default=0, help="Of noise, subsampling and random weights."),
+    seed_option("Seed of noise, subsampling and random weights."),
     tta_option,
-    device_option,
+    encoder_device_option(),
 )
 #: -> scenes: SceneOptions
-scene_options = bundle("scenes", _scene_kind, optional_store_option, manifest_option, split_option, space_option)
+scene_options = bundle(
+    "scenes", _scene_kind, scene_stores_option, scene_manifest_option, scored_split_option, space_option
+)
 
 
 def finish(rows: dict[str, Any], excluded: dict[str, str], failed: bool, out: Path) -> int:

@@ -8,30 +8,32 @@ from typing import Any
 import click
 
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.options import PATH, seed_option, workers_option
+from chorus_common.runtime.store_path import StorePath
 from evaluation.commands.options import (
-    FILE,
-    device_option,
+    encoder_device_option,
     finish,
-    manifest_option,
-    optional_store_option,
-    out_option,
+    hold_out_option,
+    learn_split_option,
+    result_option,
+    scene_manifest_option,
+    scene_stores_option,
+    scored_split_option,
     space_option,
-    split_option,
     tta_option,
-    workers_option,
 )
 from evaluation.results import command_line, result_document, write_result
 
 
 @click.command("probe")
-@optional_store_option
-@manifest_option
-@click.option("--train-split", "train_splits", multiple=True, default=["train"], help="Split to fit on; repeatable.")
-@split_option
-@click.option("--hold-out", default="", help="Pool the splits, score the scene ids that match this pattern (Area_5_*).")
+@scene_stores_option
+@scene_manifest_option
+@learn_split_option
+@scored_split_option
+@hold_out_option
 @space_option
-@click.option("--encoder", type=FILE, help="Student folder or published checkpoint: rows 'trained' and 'random'.")
-@click.option("--features", type=FILE, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
+@click.option("--encoder", type=PATH, help="Student folder or published checkpoint: rows 'trained' and 'random'.")
+@click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
 @click.option(
     "--points-per-scene",
     type=click.IntRange(min=1),
@@ -42,13 +44,13 @@ from evaluation.results import command_line, result_document, write_result
     "--balance", type=click.Choice(["plain", "balanced"]), default="plain", help="Weight of the classes in the loss."
 )
 @click.option("--l2", type=click.FloatRange(min=0), default=1e-4, help="Weight decay of the linear layer.")
-@click.option("--seed", type=int, default=0, help="Of the draw and of the random encoder.")
+@seed_option("Seed of the draw and of the random encoder.")
 @tta_option
-@workers_option
-@out_option
-@device_option
+@workers_option()
+@result_option
+@encoder_device_option()
 def probe_command(
-    stores: tuple[Path, ...],
+    stores: tuple[StorePath, ...],
     manifest: Path | None,
     train_splits: tuple[str, ...],
     split: str,
@@ -65,7 +67,10 @@ def probe_command(
     out: Path,
     device: str,
 ) -> int:
-    """Fit one linear layer on frozen features, of an encoder or from files; the random encoder is the yardstick."""
+    """Fit one linear layer on frozen features.
+
+    Features come from an encoder or from files. The random encoder is the yardstick.
+    """
     if manifest is None:
         raise ConfigError(
             "probe needs --manifest: without splits it would be scored on the scenes that it was fitted on"

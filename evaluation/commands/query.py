@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from evaluation.commands.options import FILE, lifted_option, prompts_option, text_source_options
+from chorus_common.runtime.options import FOLDER, PATH, json_option, out_option
+from evaluation.commands.options import lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
 if TYPE_CHECKING:
@@ -17,19 +18,14 @@ if TYPE_CHECKING:
 
 
 @click.command("query")
-@click.argument("scene", type=FILE)
+@click.argument("scene", type=PATH)
 @click.argument("words")
 @text_source_options
 @lifted_option
 @prompts_option
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Objects to list.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder: heat.ply, heat.png, objects.ply, query.json.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print query.json instead of the table.")
+@out_option("Folder: heat.ply, heat.png, objects.ply, query.json.", FOLDER)
+@json_option("Print query.json instead of the table.")
 def query_command(
     scene: Path,
     words: str,
@@ -39,7 +35,9 @@ def query_command(
     out: Path,
     as_json: bool,
 ) -> int:
-    """Where in SCENE is "WORDS"? A heat map (LERF's relevancy) and the objects that answer best.
+    """Find where a scene shows what a text says.
+
+    Writes a heat map (LERF's relevancy) of WORDS in SCENE and the objects that answer best.
 
     SCENE is a scene file or folder of any format, or a store's <scene>.zarr, whose cameras and masks are then used.
     """

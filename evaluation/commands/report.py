@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE
-from evaluation.commands.options import FILE
+from chorus_common.runtime.options import json_option, out_option
 from evaluation.results import command_line
 
 
@@ -18,15 +18,18 @@ from evaluation.results import command_line
     required=True,
     help="Folder with result files.",
 )
-@click.option("--out", type=FILE, required=True, help="Folder of the report: report.html, pictures, results.json.")
+@out_option("Folder of the report: report.html, pictures, results.json.")
 @click.option("--scene", help="Scene of the pictures.  [default: the first that was evaluated]")
 @click.option("--views", type=click.IntRange(min=0), default=3, help="Views to show.")
 @click.option(
-    "--query", "queries", multiple=True, help="Text to draw a heat map for; repeatable.  [default: classes in view]"
+    "--query",
+    "queries",
+    multiple=True,
+    help="Text to draw a heat map for. May be given several times.  [default: classes in view]",
 )
 @click.option("--gallery", type=click.IntRange(min=0), default=3, help="Worst scenes to show of a fine-tuning result.")
 @click.option("--seconds", type=float, help="How long the whole run took, for results.json.")
-@click.option("--json", "as_json", is_flag=True, help="Print results.json instead of the tables.")
+@json_option("Print results.json instead of the tables.")
 def report_command(
     run: Path,
     out: Path,
@@ -37,7 +40,10 @@ def report_command(
     seconds: float | None,
     as_json: bool,
 ) -> int:
-    """One self-contained page: tables with their commands, pictures, curves."""
+    """Make one page of the results of a run.
+
+    The page holds tables with their commands, pictures and curves, and needs no other file.
+    """
     from evaluation.report.build import ReportConfig, build_report
 
     config = ReportConfig(scene=scene, views=views, queries=queries, seconds=seconds, gallery=gallery)

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
-from evaluation.commands.options import (
-    FILE,
-    encoder_source_options,
-    left_out,
-    scene_options,
-    workers_option,
-)
+from chorus_common.runtime.options import FILE, PATH, out_option, workers_option
+from evaluation.commands.options import encoder_source_options, left_out, scene_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
 if TYPE_CHECKING:
@@ -26,13 +21,18 @@ if TYPE_CHECKING:
 @scene_options
 @encoder_source_options
 @click.option(
-    "--export", type=FILE, help="Only write the perturbed scenes, <perturbation>/<scene id>.ply, for other encoders."
+    "--export", type=PATH, help="Only write the perturbed scenes, <perturbation>/<scene id>.ply, for other encoders."
 )
 @click.option("--gallery", type=click.Choice(["scene", "split"]), default="scene", help="What is searched.")
-@click.option("--perturbation", "perturbations", multiple=True, help="Repeatable.  [default: all]")
+@click.option(
+    "--perturbation",
+    "perturbations",
+    multiple=True,
+    help="How the scene is changed. May be given several times.  [default: in every way]",
+)
 @click.option("--min-size", type=click.IntRange(min=1), default=30, help="Smaller instances do not take part.")
-@workers_option
-@click.option("--out", type=FILE, help="Result file (JSON); required unless --export.")
+@workers_option()
+@out_option("Result file (JSON); required unless --export.", FILE, required=False)
 def retrieval_command(
     scenes: SceneOptions,
     sources: SourceOptions,
@@ -43,7 +43,10 @@ def retrieval_command(
     workers: int,
     out: Path | None,
 ) -> int:
-    """Find the objects of a noisy, sparse or turned scene among those of the clean one."""
+    """Find the objects of a changed scene in the clean one.
+
+    The scene is changed by noise, by dropping Gaussians, or by turning it.
+    """
     from evaluation.metrics.retrieval import FIGURES
     from evaluation.perturb import PERTURBATIONS, export_perturbed
     from evaluation.run_scenes import PartialResults

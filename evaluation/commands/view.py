@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from evaluation.commands.options import FILE, lifted_option, prompts_option, space_option, text_source_options
+from chorus_common.runtime.options import PATH
+from evaluation.commands.options import lifted_option, prompts_option, space_option, text_source_options
 
 if TYPE_CHECKING:
     from evaluation.sources import SourceOptions
 
 
 @click.command("view")
-@click.argument("scene", type=FILE)
+@click.argument("scene", type=PATH)
 @text_source_options
 @lifted_option
 @prompts_option
 @space_option
-@click.option("--host", default="127.0.0.1", help="Address to listen on; others can reach anything but 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="0 = any free one.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. Others can reach anything but 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Port to listen on; 0 takes any free one.")
 def view_command(
     scene: Path,
     sources: SourceOptions,
@@ -30,7 +31,9 @@ def view_command(
     host: str,
     port: int,
 ) -> int:
-    """Look at SCENE in a browser: colour, features, prediction, ground truth, and the answer to a typed query.
+    """Look at a scene in a browser.
+
+    Shows colour, features, prediction, ground truth, and the answer to a typed query.
 
     SCENE is a scene file or folder of any format, or a store's <scene>.zarr. Without features only colour and ground
     truth are shown.

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from chorus_common.runtime.options import PATH, workers_option
 from evaluation.commands.options import (
-    FILE,
     finish,
     optional_text,
-    out_option,
     prompts_option,
+    result_option,
     scene_options,
     synonyms_option,
     target_option,
     text_source_options,
-    workers_option,
+    voters_option,
 )
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 @prompts_option
 @synonyms_option
 @target_option
-@click.option("-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points).")
+@voters_option
 @click.option(
     "--oracle-instances", is_flag=True, help="Add rows in which ground-truth instances vote; marked as oracle."
 )
-@click.option("--predictions", type=FILE, help="Folder for predictions: the benchmark's text files and coloured .ply.")
-@workers_option
-@out_option
+@click.option("--predictions", type=PATH, help="Folder for predictions: the benchmark's text files and coloured .ply.")
+@workers_option()
+@result_option
 def zero_shot_command(
     scenes: SceneOptions,
     sources: SourceOptions,
@@ -56,7 +56,10 @@ def zero_shot_command(
     workers: int,
     out: Path,
 ) -> int:
-    """Segment scenes by class names alone: student, lifted teacher, or any feature files."""
+    """Segment scenes by class names alone.
+
+    Rows are the student, the lifted teacher, or any feature files.
+    """
     from evaluation.predictions.folder import PredictionFolder
     from evaluation.prompts import class_embeddings
     from evaluation.run_scenes import PartialResults

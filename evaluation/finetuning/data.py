@@ -87,12 +87,12 @@ class LabelledDataset:
         self._kept: dict[int, GaussianScene] = {}
         self._lock = threading.Lock()
 
-    def batch(self, step: int) -> LabelledBatch:
-        """The crops of optimiser step `step`."""
+    def batch(self, step: int, first: int, last: int) -> LabelledBatch:
+        """Crops first..last-1 of optimiser step `step`."""
         epoch, within = divmod(step, self._mixture.steps)
         order = self._mixture.epoch(self._config.seed, epoch)
-        first = within * self._mixture.batch
-        return collate([self.sample(epoch, i, int(order[i])) for i in range(first, first + self._mixture.batch)])
+        start = within * self._mixture.batch
+        return collate([self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)])
 
     def sample(self, epoch: int, index: int, number: int) -> LabelledBatch:
         """Sample `index` of `epoch`, from scene `number`: a batch of one cloud that holds a label."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from chorus_common.cache import SceneCache
+from chorus_common.cache import SceneCache, is_published
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
 from chorus_common.runtime.config import Config
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.store_path import parse_store_path
 from chorus_common.text import load_text_encoder
 from evaluation.report.charts import class_bars, confusion_picture, read_log, training_curves
 from evaluation.report.export import latex_table, markdown_table
@@ -221,8 +222,8 @@ def _pictures(found: Mapping[str, Document], config: ReportConfig) -> tuple[list
         ]
     inputs = document["inputs"]
     name = _scene_name(document["per_scene"], config.scene)
-    stores = [Path(s) for s in inputs["stores"]]
-    store = next((s for s in stores if (s / f"{name}.zarr").is_dir()), None)
+    stores = [parse_store_path(s) for s in inputs["stores"]]
+    store = next((s for s in stores if is_published(s / f"{name}.zarr")), None)
     if store is None:
         raise ConfigError(
             f"{stores[0] / name}.zarr: not there any more, or named relative to another folder; "

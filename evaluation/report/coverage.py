@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from chorus_common.cache import SceneCache
+from chorus_common.cache import SceneCache, is_published
 from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.store_path import parse_store_path
 
 #: A Gaussian counts as covered from this many views on (stage 1's `coverage_views`).
 VIEWS = 3
@@ -19,12 +19,12 @@ def covered(document: Mapping[str, Any]) -> dict[str, float]:
     Scenes whose store is not there any more, or does not carry the figure, are not in it.
     """
     found = {}
-    stores = [Path(store) for store in document["inputs"]["stores"]]
+    stores = [parse_store_path(store) for store in document["inputs"]["stores"]]
     for scene in document["per_scene"]:
-        path = next((p for store in stores if (p := store / f"{scene}.zarr").is_dir()), None)
-        if path is None:
-            continue
         try:
+            path = next((p for store in stores if is_published(p := store / f"{scene}.zarr")), None)
+            if path is None:
+                continue
             share = SceneCache.open(path).attributes.measures.get(f"covered_by_{VIEWS}_views")
         except CacheError:
             continue

@@ -16,6 +16,7 @@ from chorus_common.cameras import look_at, pinhole
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.rasterize import render_values
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.store_path import parse_store_path
 from chorus_common.scene import GaussianScene
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import predict
@@ -24,9 +25,8 @@ from evaluation.report.charts import picture_png
 from evaluation.report.colours import class_palette
 from evaluation.report.pictures import Panel, ViewPictures
 from evaluation.scenes import EvalScene, select_scenes
-from stage2_distill.checkpointing import load_state
 from stage2_distill.encoder import load_encoder
-from stage2_distill.optim import build_optimizer
+from stage2_distill.engine.checkpointing import load_weights
 
 F32 = NDArray[np.float32]
 
@@ -57,14 +57,14 @@ def trained_model(document: Mapping[str, Any]) -> Segmentor:
     if not state.is_file():
         raise ConfigError(f"{state}: not there any more, so no gallery can be drawn; use --gallery 0")
     model = build_segmentor(load_encoder(inputs["encoder"]), len(LABEL_SPACES[inputs["label_space"]]), config)
-    load_state(state, model, build_optimizer(model, config.optim), None)
+    model.load_state_dict(load_weights(state))
     return model.eval()
 
 
 def _scenes(document: Mapping[str, Any]) -> dict[str, EvalScene]:
     """The scenes that a result names, by name."""
     inputs = document["inputs"]
-    stores = [Path(s) for s in inputs["stores"]]
+    stores = [parse_store_path(s) for s in inputs["stores"]]
     splits = [*inputs["splits"], *(inputs["train_splits"] if inputs["hold_out"] else [])]
     parts = [select_scenes(stores, Path(inputs["manifest"]), split) for split in dict.fromkeys(splits)]
     found = {scene.name: scene for part in parts for scene in part.scenes}

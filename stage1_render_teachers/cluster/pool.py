@@ -262,8 +262,10 @@ def worker_environment(index: int, workers: int, device: str) -> dict[str, str]:
     environment = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     threads = os.environ.get("NUMBA_NUM_THREADS") or str(max(1, cores // workers))
     environment["NUMBA_NUM_THREADS"] = environment["ZARR_THREADING__MAX_WORKERS"] = threads
-    if device.startswith("cuda"):
+    if device == "auto" or device.startswith("cuda"):
         gpus = visible_gpus()
+        if not gpus and device == "auto":
+            return environment
         if not gpus:
             raise ConfigError("device cuda: no CUDA device is visible; set device=cpu or load the driver")
         environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]

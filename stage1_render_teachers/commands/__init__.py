@@ -1,0 +1,1 @@
+"""Commands of chorus-stage1, one file each."""

@@ -5,43 +5,50 @@ from __future__ import annotations
 import zlib
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from chorus_common.camera_io import read_cameras
-from chorus_common.cameras import CameraSet
-from chorus_common.captures.write import CaptureLayout, SensorConfig, write_capture
-from chorus_common.manifest import Manifest, ManifestRow
-from chorus_common.rasterize import get_backend
-from chorus_common.rasterize.protocol import Rasterizer
-from chorus_common.runtime.config import load_config
+from chorus_common.captures.write import CaptureLayout
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, SceneError, one_line
+from chorus_common.runtime.options import FOLDER, manifest_option, out_option, set_option, split_option
 from chorus_common.runtime.progress import progress
-from chorus_common.scene import GaussianScene
-from chorus_common.scene_io import read_scene
-from stage1_render_teachers.run import select_rows
 
-F32 = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chorus_common.cameras import CameraSet
+    from chorus_common.captures.write import SensorConfig
+    from chorus_common.manifest import ManifestRow
+    from chorus_common.rasterize import Rasterizer
+    from chorus_common.scene import GaussianScene
+
+    F32 = NDArray[np.float32]
 
 
 @click.command("capture")
-@click.option("--manifest", required=True, type=click.Path(path_type=Path), help="scenes with cameras")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="OUT/<dataset>/<scene_id>/"
-)
-@click.option("--split", default=None, help="only scenes of this split")
-@click.option("--layout", default="scannet", show_default=True, type=click.Choice(get_args(CaptureLayout)))
-@click.option("--width", default=160, show_default=True, type=click.IntRange(16, 4096), help="of depth, pixels")
-@click.option("--height", default=120, show_default=True, type=click.IntRange(16, 4096), help="of depth, pixels")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="of the sensor: noise, near, far, ...")
+@manifest_option(required=True, help="Manifest of scenes with cameras.")
+@out_option("Folder of the captures; each goes to OUT/<dataset>/<scene_id>/.", FOLDER)
+@split_option()
+@click.option("--layout", default="scannet", type=click.Choice(get_args(CaptureLayout)), help="Layout of the files.")
+@click.option("--width", default=160, type=click.IntRange(16, 4096), help="Width of the depth pictures in pixels.")
+@click.option("--height", default=120, type=click.IntRange(16, 4096), help="Height of the depth pictures in pixels.")
+@set_option("One setting of the sensor: noise, near, far and others.")
 def capture_command(
     manifest: Path, out: Path, split: str | None, layout: CaptureLayout, width: int, height: int,
     settings: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Render every scene's views as an RGB-D capture with sensor noise; go on where an earlier run stopped."""
+    """Render scenes as RGB-D captures with sensor noise.
+
+    The same command goes on where an earlier run stopped.
+    """
+    from chorus_common.captures.write import SensorConfig
+    from chorus_common.manifest import Manifest
+    from chorus_common.rasterize import get_backend
+    from chorus_common.runtime.config import load_config
+    from stage1_render_teachers.rows import select_rows
+
     sensor = load_config(SensorConfig, None, settings)
     rows = select_rows(Manifest.read(manifest), split, None)
     rasterizer = get_backend("cpu")
@@ -63,6 +70,10 @@ def _capture(
     sensor: SensorConfig,
 ) -> None:  # fmt: skip
     """Write one scene's capture unless it is there."""
+    from chorus_common.camera_io import read_cameras
+    from chorus_common.captures.write import write_capture
+    from chorus_common.scene_io import read_scene
+
     if folder.exists():
         return
     if row.cameras_path is None:

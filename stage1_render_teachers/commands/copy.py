@@ -7,28 +7,30 @@ from pathlib import Path
 
 import click
 
-from chorus_common.cache import copy_scene, published_scenes
-from chorus_common.manifest import Manifest
 from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, CacheError, ChorusError, one_line
+from chorus_common.runtime.options import dataset_option, json_option, manifest_option, split_option, store_option
 from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath, StorePathType
-from stage1_render_teachers.run import prepare_store, select_rows
 
 
 @click.command("copy")
-@click.option(
-    "--store", required=True, type=StorePathType(), help="where the scenes are: a folder, or s3://BUCKET/PATH"
-)
-@click.option("--to", "target", required=True, type=StorePathType(), help="where they go, likewise")
-@click.option("--manifest", type=click.Path(path_type=Path), default=None, help="only scenes that it lists")
-@click.option("--split", default=None, help="only scenes of this split of the manifest")
-@click.option("--dataset", default=None, help="only scenes of this data set")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-def copy(
+@store_option("Store to copy from: a folder, or s3://BUCKET/PATH.")
+@click.option("--to", "target", required=True, type=StorePathType(), help="Store to copy to, likewise.")
+@manifest_option(help="Only scenes of this manifest.")
+@split_option("Only scenes of this split of the manifest.")
+@dataset_option()
+@json_option()
+def copy_command(
     store: StorePath, target: StorePath, manifest: Path | None, split: str | None, dataset: str | None, as_json: bool
 ) -> int:
-    """Copy published scenes and their standardisers to another store; go on where an earlier copy stopped."""
+    """Copy published scenes and standardisers to another store.
+
+    The same command goes on where an earlier copy stopped.
+    """
+    from chorus_common.cache import copy_scene
+    from stage1_render_teachers.store import prepare_store
+
     scenes = _scenes(store, manifest, split, dataset)
     prepare_store(target)
     copy_standardisers(store, target)
@@ -61,6 +63,10 @@ def copy_standardisers(store: StorePath, target: StorePath) -> None:
 
 def _scenes(store: StorePath, manifest: Path | None, split: str | None, dataset: str | None) -> list[StorePath]:
     """Published scenes of `store` that are asked for."""
+    from chorus_common.cache.files import published_scenes
+    from chorus_common.manifest import Manifest
+    from stage1_render_teachers.rows import select_rows
+
     if manifest is None and split is not None:
         raise CacheError(f"--split {split} needs --manifest, which says which scenes are in it")
     found = [path for path in published_scenes(store) if dataset in (None, path.parent.name)]

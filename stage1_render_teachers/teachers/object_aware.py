@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from chorus_common.runtime.devices import device_of
+from chorus_common.runtime.devices import pick_device
 from stage1_render_teachers.teachers.cell_network import CHANNELS, PATCH, CellTeacher, load_network
 
 WEIGHTS = Path(__file__).parent / "weights" / "object_aware.safetensors"
@@ -26,5 +26,5 @@ class ObjectAwareTeacher(CellTeacher):
     text_aligned = False
 
     def __init__(self, weights: Path = WEIGHTS, device: str | torch.device = "cpu") -> None:
-        super().__init__(load_network(weights, device_of(str(device)), "train_object_aware"))
+        super().__init__(load_network(weights, pick_device(str(device)), "train_object_aware"))
         self.fingerprint = f"{hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}-patch{PATCH}"

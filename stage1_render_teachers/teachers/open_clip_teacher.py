@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chorus_common.runtime.devices import autocast, device_of
+from chorus_common.runtime.devices import autocast, pick_device
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.weight_files import weights_fingerprint
 from chorus_common.text.open_clip_model import OpenClipModel, load_open_clip
@@ -57,7 +57,7 @@ def build_open_clip_teacher(argument: str, device: str = "cpu") -> OpenClipTeach
         spec=model.spec,
         weights=weights_fingerprint(model.network.visual),  # type: ignore[arg-type]
         network=patch_network(model),
-        device=device_of(device),
+        device=pick_device(device),
         precision=model.precision,
         text_aligned=True,
     )

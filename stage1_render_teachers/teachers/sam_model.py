@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chorus_common.runtime.devices import Precision, autocast, device_of, split_precision
+from chorus_common.runtime.devices import Precision, autocast, pick_device, split_precision
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.weight_files import existing_file, load_strictly, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.batching import HalvingBatches
@@ -82,7 +82,7 @@ def load_sam(argument: str, family: str, device: str) -> SamModel:
     if not file:
         raise ConfigError(f"{family}:{argument}: name a checkpoint, {family}:{architecture}:FILE; download {source}")
     path = existing_file(file, f"download {source} and give its path")
-    place = device_of(device)
+    place = pick_device(device)
     network, weights = _load(architecture, str(path), path.stat().st_mtime_ns, device)
     batches = HalvingBatches(ENCODER_BATCH, f"{family}:{argument}")
     return SamModel(network, weights, place, precision, batches)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from chorus_common.runtime.devices import device_of
+from chorus_common.runtime.devices import pick_device
 from chorus_common.text import EMBEDDED_TEXT_CHANNELS, EMBEDDED_TEXT_SPEC, read_pair
 from stage1_render_teachers.teachers.cell_network import PATCH, CellTeacher, load_network
 
@@ -25,5 +25,5 @@ class TextAlignedTeacher(CellTeacher):
     text_aligned = True
 
     def __init__(self, weights: Path = WEIGHTS, device: str | torch.device = "cpu") -> None:
-        super().__init__(load_network(weights, device_of(str(device)), "train_text_aligned"))
+        super().__init__(load_network(weights, pick_device(str(device)), "train_text_aligned"))
         self.fingerprint = f"{read_pair(weights)}-patch{PATCH}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from chorus_common.runtime.devices import device_of, split_precision
+from chorus_common.runtime.devices import pick_device, split_precision
 from chorus_common.runtime.errors import ConfigError, WeightsError, one_line
 from chorus_common.runtime.weight_files import existing_file, quiet_downloads, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
@@ -54,7 +54,7 @@ def build_timm_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
         spec=f"timm:{argument}",
         weights=weights_fingerprint(module),
         network=network,
-        device=device_of(device),
+        device=pick_device(device),
         precision=precision,
         text_aligned=False,
     )

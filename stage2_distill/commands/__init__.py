@@ -1,0 +1,1 @@
+"""Commands of chorus-stage2, one file each."""

@@ -6,28 +6,29 @@ from pathlib import Path
 
 import click
 
-from chorus_common.runtime.store_path import StorePath, StorePathType
-
-FILE = click.Path(path_type=Path)
+from chorus_common.runtime.options import (
+    PATH,
+    config_option,
+    device_option,
+    manifest_option,
+    set_option,
+    split_option,
+    stores_option,
+)
+from chorus_common.runtime.store_path import StorePath
+from stage2_distill.commands.options import run_folder_option, val_split_option
 
 
 @click.command("adapt")
-@click.option("--student", type=FILE, required=True, help="Folder of the student to adapt.")
-@click.option(
-    "--store",
-    "stores",
-    type=StorePathType(),
-    multiple=True,
-    required=True,
-    help="Cache root of the new domain; repeatable.",
-)
-@click.option("--manifest", type=FILE, help="Manifest that says which scenes are in --split.")
-@click.option("--split", help="Split of the manifest to adapt to.  [default: train]")
-@click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/adapt.md).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; repeat as needed.")
-@click.option("--out", type=FILE, required=True, help="Folder of the run. Same command again: goes on.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--student", type=PATH, required=True, help="Folder of the student to adapt.")
+@stores_option()
+@manifest_option(default="every scene of the stores")
+@split_option("Split of the manifest to adapt to.  [default: train]")
+@val_split_option
+@config_option("docs/guide/adapt.md")
+@set_option()
+@run_folder_option
+@device_option()
 def adapt_command(
     student: Path,
     stores: tuple[StorePath, ...],
@@ -39,10 +40,10 @@ def adapt_command(
     out: Path,
     device: str,
 ) -> None:
-    """Adapt a student to the scenes of another domain: no labels, no lifted targets.
+    """Adapt a student to the scenes of another domain.
 
-    The student's features are rendered through the cached matrix and compared with the teachers' pictures. Weights are
-    trained in full, or through low-rank adapters with --set lora.rank=8.
+    It takes no labels and no lifted targets. The student's features are rendered through the cached matrix and compared
+    with the teachers' pictures. Weights are trained in full, or through low-rank adapters with --set lora.rank=8.
     """
     from chorus_common.runtime.config import load_config
     from stage2_distill.commands.train import run_training

@@ -7,46 +7,47 @@ from typing import TYPE_CHECKING
 
 import click
 
+from chorus_common.runtime.options import PATH, device_option, out_option
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-FILE = click.Path(path_type=Path)
 #: Gaussians whose features are made and written at a time
 _ROWS = 1 << 16
 
 
 @click.command("encode")
-@click.argument("scene", type=FILE)
+@click.argument("scene", type=PATH)
 @click.option(
-    "--encoder", "checkpoint", type=FILE, required=True, help="Folder of a student, or any published checkpoint."
+    "--encoder", "checkpoint", type=PATH, required=True, help="Folder of a student, or any published checkpoint."
 )
-@click.option("--out", type=FILE, required=True, help="Features, one row per Gaussian of SCENE, as .npy.")
+@out_option("Features, one row per Gaussian of SCENE, as .npy.")
 @click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
 @click.option("--teacher", help="Project into this teacher's own space instead of giving the encoder's features.")
 @click.option(
     "--tta-rotations",
     type=click.IntRange(min=1),
     default=1,
-    help="Yaw angles to encode SCENE at; features are their mean.",
+    help="Yaw angles to encode SCENE at. Features are their mean.",
 )
 @click.option(
     "--input",
     "kind",
     type=click.Choice(["auto", "gaussians", "points"]),
     default="auto",
-    help="points: SCENE has no real opacities, rotations and scales, and an encoder that takes both is told so; "
-    "auto: as the file's format says.",
+    help="What SCENE is. Points have no real opacities, rotations and scales, and an encoder that takes both is told "
+    "so; auto goes by the file's format.",
 )
 @click.option(
     "--block-voxels",
     type=click.IntRange(min=1),
-    help="Work through SCENE in blocks of so many voxels, features between layers on disk; same result.  [default: "
-    "only where memory would not suffice]",
+    help="Work through SCENE in blocks of so many voxels, with features between layers on disk; the result is the "
+    "same.  [default: only where memory would not suffice]",
 )
-@click.option("--scratch", type=FILE, help="Folder for what is kept on disk.  [default: beside OUT]")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--scratch", type=PATH, help="Folder for what is kept on disk.  [default: beside OUT]")
+@device_option()
 def encode_command(
     scene: Path,
     checkpoint: Path,
@@ -59,9 +60,10 @@ def encode_command(
     scratch: Path | None,
     device: str,
 ) -> None:
-    """Features of every Gaussian of SCENE (any format that chorus_common.scene_io reads).
+    """Write the features of a scene's Gaussians.
 
-    Killed while it works in blocks, the same command goes on where it stopped.
+    SCENE has any format that chorus_common.scene_io reads. Killed while it works in blocks, the same command goes on
+    where it stopped.
     """
     import shutil
 
@@ -69,8 +71,8 @@ def encode_command(
     import torch
 
     from chorus_common.runtime.atomic import atomic_path
+    from chorus_common.runtime.devices import pick_device
     from chorus_common.scene_io import probe, read_scene
-    from stage2_distill.devices import pick_device
     from stage2_distill.encode import Blocks
     from stage2_distill.encoder import load_encoder
     from stage2_distill.encoder.inputs import missing_in_points

@@ -9,30 +9,31 @@ from typing import Any
 import click
 
 from chorus_common.runtime.errors import ConfigError
-
-FILE = click.Path(path_type=Path)
+from chorus_common.runtime.options import PATH, config_option, device_option, json_option, out_option, set_option
+from chorus_common.runtime.store_path import StorePath, StorePathType
 
 scene_option = click.option(
-    "--scene", type=FILE, required=True, help="The scene's teacher cache, <store>/<data set>/<id>.zarr."
+    "--scene", type=StorePathType(), required=True, help="The scene's teacher cache, <store>/<data set>/<id>.zarr."
 )
-device_option = click.option("--device", default="cpu", help="Torch device: cpu, cuda or cuda:N.")
 
 
 @click.group("field")
 def field_command() -> None:
-    """A granularity-aware language field (GAGS) of one scene."""
+    """Train and ask a language field of one scene (GAGS)."""
 
 
 @field_command.command()
 @scene_option
 @click.option("--masks", help="Mask teacher of the cache.  [default: the only one]")
-@click.option("--hold-out", multiple=True, metavar="VIEW", help="A view to leave out, by name; repeat as needed.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/gags.md).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's.")
-@click.option("--out", type=FILE, required=True, help="Folder of the field. Same command again: goes on.")
-@device_option
+@click.option(
+    "--hold-out", multiple=True, metavar="VIEW", help="A view to leave out, by name. May be given several times."
+)
+@config_option("docs/guide/gags.md")
+@set_option()
+@out_option("Folder of the field. The same command again goes on.")
+@device_option()
 def train(
-    scene: Path,
+    scene: StorePath,
     masks: str | None,
     hold_out: tuple[str, ...],
     config_path: Path | None,
@@ -43,32 +44,39 @@ def train(
     """Train the field of SCENE, or go on with the one in OUT."""
     from chorus_common.cache import SceneCache
     from chorus_common.runtime.config import load_config
-    from stage2_distill.devices import pick_device
+    from chorus_common.runtime.devices import pick_device
+    from stage2_distill.commands.train import warn
     from stage2_distill.fields import FieldConfig, FieldRun, train_field
 
     config = load_config(FieldConfig, config_path, settings)
     cache = SceneCache.open(scene)
     field = train_field(config, FieldRun(cache, only_mask_teacher(cache, masks), hold_out), out, pick_device(device))
     card = field.card
-    click.echo(
+    warn(
         f"{out}: {card.n_gaussians} Gaussians, {len(card.views)} views, {card.steps} steps, "
-        f"levels {', '.join(card.levels)}", err=True,
-    )  # fmt: skip
+        f"levels {', '.join(card.levels)}"
+    )
 
 
 @field_command.command()
-@click.argument("field", type=FILE)
+@click.argument("field", type=PATH)
 @click.argument("texts", nargs=-1, required=True)
 @scene_option
-@click.option("--view", "views", multiple=True, metavar="NAME", help="A view of the cache: adds a picture. Repeatable.")
-@click.option("--cameras", type=FILE, help="Cameras of your own (transforms.json, COLMAP): adds a picture of each.")
-@click.option("--out", type=FILE, required=True, help="Folder for scores and pictures.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@device_option
+@click.option(
+    "--view",
+    "views",
+    multiple=True,
+    metavar="NAME",
+    help="Draw a picture from this view of the cache. May be given several times.",
+)
+@click.option("--cameras", type=PATH, help="Draw pictures from these cameras (transforms.json, COLMAP).")
+@out_option("Folder for scores and pictures.")
+@json_option()
+@device_option()
 def query(
     field: Path,
     texts: tuple[str, ...],
-    scene: Path,
+    scene: StorePath,
     views: tuple[str, ...],
     cameras: Path | None,
     out: Path,
@@ -77,9 +85,9 @@ def query(
 ) -> None:
     """Ask FIELD about TEXTS: scores of every Gaussian (scores.npz, <text>.ply), and pictures from views or cameras."""
     from chorus_common.cache import SceneCache
+    from chorus_common.runtime.devices import pick_device
     from chorus_common.text import load_text_encoder
     from chorus_common.text.relevancy import encode_queries
-    from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field
     from stage2_distill.fields.pictures import file_names, write_picture
     from stage2_distill.fields.scores import write_scores
@@ -116,12 +124,14 @@ def query(
 
 
 @field_command.command()
-@click.argument("field", type=FILE)
+@click.argument("field", type=PATH)
 @scene_option
-@click.option("--format", "kind", type=click.Choice(["teacher", "npy"]), default="teacher", help="See above.")
-@click.option("--out", type=FILE, required=True, help="Folder; files are named by the scene.")
-@device_option
-def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
+@click.option(
+    "--format", "kind", type=click.Choice(["teacher", "npy"]), default="teacher", help="What is written, see above."
+)
+@out_option("Folder; files are named by the scene.")
+@device_option()
+def export(field: Path, scene: StorePath, kind: str, out: Path, device: str) -> None:
     """Write FIELD's features of every Gaussian.
 
     teacher: OUT/<data set>/<id>.safetensors, which chorus-stage2 train --gaussian-features TEACHER=OUT takes in place
@@ -132,8 +142,8 @@ def export(field: Path, scene: Path, kind: str, out: Path, device: str) -> None:
 
     from chorus_common.cache import SceneCache
     from chorus_common.runtime.atomic import atomic_path
+    from chorus_common.runtime.devices import pick_device
     from stage2_distill.data.gaussian_teacher import features_path, write_gaussian_features
-    from stage2_distill.devices import pick_device
     from stage2_distill.fields import FieldView, load_field
     from stage2_distill.fields.export import in_source_order, matching_teacher, read_standardiser, standardised_features
 

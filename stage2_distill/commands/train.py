@@ -8,49 +8,37 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import ConfigError
-from chorus_common.runtime.store_path import StorePath, StorePathType
+from chorus_common.runtime.options import (
+    config_option,
+    device_option,
+    manifest_option,
+    set_option,
+    split_option,
+    stores_option,
+)
+from chorus_common.runtime.store_path import StorePath
+from stage2_distill.commands.options import run_folder_option, val_split_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stage2_distill.settings import TrainConfig
 
-FILE = click.Path(path_type=Path)
-
 
 @click.command("train")
+@stores_option()
+@manifest_option(default="every scene of the stores")
+@split_option("Split of the manifest to train on.  [default: train]")
+@val_split_option
+@config_option("docs/guide/train.md")
+@set_option()
 @click.option(
-    "--store",
-    "stores",
-    type=StorePathType(),
-    multiple=True,
-    required=True,
-    help="Cache root of stage 1; repeat to mix several.",
-)
-@click.option(
-    "--manifest",
-    type=FILE,
-    help="Manifest that says which scenes are in --split. Without it: every scene of the stores.",
-)
-@click.option("--split", help="Split of the manifest to train on.  [default: train]")
-@click.option("--val-split", help="Split of the manifest to validate on; keeps the best student in OUT/best.")
-@click.option("--config", "config_path", type=FILE, help="Settings as TOML (docs/guide/train.md).")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, over the file's; repeat as needed."
-)
-@click.option(
-    "--gaussian-features",
-    multiple=True,
-    metavar="TEACHER=FOLDER",
-    help="Features per Gaussian (chorus-stage2 field export) in place of this teacher's lifted ones.",
-)
-@click.option(
-    "--out",
-    type=FILE,
-    required=True,
-    help="Folder of the run; the student is saved in it. Same command again: goes on.",
-)
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+    "--gaussian-features", multiple=True, metavar="TEACHER=FOLDER",
+    help="Features per Gaussian (chorus-stage2 field export) in place of this teacher's lifted ones. May be given "
+    "several times.",
+)  # fmt: skip
+@run_folder_option
+@device_option()
 def train_command(
     stores: tuple[StorePath, ...],
     manifest: Path | None,
@@ -62,7 +50,10 @@ def train_command(
     out: Path,
     device: str,
 ) -> None:
-    """Train a student, or go on with the run in OUT."""
+    """Train a student from teacher caches.
+
+    The same command goes on with the run in OUT.
+    """
     from chorus_common.runtime.config import load_config
     from stage2_distill.settings import TrainConfig
 
@@ -83,11 +74,11 @@ def run_training(
     """Find scenes and standardisers, train, and say how it went. gaussian_features: "TEACHER=FOLDER" each."""
     if val_split is not None and manifest is None:
         raise ConfigError(f"--val-split {val_split} needs --manifest, which says which scenes are in it")
+    from chorus_common.runtime.devices import pick_device
     from stage2_distill.data.gaussian_teacher import give_features, parse_gaussian_features
-    from stage2_distill.devices import pick_device
+    from stage2_distill.distill import train
     from stage2_distill.sources import find_scenes, open_scenes, read_standardisers, text_aligned
     from stage2_distill.start import TrainData
-    from stage2_distill.trainer import train
 
     split = split or ("train" if manifest is not None else None)
     scenes = open_scenes(find_scenes(stores, manifest, split, warn))
@@ -104,7 +95,7 @@ def run_training(
 
 def warn(line: str) -> None:
     """One line for the user, from one of torchrun's processes."""
-    from stage2_distill.distributed import is_main_process
+    from stage2_distill.engine.distributed import is_main_process
 
     if is_main_process():
         click.echo(line, err=True)

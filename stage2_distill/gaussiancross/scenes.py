@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from chorus_common.runtime.store_path import StorePath
 from stage2_distill.data.dataset import scene_identities
 from stage2_distill.data.targets import ByteBudget
 from stage2_distill.gaussiancross.data import CaptureScene
@@ -25,7 +26,7 @@ class CaptureScenes:
 
 
 def open_capture_scenes(
-    stores: Sequence[Path],
+    stores: Sequence[StorePath],
     manifest: Path | None,
     split: str | None,
     captures: Path | None,
@@ -45,8 +46,8 @@ def open_capture_scenes(
     for entry in entries:
         store = cast(ViewStore, entry.store)
         views = SceneViews(
-            store, f"{entry.dataset}/{entry.scene_id}", tuple(standardisers), config.data.pixels_per_cell, captures, budget,
-            depth_unit=depth_unit,
+            store, f"{entry.dataset}/{entry.scene_id}", tuple(standardisers), config.data.pixels_per_cell, captures,
+            budget, depth_unit=depth_unit,
         )  # fmt: skip
         scenes.append(CaptureScene(entry.dataset, store.scene(), views))
     identity = {

@@ -10,7 +10,7 @@ import numpy as np
 from chorus_common.cache import GridAttributes, SceneCacheWriter, SceneHeader
 from chorus_common.cameras import CameraSet, look_at, pinhole
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
-from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.scene import GaussianScene, RenderMode, canonical_quats
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def make_example(seed: int = 0, n: int = 300, views: int = 5, *, source_ids: boo
         labels=rng.integers(-1, 5, n).astype(np.int32),
         instances=rng.integers(-1, 9, n).astype(np.int32),
         source_ids=rng.permutation(10 * n)[:n].astype(np.int64) if source_ids else None,
-        name="Example room", label_space="scannet20",
+        name="Example room", label_space="scannet20", render_mode=RenderMode.ANTIALIASED,
     )  # fmt: skip
     cameras = CameraSet(
         np.stack([look_at(np.array([3.0, i, 1.0]), np.zeros(3)) for i in range(views)]),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from chorus_common.cache import SceneCache, SceneCacheWriter, SceneHeader, fingerprint, schema, verify_store
+from chorus_common.cache import SceneCache, SceneCacheWriter, SceneHeader, cache_fingerprint, schema, verify_store
 from chorus_common.cache.files import FolderFiles
 from chorus_common.cache.prune import prune_index
 from chorus_common.cache.store import FILES, dump_records, load_records, record_file
@@ -48,7 +48,7 @@ def tree_hash(root: Path) -> str:
 def test_scene_is_the_source_permuted(example: Example, store: Path) -> None:
     expected = example.scene.select(example.index.order)
     found = SceneCache.open(store, check="full").scene()
-    for key in (*schema.GAUSSIAN_COLUMNS, "name", "label_space"):
+    for key in (*schema.GAUSSIAN_COLUMNS, "name", "label_space", "render_mode"):
         if getattr(expected, key) is None:
             assert getattr(found, key) is None
         else:
@@ -346,20 +346,20 @@ def test_scene_ids_that_are_no_folder_names_are_refused(name: str) -> None:
 
 def test_fingerprint_changes_with_everything_that_changes_a_number(example: Example) -> None:
     settings = {"bits": 4, "teachers": ["a", "b"], "nested": {"y": 1, "x": 0.5}}
-    base = fingerprint(example.scene, example.cameras, settings)
+    base = cache_fingerprint(example.scene, example.cameras, settings)
     reordered = {"nested": {"x": 0.5, "y": 1}, "teachers": ["a", "b"], "bits": 4}
-    assert base == fingerprint(make_example().scene, make_example().cameras, reordered)
+    assert base == cache_fingerprint(make_example().scene, make_example().cameras, reordered)
     moved = replace(example.scene, means=example.scene.means + np.float32(1e-6))
     others = [
-        fingerprint(moved, example.cameras, settings),
-        fingerprint(replace(example.scene, labels=None), example.cameras, settings),
-        fingerprint(example.scene, example.cameras.select([0, 1]), settings),
-        fingerprint(example.scene, example.cameras.resized(80, 48), settings),
-        fingerprint(example.scene, example.cameras, settings | {"bits": 3}),
-        fingerprint("sha of the file", example.cameras, settings),
-        fingerprint("sha of the file", "rule", settings),
-        fingerprint("sha of the file", "rule", header()),
+        cache_fingerprint(moved, example.cameras, settings),
+        cache_fingerprint(replace(example.scene, labels=None), example.cameras, settings),
+        cache_fingerprint(example.scene, example.cameras.select([0, 1]), settings),
+        cache_fingerprint(example.scene, example.cameras.resized(80, 48), settings),
+        cache_fingerprint(example.scene, example.cameras, settings | {"bits": 3}),
+        cache_fingerprint("sha of the file", example.cameras, settings),
+        cache_fingerprint("sha of the file", "rule", settings),
+        cache_fingerprint("sha of the file", "rule", header()),
     ]
     assert len({base, *others}) == len(others) + 1
     with pytest.raises(TypeError, match="canonical"):
-        fingerprint("a", "b", {"x": object()})
+        cache_fingerprint("a", "b", {"x": object()})

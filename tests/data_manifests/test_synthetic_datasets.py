@@ -16,7 +16,7 @@ from chorus_common.labels import S3DIS13, SCANNET20_NYU40_IDS
 from chorus_common.manifest import Manifest, path_digest
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene_io import read_scene
-from data_manifests.commands.synth import command, split_counts
+from data_manifests.commands.synth import split_counts, synth_command
 from data_manifests.synthetic import RoomOptions, SynthConfig, generate_room, tessellate, write_dataset
 from data_manifests.synthetic.categories import CATEGORIES, S3DIS_OF
 from data_manifests.synthetic.dataset import plan_jobs
@@ -259,13 +259,13 @@ def test_s3dis_defects_are_those_of_the_release(tmp_path: Path) -> None:
 
 def test_command_writes_and_reports(tmp_path: Path) -> None:
     args = ["--out", str(tmp_path / "d"), "--rooms", "2", "--gaussians", "1500", "--views", "2", "--json"]
-    result = CliRunner().invoke(command, args, catch_exceptions=False)
+    result = CliRunner().invoke(synth_command, args, catch_exceptions=False)
     assert result.exit_code == 0
     summary = json.loads(result.stdout)
     assert summary["splits"] == {"train": 1, "val": 1, "test": 0}
     assert summary["written"] == 2
     assert len(Manifest.read(summary["manifest"])) == 2
-    again = json.loads(CliRunner().invoke(command, args, catch_exceptions=False).stdout)
+    again = json.loads(CliRunner().invoke(synth_command, args, catch_exceptions=False).stdout)
     assert again["written"] == 0
 
 
@@ -275,7 +275,7 @@ def test_bad_numbers_are_one_clear_line(tmp_path: Path) -> None:
         (["--rooms", "3", "--val", "4"], "more than --rooms 3"),
         (["--layout", "s3dis", "--test", "1"], "no test split"),
     ):
-        result = CliRunner().invoke(command, ["--out", str(tmp_path / "x"), *args])
+        result = CliRunner().invoke(synth_command, ["--out", str(tmp_path / "x"), *args])
         assert isinstance(result.exception, ConfigError)
         assert words in str(result.exception)
         assert "\n" not in str(result.exception)

@@ -23,12 +23,13 @@ from chorus_common.runtime.bucket import BucketError, BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.runtime.store_path import parse_store_path
 from stage1_render_teachers import scene_task
-from stage1_render_teachers.commands.copy import copy, copy_standardisers
+from stage1_render_teachers.commands.copy import copy_command, copy_standardisers
 from stage1_render_teachers.outcomes import read_outcomes
-from stage1_render_teachers.run import prepare_store, run_stage1
+from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.scene_task import publish_scene
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.status import store_status
+from stage1_render_teachers.store import prepare_store
 from tests.chorus_common.cache_example import make_example, write_example
 from tests.chorus_common.test_cache_damage import DAMAGES, exact_or_error, snapshot
 from tests.stage1.s3_server import running_bucket
@@ -106,7 +107,7 @@ def test_reading_is_exact_and_every_damage_is_noticed(bucket: BucketPath, tmp_pa
         (objects / name).write_bytes(before)
     assert exact_or_error(path, truth)
     mark = path.read_bytes()
-    for broken in (b"", b"{}", mark[:-1], mark.replace(b"room_0", b"room_1"), mark.replace(b": 1", b": 2"), b"\xff"):
+    for broken in (b"", b"{}", mark[:-1], mark.replace(b"room_0", b"room_1"), mark.replace(b": 2", b": 9"), b"\xff"):
         path.write_bytes(broken)
         assert not exact_or_error(path, truth)
         assert verify_store(path)
@@ -199,7 +200,7 @@ def test_scenes_are_copied_down_and_up(bucket: BucketPath, tmp_path: Path) -> No
     write_example(up / "rooms" / "room_1.zarr", make_example(1, n=40, views=2))
     (up / "standardisers" / "clip.safetensors").write_bytes(b"standardiser")
     for source, target in ((up, down), (down, again)):
-        result = CliRunner().invoke(copy, ["--store", str(source), "--to", str(target)], standalone_mode=False)
+        result = CliRunner().invoke(copy_command, ["--store", str(source), "--to", str(target)], standalone_mode=False)
         assert result.stdout.startswith("2 scenes copied"), result.exception
         assert (target / "standardisers" / "clip.safetensors").read_bytes() == b"standardiser"
         for name in ("room_0.zarr", "room_1.zarr"):
@@ -209,7 +210,9 @@ def test_scenes_are_copied_down_and_up(bucket: BucketPath, tmp_path: Path) -> No
     # what is there stays; what is damaged is not handed on; another standardiser is refused
     unpublish(again / "rooms" / "room_0.zarr")
     (down / "rooms" / "room_0.zarr" / "zarr.json").write_text("{}")
-    result = CliRunner().invoke(copy, ["--store", str(down), "--to", str(again), "--json"], standalone_mode=False)
+    result = CliRunner().invoke(
+        copy_command, ["--store", str(down), "--to", str(again), "--json"], standalone_mode=False
+    )
     assert result.return_value == 1
     assert '"already_there": 1' in result.stdout
     assert "zarr.json is damaged" in result.stdout

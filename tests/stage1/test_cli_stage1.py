@@ -91,7 +91,7 @@ def test_a_failed_scene_gives_exit_code_1_and_its_reason(call, rooms: Path, tmp_
         (["--set=background=[nan,0,0]"], "'background"),
         (["--set=background=[0,0,2]"], "'background"),
         (["--set=up=[inf,0,0]"], "'up"),
-        (["--teachers=embedded:text", "--device=bogus"], "device 'bogus': expected cpu, cuda or cuda:N"),
+        (["--teachers=embedded:text", "--device=bogus"], "--device bogus: use auto, cpu, cuda or cuda:N"),
         (["--teachers=embedded:text", "--device=cuda:99"], "CUDA devices found; use --device cpu"),
         (["--set=rasterizer=cpus"], "did you mean 'cpu'"),
         (["--shard=3/2"], "expected i/n"),

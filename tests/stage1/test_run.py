@@ -19,8 +19,9 @@ from chorus_common.cache import SceneCache, verify_store
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.errors import CacheError, ChorusError, ConfigError, ManifestError
 from stage1_render_teachers.outcomes import read_outcomes
-from stage1_render_teachers.run import run_stage1, select_rows, shard_rows
-from stage1_render_teachers.settings import RunConfig, parse_shard
+from stage1_render_teachers.rows import parse_shard, select_rows, shard_rows
+from stage1_render_teachers.run import run_stage1
+from stage1_render_teachers.settings import RunConfig
 from tests.stage1.small_rooms import CONFIG, tree_digest, write_rooms
 
 HERE = RunConfig()

@@ -120,8 +120,8 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_byte(store: Path
         *(
             replace(job, config=CONFIG.model_copy(update={key: value}))
             for key, value in {
-                "width": 80, "cell": 4, "interpolation": "nearest", "bits": 3, "seed": 1, "store_rgb": False, "max_views": 2,
-                "background": (1.0, 1.0, 1.0), "view_choice": "even",
+                "width": 80, "cell": 4, "interpolation": "nearest", "bits": 3, "seed": 1, "store_rgb": False,
+                "max_views": 2, "background": (1.0, 1.0, 1.0), "view_choice": "even",
                 "batch": 3, "teacher_threads": 2, "n_views": 9, "up": (0.0, -1.0, 0.0),
             }.items()
         ),

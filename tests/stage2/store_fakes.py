@@ -184,8 +184,8 @@ def publish_store(
                 channels = cells.shape[-1]
                 standardiser = standardisers[name].fingerprint
                 teacher = writer.add_dense_teacher(
-                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, standardiser=standardiser, bits=bits,
-                    text_aligned=name == "text",
+                    name, spec=f"made-up:{name}", fingerprint="f", channels=channels, standardiser=standardiser,
+                    bits=bits, text_aligned=name == "text",
                 )  # fmt: skip
                 teacher.append(cells)
             writer.publish()

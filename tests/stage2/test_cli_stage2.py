@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from chorus_common.cache import SceneCache
+from chorus_common.runtime.devices import pick_device
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.scene_io import write_scene
 from stage2_distill import cli, encode
-from stage2_distill.devices import pick_device
 from stage2_distill.encoder import build_encoder, export_encoder, preset_config
 from stage2_distill.sources import find_scenes, open_scenes, read_standardisers
 from stage2_distill.student import load_student

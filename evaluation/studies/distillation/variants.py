@@ -117,11 +117,13 @@ VARIANTS: tuple[Variant, ...] = (
         short=True, points=PROBE, zero_shot=False,
     ),
     Variant(
-        "cosine", "losses", "cosine only", (f"teachers.{TEXT}.smooth_l1_weight=0", f"teachers.{DENSE}.smooth_l1_weight=0"), short=True
+        "cosine", "losses", "cosine only",
+        (f"teachers.{TEXT}.smooth_l1_weight=0", f"teachers.{DENSE}.smooth_l1_weight=0"), short=True
     ),
     Variant(
         "no-prototypes", "losses", "matching alone, without the softmax over prototypes",
-        (f"teachers.{TEXT}.prototypes.weight=0", f"teachers.{TEXT}.cosine_weight=1", f"teachers.{TEXT}.smooth_l1_weight=1"), short=True,
+        tuple(f"teachers.{TEXT}.{term}" for term in ("prototypes.weight=0", "cosine_weight=1", "smooth_l1_weight=1")),
+        short=True,
     ),
     Variant(
         "no-phi-s", "standardisation", "losses in the teachers' own spaces, no PHI-S",

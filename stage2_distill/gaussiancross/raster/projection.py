@@ -22,7 +22,7 @@ from chorus_common.rasterize.projection import (
     projected_axes,
     rotation_matrix,
 )
-from chorus_common.rasterize.rules import MIN_ALPHA
+from chorus_common.rasterize.rules import EPS2D, MIN_ALPHA
 
 Floats = NDArray[np.floating]
 
@@ -48,10 +48,10 @@ def project(
     bounds = clamp_bounds(intrinsics, width, height)
     count = 0
     for i in range(len(means)):
-        opacity = float(opacities[i])
-        visible, mean_x, mean_y, z, variance_x, variance_y, covariance, extent_x, extent_y = project_gaussian(
-            means[i], quats[i], scales[i], opacity, viewmat, intrinsics, bounds, width, height
-        )
+        visible, mean_x, mean_y, z, opacity, variance_x, variance_y, covariance, extent_x, extent_y = project_gaussian(
+            means[i], quats[i], scales[i], float(opacities[i]), viewmat, intrinsics, bounds, width, height,
+            EPS2D, False,
+        )  # fmt: skip
         if not visible:
             continue
         det = variance_x * variance_y - covariance * covariance

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.scene import GaussianScene, quats_to_rotations
+from chorus_common.scene import GaussianScene, RenderMode, quats_to_rotations
 
 F64 = NDArray[np.float64]
 
@@ -30,8 +30,9 @@ class Reference:
 
 def project(
     scene: GaussianScene, viewmat: F64, K: F64, width: int, height: int
-) -> tuple[F64, F64, F64, F64, NDArray[np.bool_]]:
-    """means2d [N, 2], covariances [N, 2, 2] with the low-pass filter, depths [N], radii [N, 2], visible [N]."""
+) -> tuple[F64, F64, F64, F64, F64, NDArray[np.bool_]]:
+    """means2d [N, 2], covariances [N, 2, 2] with the low-pass filter, opacities on the screen [N], depths [N], radii
+    [N, 2], visible [N]."""
     rotation, shift = viewmat[:3, :3], viewmat[:3, 3]
     camera = scene.means.astype(np.float64) @ rotation.T + shift
     z = camera[:, 2]
@@ -46,14 +47,18 @@ def project(
     jacobian = np.zeros((len(z), 2, 3))
     jacobian[:, 0, 0], jacobian[:, 0, 2] = fx / z_safe, -fx * x / z_safe**2
     jacobian[:, 1, 1], jacobian[:, 1, 2] = fy / z_safe, -fy * y / z_safe**2
-    cov2d = jacobian @ covariance @ jacobian.transpose(0, 2, 1) + 0.3 * np.eye(2)
-    means2d = np.stack([fx * camera[:, 0] / z_safe + cx, fy * camera[:, 1] / z_safe + cy], 1)
+    cov2d = jacobian @ covariance @ jacobian.transpose(0, 2, 1)
     opacity = scene.opacities.astype(np.float64)
+    blur = 0.1 if scene.render_mode == RenderMode.MIP else 0.3
+    before, cov2d = np.linalg.det(cov2d), cov2d + blur * np.eye(2)
+    if scene.render_mode in (RenderMode.ANTIALIASED, RenderMode.MIP):
+        opacity = opacity * np.sqrt(np.maximum(before, 0) / np.linalg.det(cov2d))
+    means2d = np.stack([fx * camera[:, 0] / z_safe + cx, fy * camera[:, 1] / z_safe + cy], 1)
     bright = opacity >= 1 / 255
     extend = np.minimum(3.33, np.sqrt(2 * np.log(np.where(bright, opacity, 1.0) * 255)))
     radii = np.ceil(extend[:, None] * np.sqrt(np.stack([cov2d[:, 0, 0], cov2d[:, 1, 1]], 1)))
     inside = (means2d + radii > 0).all(1) & (means2d - radii < [width, height]).all(1)
-    return means2d, cov2d, z, radii, near & bright & inside
+    return means2d, cov2d, opacity, z, radii, near & bright & inside
 
 
 def render(
@@ -67,7 +72,7 @@ def render(
 ) -> Reference:
     """Render by brute force. A pixel is doubtful where some alpha comes within `margin` (relative) of 1/255 or a
     transmittance of 1e-4, or where two contributors are so close in depth that float32 may order them otherwise."""
-    means2d, cov2d, z, _, visible = project(scene, viewmat, K, width, height)
+    means2d, cov2d, opacities, z, _, visible = project(scene, viewmat, K, width, height)
     ids = np.flatnonzero(visible)
     ids = ids[np.argsort(z[ids].astype(np.float32), kind="stable")]
     xs, ys = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
@@ -81,7 +86,7 @@ def render(
         conic = np.linalg.inv(cov2d[i])
         d = pixels - means2d[i]
         sigma = 0.5 * (conic[0, 0] * d[:, 0] ** 2 + conic[1, 1] * d[:, 1] ** 2) + conic[0, 1] * d[:, 0] * d[:, 1]
-        alpha = np.minimum(0.999, float(scene.opacities[i]) * np.exp(-sigma))
+        alpha = np.minimum(0.999, opacities[i] * np.exp(-sigma))
         counts = (sigma >= 0) & (alpha >= 1 / 255) & ~stopped
         after = transmittance * (1 - alpha)
         doubtful |= ~stopped & (np.abs(alpha * 255 - 1) < margin)

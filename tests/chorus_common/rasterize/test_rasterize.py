@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,14 +13,15 @@ from hypothesis import strategies as st
 
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
-from chorus_common.rasterize import Interpolation, get_backend
+from chorus_common.rasterize import Interpolation, get_backend, render_values
 from chorus_common.rasterize import splats as columns
 from chorus_common.rasterize.blend import exp_neg
 from chorus_common.rasterize.cpu import CpuRasterizer, visible_splats
 from chorus_common.rasterize.hits import join_sorted, sort_and_merge
+from chorus_common.rasterize.rules import low_pass
 from chorus_common.rasterize.tiles import depth_order, tile_lists
 from chorus_common.runtime.errors import ConfigError, SceneError
-from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.scene import GaussianScene, RenderMode, canonical_quats
 from tests.chorus_common.rasterize import reference_rasterizer as reference
 
 #: Largest share of pixels that may lie on the edge of a cut-off (alpha = 1/255, T = 1e-4, equal depth) and are left
@@ -43,6 +47,7 @@ def one_gaussian(opacity: float = 0.8, scale: float = 0.2, at: tuple[float, floa
     )  # fmt: skip
 
 
+DRAWN = [RenderMode.CLASSIC, RenderMode.ANTIALIASED, RenderMode.MIP]
 VIEW = look_at(np.array([0.0, -3.0, 0.5]), np.zeros(3))
 
 
@@ -56,12 +61,14 @@ VIEW = look_at(np.array([0.0, -3.0, 0.5]), np.zeros(3))
     cell=st.integers(1, 16),
     interpolation=st.sampled_from(["nearest", "bilinear"]),
     fov=st.floats(20, 120),
+    mode=st.sampled_from(DRAWN),
 )
 def test_matches_the_float64_twin(
-    seed: int, n: int, width: int, height: int, distance: float, cell: int, interpolation: Interpolation, fov: float
-) -> None:
+    seed: int, n: int, width: int, height: int, distance: float, cell: int, interpolation: Interpolation, fov: float,
+    mode: RenderMode,
+) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
-    scene = random_scene(rng, n)
+    scene = replace(random_scene(rng, n), render_mode=mode)
     view, K = look_at(np.array([distance, -0.7, 0.4]), rng.normal(0, 0.3, 3)), pinhole(width, height, fov)
     grid = CellGrid(width, height, cell)
     background = (1.0, 0.5, 0.2)
@@ -88,22 +95,25 @@ def test_matches_the_float64_twin(
     assert (got.hits.weights > 0).all()
 
 
-def test_projection_matches_gsplat() -> None:
+@pytest.mark.parametrize("mode", DRAWN)
+def test_projection_matches_gsplat(mode: RenderMode) -> None:
     impl = pytest.importorskip("gsplat.cuda._torch_impl")
     rng = np.random.default_rng(3)
     scene = random_scene(rng, 400, spread=2.0)
-    scene = GaussianScene(scene.means, scene.quats, scene.scales, np.ones(400, np.float32), scene.colors)
+    scene = replace(scene, opacities=np.ones(400, np.float32), render_mode=mode)
     width, height, K = 64, 48, pinhole(64, 48, 60)
     covars, _ = impl._quat_scale_to_covar_preci(
         torch.tensor(scene.quats), torch.tensor(scene.scales), True, False, False
     )
-    radii, means2d, depths, conics, _ = impl._fully_fused_projection(
+    radii, means2d, depths, conics, compensations = impl._fully_fused_projection(
         torch.tensor(scene.means).double(),
         covars.double(),
         torch.tensor(VIEW)[None],
         torch.tensor(K)[None],
         width,
         height,
+        eps2d=low_pass(scene).eps2d,
+        calc_compensations=True,
     )
     splats, ids = visible_splats(scene, VIEW, K, width, height)
     seen = (radii[0] > 0).all(-1).numpy()
@@ -116,6 +126,8 @@ def test_projection_matches_gsplat() -> None:
     np.testing.assert_allclose(
         mine[:, [columns.MEAN_X, columns.MEAN_Y]], means2d[0].numpy()[both], rtol=1e-5, atol=1e-4
     )
+    expected = compensations[0].numpy()[both] if mode != RenderMode.CLASSIC else np.ones(len(both))
+    np.testing.assert_allclose(mine[:, columns.OPACITY], expected, rtol=2e-4)  # theirs begins in float32
     np.testing.assert_allclose(mine[:, columns.DEPTH], depths[0].numpy()[both], rtol=1e-6)
     a, b, c = conics[0].numpy()[both].T  # gsplat's form: 0.5 (a dx^2 + c dy^2) + b dx dy
     curvature, slope = mine[:, columns.ROW_CURVATURE], mine[:, columns.ROW_SLOPE]
@@ -123,6 +135,28 @@ def test_projection_matches_gsplat() -> None:
     np.testing.assert_allclose(-2 * curvature * slope, b, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(2 * (mine[:, columns.ROW_SIGMA] + curvature * slope**2), c, rtol=1e-4)
     assert (np.diff(splats[:, columns.DEPTH]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "blur", "compensated"), [("classic", 0.3, False), ("antialiased", 0.3, True), ("mip", 0.1, True)]
+)
+def test_an_antialiased_gaussian_gives_the_light_that_it_has(mode: str, blur: float, compensated: bool) -> None:
+    """Alpha summed over the picture is 2 pi o s^2 for a Gaussian of s pixels where opacities make up for the filter,
+    and 2 pi o (s^2 + 0.3) where they do not.
+    """
+    K, distance = pinhole(41, 41, 60), float(np.linalg.norm(VIEW[:3, 3]))
+    pixels = 0.8
+    scene = one_gaussian(opacity=0.9, scale=pixels * distance / K[0, 0])
+    got = get_backend("cpu").render(replace(scene, render_mode=RenderMode(mode)), VIEW, K, 41, 41).alpha.sum()
+    area = pixels**2 if compensated else pixels**2 + blur
+    assert got == pytest.approx(2 * np.pi * 0.9 * area, rel=0.02)
+
+
+def test_discs_are_refused_in_one_line() -> None:
+    scene = replace(one_gaussian(), render_mode=RenderMode.DISCS)
+    for draw in (get_backend("cpu").render, partial(render_values, values=scene.colors)):
+        with pytest.raises(SceneError, match=r"^scene one: was trained as flat discs \(2dgs\), which"):
+            draw(scene, VIEW, pinhole(8, 8, 60), 8, 8)
 
 
 def test_exp_is_within_its_stated_error() -> None:

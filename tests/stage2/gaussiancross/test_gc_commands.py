@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from chorus_common.captures import read_capture
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.errors import CacheError, ChorusError, ConfigError, SceneError
-from stage1_render_teachers.cli import command as stage1
+from stage1_render_teachers.cli import cli as stage1
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.settings import RunConfig
 from stage2_distill.cli import cli as stage2

@@ -1,0 +1,33 @@
+"""The rasteriser that a name stands for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from chorus_common.rasterize.protocol import Rasterizer
+from chorus_common.runtime.errors import ConfigError
+
+
+def _cpu() -> Rasterizer:
+    from chorus_common.rasterize.cpu import CpuRasterizer
+
+    return CpuRasterizer()
+
+
+def _gsplat() -> Rasterizer:
+    from chorus_common.rasterize.gsplat_cuda import GsplatRasterizer
+
+    return GsplatRasterizer()
+
+
+_BACKENDS: dict[str, Callable[[], Rasterizer]] = {"cpu": _cpu, "gsplat": _gsplat}
+
+
+def get_backend(name: str) -> Rasterizer:
+    """The rasteriser called `name`; ConfigError with the nearest name for any other."""
+    if name not in _BACKENDS:
+        near = difflib.get_close_matches(name, _BACKENDS, n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"rasteriser {name!r} is unknown, known: {', '.join(_BACKENDS)}{hint}")
+    return _BACKENDS[name]()

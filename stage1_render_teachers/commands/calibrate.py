@@ -1,0 +1,51 @@
+"""chorus-stage1 calibrate: the standardisers of the dense teachers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus_common.runtime.errors import EXIT_DONE
+from chorus_common.runtime.progress import progress
+from chorus_common.runtime.store_path import StorePath
+from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
+
+
+@click.command("calibrate")
+@scene_options
+@work_options
+def calibrate_command(
+    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    config_path: Path | None, settings: tuple[str, ...], overwrite: bool, **how: Any,
+) -> int:  # fmt: skip
+    """Fit the PHI-S standardisers that the store lacks.
+
+    `run` does so by itself. With --overwrite all standardisers are fitted again.
+    """
+    from chorus_common.manifest import Manifest
+    from stage1_render_teachers.calibrate import calibrate, dense_specs, missing_standardisers
+    from stage1_render_teachers.cluster.pool import open_pool
+    from stage1_render_teachers.rows import select_rows
+    from stage1_render_teachers.store import prepare_store
+
+    config, run = stage1_config(config_path, settings, teachers), run_config(**how)
+    rows = select_rows(Manifest.read(manifest), split, dataset)
+    prepare_store(store)
+    here = run.client_device
+    wanted = dense_specs(config, here) if overwrite else missing_standardisers(store, config, here)
+    paths: list[StorePath] = []
+    if wanted:
+        with open_pool(run) as pool, progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
+            paths = calibrate(
+                rows, store, wanted, config, run.device, pool, report, overwrite=overwrite, client_device=here
+            )
+    if as_json:
+        click.echo(json.dumps({"fitted": [str(path) for path in paths]}))
+    elif paths:
+        click.echo("\n".join(f"fitted {path}" for path in paths))
+    else:
+        click.echo("all standardisers are there; --overwrite fits them again")
+    return EXIT_DONE

@@ -1,0 +1,70 @@
+"""Options that several commands of stage 1 share, and the settings they stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chorus_common.runtime.options import (
+    PATH,
+    config_option,
+    dataset_option,
+    device_option,
+    json_option,
+    manifest_option,
+    set_option,
+    split_option,
+    store_option,
+    together,
+)
+
+if TYPE_CHECKING:
+    from stage1_render_teachers.settings import RunConfig, Stage1Config
+
+#: -> manifest, store, split, dataset, as_json
+scene_options = together(
+    manifest_option(required=True), store_option(), split_option(), dataset_option(), json_option()
+)
+#: -> teachers, config_path, settings, and what `run_config` takes
+work_options = together(
+    click.option(
+        "--teachers", multiple=True, metavar="SPEC",
+        help="One teacher. May be given several times.  [default: the embedded ones]",
+    ),
+    config_option("docs/guide/stage1.md"),
+    set_option(),
+    click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes; 0 works in this one."),
+    click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
+    click.option(
+        "--slurm", type=PATH, metavar="FILE.toml",
+        help="What each Slurm job asks for; docs/guide/cluster.md lists the keys.",
+    ),
+    device_option("Where neural teachers run: auto, cpu, cuda or cuda:N."),
+    click.option("--worker-memory", default="auto", help="Memory limit of each local worker, such as 8GiB."),
+    click.option(
+        "--worker-patience", type=click.FloatRange(min=1), default=7200.0,
+        help="Seconds of silence after which a worker is replaced.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Do again what was made with other settings."),
+)  # fmt: skip
+
+
+def stage1_config(path: Path | None, settings: tuple[str, ...], teachers: tuple[str, ...]) -> Stage1Config:
+    """Defaults, then the file, then --set, then --teachers."""
+    from chorus_common.runtime.config import load_config
+    from stage1_render_teachers.settings import Stage1Config
+
+    named = [f"teachers={json.dumps(list(teachers))}"] if teachers else []
+    return load_config(Stage1Config, path, [*settings, *named])
+
+
+def run_config(slurm: Path | None, **how: Any) -> RunConfig:
+    """How the work is spread; `slurm`: a TOML file with the keys of SlurmConfig."""
+    from chorus_common.runtime.config import load_config
+    from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
+    from stage1_render_teachers.settings import RunConfig
+
+    return RunConfig(slurm=load_config(SlurmConfig, slurm), **how)

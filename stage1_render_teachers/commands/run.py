@@ -1,0 +1,46 @@
+"""chorus-stage1 run: publish the cache of every scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.progress import duration
+from chorus_common.runtime.store_path import StorePath
+from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
+
+
+@click.command("run")
+@scene_options
+@work_options
+@click.option("--shard", default="1/1", metavar="I/N", help="Every N-th scene from the I-th on.")
+@click.option(
+    "--max-failures", type=click.IntRange(min=0), default=0, help="Stop after this many failed scenes; 0 goes on."
+)
+def run_command(
+    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
+    config_path: Path | None, settings: tuple[str, ...], shard: str, **how: Any,
+) -> int:  # fmt: skip
+    """Publish the cache of every scene.
+
+    The same command goes on where an earlier run stopped.
+    """
+    from chorus_common.manifest import Manifest
+    from stage1_render_teachers.rows import parse_shard, select_rows, shard_rows
+    from stage1_render_teachers.run import run_stage1
+
+    config, run = stage1_config(config_path, settings, teachers), run_config(**how)
+    rows = select_rows(Manifest.read(manifest), split, dataset)
+    index, count = parse_shard(shard)
+    summary = run_stage1(shard_rows(rows, index, count), store, config, run, calibration_rows=rows)
+    if as_json:
+        click.echo(json.dumps(summary.as_dict()))
+    else:
+        counts = ", ".join(f"{number} {name}" for name, number in sorted(summary.counts.items()))
+        stopped = "; stopped early, --max-failures reached" if summary.stopped_early else ""
+        click.echo(f"{counts} in {duration(summary.seconds)}, {summary.bytes / 1e6:.1f} MB new in {store}{stopped}")
+    return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
