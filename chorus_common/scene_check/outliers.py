@@ -7,6 +7,8 @@ numbered, where its views stand. They are found by distance, not by a quantile, 
 2. Groups that hold at least `GROUP_SHARE` of the opacity are kept: a second room or a garden is no outlier.
 3. Of all other rows, those further from every kept Gaussian than a gap are outliers. The gap is the cell's width, plus
    the size of the nearest kept Gaussian, because large flat Gaussians lie far apart on plain walls.
+4. The lowest rows decide where the floor is, so a smaller gap counts there: a few rows below everything else, a typical
+   spacing or more apart from it along z, are outliers, too.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ CELL_SHARE = 0.01
 GROUP_SHARE = 0.005
 #: Where more rows than this share would be outliers, the scene is scattered by nature and nothing is left out.
 MOST = 0.05
+#: Share of the rows that may lie below such a gap, at least 3 rows.
+TAIL_SHARE = 0.0005
 #: Cells are counted from the median; rows beyond this many cells are further away than any scene reaches.
 FAR_CELLS = 1 << 18
 _NEIGHBOURS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) > (0, 0, 0)]
@@ -47,28 +51,53 @@ def find_outliers(scene: GaussianScene, gap: float | None = None) -> NDArray[np.
     nothing = np.zeros(len(scene), dtype=bool)
     if len(opaque) < 100:
         return nothing
-    cell = gap if gap is not None else cell_width(means[opaque])
+    spacing = typical_spacing(means[opaque])
+    cell = gap if gap is not None else cell_width(means[opaque], spacing)
     if cell <= 0:
         return nothing
     kept = opaque[_in_large_groups(means[opaque], scene.opacities[opaque], cell)]
     apart = np.ones(len(scene), dtype=bool)
     apart[kept] = False
     candidates = np.flatnonzero(apart)
-    if len(candidates) == 0:
-        return nothing
-    distance, nearest = cKDTree(means[kept]).query(means[candidates], k=1)
-    size = 0.0 if gap is not None else np.minimum(2 * scene.scales[kept[nearest]].max(axis=1), 4 * cell)
-    apart[candidates] = distance > cell + size
+    if len(candidates):
+        distance, nearest = cKDTree(means[kept]).query(means[candidates], k=1)
+        size = 0.0 if gap is not None else np.minimum(2 * scene.scales[kept[nearest]].max(axis=1), 4 * cell)
+        apart[candidates] = distance > cell + size
+    if gap is None:
+        apart |= _below_all_others(means[:, 2], ~apart, spacing)
     return nothing if gap is None and apart.mean() > MOST else apart
 
 
-def cell_width(points: F64, sample: int = 4000) -> float:
-    """The width of a cell for points [P, 3], in their unit; 0 where all of them coincide."""
+def typical_spacing(points: F64, sample: int = 4000) -> float:
+    """Median distance to the fourth neighbour among distinct points [P, 3], over evenly strided rows; 0 where there are
+    fewer than five places.
+    """
+    distinct = np.unique(points, axis=0)
+    if len(distinct) < 5:
+        return 0.0
+    queries = distinct[:: max(1, len(distinct) // sample)]
+    return float(np.median(cKDTree(distinct).query(queries, k=5)[0][:, 4]))
+
+
+def cell_width(points: F64, spacing: float) -> float:
+    """The width of a cell for points [P, 3] with this typical spacing, in their unit."""
     low, high = np.percentile(points, [1, 99], axis=0)
-    queries = points[:: max(1, len(points) // sample)]
-    distances = cKDTree(np.unique(points, axis=0)).query(queries, k=5)[0][:, 4]
-    spacing = float(np.median(distances[np.isfinite(distances)])) if np.isfinite(distances).any() else 0.0
     return max(CELL_SPACINGS * spacing, CELL_SHARE * float(np.linalg.norm(high - low)))
+
+
+def _below_all_others(height: F64, usable: NDArray[np.bool_], spacing: float) -> NDArray[np.bool_]:
+    """Which rows [N] are the few `usable` ones below a gap of at least `spacing` along z."""
+    below = np.zeros(len(height), dtype=bool)
+    rows = np.flatnonzero(usable)
+    few = max(3, int(TAIL_SHARE * len(rows)))
+    if len(rows) <= few or spacing <= 0:
+        return below
+    lowest = rows[np.argpartition(height[rows], few)[: few + 1]]
+    lowest = lowest[np.argsort(height[lowest], kind="stable")]
+    gaps = np.flatnonzero(np.diff(height[lowest]) >= spacing)
+    if len(gaps):
+        below[lowest[: int(gaps[-1]) + 1]] = True
+    return below
 
 
 def _in_large_groups(points: F64, opacities: NDArray[np.floating], cell: float) -> NDArray[np.bool_]:
