@@ -15,12 +15,12 @@ from scipy.spatial import cKDTree
 
 from chorus_common.cameras import CameraSet
 from chorus_common.rotations import quat_from_rotation, rotate
-from chorus_common.scene import GaussianScene
+from chorus_common.scene import GaussianScene, quats_to_rotations
 from chorus_common.scene_check.enclosure import is_interior
 from chorus_common.scene_check.findings import Finding
 from chorus_common.scene_check.metric import estimate_scale
 from chorus_common.scene_check.orientation import UP_Z, UpEstimate, estimate_up, rotation_to_z
-from chorus_common.scene_check.outliers import find_outliers
+from chorus_common.scene_check.outliers import below_all_others, find_outliers
 from chorus_common.scene_check.settings import AUTO, OFF, AlignmentSettings, parse_number, parse_up
 from chorus_common.scene_check.surfaces import Surfaces, scene_surfaces
 
@@ -68,6 +68,13 @@ class Alignment:
         views[:, :3, 3] *= self.scale
         return replace(cameras, viewmats=views)
 
+    @classmethod
+    def from_quat(cls, quat: tuple[float, float, float, float], scale: float) -> Alignment:
+        """The inverse of `as_dict`."""
+        if quat == (1.0, 0.0, 0.0, 0.0):
+            return cls(np.eye(3), scale)
+        return cls(np.asarray(quats_to_rotations(np.array([quat])), dtype=np.float64)[0], scale)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the quaternion (w, x, y, z) of the rotation and the scale."""
         return {"quat": [float(v) for v in quat_from_rotation(self.rotation)], "scale": float(self.scale)}
@@ -83,6 +90,7 @@ class AlignedScene:
         alignment: from the file's frame to the scene's.
         outliers [N] bool: the rows of the scene that came in which were left out.
         nearest [n outliers] i64: for each of them the nearest kept row.
+        interior: whether the scene surrounds the one who stands in it.
         findings: what was found and done.
     """
 
@@ -91,6 +99,7 @@ class AlignedScene:
     alignment: Alignment
     outliers: NDArray[np.bool_]
     nearest: NDArray[np.int64]
+    interior: bool
     findings: tuple[Finding, ...]
 
     def all_rows(self, kept: NDArray[Any]) -> NDArray[Any]:
@@ -118,6 +127,8 @@ def align_scene(
     interior = is_interior(surfaces)
     rotation = _rotation(settings, surfaces, cameras, interior, findings)
     upright = Alignment(rotation)
+    if settings.outliers in (AUTO, OFF) and len(scene):
+        apart |= below_all_others(scene.means.astype(np.float64) @ rotation.T, ~apart)
     turned = Surfaces(surfaces.points @ rotation.T, surfaces.normals @ rotation.T, surfaces.weights)
     seen_from = None if cameras is None else upright.cameras(cameras)
     scale = _scale(settings, turned, seen_from, interior, findings)
@@ -134,6 +145,7 @@ def align_scene(
         alignment,
         outliers,
         nearest,
+        interior,
         tuple(findings),
     )
 

@@ -7,8 +7,9 @@ numbered, where its views stand. They are found by distance, not by a quantile, 
 2. Groups that hold at least `GROUP_SHARE` of the opacity are kept: a second room or a garden is no outlier.
 3. Of all other rows, those further from every kept Gaussian than a gap are outliers. The gap is the cell's width, plus
    the size of the nearest kept Gaussian, because large flat Gaussians lie far apart on plain walls.
-4. The lowest rows decide where the floor is, so a smaller gap counts there: a few rows below everything else, a typical
-   spacing or more apart from it along z, are outliers, too.
+
+The lowest rows decide where the floor is, so a smaller gap counts there: `below_all_others` finds the few rows of an
+upright scene that lie below everything else, a typical spacing or more apart from it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ F64 = NDArray[np.float64]
 
 #: Opacity below which a Gaussian connects nothing.
 OPAQUE = 0.05
+#: Scenes of fewer opaque Gaussians are too sparse for anything to lie apart.
+FEWEST = 1000
 #: Width of a cell in typical spacings (median distance to the fourth neighbour).
 CELL_SPACINGS = 4.0
 #: A cell is at least this share of the diagonal of the robust box: very dense splats are not cut into crumbs.
@@ -33,7 +36,7 @@ CELL_SHARE = 0.01
 GROUP_SHARE = 0.005
 #: Where more rows than this share would be outliers, the scene is scattered by nature and nothing is left out.
 MOST = 0.05
-#: Share of the rows that may lie below such a gap, at least 3 rows.
+#: Share of the rows that may lie below such a gap.
 TAIL_SHARE = 0.0005
 #: Cells are counted from the median; rows beyond this many cells are further away than any scene reaches.
 FAR_CELLS = 1 << 18
@@ -49,10 +52,9 @@ def find_outliers(scene: GaussianScene, gap: float | None = None) -> NDArray[np.
     means = scene.means.astype(np.float64)
     opaque = np.flatnonzero(scene.opacities >= OPAQUE)
     nothing = np.zeros(len(scene), dtype=bool)
-    if len(opaque) < 100:
+    if len(opaque) < FEWEST:
         return nothing
-    spacing = typical_spacing(means[opaque])
-    cell = gap if gap is not None else cell_width(means[opaque], spacing)
+    cell = gap if gap is not None else cell_width(means[opaque])
     if cell <= 0:
         return nothing
     kept = opaque[_in_large_groups(means[opaque], scene.opacities[opaque], cell)]
@@ -63,8 +65,6 @@ def find_outliers(scene: GaussianScene, gap: float | None = None) -> NDArray[np.
         distance, nearest = cKDTree(means[kept]).query(means[candidates], k=1)
         size = 0.0 if gap is not None else np.minimum(2 * scene.scales[kept[nearest]].max(axis=1), 4 * cell)
         apart[candidates] = distance > cell + size
-    if gap is None:
-        apart |= _below_all_others(means[:, 2], ~apart, spacing)
     return nothing if gap is None and apart.mean() > MOST else apart
 
 
@@ -79,31 +79,36 @@ def typical_spacing(points: F64, sample: int = 4000) -> float:
     return float(np.median(cKDTree(distinct).query(queries, k=5)[0][:, 4]))
 
 
-def cell_width(points: F64, spacing: float) -> float:
-    """The width of a cell for points [P, 3] with this typical spacing, in their unit."""
+def cell_width(points: F64) -> float:
+    """The width of a cell for points [P, 3], in their unit."""
     low, high = np.percentile(points, [1, 99], axis=0)
-    return max(CELL_SPACINGS * spacing, CELL_SHARE * float(np.linalg.norm(high - low)))
+    return max(CELL_SPACINGS * typical_spacing(points), CELL_SHARE * float(np.linalg.norm(high - low)))
 
 
-def _below_all_others(height: F64, usable: NDArray[np.bool_], spacing: float) -> NDArray[np.bool_]:
-    """Which rows [N] are the few `usable` ones below a gap of at least `spacing` along z."""
-    below = np.zeros(len(height), dtype=bool)
+def below_all_others(points: F64, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which rows [N] of upright `points` [N, 3] (z up) are the few `usable` ones below a gap along z."""
+    below = np.zeros(len(points), dtype=np.bool_)
     rows = np.flatnonzero(usable)
-    few = max(3, int(TAIL_SHARE * len(rows)))
-    if len(rows) <= few or spacing <= 0:
+    few = int(TAIL_SHARE * len(rows))
+    if few == 0:
         return below
-    lowest = rows[np.argpartition(height[rows], few)[: few + 1]]
-    lowest = lowest[np.argsort(height[lowest], kind="stable")]
-    gaps = np.flatnonzero(np.diff(height[lowest]) >= spacing)
-    if len(gaps):
-        below[lowest[: int(gaps[-1]) + 1]] = True
+    height = points[rows, 2]
+    order = np.argpartition(height, few)[: few + 1]
+    order = order[np.argsort(height[order], kind="stable")]
+    steps = np.diff(height[order])
+    if steps.max() <= 0:
+        return below
+    spacing = typical_spacing(points[rows])
+    gaps = np.flatnonzero(steps >= spacing)
+    if spacing > 0 and len(gaps):
+        below[rows[order[: int(gaps[-1]) + 1]]] = True
     return below
 
 
 def _in_large_groups(points: F64, opacities: NDArray[np.floating], cell: float) -> NDArray[np.bool_]:
     """Which points [P, 3] lie in a group of touching cells that holds enough of the opacity [P]."""
     index = np.floor((points - np.median(points, axis=0)) / cell)
-    near = (np.abs(index) < FAR_CELLS).all(axis=1)
+    near = np.asarray((np.abs(index) < FAR_CELLS).all(axis=1), dtype=np.bool_)
     index = np.where(near[:, None], index, 0).astype(np.int64) + FAR_CELLS + 1
     size = 2 * FAR_CELLS + 3
     key = (index[:, 0] * size + index[:, 1]) * size + index[:, 2]
@@ -120,5 +125,5 @@ def _in_large_groups(points: F64, opacities: NDArray[np.floating], cell: float) 
     graph = sparse.coo_matrix((np.ones(len(row), np.int8), (row, column)), shape=(len(cells), len(cells)))
     group = connected_components(graph, directed=False)[1][member]
     mass = np.bincount(group, opacities.astype(np.float64) * near)
-    large = mass >= GROUP_SHARE * mass.sum()
-    return large[group] & near
+    large = np.asarray(mass >= GROUP_SHARE * mass.sum())
+    return np.asarray(large[group] & near, dtype=np.bool_)

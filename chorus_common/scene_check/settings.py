@@ -7,9 +7,10 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from chorus_common.runtime.config import Config
+from chorus_common.runtime.errors import ConfigError
 
 AUTO, OFF = "auto", "off"
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
@@ -70,3 +71,12 @@ class AlignmentSettings(Config):
         description="Gaussians apart from all others: auto, off (keep them), or the distance in metres from which one "
         "lies apart",
     )
+
+
+def alignment_settings(up: str = AUTO, scale: str = AUTO, outliers: str = AUTO) -> AlignmentSettings:
+    """Settings from the words of a command line. Raises ConfigError, one line, for one that means nothing."""
+    try:
+        return AlignmentSettings(up=up, scale=scale, outliers=outliers)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None

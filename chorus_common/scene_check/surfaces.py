@@ -43,7 +43,8 @@ def scene_surfaces(scene: GaussianScene, left_out: NDArray[np.bool_] | None = No
     area = ordered[:, 1] * ordered[:, 2]
     if len(area):
         area = np.minimum(area, np.percentile(area, 99))
-    return Surfaces(scene.means[rows].astype(np.float64), normals, area * scene.opacities[rows])
+    points, opacities = scene.means[rows].astype(np.float64), scene.opacities[rows].astype(np.float64)
+    return Surfaces(points, np.asarray(normals, dtype=np.float64), np.asarray(area * opacities, dtype=np.float64))
 
 
 def weighted_quantiles(values: F64, weights: F64, shares: tuple[float, ...]) -> F64:
