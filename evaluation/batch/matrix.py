@@ -44,7 +44,10 @@ class TaskEntry(Config):
 
 
 class BatchConfig(Config):
-    """encoders: name -> student folder or checkpoint. Names become file names: letters, digits, ".", "-" and "_"."""
+    """encoders: name -> student or checkpoint, a path or the name of published weights.
+
+    Names become file names: letters, digits, ".", "-" and "_".
+    """
 
     encoders: dict[str, str] = Field(min_length=1)
     datasets: dict[str, DatasetEntry] = Field(min_length=1)

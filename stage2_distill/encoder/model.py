@@ -146,6 +146,11 @@ class Encoder(nn.Module):
         levels = self.hierarchy(batch, order_permutations=order_permutations, generator=generator)
         return [LevelFeatures(feat, level) for feat, level in zip(self._encode(batch.feat, levels), levels)]
 
+    def decode(self, levels: Sequence[LevelFeatures]) -> Tensor:
+        """What `forward` returns, from the result of `forward_levels` [N, D]."""
+        stages, own = [f.feat for f in levels], [f.level for f in levels]
+        return self._upcast(stages, own) if self.config.enc_mode else self._decode(stages, own)
+
     def _encode(self, feat: Tensor, levels: list[Level]) -> list[Tensor]:
         x = self.embedding(feat, levels[0])
         outputs = []
