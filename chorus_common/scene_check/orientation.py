@@ -29,6 +29,8 @@ WEIGHTS = np.array([1.5, 0.3, 1.5, 2.2, 1.6, 1.4])
 FLAT = 0.94
 #: Cameras whose mean up axis is shorter than this do not agree on one.
 AGREEMENT = 0.4
+#: Degrees within which the floor's normal is looked for around the cameras' mean up axis.
+CAMERA_DEGREES = 30.0
 #: Degrees within which an axis of the file is taken for the direction found.
 SNAP_DEGREES = 3.0
 
@@ -39,7 +41,7 @@ class UpEstimate:
 
     up: unit vector [3] in the file's frame.
     confidence: 0 to 1; shares of all directions that were compared add up to 1.
-    of_z: the same for the file's own +z axis.
+    of_z: the same for the file's own +z axis, 0 where that is the same vertical, a little tilted.
     source: "cameras" or "surfaces".
     """
 
@@ -55,22 +57,50 @@ def estimate_up(surfaces: Surfaces, cameras: CameraSet | None = None) -> UpEstim
         mean = -cameras.viewmats[:, 1, :3].astype(np.float64).mean(axis=0)
         length = float(np.linalg.norm(mean))
         if length >= AGREEMENT:
-            up = mean / length
-            return UpEstimate(_snap(up, 10.0), min(1.0, length + 0.2), max(0.0, float(up[2])), "cameras")
+            up = _nearest_floor(surfaces, mean / length)
+            return UpEstimate(up, min(1.0, length + 0.2), float(up[2] > np.cos(np.radians(CAMERA_DEGREES))), "cameras")
     if len(surfaces.points) < 200 or surfaces.weights.sum() <= 0:
         return None
     directions = _candidates(surfaces)
     rows = np.array([_visibility(surfaces, d) for d in directions])
     rows[:, 0] -= rows[:6, 0].mean()  # relative to the mean of the three axes of the file
     score = rows @ WEIGHTS
+    # A tilted direction is the same vertical as the axis next to it: they do not compete, and it is the better one.
+    beside = (np.abs(directions[:6] @ directions[6:].T) > np.cos(np.radians(25))).any(axis=1)
+    score[:6] -= 2.0 * beside
     share = np.exp(score - score.max())
-    # A tilted direction is the same vertical as the axis next to it: they do not compete.
     axis = np.abs(directions @ directions.T) * np.sign(directions @ directions.T) > np.cos(np.radians(25))
     best = int(score.argmax())
     rivals = ~axis[best]
     total = share[best] + _distinct_sum(directions, share, rivals)
     up = _refine(surfaces, directions[best])
-    return UpEstimate(_snap(up, SNAP_DEGREES), float(share[best] / total), float(share[4] / total), "surfaces")
+    of_z = 0.0 if axis[best][4] else float(share[4] / total)
+    return UpEstimate(_snap(up, SNAP_DEGREES), float(share[best] / total), of_z, "surfaces")
+
+
+def _nearest_floor(surfaces: Surfaces, up: F64) -> F64:
+    """The direction near the cameras' mean up axis that most surfaces are perpendicular to: people look down more than
+    up, and not all round, so that mean is a few degrees off.
+    """
+    if len(surfaces.points) < 200:
+        return _snap(up, CAMERA_DEGREES)
+    directions, mass = _normal_mass(surfaces)
+    directions, mass = np.concatenate([directions, -directions]), np.concatenate([mass, mass])
+    near = directions @ up > np.cos(np.radians(CAMERA_DEGREES))
+    return _snap(_refine(surfaces, directions[near][mass[near].argmax()]), SNAP_DEGREES)
+
+
+def _normal_mass(surfaces: Surfaces) -> tuple[F64, F64]:
+    """400 directions [400, 3] of a half sphere, and the weight [400] of the surfaces whose normals lie within 10
+    degrees of each.
+    """
+    k = np.arange(400)
+    z = (k + 0.5) / 400
+    angle = k * np.pi * (3 - np.sqrt(5))
+    sphere = np.stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], axis=1)
+    stride = max(1, len(surfaces.points) // 8000)
+    near = np.abs(sphere @ surfaces.normals[::stride].T) > np.cos(np.radians(10))
+    return sphere, near @ surfaces.weights[::stride]
 
 
 def _candidates(surfaces: Surfaces) -> F64:
@@ -80,12 +110,7 @@ def _candidates(surfaces: Surfaces) -> F64:
     ones at right angles to those before.
     """
     axes = np.concatenate([sign * np.eye(3)[k : k + 1] for k in range(3) for sign in (1.0, -1.0)])
-    k = np.arange(400)
-    z = (k + 0.5) / 400
-    angle = k * np.pi * (3 - np.sqrt(5))
-    sphere = np.stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], axis=1)
-    stride = max(1, len(surfaces.points) // 8000)
-    mass = (np.abs(sphere @ surfaces.normals[::stride].T) > np.cos(np.radians(10))) @ surfaces.weights[::stride]
+    sphere, mass = _normal_mass(surfaces)
     found: list[F64] = []
     for _ in range(3):
         free = np.ones(len(sphere), dtype=bool)
@@ -156,7 +181,7 @@ def rotation_to_z(up: F64) -> F64:
     """
     up = np.asarray(up, dtype=np.float64)
     k = int(np.abs(up).argmax())
-    if abs(abs(up[k]) - 1) < 1e-12:
+    if abs(up[k]) > 1 - 1e-14:
         sign = np.sign(up[k])
         rotation = np.zeros((3, 3))
         rotation[2, k] = sign
