@@ -58,7 +58,7 @@ def estimate_up(surfaces: Surfaces, cameras: CameraSet | None = None) -> UpEstim
         length = float(np.linalg.norm(mean))
         if length >= AGREEMENT:
             up = _nearest_floor(surfaces, mean / length)
-            return UpEstimate(up, min(1.0, length + 0.2), float(up[2] > np.cos(np.radians(CAMERA_DEGREES))), "cameras")
+            return UpEstimate(up, min(1.0, length + 0.2), 0.0, "cameras")
     if len(surfaces.points) < 200 or surfaces.weights.sum() <= 0:
         return None
     directions = _candidates(surfaces)

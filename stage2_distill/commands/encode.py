@@ -44,7 +44,7 @@ class _Fragments(click.ParamType):
 )  # fmt: skip
 @click.option(
     "--protocol", type=click.Choice(["own", "release"]), default="own",
-    help="own: one pass, every Gaussian takes its voxel's feature. release: exactly the released Chorus's inference, "
+    help="Inference. own: one pass, every Gaussian takes its voxel's feature. release: just the released Chorus's, "
     "the mean over as many passes as the fullest voxel has Gaussians.",
 )  # fmt: skip
 @click.option(

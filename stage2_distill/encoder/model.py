@@ -110,7 +110,12 @@ class Encoder(nn.Module):
             )
         shuffle = self.training and self.config.shuffle_orders
         return build_hierarchy(
-            batch, self.config, order_permutations=order_permutations, shuffle=shuffle, generator=generator
+            batch,
+            self.config,
+            order_permutations=order_permutations,
+            shuffle=shuffle,
+            jitter=self.training,
+            generator=generator,
         )
 
     def forward(
