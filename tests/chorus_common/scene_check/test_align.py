@@ -91,13 +91,14 @@ def test_where_up_is_unclear_nothing_is_done_but_a_warning_is_given() -> None:
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=30)
-def test_any_tilt_is_found_by_the_cameras_or_the_surfaces(seed: int) -> None:
+def test_any_tilt_is_found_or_the_surfaces_are_said_to_be_unclear(seed: int) -> None:
     scene, cameras = room()
     turned = Alignment(Rotation.random(random_state=seed).as_matrix())
     for own in (turned.cameras(cameras), None):
         aligned = align_scene(turned.scene(scene), AlignmentSettings(scale="off"), own)
         up = (aligned.alignment.rotation @ turned.rotation)[2, 2]
-        assert up > np.cos(np.radians(3))
+        warned = any(finding.topic == "up" and finding.severity == "warning" for finding in aligned.findings)
+        assert up > np.cos(np.radians(3)) or (own is None and warned)
 
 
 @pytest.mark.parametrize("name", UNITS)
