@@ -18,7 +18,7 @@ from stage2_distill.encode import encode_scene
 from stage2_distill.encoder import load_encoder
 from stage2_distill.encoder.model import Encoder
 from stage2_distill.engine.loop import Run, launch
-from stage2_distill.engine.recipe import Loss, Measured, Recipe, Validation
+from stage2_distill.engine.recipe import Loss, Recipe, Validation
 from stage2_distill.engine.seeds import model_seed
 from stage2_distill.gaussiancross.data import CaptureBatch, CaptureDataset, CaptureScene
 from stage2_distill.gaussiancross.feature_rank import effective_rank
@@ -96,7 +96,8 @@ class GaussianCrossRecipe(Recipe[CaptureBatch]):
         self.identity = {"recipe": "gaussiancross", **resolved, **identity}
         self.dataset = CaptureDataset(scenes, encoder.config, config)
         self.model = GaussianCross(encoder, config.head, channels, config.projector_hidden).to(device)
-        self.steps = config.epochs * self.dataset.steps_per_epoch
+        self.steps_per_epoch = self.dataset.mixture.steps
+        self.steps = config.epochs * self.steps_per_epoch
 
     def seed(self, step: int) -> int:
         """Of a step, and of the process: draws of the model do not name the scene that they are made for."""
@@ -107,13 +108,7 @@ class GaussianCrossRecipe(Recipe[CaptureBatch]):
         return self.dataset.batch(step, first, last)
 
     def loss(self, batch: CaptureBatch, step: int) -> Loss:
-        found = step_loss(self.model, batch.to(self.device), self.config, self.seed(step), self.processes)
-        measured = {
-            "": Measured({"epoch": step / self.dataset.steps_per_epoch, "gaussians": found.gaussians}),
-            "terms": Measured(found.losses),
-            "cosine": Measured(found.cosine),
-        }
-        return Loss(found.total, measured)
+        return step_loss(self.model, batch, self.config, self.seed(step), self.processes)
 
     def validate(self, weights: Mapping[str, Tensor], step: int) -> Validation:
         """Effective rank of the encoder's features: how many directions they really use."""

@@ -126,8 +126,9 @@ def test_every_attribute_reaches_the_encoder() -> None:
         model = GaussianCross(encoder, config.head, {"text": CHANNELS}, 8)
         batch = CaptureDataset(make_scenes(2), encoder.config, config).batch(0, 0, 2)
         loss = step_loss(model, batch, config, 0, Processes(0, 1))
+        assert loss.total is not None
         loss.total.backward()
-        assert set(loss.losses) == {name}
+        assert set(loss.measured["terms"].values) == {name}
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
         assert sum(float(p.grad.abs().sum()) for p in encoder.parameters() if p.grad is not None) > 0
 
