@@ -119,7 +119,7 @@ class Recipe(ABC, Generic[B]):
 
     @abstractmethod
     def loss(self, batch: B, step: int) -> Loss:
-        """The loss of one forward pass over a batch on the model's device. It runs under autocast where `config.amp` says
+        """The loss of one forward pass; the batch is on the device. It runs under autocast where `config.amp` says
         so.
         """
 

@@ -31,7 +31,7 @@ from stage2_distill.gaussiancross.recipe import GaussianCrossRecipe
 from tests.evaluation.labelled_rooms import LabelledRooms, make_labelled_rooms, source_scene
 from tests.evaluation.student import TINY
 from tests.stage2.fields.field_scene import make_field_index, make_masks
-from tests.stage2.gaussiancross.small_captures import CHANNELS, make_config, make_scenes
+from tests.stage2.gaussiancross.small_captures import make_capture_scenes, make_config
 from tests.stage2.train_child import tiny_config, tiny_data
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def distill(folder: Path, settings: tuple[str, ...]) -> DistillRecipe:
 
 
 def gaussiancross(folder: Path, settings: tuple[str, ...]) -> GaussianCrossRecipe:
-    return GaussianCrossRecipe(make_config(*settings), make_scenes(), {"text": CHANNELS}, {"scenes": "made"}, CPU)
+    return GaussianCrossRecipe(make_config(*settings), make_capture_scenes(), CPU)
 
 
 def field(folder: Path, settings: tuple[str, ...]) -> FieldRecipe:
