@@ -198,6 +198,8 @@ class TrainConfig(EngineSettings):
         balance: "adaloss" divides each teacher's loss by its own running mean (decay balance_decay), as RADIO's AdaLoss
             does: all teachers then pull alike, whatever their scale.
         projector_hidden: width of the projectors' hidden layer.
+        projector_layout: where their LayerNorm stands, "norm_hidden" (on the hidden layer) or "norm_input" (before the
+            MLP, as in the released Chorus, whose hidden layer is 4 times the latent).
         validate_every: epochs between passes over the validation scenes (0 = only after the last one).
         zero_shot: whether validation also asks text-aligned teachers' heads for the scenes' classes by their names.
         best_by: what the best student has: the lowest distillation loss, or the highest zero-shot f-mIoU.
@@ -213,6 +215,7 @@ class TrainConfig(EngineSettings):
     balance: Literal["none", "adaloss"] = "none"
     balance_decay: float = Field(default=0.99, ge=0, lt=1)
     projector_hidden: int = Field(default=512, ge=1)
+    projector_layout: Literal["norm_hidden", "norm_input"] = "norm_hidden"
     data: DataSettings = DataSettings()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimSettings = OptimSettings()

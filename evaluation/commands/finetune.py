@@ -29,7 +29,12 @@ from evaluation.results import command_line, result_document, text_table, write_
 @learn_split_option
 @click.option("--split", "splits", multiple=True, default=["val"], help="Split to score. May be given several times.")
 @hold_out_option
-@click.option("--encoder", type=PATH, required=True, help="Student folder or published checkpoint.")
+@click.option(
+    "--encoder",
+    type=PATH,
+    required=True,
+    help="Student or encoder, a path or a name.",
+)
 @click.option("--random", is_flag=True, help="Add the row 'random': the same from random weights.")
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")

@@ -130,7 +130,7 @@ class LabelledDataset:
         assert scene.labels is not None
         rows = crop_rows(scene.means, scene.labels >= 0, "sphere", self._config.max_points, rng)
         cropped = scene if len(rows) == len(scene) else scene.select(rows)
-        moved = augment(cropped, self._config.augment, rng)
+        moved = augment(cropped, self._config.augment, rng).scene
         points, inverse = scene_inputs(moved, self._encoder, training=True, seed=int(rng.integers(2**31)))
         assert moved.labels is not None
         labels = voxel_majority(moved.labels, inverse, len(points))

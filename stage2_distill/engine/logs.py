@@ -55,12 +55,6 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(dict(numbers) | {"step": step})
 
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of all files."""
         self._file.close()

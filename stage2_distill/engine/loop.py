@@ -69,7 +69,7 @@ class Run(Generic[B]):
         with contextlib.ExitStack() as stack:
             log = reporter = None
             if self.processes.main:
-                log = stack.enter_context(RunLog(self.folder, start, recipe.config.wandb))
+                log = stack.enter_context(contextlib.closing(RunLog(self.folder, start, recipe.config.wandb)))
                 reporter = stack.enter_context(report_progress(recipe.steps, recipe.label, done=start))
             request = stack.enter_context(stop_on_signal())
             note, began = "", time.perf_counter()

@@ -91,7 +91,7 @@ class Trainer(Generic[B]):
             for group, measured in found.measured.items():
                 means.add(group, measured.values, share * measured.weight)
         self.processes.average_gradients(model)
-        norm = self._clip(optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip or math.inf)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         # all processes skip, stop and remember alike
         stop = request is not None and request.made
@@ -115,13 +115,6 @@ class Trainer(Generic[B]):
         epoch = {"epoch": step / recipe.steps_per_epoch} if recipe.steps_per_epoch > 0 else {}
         record = {"loss": loss, "lr": lr, "grad_norm": float(norm), **epoch, **means.nested()}
         return StepResult(record, warning, stops > 0)
-
-    def _clip(self, clip: float) -> Tensor:
-        """Global gradient norm before clipping."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if clip > 0:
-            return torch.nn.utils.clip_grad_norm_(parameters, clip)
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _skip(self, step: int, batches: Sequence[B]) -> str:
         """Count a non-finite step; give up after several in a row. Weights and moments stay as they were."""

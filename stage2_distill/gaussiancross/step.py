@@ -19,7 +19,7 @@ from stage2_distill.gaussiancross.losses import (
     weighted_total,
 )
 from stage2_distill.gaussiancross.model import GaussianCross
-from stage2_distill.gaussiancross.rendering import RenderedView, Splats, render
+from stage2_distill.gaussiancross.rendering import RenderedView, render
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 
 
@@ -31,52 +31,42 @@ def step_loss(
 
     Rendering and losses are computed in float32, whatever autocast does to the model.
     """
-    splats = model(batch.points, batch.voxels)
-    with torch.autocast(batch.points.feat.device.type, enabled=False):
-        return _compared(model, [s.float() for s in splats], batch, config, seed, processes)
-
-
-def _compared(
-    model: GaussianCross,
-    splats: list[Splats],
-    batch: CaptureBatch,
-    config: GaussianCrossConfig,
-    seed: int,
-    processes: Processes,
-) -> Loss:
     weights = {name: float(getattr(config.loss, name)) for name in ATTRIBUTES}
     found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES if weights[name] > 0}
     cosine: dict[str, list[float]] = {}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for supervised in batch.supervised_views:
-        height, width = supervised.depth.shape
-        view = render(
-            splats[supervised.scene], supervised.viewmat, supervised.intrinsics, width, height, config.rasterizer
-        )
-        if "appearance" in found:
-            _add(found["appearance"], appearance_loss(view, supervised.color, supervised.known))
-        if "geometry" in found:
-            _add(found["geometry"], geometry_loss(view, supervised.depth))
-        if "semantics" in found or "contrast" in found:
-            _semantics(model, view, supervised, config, found.get("semantics"), cosine, pairs)
-    if "contrast" in found:
-        for name in sorted(pairs):
-            predicted, target = (torch.cat(part) for part in zip(*pairs[name]))
-            rows = np.random.default_rng(seed).permutation(len(predicted))[: config.loss.contrast_cells]
-            drawn = torch.from_numpy(np.sort(rows)).to(predicted.device)
-            found["contrast"].append(contrast_loss(predicted[drawn], target[drawn], config.loss.temperature))
-    device = batch.points.feat.device
     losses: dict[str, Tensor] = {}
     levels: dict[str, Tensor] = {}
-    for name, values in found.items():  # the same ones in all processes
-        share = processes.scale(len(values), device)
-        if values:
-            losses[name] = torch.stack(values).mean() * share
-        levels[name] = processes.mean(losses[name].detach() if values else torch.zeros((), device=device))
-    if losses:
-        total = weighted_total(losses, weights, levels if config.loss.adaptive else None)
-    else:  # no view of the batch measured anything that is asked for
-        total = torch.stack([s.opacities.sum() for s in splats]).sum() * 0
+    device = batch.points.feat.device
+    splats = model(batch.points, batch.voxels)
+    with torch.autocast(device.type, enabled=False):
+        splats = [s.float() for s in splats]
+        for supervised in batch.supervised_views:
+            height, width = supervised.depth.shape
+            view = render(
+                splats[supervised.scene], supervised.viewmat, supervised.intrinsics, width, height, config.rasterizer
+            )
+            if "appearance" in found:
+                _add(found["appearance"], appearance_loss(view, supervised.color, supervised.known))
+            if "geometry" in found:
+                _add(found["geometry"], geometry_loss(view, supervised.depth))
+            if "semantics" in found or "contrast" in found:
+                _semantics(model, view, supervised, config, found.get("semantics"), cosine, pairs)
+        if "contrast" in found:
+            for name in sorted(pairs):
+                predicted, target = (torch.cat(part) for part in zip(*pairs[name]))
+                rows = np.random.default_rng(seed).permutation(len(predicted))[: config.loss.contrast_cells]
+                drawn = torch.from_numpy(np.sort(rows)).to(predicted.device)
+                found["contrast"].append(contrast_loss(predicted[drawn], target[drawn], config.loss.temperature))
+        for name, values in found.items():  # the same ones in all processes
+            share = processes.scale(len(values), device)
+            if values:
+                losses[name] = torch.stack(values).mean() * share
+            levels[name] = processes.mean(losses[name].detach() if values else torch.zeros((), device=device))
+        if losses:
+            total = weighted_total(losses, weights, levels if config.loss.adaptive else None)
+        else:  # no view of the batch measured anything that is asked for
+            total = torch.stack([s.opacities.sum() for s in splats]).sum() * 0
     measured = {
         "": Measured({"gaussians": float(np.mean([len(s) for s in splats]))}),
         "terms": Measured({name: levels[name] for name in losses}),

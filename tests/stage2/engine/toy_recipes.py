@@ -72,7 +72,7 @@ def finetune(folder: Path, settings: tuple[str, ...]) -> FineTuneRecipe:
     torch.manual_seed(0)
     inputs = {"features": ("coord", "color"), "grid_size": 0.1}
     plain = {"drop_path": 0.0, "shuffle_orders": False} if "loss.lovasz=0" in settings else {}
-    encoder = build_encoder("chorus", **TINY, **plain, norm="layer", in_channels=6, inputs=inputs).eval()
+    encoder = build_encoder("chorus-lite", **TINY, **plain, norm="layer", in_channels=6, inputs=inputs).eval()
     model = build_segmentor(encoder, 20, config)
     scenes = [source_scene(rooms, f"train_{i}") for i in range(3)]
     things = np.array([False, False] + [True] * 18)
