@@ -32,7 +32,7 @@ class Stage1Config(Config):
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
     )
-    height: int = Field(default=480, ge=1, le=8192)
+    height: int = Field(default=480, ge=1, le=8192, description="pixels")
     cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
     interpolation: Literal["nearest", "bilinear"] = Field(
         default="bilinear", description="how pixels share their weight"
@@ -65,7 +65,7 @@ class Stage1Config(Config):
     )
     coverage_views: int = Field(default=3, ge=1, description="views that must see a covered Gaussian")
     error_sample: int = Field(default=2048, ge=1, description="Gaussians on which the error is measured")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn")
     calibration: CalibrationConfig = Field(default_factory=CalibrationConfig)
 
     @field_validator("teachers")

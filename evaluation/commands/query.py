@@ -74,7 +74,7 @@ def query_command(
             "query": words,
             "prompts": prompts,
             "source": name,
-            "tta_rotations": sources.tta_rotations,
+            **sources.inputs(),
             "text_encoder": text_encoder.spec,
             "scale": SHARPNESS,
         },
