@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -53,6 +54,13 @@ class ZipFiles:
             fail(self.path, f"holds no {name}")
         check_member(self.path, member, name)
         return member
+
+    def everything(self) -> Iterator[tuple[str, bytes]]:
+        """Names under the base, and contents."""
+        for name in self._members:
+            if name.startswith(self._base) and not name.endswith("/"):
+                inner = name.removeprefix(self._base)
+                yield inner, self.read(inner)
 
     def size(self, name: str) -> int:
         return self._member(name).file_size

@@ -238,7 +238,7 @@ def read_gltf(
     gltf = open_gltf(path)
     check_count(path, count_gltf(path), max_gaussians)
     parts = [_columns(gltf, primitive, matrix, harmonics) for primitive, matrix in splat_primitives(gltf)]
-    columns = _moved(path, joined_columns(parts), TO_PLY)
+    columns = moved(path, joined_columns(parts), TO_PLY)
     return finish(path, **columns, name=scene_name(path), label_space=label_space)
 
 
@@ -279,7 +279,7 @@ def _columns(gltf: Gltf, primitive: dict[str, Any], matrix: F64, harmonics: bool
         fail(path, "holds view-dependent colour in linear light, which cannot be taken over")
     if rest:
         columns["harmonics"] = np.stack([column(name, 3) for name in rest], axis=1)  # [n, K, 3]
-    return _moved(path, columns, matrix)
+    return moved(path, columns, matrix)
 
 
 def _rest_names(path: Path, attributes: dict[str, Any]) -> list[str]:
@@ -311,7 +311,7 @@ def _to_srgb(linear: F32) -> F32:
     return np.where(value <= 0.0031308, 12.92 * value, 1.055 * value ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
-def _moved(path: Path, columns: dict[str, Any], matrix: F64) -> dict[str, Any]:
+def moved(path: Path, columns: dict[str, Any], matrix: F64) -> dict[str, Any]:
     """`columns` under a node's matrix, which may move, turn, mirror and scale evenly."""
     linear, shift = matrix[:3, :3], matrix[:3, 3]
     size = float(np.cbrt(abs(np.linalg.det(linear))))
@@ -328,67 +328,3 @@ def _moved(path: Path, columns: dict[str, Any], matrix: F64) -> dict[str, Any]:
     if "harmonics" in columns:
         out["harmonics"] = turned_harmonics(columns["harmonics"], turn)
     return out
-
-
-def write_gltf(scene: GaussianScene, path: Path, extra: dict[str, NDArray[Any]] | None = None) -> bytes:
-    """Bytes of a .glb with the Gaussians of `scene` (its harmonics, too, if it has them).
-
-    Args:
-        path: named in errors. extra: further columns [N], written as attributes "_NAME" (floats, or whole numbers of 0
-            to 2^24 as floats: glTF has no signed 32-bit attributes).
-    """
-    columns: dict[str, Any] = {"means": scene.means, "quats": scene.quats, "scales": scene.scales}
-    if scene.harmonics is not None:
-        columns["harmonics"] = scene.harmonics
-    columns = _moved(path, columns, TO_PLY)  # its own inverse
-    f_dc = (scene.colors.astype(np.float64) - 0.5) / SH_C0
-    color = np.concatenate([scene.colors, scene.opacities[:, None]], axis=1)  # [N, 4]
-    attributes: dict[str, NDArray[Any]] = {
-        "POSITION": columns["means"], "COLOR_0": np.rint(np.clip(color, 0, 1) * 255).astype(np.uint8),
-        f"{NAME}:ROTATION": columns["quats"][:, [1, 2, 3, 0]], f"{NAME}:SCALE": columns["scales"],
-        f"{NAME}:OPACITY": scene.opacities[:, None], f"{NAME}:SH_DEGREE_0_COEF_0": f_dc,
-    }  # fmt: skip
-    if scene.harmonics is not None:
-        if scene.harmonics.shape[1] > 15:
-            fail(path, "glTF holds harmonics up to degree 3; these are of degree 4")
-        coefficient = 0
-        for degree in range(1, 4):
-            for order in range(2 * degree + 1):
-                if coefficient < scene.harmonics.shape[1]:
-                    attributes[f"{NAME}:SH_DEGREE_{degree}_COEF_{order}"] = columns["harmonics"][:, coefficient]
-                    coefficient += 1
-    for name, values in (extra or {}).items():
-        attributes[f"_{name.upper()}"] = values.reshape(len(scene), -1)
-    return _glb(attributes)
-
-
-def _glb(attributes: dict[str, NDArray[Any]]) -> bytes:
-    """One point primitive with `attributes` [N, width] in a binary glTF."""
-    views, accessors, chunks, at = [], [], [], 0
-    for name, values in attributes.items():
-        code, dtype = (5121, "<u1") if values.dtype == np.uint8 else (5126, "<f4")
-        table = np.ascontiguousarray(values, dtype)
-        raw = table.tobytes()
-        views.append({"buffer": 0, "byteOffset": at, "byteLength": len(raw), "target": 34962})
-        kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[table.shape[1]]
-        entry: dict[str, Any] = {"bufferView": len(views) - 1, "componentType": code, "count": len(table), "type": kind}
-        if code == 5121:
-            entry["normalized"] = True
-        if name == "POSITION":
-            entry |= {"min": table.min(0).tolist(), "max": table.max(0).tolist()}
-        accessors.append(entry)
-        chunks.append(raw + bytes(-len(raw) % 4))
-        at += len(chunks[-1])
-    kernel = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display", "sortingMethod": "cameraDistance",
-              "projection": "perspective"}  # fmt: skip
-    primitive = {"attributes": {name: i for i, name in enumerate(attributes)}, "mode": 0, "extensions": {NAME: kernel}}
-    document = {
-        "asset": {"version": "2.0", "generator": "chorus-data"}, "extensionsUsed": [NAME], "scene": 0,
-        "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}], "meshes": [{"primitives": [primitive]}],
-        "buffers": [{"byteLength": at}], "bufferViews": views, "accessors": accessors,
-    }  # fmt: skip
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    body = b"".join(chunks)
-    parts = [struct.pack("<4sII", MAGIC, 2, 28 + len(text) + len(body)), struct.pack("<I4s", len(text), b"JSON"), text]
-    return b"".join([*parts, struct.pack("<I4s", len(body), b"BIN\0"), body])

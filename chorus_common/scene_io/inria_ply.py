@@ -245,6 +245,12 @@ def write_ply(scene: GaussianScene, path: str | Path) -> Path:
 _ID_NAMES = {
     "label": "labels", "segment": "labels", "semantic": "labels", "instance": "instances", "part": "parts",
 }  # fmt: skip
+TRUTH_NAMES = frozenset(_ID_NAMES)
+#: Every property that a reader of .ply files makes something of, but ids and harmonics beyond the first.
+PLY_NAMES = frozenset(
+    {*_XYZ, *_DC, *_NORMAL, *_SCALE, *_ROT, "opacity", _FILTER, *(name for names in RGB for name in names),
+     "normal_x", "normal_y", "normal_z", "packed_position", "packed_rotation", "packed_scale", "packed_color"}
+)  # fmt: skip
 
 
 def id_columns(path: Path, table: NDArray[Any], vertex: PlyElement) -> dict[str, NDArray[np.int32]]:

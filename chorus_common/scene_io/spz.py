@@ -44,8 +44,8 @@ _AXES = (
     "LBD", "RBD", "LBU", "RBU", "LFD", "RFD", "LFU", "RFU",
 )  # fmt: skip
 _COORDINATE_SYSTEM = 0xADBE0003
-#: Extension records are a few bytes each; no more than this is looked at.
-_MAX_RECORDS = 1 << 16
+#: Our own record: further columns of the Gaussians (spz_write.py).
+COLUMNS_RECORD = 0xC4050001
 
 #: deflate cannot shrink more than 1032:1 (zlib's own bound); zstd can, so the reference's limit is used for both.
 _MAX_RATIO = 1032
@@ -80,6 +80,10 @@ class SpzHeader:
             "positions": n * (6 if self.version == 1 else 9), "alphas": n, "colors": n * 3, "scales": n * 3,
             "rotations": n * (4 if self.version >= 3 else 3), "sh": n * 3 * SH_SIZES[self.sh_degree],
         }  # fmt: skip
+
+    def record_room(self) -> int:
+        """Bytes of extension records that are looked at: some for each Gaussian, and room for those about the file."""
+        return (1 << 20) + 64 * self.count
 
 
 def read_spz_header(path: Path) -> SpzHeader:
@@ -143,20 +147,33 @@ def read_spz(
     )
 
 
-def _declared_axes(path: Path, records: bytes) -> str:
-    """Axes of the file: those that its records declare, else .spz's own."""
-    at = 0
+def parsed_records(path: Path, records: bytes) -> list[tuple[int, bytes]]:
+    """(type, payload) of each extension record. Raises SceneError where one runs over the end."""
+    found, at = [], 0
     while at + 8 <= len(records):
         kind, length = struct.unpack_from("<II", records, at)
         at += 8
         if length > len(records) - at:
             fail(path, f"extension record {kind:#x} declares {length} bytes, {len(records) - at} are there; truncated?")
+        found.append((kind, records[at : at + length]))
+        at += length
+    return found
+
+
+def read_records(path: Path, header: SpzHeader) -> list[tuple[int, bytes]]:
+    """The extension records of `path`; the attributes are passed over."""
+    inflate = _inflate_gzip if header.version < 4 else _inflate_streams
+    return parsed_records(path, inflate(path, header, path.stat().st_size, False)[1])
+
+
+def _declared_axes(path: Path, records: bytes) -> str:
+    """Axes of the file: those that its records declare, else .spz's own."""
+    for kind, payload in parsed_records(path, records):
         if kind == _COORDINATE_SYSTEM:
-            value = int.from_bytes(records[at : at + length], "little") if length == 4 else len(_AXES)
+            value = int.from_bytes(payload, "little") if len(payload) == 4 else len(_AXES)
             if value >= len(_AXES):
                 fail(path, f"declares axes number {value}, which .spz does not define")
             return _AXES[value]
-        at += length
     return _AXES[0]
 
 
@@ -176,7 +193,7 @@ def _inflate_gzip(
             while len(plain) < wanted and (block := handle.read(1 << 20)):
                 plain += inflater.decompress(block, wanted - len(plain))
             records = bytearray()
-            while header.extended and len(plain) == wanted and len(records) < _MAX_RECORDS:
+            while header.extended and len(plain) == wanted and len(records) < header.record_room():
                 pending = inflater.unconsumed_tail or handle.read(1 << 20)
                 if not pending or inflater.eof:
                     break
@@ -191,7 +208,7 @@ def _inflate_gzip(
     for key, size in sizes.items():
         raw[key] = whole[at : at + size]
         at += size
-    return {key: value for key, value in raw.items() if value.size}, bytes(records[:_MAX_RECORDS])
+    return {key: value for key, value in raw.items() if value.size}, bytes(records[: header.record_room()])
 
 
 def _inflate_streams(
@@ -206,7 +223,7 @@ def _inflate_streams(
         fail(path, "ends inside its table of streams; truncated?")
     with open(path, "rb") as handle:
         handle.seek(32)
-        records = handle.read(min(header.toc_offset - 32, _MAX_RECORDS)) if header.extended else b""
+        records = handle.read(min(header.toc_offset - 32, header.record_room())) if header.extended else b""
         handle.seek(header.toc_offset)
         toc = struct.unpack(f"<{2 * header.n_streams}Q", handle.read(16 * header.n_streams))
         raw: dict[str, NDArray[np.uint8]] = {}

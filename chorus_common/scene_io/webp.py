@@ -38,7 +38,9 @@ def write_table(table: U8, width: int, height: int) -> bytes:
     pixels[: len(table)] = table
     out = io.BytesIO()
     # exact: colours under a clear alpha are data here, too
-    Image.fromarray(pixels.reshape(height, width, 4), "RGBA").save(out, "WEBP", lossless=True, exact=True, quality=100)
+    Image.fromarray(pixels.reshape(height, width, 4), "RGBA").save(
+        out, "WEBP", lossless=True, exact=True, quality=50, method=3
+    )
     return out.getvalue()
 
 
