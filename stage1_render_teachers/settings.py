@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from chorus_common.cache.schema import MaskForm
 from chorus_common.features.quantise import Bits
 from chorus_common.runtime.config import Config
+from chorus_common.scene_check.settings import AlignmentSettings
 from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
@@ -39,9 +40,9 @@ class Stage1Config(Config):
     )
     n_views: int = Field(default=64, ge=1, description="views chosen for a scene that brings no cameras")
     fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
-    up: tuple[float, float, float] = Field(
-        default=(0.0, 0.0, 1.0),
-        description="upward, for chosen views; captured objects are often y down: [0, -1, 0]",
+    alignment: AlignmentSettings = Field(
+        default_factory=AlignmentSettings,
+        description="which way is up, metres per unit, and stray Gaussians: how a scene is brought in order first",
     )
     max_views: int = Field(default=0, ge=0, description="cap on the views that a scene brings; 0 = none")
     view_choice: Literal["spread", "even"] = Field(

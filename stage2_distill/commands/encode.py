@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.runtime.options import PATH, device_option, out_option
+from chorus_common.runtime.options import PATH, alignment_options, device_option, out_option
 
 if TYPE_CHECKING:
+    from chorus_common.scene_check import AlignmentSettings
     from stage2_distill.encoder import Encoder
     from stage2_distill.student import Student
 
@@ -78,6 +79,7 @@ class _Fragments(click.ParamType):
     "--without", multiple=True,
     help="Feed this attribute (color, normal) as zeros, as Utonia takes what is missing. May be given several times.",
 )  # fmt: skip
+@alignment_options()
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Scenes at a time; they share one model.")
 @click.option(
     "--block-voxels",
@@ -104,6 +106,7 @@ def encode_command(
     block_voxels: int | None,
     scratch: Path | None,
     device: str,
+    alignment: AlignmentSettings,
 ) -> int:
     """Write the features of scenes' Gaussians, rows in the file's order.
 
@@ -127,6 +130,7 @@ def encode_command(
     request = Request(
         wanted, protocol, fragments, tta_rotations, outlier_filter, dtype,  # type: ignore[arg-type]
         file_format or endings.get(out.suffix, "npy"),  # type: ignore[arg-type]
+        **alignment.model_dump(),
     )  # fmt: skip
     scenes = find_scenes(scene)
     files = targets(scenes, out, wanted, request.format)

@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import click
 
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.atomic import write_text_atomically
@@ -28,6 +30,11 @@ from stage2_distill.student import Student
 
 #: Endings of files in a folder of scenes that are read.
 ENDINGS = (".ply", ".splat", ".spz", ".npz")
+
+
+def warn(line: str) -> None:
+    """Print a line for the one who runs the program."""
+    click.echo(line, err=True)
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,11 @@ class Job:
     def encoder(self) -> Encoder:
         return self.model if isinstance(self.model, Encoder) else self.model.encoder
 
-    def run(self, path: Path, target: Target, *, shown: bool = True) -> bool:
-        """Write one scene's features unless they are there already; whether anything was done. shown: with progress."""
+    def run(self, path: Path, target: Target, *, shown: bool = True, say: Callable[[str], None] = warn) -> bool:
+        """Write one scene's features unless they are there already; whether anything was done.
+
+        shown: with progress. say: gets a line for each thing that the scene check found.
+        """
         key = self._key(path)
         if _finished(target, key):
             return False
@@ -63,6 +73,8 @@ class Job:
         blocks = Blocks((self.scratch or target.work.parent) / target.work.name / "blocks", self.block_voxels)
         facts = write_features(self.model, scene, target, self.request, absent=absent, blocks=blocks, shown=shown)
         shutil.rmtree(blocks.scratch.parent, ignore_errors=True)
+        for line in facts["findings"]:
+            say(f"{path}: {line}")
         self.record(target, path, facts | {"status": "done", "seconds": round(time.monotonic() - started, 2)})
         return True
 
@@ -104,7 +116,7 @@ def run_all(job: Job, scenes: Sequence[tuple[Path, Target]], workers: int) -> in
         def one(entry: tuple[Path, Target]) -> str:
             path, target = entry
             try:
-                job.run(path, target, shown=False)
+                job.run(path, target, shown=False, say=report.say)
             except (ChorusError, OSError) as error:
                 shutil.rmtree(target.work, ignore_errors=True)
                 job.record(target, path, {"status": "failed", "error": one_line(error)})

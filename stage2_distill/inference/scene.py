@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.scene import I64, GaussianScene
+from chorus_common.scene_check import AlignmentSettings, align_scene
+from chorus_common.scene_check.settings import AUTO, OFF
 from stage2_distill.encode import Blocks
 from stage2_distill.encoder import Encoder
 from stage2_distill.inference.clouds import Cloud, Clouds, own_clouds, release_clouds
@@ -25,6 +27,7 @@ from stage2_distill.inference.outlier_filter import release_outliers
 from stage2_distill.inference.outputs import LAST, Output, outputs
 from stage2_distill.student import Student
 
+_NONE = np.zeros(0, dtype=np.int64)
 #: Voxels whose outputs are computed at a time: a projector's hidden layer of 4928 channels then takes 80 MB.
 TILE = 4096
 
@@ -38,6 +41,8 @@ class Request:
         outlier_filter: mask what the released Chorus would drop: such rows are left out of the clouds, their features
             are zeros, and a file marks them.
         dtype, format: of the files.
+        up, scale, outliers: how a scene is brought to z up and metres first (`AlignmentSettings`). Protocol release
+            takes a scene as it is where they say auto, and warns.
     """
 
     outputs: tuple[str, ...]
@@ -47,6 +52,17 @@ class Request:
     outlier_filter: bool = False
     dtype: Literal["f16", "f32"] = "f32"
     format: FileFormat = "npy"
+    up: str = AUTO
+    scale: str = AUTO
+    outliers: str = AUTO
+
+    @property
+    def alignment(self) -> AlignmentSettings:
+        """What is done to a scene first."""
+        words = {"up": self.up, "scale": self.scale, "outliers": self.outliers}
+        if self.protocol == "release":
+            words = {key: OFF if word == AUTO else word for key, word in words.items()}
+        return AlignmentSettings(**words)
 
     @property
     def number(self) -> np.dtype[Any]:
@@ -73,13 +89,18 @@ def write_features(
     """
     encoder = model if isinstance(model, Encoder) else model.encoder
     wanted = outputs(model, request.outputs)
-    n, kept, outlier = len(scene), None, None
+    n = len(scene)
+    aligned = align_scene(scene, request.alignment)
+    scene, outlier = aligned.scene, None
+    rows = _FileRows(n, np.flatnonzero(~aligned.outliers), np.flatnonzero(aligned.outliers), aligned.nearest)
     if request.outlier_filter:
-        outlier = release_outliers(scene)
-        kept = np.flatnonzero(~outlier)
-        scene = scene.select(kept)
+        dropped = release_outliers(scene)
+        outlier = aligned.outliers.copy()
+        outlier[rows.kept[dropped]] = True
+        rows = _FileRows(n, rows.kept[~dropped], _NONE, _NONE)
+        scene = scene.select(~dropped)
     clouds = _clouds(scene, encoder, request, absent)
-    merged = _Merged.of(wanted, clouds, n, kept, target.work, request.number)
+    merged = _Merged.of(wanted, clouds, rows, target.work, request.number)
     tokens: list[Tokens] = []
     voxels = 0
     single = shown and clouds.number == 1
@@ -105,7 +126,11 @@ def write_features(
         files["outlier"] = target.mask.name
     shutil.rmtree(target.work, ignore_errors=True)
     marked = 0 if outlier is None else int(outlier.sum())
-    return {"gaussians": n, "passes": clouds.number, "voxels": voxels, "outliers": marked, "files": files}
+    findings = [finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")]
+    return {
+        "gaussians": n, "passes": clouds.number, "voxels": voxels, "outliers": marked, "files": files,
+        "alignment": aligned.alignment.as_dict(), "findings": findings,
+    }  # fmt: skip
 
 
 def _clouds(scene: GaussianScene, encoder: Encoder, request: Request, absent: tuple[str, ...]) -> Clouds:
@@ -120,6 +145,39 @@ def _clouds(scene: GaussianScene, encoder: Encoder, request: Request, absent: tu
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _FileRows:
+    """Which rows of the file the clouds' Gaussians are, and who answers for those that lie apart from all others.
+
+    Attributes:
+        n: rows of the file. kept [K]: row of each Gaussian of the clouds.
+        apart [A]: rows that were left out; nearest [A]: the kept Gaussian (its place in `kept`) whose feature they get.
+    """
+
+    n: int
+    kept: I64
+    apart: I64
+    nearest: I64
+
+    def times(self, times: NDArray[np.int32]) -> NDArray[np.int32]:
+        """[n]: how often each row of the file is answered, from that of the kept Gaussians [K]."""
+        every = np.zeros(self.n, np.int32)
+        every[self.kept] = times
+        every[self.apart] = times[self.nearest]
+        return every
+
+    def of_cloud(self, cloud: Cloud) -> tuple[I64, I64]:
+        """(rows of the file, their voxels) that a cloud answers."""
+        rows, voxel = self.kept[cloud.rows], cloud.voxel
+        if len(self.apart):
+            voxel_of = np.full(len(self.kept), -1, dtype=np.int64)
+            voxel_of[cloud.rows] = cloud.voxel
+            borrowed = voxel_of[self.nearest]
+            rows = np.concatenate([rows, self.apart[borrowed >= 0]])
+            voxel = np.concatenate([voxel, borrowed[borrowed >= 0]])
+        return rows, voxel
+
+
 @dataclass(frozen=True)
 class _Merged:
     """Features on the disk: the results themselves where there is one pass, else sums to be divided at the end."""
@@ -128,27 +186,21 @@ class _Merged:
     files: list[RowFile]
     times: NDArray[np.int32]
     passes: int
-    kept: I64 | None
+    rows: _FileRows
     work: Path
     number: np.dtype[Any]
 
     @staticmethod
-    def of(
-        wanted: Sequence[Output], clouds: Clouds, n: int, kept: I64 | None, work: Path, number: np.dtype[Any]
-    ) -> _Merged:
-        times = clouds.times
-        if kept is not None:
-            times = np.zeros(n, np.int32)
-            times[kept] = clouds.times
+    def of(wanted: Sequence[Output], clouds: Clouds, rows: _FileRows, work: Path, number: np.dtype[Any]) -> _Merged:
         kind = number if clouds.number == 1 else np.dtype(np.float32)
-        files = [RowFile(work / f"{o.name}.npy", n, o.channels, kind) for o in wanted]
-        return _Merged(wanted, files, times, clouds.number, kept, work, number)
+        files = [RowFile(work / f"{o.name}.npy", rows.n, o.channels, kind) for o in wanted]
+        return _Merged(wanted, files, rows.times(clouds.times), clouds.number, rows, work, number)
 
     def take(self, latent: Latent, cloud: Cloud, report: Progress | None) -> None:
         """The outputs of one pass to the rows that it answers, some voxels at a time."""
-        rows = cloud.rows if self.kept is None else self.kept[cloud.rows]
-        order = np.argsort(cloud.voxel, kind="stable")
-        voxel, rows = cloud.voxel[order], rows[order]
+        rows, voxel = self.rows.of_cloud(cloud)
+        order = np.argsort(voxel, kind="stable")
+        voxel, rows = voxel[order], rows[order]
         for start in range(0, len(cloud.batch), TILE):
             stop = min(start + TILE, len(cloud.batch))
             first, last = np.searchsorted(voxel, (start, stop))
