@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.bounds import bounds
-from chorus_common.scene import F32, GaussianScene, canonical_quats
+from chorus_common.harmonics import turned_harmonics
+from chorus_common.scene import GaussianScene, quat_product
 
 F64 = NDArray[np.float64]
 
@@ -24,12 +25,14 @@ def rotation_about(axis: str, angle: float) -> F64:
 
 
 def rotate(scene: GaussianScene, rotation: NDArray[np.floating], center: NDArray[np.floating]) -> GaussianScene:
-    """Turn the whole scene by `rotation` [3, 3] about `center` [3]: centres, quaternions (left product) and normals."""
+    """Turn the whole scene by `rotation` [3, 3] about `center` [3]: centres, quaternions (left product), normals and
+    harmonics.
+    """
     turned = (scene.means - center) @ rotation.T + center
     normals = None if scene.normals is None else scene.normals @ rotation.T
-    return replace(
-        scene, means=turned, quats=_left_multiply(quat_from_rotation(rotation), scene.quats), normals=normals
-    )
+    quats = quat_product(quat_from_rotation(rotation), scene.quats)
+    harmonics = None if scene.harmonics is None else turned_harmonics(scene.harmonics, rotation)
+    return replace(scene, means=turned, quats=quats, normals=normals, harmonics=harmonics)
 
 
 def middle(scene: GaussianScene) -> F64:
@@ -55,10 +58,3 @@ def quat_from_rotation(rotation: NDArray[np.floating]) -> F64:
         q[1 + b], q[1 + c] = m[b, a] + m[a, b], m[c, a] + m[a, c]
     q /= np.linalg.norm(q)
     return -q if q[0] < 0 else q
-
-
-def _left_multiply(quat: F64, quats: F32) -> F32:
-    """Hamilton products quat * quats[i], canonical, [N, 4]."""
-    w, x, y, z = quat
-    matrix = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
-    return canonical_quats(quats @ matrix.T)

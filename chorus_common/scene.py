@@ -53,6 +53,7 @@ class GaussianScene:
         parts      [N]    i32, part id (meaning given by the data set), -1 unknown, optional.
         source_ids [N]    i64, row of the source file that each Gaussian came from. N never changes silently: whoever
                    drops Gaussians does it with `select`, which keeps this map.
+        source_rows: how many rows the source file has; 0 stands for as many as there are Gaussians.
         outliers   [N]    bool, rows whose centre or size no scene can have (set by the readers), optional. They keep
                    their row; `validated` refuses them, `select(~outliers)` leaves them out.
         name, label_space: free text, e.g. "scannet20".
@@ -74,12 +75,15 @@ class GaussianScene:
     harmonics: F32 | None = None
     outliers: NDArray[np.bool_] | None = None
     render_mode: RenderMode = RenderMode.CLASSIC
+    source_rows: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.means)
         if self.source_ids is None:
             object.__setattr__(self, "source_ids", np.arange(n, dtype=np.int64))
-        for key, (width, dtype) in _COLUMNS.items():
+        if self.source_rows == 0:
+            object.__setattr__(self, "source_rows", max(n, int(np.max(self.source_ids, initial=-1)) + 1))
+        for key, (width, dtype) in COLUMNS.items():
             value = getattr(self, key)
             if value is None:
                 continue
@@ -95,7 +99,7 @@ class GaussianScene:
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> GaussianScene:
         """The Gaussians at `rows` (a mask [N] or indices), in that order; `source_ids` still point at the file."""
-        return replace(self, **{key: value[rows] for key in _COLUMNS if (value := getattr(self, key)) is not None})
+        return replace(self, **{key: value[rows] for key in COLUMNS if (value := getattr(self, key)) is not None})
 
     def without_outliers(self) -> GaussianScene:
         """The Gaussians that no reader flagged, with their numbers in the file as `source_ids`."""
@@ -137,13 +141,14 @@ class GaussianScene:
 
 
 #: column -> (width, dtype); width 0 = one number per Gaussian
-_COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
+#: Every array of a scene: numbers per Gaussian (0: one, without an axis of its own) and their type.
+COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
     "means": (3, np.float32), "quats": (4, np.float32), "scales": (3, np.float32), "opacities": (0, np.float32),
     "colors": (3, np.float32), "normals": (3, np.float32), "labels": (0, np.int32), "instances": (0, np.int32),
     "parts": (0, np.int32), "source_ids": (0, np.int64), "harmonics": (3, np.float32), "outliers": (0, np.bool_),
 }  # fmt: skip
 
-assert set(_COLUMNS) <= {f.name for f in fields(GaussianScene)}
+assert set(COLUMNS) <= {f.name for f in fields(GaussianScene)}
 
 
 def canonical_quats(quats: NDArray[np.floating]) -> F32:
@@ -168,3 +173,10 @@ def quats_to_rotations(quats: NDArray[np.floating]) -> NDArray[np.floating]:
             2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
         ], axis=-1,
     ).reshape(*np.asarray(quats).shape[:-1], 3, 3)  # fmt: skip
+
+
+def quat_product(quat: NDArray[np.floating], quats: NDArray[np.floating]) -> F32:
+    """Hamilton products quat * quats[i], canonical, [N, 4] (w, x, y, z): each is turned by `quat` [4] afterwards."""
+    w, x, y, z = quat
+    matrix = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    return canonical_quats(quats @ matrix.T)

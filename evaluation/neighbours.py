@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from chorus_common.coincident import nearest_points, place_tree
 from chorus_common.lifting import morton_order
 from chorus_common.runtime.threads import default_threads, run_tasks
 
@@ -31,13 +31,15 @@ def nearest_gaussians(means: NDArray[np.floating], points: NDArray[np.floating],
         return found
     canonical = np.lexsort((means[:, 2], means[:, 1], means[:, 0]))
     canonical = canonical[morton_order(means[canonical])].astype(np.int32)
-    tree = cKDTree(means[canonical])
+    places, tree = place_tree(means[canonical])
     order = morton_order(points)
+    k_places = min(found.shape[1], len(places.first))
 
     def ask(start: int) -> None:
         rows = order[start : start + _PASS]
-        _, near = tree.query(points[rows], k=found.shape[1])
-        found[rows] = canonical[np.asarray(near).reshape(len(rows), -1)]  # [rows] for k = 1 -> [rows, k]
+        _, near = tree.query(points[rows], k=k_places)
+        near = np.asarray(near).reshape(len(rows), -1)  # [rows] for k = 1 -> [rows, k]
+        found[rows] = canonical[near if places.all_distinct else nearest_points(places, near, found.shape[1])]
 
     run_tasks([partial(ask, start) for start in range(0, len(points), _PASS)], default_threads())
     return found

@@ -30,7 +30,8 @@ from chorus_common.cache import (
     published_bytes,
     unpublish,
 )
-from chorus_common.camera_io import read_cameras
+from chorus_common.cache.schema import AlignmentAttributes
+from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -38,15 +39,27 @@ from chorus_common.runtime.bucket import BucketError
 from chorus_common.runtime.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
 from chorus_common.runtime.peak_memory import peak_memory
 from chorus_common.runtime.store_path import StorePath
+from chorus_common.scene_check import Alignment
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teacher_passes import open_passes
-from stage1_render_teachers.views.render_views import config_grid, load_scene, pick_views, render_batches
+from stage1_render_teachers.views.render_views import (
+    align_row,
+    config_grid,
+    load_scene,
+    own_cameras,
+    pick_views,
+    render_batches,
+)
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
-STAGE1_VERSION = 4
+STAGE1_VERSION = 5
+
+
+#: Share of empty pixels over all views from which something is wrong: of an object, of an interior.
+MOSTLY_EMPTY = (0.9, 0.5)
 
 
 @dataclass(frozen=True)
@@ -94,10 +107,11 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     watch = Stopwatch()
     blank = SceneOutcome(job.row.dataset, job.row.scene_id, "failed")
     try:
-        if already_published(job):
+        own = own_cameras(job.row)
+        if already_published(job, own):
             outcome = replace(blank, status="skipped")
         else:
-            outcome = publish_scene(job, watch)
+            outcome = publish_scene(job, own, watch)
     except Exception as error:  # poisonous scenes must not stop the others; nothing is swallowed, the line is recorded
         if "CUDA error" in str(error) and in_worker():
             os._exit(70)
@@ -110,17 +124,22 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     )
 
 
-def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
-    """Make and publish the cache of one scene. Raises ChorusError, or whatever a broken file or a full disk raises."""
+def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> SceneOutcome:
+    """Make and publish the cache of one scene; `own`: the cameras that it brings.
+
+    Raises ChorusError, or whatever a broken file or a full disk raises.
+    """
     config = job.config
     with watch("read"):
-        scene = load_scene(job.row)
+        aligned = align_row(load_scene(job.row), own, config)
+        scene = aligned.scene
     with watch("views"):
-        cameras = pick_views(job.row, scene, config)
+        cameras = pick_views(aligned.cameras, scene, config)
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
-    with SceneCacheWriter(job.path, scene_header(job)) as writer:
+    empty = 0.0
+    with SceneCacheWriter(job.path, scene_header(job, own, aligned.alignment)) as writer:
         writer.put_cameras(cameras)
         surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
         passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
@@ -132,6 +151,7 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
                 if batch is None:
                     break
                 hits += batch.hits
+                empty += float((batch.depth <= 0).mean(axis=(1, 2)).sum())
                 if config.store_rgb:
                     images.append(batch.images)
                 if config.store_depth:
@@ -158,6 +178,7 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
                 writer.put_depth(depths)
             errors = {step.name: step.finish() for step in passes}
             figures = {f"{name}/{key}": value for name, found in errors.items() for key, value in found.items()}
+            figures["empty_pixels"] = empty / len(cameras)
             writer.put_measures({f"covered_by_{config.coverage_views}_views": coverage, **figures})
         with watch("publish"):
             published = writer.publish()
@@ -169,41 +190,44 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
         n_gaussians=len(scene),
         n_views=len(cameras),
         coverage=coverage,
+        empty_pixels=empty / len(cameras),
+        mostly_empty=empty / len(cameras) > MOSTLY_EMPTY[aligned.interior],
+        notes=tuple(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
         errors={name: found for name, found in errors.items() if found},
     )
 
 
-def scene_header(job: SceneJob) -> SceneHeader:
+def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
     """What the cache says of itself."""
     config = job.config
     return SceneHeader(
         scene_id=job.row.scene_id,
         dataset=job.row.dataset,
-        fingerprint=scene_fingerprint(job),
+        fingerprint=scene_fingerprint(job, own),
         grid=GridAttributes(
             width=config.width, height=config.height, cell=config.cell, interpolation=config.interpolation
         ),
         settings=config.model_dump(mode="json"),
+        alignment=AlignmentAttributes(**alignment.as_dict()),
     )
 
 
-def scene_fingerprint(job: SceneJob) -> str:
+def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     """Hash of everything that changes a byte of the scene's cache: files, settings, teachers, standardisers, version of
     this code.
 
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
     part is what is read of them: beside poses their folder may hold every picture of the capture.
     """
-    cameras = "chosen" if job.row.cameras_path is None else read_cameras(job.row.cameras_path)
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
     return cache_fingerprint(
         job.row.sha256,
-        cameras,
+        "chosen" if own is None else own,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
     )
 
 
-def already_published(job: SceneJob) -> bool:
+def already_published(job: SceneJob, own: CameraSet | None) -> bool:
     """Whether the scene's cache is there with the fingerprint this job would give it.
 
     A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError
@@ -219,7 +243,7 @@ def already_published(job: SceneJob) -> bool:
         raise
     except CacheError as error:
         found, problem = "", one_line(error)
-    if found == scene_fingerprint(job):
+    if found == scene_fingerprint(job, own):
         return True
     if not job.overwrite:
         raise CacheError(f"scene {job.row.scene_id}: {problem}; give --overwrite to redo it, or use another --store")

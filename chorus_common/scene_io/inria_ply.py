@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.harmonics import SH_SIZES
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import SH_C0, GaussianScene, RenderMode
@@ -46,9 +47,6 @@ _IDENTITY = np.array([1, 0, 0, 0], np.float32)
 
 #: Written opacities stay this far from 0 and 1, where the logit is infinite.
 _EPS = 1e-6
-
-#: Coefficients per channel beyond the first, for the degrees that exist.
-SH_SIZES = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}
 
 
 @dataclass(frozen=True)
@@ -247,6 +245,12 @@ def write_ply(scene: GaussianScene, path: str | Path) -> Path:
 _ID_NAMES = {
     "label": "labels", "segment": "labels", "semantic": "labels", "instance": "instances", "part": "parts",
 }  # fmt: skip
+TRUTH_NAMES = frozenset(_ID_NAMES)
+#: Every property that a reader of .ply files makes something of, but ids and harmonics beyond the first.
+PLY_NAMES = frozenset(
+    {*_XYZ, *_DC, *_NORMAL, *_SCALE, *_ROT, "opacity", _FILTER, *(name for names in RGB for name in names),
+     "normal_x", "normal_y", "normal_z", "packed_position", "packed_rotation", "packed_scale", "packed_color"}
+)  # fmt: skip
 
 
 def id_columns(path: Path, table: NDArray[Any], vertex: PlyElement) -> dict[str, NDArray[np.int32]]:

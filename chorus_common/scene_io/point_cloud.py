@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
+from chorus_common.scene_io.archive import check_member, open_zip
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, check_finite, fail, scene_name, too_far
 from chorus_common.scene_io.inria_ply import RGB, id_columns, unit_normals
 from chorus_common.scene_io.npy import npy_header, open_npy
@@ -103,7 +104,7 @@ def read_point_npy(
 
 def count_npz(path: Path) -> int:
     """Number of points of an .npz archive, from the header of its array of points."""
-    with _open_zip(path) as archive:
+    with open_zip(path, "an .npz archive") as archive:
         member = _members(archive).get("points")
         if member is None:
             fail(path, f"has no array of points (one of {', '.join(_NAMES['points'])})")
@@ -119,7 +120,7 @@ def read_point_npz(
 ) -> GaussianScene:
     """Read an .npz with arrays named e.g. points, colors, normals, labels; arrays of other names are never inflated."""
     check_count(path, count_npz(path), max_gaussians, "points")
-    with _open_zip(path) as archive:
+    with open_zip(path, "an .npz archive") as archive:
         named = {key: _zip_array(path, archive, member) for key, member in _members(archive).items()}
     return _from_named(path, named, label_space, options)
 
@@ -192,17 +193,6 @@ def _scene(
 # ---- zip archives ----------------------------------------------------------------------------------------------------
 
 
-#: deflate cannot shrink more than 1032:1, so a member that claims more lies about its size.
-_MAX_RATIO = 1032
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except Exception as error:  # a damaged directory raises BadZipFile, ValueError, struct.error, UnicodeError, ...
-        fail(path, f"is not an .npz archive: {error}")
-
-
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """What each wanted member holds -> the member."""
     by_name = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -227,8 +217,7 @@ def _zip_read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, 
     file, and the array must fit its declared size; only then is anything inflated, and never more than was declared.
     """
     what = f"array {member.filename}"
-    if member.compress_size > path.stat().st_size or member.file_size > member.compress_size * _MAX_RATIO + 64:
-        fail(path, f"{what} declares {member.file_size} bytes, more than the archive can hold")
+    check_member(path, member, what)
     try:
         with archive.open(member) as handle:
             dtype, shape, fortran, _ = npy_header(handle, path, member.file_size)

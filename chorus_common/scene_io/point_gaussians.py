@@ -1,8 +1,8 @@
 """Coloured points become Gaussians: one flat disc per point, as large as the gap to its neighbours.
 
-Size: the mean distance to the three nearest neighbours, as 3DGS initialises its Gaussians from SfM points
-(graphdeco-inria/gaussian-splatting scene/gaussian_model.py, create_from_pcd, which takes the root mean square and
-starts at opacity 0.1 because training follows). Here no training follows, so opacity starts high.
+Size: the mean distance to the three nearest places where other points lie, as 3DGS initialises its Gaussians from SfM
+points (graphdeco-inria/gaussian-splatting scene/gaussian_model.py, create_from_pcd, which takes the root mean square
+and starts at opacity 0.1 because training follows). Here no training follows, so opacity starts high.
 `PointCloudOptions(max_scale=0.02, opacity=0.8, flatness=1.0)` gives the isotropic variant that rasteriser comparisons
 use.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.spatial import cKDTree
 
+from chorus_common.coincident import Places, place_tree
 from chorus_common.runtime.config import Config
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
@@ -29,11 +29,11 @@ _BLOCK = 65536
 class PointCloudOptions(Config):
     """How a point becomes a Gaussian."""
 
-    #: Neighbours whose mean distance is the disc's radius (standard deviation).
+    #: Neighbours whose mean distance is the disc's radius (standard deviation); points that coincide are one.
     neighbours: int = Field(default=3, ge=1, le=32)
     #: Upper bound of the radius in metres; None leaves only `outlier_factor`.
     max_scale: float | None = Field(default=None, gt=0)
-    #: Lower bound of the radius in metres, for points that coincide (create_from_pcd: sqrt(1e-7)).
+    #: Lower bound of the radius in metres (create_from_pcd: sqrt(1e-7)).
     min_scale: float = Field(default=3.2e-4, gt=0)
     #: Radii above this many medians are capped there: a lone stray point must not cover the scene.
     outlier_factor: float = Field(default=4.0, ge=1)
@@ -69,22 +69,11 @@ def points_to_gaussians(
         raise SceneError(f"point cloud {extra.get('name', '')}: holds no points")
     # neighbour distances far from the origin lose digits in f32, and the tree works in f64 anyway
     xyz = np.ascontiguousarray(points, dtype=np.float64)
-    tree = cKDTree(xyz)
-    distance = np.empty(len(xyz))
-    estimated = np.empty((len(xyz), 3)) if normals is None else None
-    k = options.neighbours if estimated is None else max(options.neighbours, options.normal_neighbours)
-    k = min(k + 1, len(xyz))  # the point itself comes first
-    for start in range(0, len(xyz), _BLOCK):
-        # in the tree's own order: neighbours in a row visit the same leaves, which halves the time
-        block = tree.indices[start : start + _BLOCK]
-        near, ids = tree.query(xyz[block], k=k)
-        near, ids = near.reshape(-1, k), ids.reshape(-1, k)
-        distance[block] = near[:, 1 : options.neighbours + 1].mean(1) if k > 1 else 0.0
-        if estimated is not None:
-            estimated[block] = pca_normals(xyz[ids])
+    spacing, estimated, places = _spacing_and_normals(xyz, options, normals is None)
+    cap = options.outlier_factor * float(np.median(spacing))
+    distance = spacing[places.of]
     if estimated is not None:
-        normals = oriented(estimated, xyz)
-    cap = options.outlier_factor * float(np.median(distance))
+        normals = oriented(estimated[places.of], xyz)
     if options.max_scale is not None:
         cap = min(cap, options.max_scale)
     radius = np.maximum(np.minimum(distance, cap), options.min_scale)
@@ -98,6 +87,29 @@ def points_to_gaussians(
         normals=unit,
         **extra,
     )
+
+
+def _spacing_and_normals(
+    xyz: NDArray[np.float64], options: PointCloudOptions, normals: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, Places]:
+    """Of every distinct place among the points `xyz` [N, 3]: mean distance [P] to its nearest other places, and the
+    normal [P, 3] of its neighbourhood where `normals`.
+    """
+    places, tree = place_tree(xyz)
+    where = xyz[places.first]
+    spacing = np.empty(len(where))
+    estimated = np.empty((len(where), 3)) if normals else None
+    k = options.neighbours if estimated is None else max(options.neighbours, options.normal_neighbours)
+    k = min(k + 1, len(where))  # the place itself comes first
+    for start in range(0, len(where), _BLOCK):
+        # in the tree's own order: neighbours in a row visit the same leaves, which halves the time
+        block = tree.indices[start : start + _BLOCK]
+        near, ids = tree.query(where[block], k=k)
+        near, ids = near.reshape(-1, k), ids.reshape(-1, k)
+        spacing[block] = near[:, 1 : options.neighbours + 1].mean(1) if k > 1 else 0.0
+        if estimated is not None:
+            estimated[block] = pca_normals(where[ids])
+    return spacing, estimated, places
 
 
 def unit_colors(colors: NDArray[Any]) -> F32:

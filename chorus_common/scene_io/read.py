@@ -15,7 +15,9 @@ import numpy as np
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, fail
 from chorus_common.scene_io.compressed_ply import check_compressed, is_compressed, read_compressed_ply
+from chorus_common.scene_io.gltf import count_gltf, is_gltf, read_gltf
 from chorus_common.scene_io.inria_ply import inria_layout, is_inria, read_inria_ply, write_ply
+from chorus_common.scene_io.ksplat import read_ksplat, read_ksplat_header
 from chorus_common.scene_io.npy_folder import count_npy_folder, is_npy_folder, read_npy_folder, write_npy_folder
 from chorus_common.scene_io.ply import PlyElement, PlyHeader, read_ply_header
 from chorus_common.scene_io.point_cloud import (
@@ -27,8 +29,11 @@ from chorus_common.scene_io.point_cloud import (
     read_point_ply,
 )
 from chorus_common.scene_io.point_gaussians import PointCloudOptions
+from chorus_common.scene_io.sog import META, count_sog, read_sog, sog_files
+from chorus_common.scene_io.sog_lod import LOD_META, count_sog_lod, lod_folder, read_sog_lod
 from chorus_common.scene_io.splat import count_splat, read_splat
 from chorus_common.scene_io.spz import read_spz, read_spz_header
+from chorus_common.scene_io.unread import refuse_unread
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,21 @@ def read_scene(
     label_space: str = "",
     point_cloud: PointCloudOptions | None = None,
     harmonics: bool = False,
+    lod: int = 0,
 ) -> GaussianScene:
     """Read the scene at `path`, whatever its format (`FORMATS`); the reader is chosen by content, then by suffix.
 
     Args:
-        path: a file, or a folder of SceneSplat's .npy files.
+        path: a file, or a folder: SceneSplat's .npy files, or an unpacked or streamed SOG scene.
         max_gaussians: files that declare more are refused before anything is allocated.
         label_space: name of the labels' class table; chooses among several segment files of a folder.
         point_cloud: how points become Gaussians, for point clouds.
         harmonics: whether the higher harmonics are read, too, where the file has them.
+        lod: level of detail of a streamed scene, 0 the finest; other formats have no levels.
 
     Returns:
-        Scene in the file's own axes (.spz: turned to those of .ply), rows in file order.
+        Scene in the file's own axes (.spz, .glb: turned to those of .ply), rows in file order. Rows that lie or reach
+        too far for any scene are there and flagged (`outliers`).
 
     Raises:
         SceneError: one line that names the file, and the row where there is one.
@@ -67,14 +75,21 @@ def read_scene(
     options: dict[str, Any] = {"options": point_cloud} if kind.startswith("point-") else {}
     if kind in _WITH_HARMONICS:
         options["harmonics"] = harmonics
+    if kind == "sog-lod":
+        options["lod"] = lod
+    elif lod:
+        fail(path, f"is {kind}, which has no levels of detail; leave --lod out")
     headers = (header,) if header is not None else ()
     # values that are not numbers, or overflow when converted, are found by explicit checks which name their row
     with np.errstate(all="ignore"):
         return _READERS[kind](path, *headers, max_gaussians=max_gaussians, label_space=label_space, **options)
 
 
-def probe(path: str | Path) -> Probe:
-    """Format and count of the scene at `path`, from its headers; the rows themselves are not read or checked."""
+def probe(path: str | Path, *, lod: int = 0) -> Probe:
+    """Format and count of the scene at `path`, from its headers; the rows themselves are not read or checked.
+
+    lod: level of detail that is counted, where there are several.
+    """
     path = Path(path)
     kind, header = _detect(path)
     if header is not None:
@@ -82,7 +97,7 @@ def probe(path: str | Path) -> Probe:
         assert vertex is not None
         _CHECKS[kind](path, header, vertex)  # what reading would refuse, indexing refuses
         return Probe(kind, vertex.count)
-    return Probe(kind, _COUNTS[kind](path))
+    return Probe(kind, count_sog_lod(path, lod) if kind == "sog-lod" else _COUNTS[kind](path))
 
 
 def write_scene(scene: GaussianScene, path: str | Path) -> Path:
@@ -95,6 +110,10 @@ _READERS: dict[str, Callable[..., GaussianScene]] = {
     "npy-folder": read_npy_folder,
     "splat": read_splat,
     "spz": read_spz,
+    "ksplat": read_ksplat,
+    "sog": read_sog,
+    "sog-lod": read_sog_lod,
+    "gltf": read_gltf,
     "inria-ply": read_inria_ply,
     "compressed-ply": read_compressed_ply,
     "point-ply": read_point_ply,
@@ -102,7 +121,7 @@ _READERS: dict[str, Callable[..., GaussianScene]] = {
     "point-npz": read_point_npz,
 }
 #: Formats that can hold higher harmonics.
-_WITH_HARMONICS = frozenset({"inria-ply", "compressed-ply"})
+_WITH_HARMONICS = frozenset({"inria-ply", "compressed-ply", "spz", "ksplat", "sog", "sog-lod", "gltf"})
 #: What a PLY header must hold to be read.
 _CHECKS: dict[str, Callable[[Path, PlyHeader, PlyElement], object]] = {
     "inria-ply": lambda path, header, vertex: inria_layout(path, vertex),
@@ -114,6 +133,10 @@ _COUNTS: dict[str, Callable[[Path], int]] = {
     "npy-folder": count_npy_folder,
     "splat": count_splat,
     "spz": lambda path: read_spz_header(path).count,
+    "ksplat": lambda path: read_ksplat_header(path).count,
+    "sog": count_sog,
+    "sog-lod": count_sog_lod,
+    "gltf": count_gltf,
     "point-npy": count_npy,
     "point-npz": count_npz,
 }
@@ -126,7 +149,11 @@ def _detect(path: Path) -> tuple[str, PlyHeader | None]:
     if path.is_dir():
         if is_npy_folder(path):
             return "npy-folder", None
-        fail(path, "is a folder without coord.npy, so not a scene")
+        if lod_folder(path) is not None:
+            return "sog-lod", None
+        if sog_files(path) is not None:
+            return "sog", None
+        fail(path, "is a folder without coord.npy (SceneSplat) or meta.json (SOG), so not a scene")
     if not path.is_file():
         fail(path, "no such file or folder")
     with open(path, "rb") as handle:
@@ -143,9 +170,21 @@ def _detect(path: Path) -> tuple[str, PlyHeader | None]:
         return "spz", None
     if head[:6] == b"\x93NUMPY":
         return "point-npy", None
+    if is_gltf(path, head):
+        return "gltf", None
+    if path.name == LOD_META:
+        return "sog-lod", None
+    # what is named like another program's file is not taken for a scene because it is a zip, too
+    refuse_unread(path, head)
+    if path.name == META or (head[:4] == b"PK\x03\x04" and sog_files(path) is not None):
+        return "sog", None
     if head[:4] == b"PK\x03\x04":
         return "point-npz", None
-    # .splat has no magic number: only its name tells
-    if path.suffix.lower() == ".splat":
-        return "splat", None
-    fail(path, "is in no known scene format (.ply, .splat, .spz, .npy, .npz or a folder of .npy files); damaged?")
+    # these have no magic number: only their name tells
+    if path.suffix.lower() in (".splat", ".ksplat"):
+        return path.suffix.lower()[1:], None
+    fail(
+        path,
+        "is in no known scene format (.ply, .splat, .ksplat, .spz, .sog, .glb, .npy, .npz, or a folder of .npy or SOG "
+        "files); damaged?",
+    )

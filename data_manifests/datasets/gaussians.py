@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from chorus_common.coincident import place_tree
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import PointCloudOptions, points_to_gaussians, read_scene
@@ -85,8 +85,9 @@ def transfer(scene: GaussianScene, points: LabelledPoints, how: TrainedGaussians
     if len(inside) == 0:
         raise SceneError(f"{who}: none of its {len(scene)} Gaussians lies within the scene's points; another frame?")
     kept = scene.select(inside)
-    distance, nearest = cKDTree(points.coord).query(kept.means)
-    labels = points.truth.take(nearest)
+    places, tree = place_tree(points.coord)
+    distance, nearest = tree.query(kept.means)
+    labels = points.truth.take(places.first[nearest])
     far = distance > how.reach
     for values in (*labels.segments.values(), labels.instances):
         if values is not None:

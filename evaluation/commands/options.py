@@ -14,6 +14,7 @@ from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.options import (
     FILE,
     PATH,
+    alignment_options,
     manifest_option,
     out_option,
     seed_option,
@@ -117,9 +118,7 @@ def _scene_kind() -> type:
 text_source_options = bundle(
     "sources",
     _source_kind,
-    click.option(
-        "--encoder", type=PATH, help="Student folder of chorus-stage2 train, or another checkpoint: row 'student'."
-    ),
+    click.option("--encoder", type=PATH, help="Student (or another checkpoint), a path or a name: row 'student'."),
     click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
     click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
@@ -132,9 +131,7 @@ text_source_options = bundle(
 encoder_source_options = bundle(
     "sources",
     _source_kind,
-    click.option(
-        "--encoder", type=PATH, help="Student folder or any encoder checkpoint: row 'encoder' (its own output)."
-    ),
+    click.option("--encoder", type=PATH, help="Student or encoder, a path or a name: row 'encoder' (its own output)."),
     click.option("--random/--no-random", default=True, help="The row 'random': the same architecture, random weights."),
     click.option(
         "--features",
@@ -147,7 +144,13 @@ encoder_source_options = bundle(
 )
 #: -> scenes: SceneOptions
 scene_options = bundle(
-    "scenes", _scene_kind, scene_stores_option, scene_manifest_option, scored_split_option, space_option
+    "scenes",
+    _scene_kind,
+    scene_stores_option,
+    scene_manifest_option,
+    scored_split_option,
+    space_option,
+    alignment_options(),
 )
 
 

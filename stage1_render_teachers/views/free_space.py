@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
+from chorus_common.coincident import place_tree
 from chorus_common.scene import GaussianScene, quats_to_rotations
 
 F64 = NDArray[np.float64]
@@ -89,12 +89,13 @@ def robust_bounds(points: F64, weights: NDArray[np.floating], cut: float = 0.005
 
 
 def typical_spacing(points: F64, sample: int = 4000) -> float:
-    """Median distance to the fourth neighbour, over evenly strided rows of points [N, 3]; 0 for fewer than five
-    points."""
-    if len(points) < 5:
+    """Median distance to the fourth neighbour, over evenly strided rows of the distinct places among points [N, 3]; 0
+    for fewer than five places."""
+    places, tree = place_tree(points)
+    if len(places.first) < 5:
         return 0.0
-    queries = points[:: max(1, len(points) // sample)]
-    return float(np.median(cKDTree(points).query(queries, k=5)[0][:, 4]))
+    queries = points[places.first[:: max(1, len(places.first) // sample)]]
+    return float(np.median(tree.query(queries, k=5)[0][:, 4]))
 
 
 def find_free_space(scene: GaussianScene, up: tuple[float, float, float]) -> FreeSpace:

@@ -17,6 +17,7 @@ from chorus_common.manifest import ManifestRow, path_digest
 from chorus_common.rasterize import get_backend
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
+from chorus_common.scene_check import AlignedScene, align_scene
 from chorus_common.scene_io import read_scene
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.views.captured import spread_views
@@ -52,21 +53,37 @@ def load_scene(row: ManifestRow) -> GaussianScene:
     scene = replace(
         read_scene(row.scene_path, label_space=row.label_space), name=row.scene_id, label_space=row.label_space
     )
-    scene = scene.validated()
+    scene.without_outliers().validated()
     if path_digest(row.scene_path) != row.sha256:
         raise SceneError(f"{row.scene_path}: has changed since it was indexed; run chorus-data index again")
     return scene
 
 
-def pick_views(row: ManifestRow, scene: GaussianScene, config: Stage1Config) -> CameraSet:
-    """The scene's own cameras at the configured picture size, or chosen ones where it brings none."""
+def align_row(scene: GaussianScene, own: CameraSet | None, config: Stage1Config) -> AlignedScene:
+    """The scene and its cameras with z up, in metres, without stray Gaussians, as the settings say."""
+    aligned = align_scene(scene, config.alignment, own)
+    return replace(aligned, scene=aligned.scene.validated())
+
+
+def own_cameras(row: ManifestRow) -> CameraSet | None:
+    """The cameras that the scene brings, as its files have them; None where it brings none.
+
+    Raises SceneError where they hold no view.
+    """
     if row.cameras_path is None:
-        size = config.width, config.height
-        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, up=config.up)
+        return None
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")
-    cameras = cameras.filled(config.width, config.height)
+    return cameras
+
+
+def pick_views(own: CameraSet | None, scene: GaussianScene, config: Stage1Config) -> CameraSet:
+    """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none."""
+    if own is None:
+        size = config.width, config.height
+        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed)
+    cameras = own.filled(config.width, config.height)
     if not 0 < config.max_views < len(cameras):
         return cameras
     if config.view_choice == "spread":

@@ -10,7 +10,7 @@ and at test, and colours live in [0, 1].
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,12 +24,13 @@ from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotatio
 from stage2_distill.data.elastic import elastic
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 
 
 class AugmentConfig(Config):
     """What `augment` does. A probability of 0 switches a step off; `enabled = false` switches all of them off."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="false switches every augmentation off")
     dropout_p: float = Field(default=0.2, ge=0, le=1, description="probability of dropping Gaussians")
     dropout_ratio: float = Field(default=0.2, ge=0, lt=1, description="share of Gaussians that goes")
     rotate_z_p: float = Field(
@@ -39,34 +40,46 @@ class AugmentConfig(Config):
     tilt_degrees: float = Field(default=2.8125, ge=0, le=90, description="largest tilt; pi/64")
     scale: tuple[float, float] = Field(default=(0.9, 1.1), description="range of one isotropic factor")
     flip_p: float = Field(default=0.5, ge=0, le=1, description="probability of a flip in x, and of one in y")
-    covariance_noise_p: float = Field(default=0.5, ge=0, le=1)
+    covariance_noise_p: float = Field(
+        default=0.5, ge=0, le=1, description="probability of noise on centres along each Gaussian's own extent"
+    )
     covariance_noise: float = Field(
         default=0.25, ge=0, description="largest noise on centres, in standard deviations of each Gaussian"
     )
-    inflate_p: float = Field(default=0.2, ge=0, le=1)
+    inflate_p: float = Field(default=0.2, ge=0, le=1, description="probability of inflated scales")
     inflate: float = Field(default=1.5, ge=1, description="largest factor on scales")
     jitter_m: float = Field(
         default=0.005, ge=0, description="deviation of isotropic noise on centres, metres, clipped at twice that"
     )
-    elastic_p: float = Field(default=0.5, ge=0, le=1)
+    elastic_p: float = Field(default=0.5, ge=0, le=1, description="probability of elastic distortion")
     elastic: tuple[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)]], ...] = Field(
         default=((0.2, 0.4), (0.8, 1.6)), description="(cell, magnitude) of each elastic distortion, metres"
     )
-    contrast_p: float = Field(default=0.2, ge=0, le=1)
-    color_shift_p: float = Field(default=0.95, ge=0, le=1)
+    contrast_p: float = Field(default=0.2, ge=0, le=1, description="probability of stretched contrast")
+    color_shift_p: float = Field(default=0.95, ge=0, le=1, description="probability of one shift of all colours")
     color_shift: float = Field(default=0.05, ge=0, le=1, description="largest shift per channel, in [0, 1] units")
-    color_jitter_p: float = Field(default=0.95, ge=0, le=1)
+    color_jitter_p: float = Field(default=0.95, ge=0, le=1, description="probability of noise on each colour")
     color_jitter: float = Field(
         default=0.05, ge=0, le=1, description="standard deviation per Gaussian and channel, in [0, 1] units"
     )
 
 
-def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generator) -> GaussianScene:
-    """Every augmentation of `config`, in recipe order. Rows may go (dropout): `source_ids` says which stayed."""
+@dataclass(frozen=True, eq=False)
+class Augmented:
+    """An augmented scene of M Gaussians, and `kept` [M]: the rows of the scene before that they were."""
+
+    scene: GaussianScene
+    kept: I64
+
+
+def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generator) -> Augmented:
+    """Every augmentation of `config`, in the order of the recipe. Dropout may take rows away."""
+    kept = np.arange(len(scene), dtype=np.int64)
     if not config.enabled or len(scene) == 0:
-        return scene
+        return Augmented(scene, kept)
     if rng.random() < config.dropout_p:
-        scene = dropout(scene, rng, config.dropout_ratio)
+        kept = dropped_out(len(scene), rng, config.dropout_ratio)
+        scene = scene.select(kept)
     center = middle(scene)
     turns = [
         ("z", config.rotate_z_p, 180.0),
@@ -98,7 +111,7 @@ def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generato
         scene = shift_colors(scene, rng, config.color_shift)
     if rng.random() < config.color_jitter_p:
         scene = jitter_colors(scene, rng, config.color_jitter)
-    return scene
+    return Augmented(scene, kept)
 
 
 # -------------------------------------------------------------------------------------------------------- made for 3DGS
@@ -154,10 +167,12 @@ def jitter(scene: GaussianScene, rng: np.random.Generator, sigma: float) -> Gaus
     return replace(scene, means=scene.means + noise)
 
 
-def dropout(scene: GaussianScene, rng: np.random.Generator, ratio: float) -> GaussianScene:
-    """Keep int((1 - ratio) N) Gaussians (at least one), drawn without replacement, in their old order."""
-    keep = max(1, int((1 - ratio) * len(scene)))
-    return scene.select(np.sort(rng.permutation(len(scene))[:keep]))
+def dropped_out(n: int, rng: np.random.Generator, ratio: float) -> I64:
+    """Rows of `n` Gaussians that dropout keeps: int((1 - ratio) n) of them (at least one), drawn without replacement,
+    ascending.
+    """
+    keep = max(1, int((1 - ratio) * n))
+    return np.sort(rng.permutation(n)[:keep])
 
 
 # --------------------------------------------------------------------------------------------------------------- colour

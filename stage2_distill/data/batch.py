@@ -29,9 +29,6 @@ class TeacherTarget:
     weight: Tensor
     cloud: Tensor
 
-    def to(self, device: torch.device) -> TeacherTarget:
-        return TeacherTarget(*(t.to(device) for t in (self.rows, self.values, self.weight, self.cloud)))
-
     def drawn(self, count: int, rng: np.random.Generator) -> TeacherTarget:
         """At most `count` of them, in their order (0 = all)."""
         if count == 0 or len(self.rows) <= count:
@@ -53,24 +50,17 @@ class MaskGroups:
     context: Tensor
     cloud: Tensor
 
-    def to(self, device: torch.device) -> MaskGroups:
-        parts = (t.to(device) for t in (self.group, self.context, self.cloud))
-        return MaskGroups(self.pixels.to(device), *parts)
-
 
 @dataclass(frozen=True, eq=False)
 class LabelGroups:
     """Random halves of every group of voxels that ground truth puts together.
 
-    half_means: [2 K] rows over the batch's voxels, sums; 2 k and 2 k + 1 are the halves of group k.
+    half_sums: [2 K] rows over the batch's voxels, sums; 2 k and 2 k + 1 are the halves of group k.
     cloud: [K] i64 ascending.
     """
 
-    half_means: SparseRows
+    half_sums: SparseRows
     cloud: Tensor
-
-    def to(self, device: torch.device) -> LabelGroups:
-        return LabelGroups(self.half_means.to(device), self.cloud.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +82,6 @@ class Batch:
     def __len__(self) -> int:
         """Number of clouds."""
         return len(self.points.offset)
-
-    def to(self, device: torch.device) -> Batch:
-        if device.type == "cpu":
-            return self
-        return Batch(
-            self.points.to(device),
-            {k: t.to(device) for k, t in self.targets.items()},
-            self.scenes,
-            None if self.pixels is None else self.pixels.to(device),
-            {k: t.to(device) for k, t in self.masks.items()},
-            {k: t.to(device) for k, t in self.labels.items()},
-        )
 
 
 def collate(samples: Sequence[Batch]) -> Batch:
@@ -148,7 +126,7 @@ def _join_masks(samples: Sequence[Batch], clouds: Sequence[int], name: str) -> M
 
 
 def _join_labels(samples: Sequence[Batch], clouds: Sequence[int], name: str) -> LabelGroups:
-    having = [s.labels[name].half_means if name in s.labels else _no_rows(len(s.points)) for s in samples]
+    having = [s.labels[name].half_sums if name in s.labels else _no_rows(len(s.points)) for s in samples]
     cloud = [s.labels[name].cloud + first for s, first in zip(samples, clouds) if name in s.labels]
     return LabelGroups(SparseRows.concatenate(having), torch.cat(cloud))
 

@@ -53,18 +53,17 @@ def scene_identities(entries: Sequence[SceneEntry]) -> list[tuple[str, str, str]
 
 @dataclass(frozen=True, eq=False)
 class SceneSample:
-    """One scene's share of a sample: the matrix rows that were cropped, those that augmentation kept (`kept`, into
-    rows) and what they look like.
+    """One scene's share of a sample.
+
+    rows [R]: rows of the lifting matrix that the crop has. kept [M]: which of them augmentation left, as positions in
+    `rows`. augmented: these M Gaussians as the encoder sees them.
     """
 
     scene: SceneTargets
     geometry: Geometry
     rows: I64
+    kept: I64
     augmented: GaussianScene
-
-    @property
-    def kept(self) -> I64:
-        return self.augmented.source_ids
 
     @property
     def kept_rows(self) -> I64:
@@ -148,16 +147,9 @@ class CacheDataset:
                     "leave it out or run stage 1 for it"
                 )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps
-
     def batch(self, step: int, first: int, last: int) -> Batch:
         """Samples first..last-1 of optimiser step `step`'s batch, counted from the start of the run."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        order = self.mixture.epoch(self.seed, epoch)
-        start = within * self.mixture.batch
-        return collate([self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)])
+        return collate([self.sample(*drawn) for drawn in self.mixture.batch_samples(self.seed, step, first, last)])
 
     def sample(self, epoch: int, index: int, number: int) -> Batch:
         """Sample `index` of `epoch`, from scene `number`: a batch of one cloud."""
@@ -225,14 +217,15 @@ class CacheDataset:
 
     def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> SceneSample:
         part = self._crop(scene, max_points, rng)
-        return replace(part, augmented=augment(part.augmented, self.augmentation, rng))
+        found = augment(part.augmented, self.augmentation, rng)
+        return replace(part, augmented=found.scene, kept=found.kept)
 
     def _crop(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> SceneSample:
         geometry = scene.geometry()
         rows = crop_rows(geometry.scene.means, geometry.valid, self.data.crop, max_points, rng)
         whole = len(rows) == len(geometry.scene)
         cropped = geometry.scene if whole else geometry.scene.select(rows)
-        return SceneSample(scene, geometry, rows, replace(cropped, source_ids=np.arange(len(rows))))
+        return SceneSample(scene, geometry, rows, np.arange(len(rows), dtype=np.int64), cropped)
 
     def _views(self, scene: SceneTargets, rng: np.random.Generator) -> list[int] | None:
         """The views of a sample: a random subset, or None for all."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from chorus_common.bounds import bounds
+from chorus_common.coincident import place_tree
 from chorus_common.scene import F32, GaussianScene, quats_to_rotations
 
 #: neighbours of a point for the plane fit
@@ -23,17 +23,21 @@ def shortest_axes(scene: GaussianScene) -> F32:
 
 
 def plane_normals(points: NDArray[np.floating], neighbours: int = NEIGHBOURS) -> F32:
-    """Direction of least variance of each point's nearest neighbours (itself included); [N, 3] unit, sign undefined."""
-    tree = cKDTree(points)
-    out = np.empty((len(points), 3), dtype=np.float32)
-    for start in range(0, len(points), _ROWS):
-        part = np.asarray(points[start : start + _ROWS], dtype=np.float64)
-        _, index = tree.query(part, k=min(neighbours, len(points)))
-        near = np.asarray(points, dtype=np.float64)[index.reshape(len(part), -1)]  # [n, k, 3]
+    """Direction of least variance of each point's nearest neighbours (itself included); [N, 3] unit, sign undefined.
+
+    Points that coincide count once: a hundred copies of a point lie in no plane.
+    """
+    places, tree = place_tree(points)
+    where = np.asarray(points, dtype=np.float64)[places.first]
+    out = np.empty((len(where), 3), dtype=np.float32)
+    for start in range(0, len(where), _ROWS):
+        part = where[start : start + _ROWS]
+        _, index = tree.query(part, k=min(neighbours, len(where)))
+        near = where[index.reshape(len(part), -1)]  # [n, k, 3]
         near -= near.mean(1, keepdims=True)
         _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", near, near))
         out[start : start + _ROWS] = vectors[:, :, 0]
-    return out
+    return out[places.of]
 
 
 def facing(normals: F32, points: NDArray[np.floating], viewpoint: NDArray[np.floating]) -> F32:

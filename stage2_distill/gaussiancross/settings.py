@@ -9,8 +9,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from chorus_common.runtime.config import Config
+from stage2_distill.engine.settings import EngineSettings, OptimSettings
 from stage2_distill.gaussiancross.rendering import Backend
-from stage2_distill.settings import EncoderSettings, OptimSettings
+from stage2_distill.settings import EncoderSettings
 
 
 class HeadSettings(Config):
@@ -92,7 +93,15 @@ class MaskSettings(Config):
 
 class CaptureAugment(Config):
     """Augmentations under which the pictures stay true: the cameras move with the points. Colour and position noise
-    disturb the input alone."""
+    disturb the input alone.
+
+    Attributes:
+        rotate_z: turn about z by any angle.
+        flip_p: probability of a flip in x, and of one in y.
+        scale: range of one isotropic factor.
+        color_shift: largest shift of all colours, in [0, 1] units. color_jitter: standard deviation of noise on each.
+        jitter_m: standard deviation of noise on positions, in metres.
+    """
 
     rotate_z: bool = True
     flip_p: float = Field(default=0.5, ge=0, le=1)
@@ -124,10 +133,16 @@ class CaptureDataSettings(Config):
     prefetch: int = Field(default=2, ge=1)
 
 
-class GaussianCrossConfig(Config):
-    """A pretraining run. `teachers`: dense teachers of the stores to match (none named: all of them)."""
+class GaussianCrossConfig(EngineSettings):
+    """A pretraining run: what the loop needs (`EngineSettings`), and what is its own.
 
-    seed: int = Field(default=0, ge=0)
+    Attributes:
+        epochs: length of the run. batch_size: scenes per step, over all processes.
+        teachers: dense teachers of the stores to match (none named: all of them).
+        projector_hidden: width of the projectors' hidden layer.
+        rasterizer: "cpu", "gsplat", or "auto" for gsplat where the model is on a GPU.
+    """
+
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=2, ge=1)
     encoder: EncoderSettings = EncoderSettings()
@@ -140,6 +155,3 @@ class GaussianCrossConfig(Config):
     data: CaptureDataSettings = CaptureDataSettings()
     optim: OptimSettings = OptimSettings()
     rasterizer: Backend = "auto"
-    checkpoint_every: int = Field(default=200, ge=1)
-    max_bad_steps: int = Field(default=5, ge=1)
-    threads: int = Field(default=0, ge=0)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
+import struct
 import sys
 import tempfile
 import warnings
@@ -32,6 +34,7 @@ from tests.chorus_common.scene_files import (
     write_spz,
 )
 from tests.chorus_common.test_camera_io import cameras, colmap_bin, colmap_txt, inria_entries, scannet
+from tests.chorus_common.test_scene_io_foreign import as_gltf, taken_apart
 
 #: Bytes that a case may ask for on top of what the interpreter and the libraries hold.
 MEMORY = 1 << 30
@@ -46,7 +49,7 @@ WORDS = (b"element", b"property", b"list", b"double", b"uchar", b"\n", b"{", b"]
 
 def read_any_scene(path: Path) -> None:
     probe(path)
-    scene = read_scene(path, max_gaussians=10_000)
+    scene = read_scene(path, max_gaussians=10_000, harmonics=True)
     if scene.outliers is None or not scene.outliers.all():
         scene.without_outliers().validated()
 
@@ -58,6 +61,24 @@ def write_manifest(path: Path) -> None:
         for i in range(3)
     ]
     Manifest(root, tuple(rows)).write(path)
+
+
+def copied(name: str) -> Callable[[Path], object]:
+    """Writes the file `name` of another program (tests/data/formats), or the folder that it belongs to."""
+    source = Path(__file__).parents[1] / "data" / "formats" / name
+
+    def write(path: Path) -> None:
+        if "/" in name:
+            shutil.copytree(source.parent, path.parent, dirs_exist_ok=True)
+        else:
+            path.write_bytes(source.read_bytes())
+
+    return write
+
+
+def write_gltf_text(path: Path) -> None:
+    document, binary = taken_apart(Path(__file__).parents[1] / "data" / "formats" / "source.glb")
+    as_gltf(path.parent, document, binary)
 
 
 def write_points(path: Path) -> None:
@@ -77,6 +98,28 @@ FAMILIES: dict[str, dict[str, Case]] = {
     "spz": {
         "v2.spz": (lambda p: write_spz(p, SCENE, 2), read_any_scene),
         "v4.spz": (lambda p: write_spz(p, SCENE, 4, degree=1), read_any_scene),
+        **{
+            f"axes{version}.spz": (
+                lambda p, version=version: write_spz(
+                    p, SCENE, version, degree=1, extension=struct.pack("<III", 0xADBE0003, 4, 11)
+                ),
+                read_any_scene,
+            )
+            for version in (3, 4)
+        },
+    },
+    "ksplat": {f"level{n}.ksplat": (copied(f"level{n}.ksplat"), read_any_scene) for n in (0, 1, 2)},
+    "sog": {
+        "source.sog": (copied("source.sog"), read_any_scene),
+        **{
+            f"folder/{name}": (copied(f"folder/{name}"), lambda p: read_any_scene(p.parent))
+            for name in ("meta.json", "means_l.webp", "shN_centroids.webp", "quats.webp")
+        },
+        "lod/lod-meta.json": (copied("lod/lod-meta.json"), lambda p: read_any_scene(p.parent)),
+    },
+    "gltf": {
+        "source.glb": (copied("source.glb"), read_any_scene),
+        "a.gltf": (write_gltf_text, read_any_scene),
     },
     "manifest": {"manifest.parquet": (write_manifest, Manifest.read)},
     "cameras": {

@@ -145,7 +145,15 @@ def write_splat(path: Path, scene: GaussianScene) -> Path:
     return path
 
 
-def spz_streams(scene: GaussianScene, version: int, degree: int = 0) -> list[bytes]:
+def spz_harmonics(n: int, degree: int, seed: int | None) -> np.ndarray:
+    """Stored harmonics [n, K, 3] u8; 128, which is nothing, without a seed."""
+    shape = (n, {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}[degree], 3)
+    if seed is None:
+        return np.full(shape, 128, np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def spz_streams(scene: GaussianScene, version: int, degree: int = 0, sh_seed: int | None = None) -> list[bytes]:
     """The attribute streams of an .spz (RUB axes: y and z of a .ply's RDF axes change sign)."""
     positions = alphas = colors = scales = rotations = b""
     for i in range(len(scene)):
@@ -171,22 +179,29 @@ def spz_streams(scene: GaussianScene, version: int, degree: int = 0) -> list[byt
                     negative = (q[k] < 0) != (q[big] < 0)
                     packed = (packed << 10) | (negative << 9) | round(511 * abs(q[k]) * math.sqrt(2))
             rotations += packed.to_bytes(4, "little")
-    sh = bytes([128]) * (len(scene) * 3 * {0: 0, 1: 3, 2: 8, 3: 15}[degree])
-    return [positions, alphas, colors, scales, rotations, sh]
+    return [positions, alphas, colors, scales, rotations, spz_harmonics(len(scene), degree, sh_seed).tobytes()]
 
 
-def write_spz(path: Path, scene: GaussianScene, version: int, *, degree: int = 0, extension: bytes = b"") -> Path:
-    streams = spz_streams(scene, version, degree)
+def write_spz(
+    path: Path,
+    scene: GaussianScene,
+    version: int,
+    *,
+    degree: int = 0,
+    extension: bytes = b"",
+    flags: int = 0,
+    sh_seed: int | None = None,
+) -> Path:
+    streams = spz_streams(scene, version, degree, sh_seed)
     n = len(scene)
+    flags |= 2 if extension else 0
     if version < 4:
-        header = struct.pack("<IIIBBBB", 0x5053474E, version, n, degree, 12, 0, 0)
-        path.write_bytes(gzip.compress(header + b"".join(streams), mtime=0))
+        header = struct.pack("<IIIBBBB", 0x5053474E, version, n, degree, 12, flags, 0)
+        path.write_bytes(gzip.compress(header + b"".join(streams) + extension, mtime=0))
         return path
     plain = [stream for stream in streams if stream]
     packed = [pa.compress(stream, codec="zstd", asbytes=True) for stream in plain]
-    header = struct.pack(
-        "<IIIBBBBI12x", 0x5053474E, 4, n, degree, 12, 2 if extension else 0, len(plain), 32 + len(extension)
-    )
+    header = struct.pack("<IIIBBBBI12x", 0x5053474E, 4, n, degree, 12, flags, len(plain), 32 + len(extension))
     toc = b"".join(struct.pack("<QQ", len(a), len(b)) for a, b in zip(packed, plain))
     path.write_bytes(header + extension + toc + b"".join(packed))
     return path

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from chorus_common.harmonics import sh_basis
 from chorus_common.runtime.errors import SceneError
-from chorus_common.scene import GaussianScene, RenderMode
+from chorus_common.scene import GaussianScene, RenderMode, quats_to_rotations
 from chorus_common.scene_io import FORMATS, probe, read_scene, write_npy_folder, write_scene
 from chorus_common.scene_io.compressed_ply import largest_restored
 from tests.chorus_common.scene_files import (
     inria_rows,
     random_scene,
+    spz_harmonics,
     write_compressed,
     write_inria,
     write_ply,
@@ -310,6 +313,82 @@ def test_spz(tmp_path: Path, version: int, degrees: float, degree: int) -> None:
 SPZ_COLOR_STEP = 0.28209479177387814 / 0.15 / 255
 
 
+#: number in the record -> where its axes point, in .ply's right, down, forward
+DECLARED = {
+    1: "LDB", 2: "RDB", 3: "LUB", 4: "RUB", 5: "LDF", 6: "RDF", 7: "LUF", 8: "RUF", 9: "LBD", 10: "RBD", 11: "LBU",
+    12: "RBU", 13: "LFD", 14: "RFD", 15: "LFU", 16: "RFU",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+@pytest.mark.parametrize("number", [0, *DECLARED])
+@pytest.mark.parametrize("degree", [0, 2])
+def test_spz_declared_axes(tmp_path: Path, version: int, number: int, degree: int) -> None:
+    truth = random_scene(20)
+    if version < 3:
+        truth = truth.select(truth.quats[:, 0] > 0.4)
+    record = struct.pack("<II5s", 0x12340001, 5, b"other") + struct.pack("<III", 0xADBE0003, 4, number)
+    scene = read_scene(write_spz(tmp_path / "a.spz", truth, version, degree=degree, extension=record))
+    plain = read_scene(write_spz(tmp_path / "b.spz", truth, version, degree=degree))
+    stored = plain.means * [1, -1, -1]  # as the file holds them
+    way = {"R": (0, 1), "L": (0, -1), "D": (1, 1), "U": (1, -1), "F": (2, 1), "B": (2, -1)}
+    turn = np.zeros((3, 3))
+    for column, letter in enumerate(DECLARED.get(number, "RUB")):
+        row, sign = way[letter]
+        turn[row, column] = sign
+    np.testing.assert_allclose(scene.means, stored @ turn.T, atol=1e-6)
+
+    def covariances(a: GaussianScene) -> np.ndarray:
+        half = quats_to_rotations(a.quats.astype(np.float64)) * a.scales[:, None, :]
+        return half @ half.transpose(0, 2, 1)
+
+    flip = np.diag([1.0, -1.0, -1.0])
+    np.testing.assert_allclose(covariances(scene), turn @ flip @ covariances(plain) @ flip @ turn.T, atol=1e-6)
+
+
+def test_spz_v3_with_the_trailer_of_another_program(tmp_path: Path) -> None:
+    truth = replace(random_scene(1), means=np.array([[1, -2, -3]], np.float32))  # stored as (1, 2, 3)
+    path = write_spz(tmp_path / "a.spz", truth, 3, extension=struct.pack("<III", 0xADBE0003, 4, 6))
+    assert read_scene(path).means.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (struct.pack("<III", 0xADBE0003, 4, 17), "axes number 17"),
+        (struct.pack("<IIQ", 0xADBE0003, 8, 4), "axes number 17"),
+        (struct.pack("<III", 0xADBE0003, 40, 4), "declares 40 bytes, 4 are there"),
+    ],
+)
+def test_damaged_spz_records(tmp_path: Path, version: int, record: bytes, message: str) -> None:
+    path = write_spz(tmp_path / "a.spz", random_scene(3), version, extension=record)
+    with pytest.raises(SceneError, match=rf"a.spz: .*{message}"):
+        read_scene(path)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_spz_flag_of_antialiasing(tmp_path: Path, version: int) -> None:
+    for flags, mode in ((0, RenderMode.CLASSIC), (1, RenderMode.ANTIALIASED)):
+        path = write_spz(tmp_path / "a.spz", random_scene(3), version, flags=flags)
+        assert read_scene(path).render_mode is mode
+
+
+@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_spz_harmonics_look_the_same_from_everywhere(tmp_path: Path, version: int, degree: int) -> None:
+    path = write_spz(tmp_path / "a.spz", random_scene(4), version, degree=degree, sh_seed=5)
+    scene = read_scene(path, harmonics=True)
+    stored = spz_harmonics(4, degree, 5)  # [N, K, 3] bytes
+    assert scene.harmonics is not None
+    assert scene.harmonics.shape == stored.shape
+    directions = np.random.default_rng(1).normal(size=(20, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    seen = sh_basis(directions, degree) @ scene.harmonics.astype(np.float64)
+    wanted = sh_basis(directions * [1, -1, -1], degree) @ ((stored.astype(np.float64) - 128) / 128)
+    np.testing.assert_allclose(seen, wanted, atol=1e-6)
+
+
 def test_spz_extension_records_are_skipped(tmp_path: Path) -> None:
     truth = random_scene(30)
     a = read_scene(write_spz(tmp_path / "a.spz", truth, 4))
@@ -441,7 +520,8 @@ def test_formats_are_what_probes_say(tmp_path: Path) -> None:
         tmp_path / "t.npy", tmp_path / "t.npz",
         write_ply(tmp_path / "f.ply", [("vertex", xyzrgb, [[0, 0, 0, 1, 2, 3]] * 4)]),
     ]  # fmt: skip
-    assert sorted(probe(path).format for path in paths) == sorted(FORMATS)
+    elsewhere = {"ksplat", "sog", "sog-lod", "gltf"}  # test_scene_io_foreign
+    assert sorted(probe(path).format for path in paths) == sorted(set(FORMATS) - elsewhere)
     assert {probe(path).n_gaussians for path in paths} == {4}
 
 

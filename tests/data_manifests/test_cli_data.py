@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from chorus_common.manifest import Manifest
-from chorus_common.scene_io import write_npy_folder, write_scene
+from chorus_common.scene_io import probe, write_npy_folder, write_scene
 from data_manifests.cli import cli, main
 from tests.chorus_common.scene_files import random_scene
 
@@ -106,3 +106,16 @@ def test_help_loads_no_synthetic_rooms() -> None:
     result = CliRunner().invoke(cli, ["--help"])
     assert result.exit_code == 0
     assert all(name in result.output for name in ("index", "inspect", "synth"))
+
+
+def test_convert_writes_what_the_ending_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = Path(__file__).parents[1] / "data" / "formats"
+    assert run(monkeypatch, "convert", files / "source.sog", tmp_path / "a.spz", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n_gaussians"] == 300
+    assert probe(tmp_path / "a.spz").format == "spz"
+    assert run(monkeypatch, "convert", files / "lod", tmp_path / "b.ply", "--lod", "1") == 0
+    assert probe(tmp_path / "b.ply").n_gaussians == 100
+    assert run(monkeypatch, "convert", files / "lod", tmp_path / "b.ply", "--lod", "7") == 2
+    assert "levels of detail 0 to 1" in capsys.readouterr().err
