@@ -4,11 +4,12 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c 'import
 BIN := .venv/bin
 READY := .venv/.ready
 TOOLS := .venv/.tools
+SITE := .venv/.docs
 DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint scatter gsplat-ext clean
+.PHONY: help demo test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint docs scatter gsplat-ext clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -19,6 +20,7 @@ help:
 	@echo "make study     which findings hold on synthetic rooms -> docs/experiments/study.md (about an hour on two cores)"
 	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/guide/gags.md)"
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
+	@echo "make docs      the documentation as a site -> runs/site/index.html"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
 
 # --no-compile: most of what comes along is never imported; Python compiles the rest when it is.
@@ -27,6 +29,10 @@ $(READY): pyproject.toml
 	  { echo "error: Chorus needs Python 3.11 or 3.12; run: make PYTHON=/path/to/python3.11 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --editable .
+	@touch $@
+
+$(SITE): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 # What tests, benchmarks and lint need besides.
@@ -70,6 +76,11 @@ lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site; broken links, missing pages and anything that would be fetched when it is read are errors.
+docs: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "runs/site/index.html"
 
 # gsplat compiles its CUDA extension on first use; this does it beforehand and fails with a reason (docs/guide/gsplat.md).
 gsplat-ext: $(READY)

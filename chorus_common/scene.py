@@ -79,7 +79,7 @@ class GaussianScene:
         n = len(self.means)
         if self.source_ids is None:
             object.__setattr__(self, "source_ids", np.arange(n, dtype=np.int64))
-        for key, (width, dtype) in _COLUMNS.items():
+        for key, (width, dtype) in COLUMNS.items():
             value = getattr(self, key)
             if value is None:
                 continue
@@ -95,7 +95,7 @@ class GaussianScene:
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.integer]) -> GaussianScene:
         """The Gaussians at `rows` (a mask [N] or indices), in that order; `source_ids` still point at the file."""
-        return replace(self, **{key: value[rows] for key in _COLUMNS if (value := getattr(self, key)) is not None})
+        return replace(self, **{key: value[rows] for key in COLUMNS if (value := getattr(self, key)) is not None})
 
     def without_outliers(self) -> GaussianScene:
         """The Gaussians that no reader flagged, with their numbers in the file as `source_ids`."""
@@ -137,13 +137,14 @@ class GaussianScene:
 
 
 #: column -> (width, dtype); width 0 = one number per Gaussian
-_COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
+#: Every array of a scene: numbers per Gaussian (0: one, without an axis of its own) and their type.
+COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
     "means": (3, np.float32), "quats": (4, np.float32), "scales": (3, np.float32), "opacities": (0, np.float32),
     "colors": (3, np.float32), "normals": (3, np.float32), "labels": (0, np.int32), "instances": (0, np.int32),
     "parts": (0, np.int32), "source_ids": (0, np.int64), "harmonics": (3, np.float32), "outliers": (0, np.bool_),
 }  # fmt: skip
 
-assert set(_COLUMNS) <= {f.name for f in fields(GaussianScene)}
+assert set(COLUMNS) <= {f.name for f in fields(GaussianScene)}
 
 
 def canonical_quats(quats: NDArray[np.floating]) -> F32:

@@ -23,6 +23,7 @@ from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
+from stage2_distill.release import UNRECORDED
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
 
@@ -184,8 +185,11 @@ def encode_latent(encoder: Encoder, scene: GaussianScene, tta_rotations: int = 1
 
 
 def check_pair(name: str, fingerprint: str, encoder: TextEncoder) -> None:
-    """Raise ConfigError where features of teacher `name` were made by another training than the text encoder's."""
-    if not fingerprint.startswith(encoder.pair):
+    """Raise ConfigError where features of teacher `name` were made by another training than the text encoder's.
+
+    fingerprint: `UNRECORDED` (of the released Chorus) = the teacher's spec is taken at its word.
+    """
+    if fingerprint != UNRECORDED and not fingerprint.startswith(encoder.pair):
         raise ConfigError(
             f"teacher '{name}': the features come from other weights ({fingerprint}) than the text encoder "
             f"({encoder.pair}); run stage 1 again, or use the release that made them"

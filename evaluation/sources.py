@@ -4,7 +4,6 @@ to.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from chorus_common.features.standardise import PhiSStandardiser
-from chorus_common.runtime.errors import CacheError, ConfigError, WeightsError
+from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.features import (
     EncoderFeatures,
@@ -27,10 +26,8 @@ from evaluation.features import (
 from evaluation.scenes import EvalScene, Selection
 from evaluation.tasks.probe import random_twin
 from stage2_distill.encoder import Encoder, load_encoder
-from stage2_distill.student import Student, load_student, read_student_config
-
-#: what the config.json of an encoder's folder says (stage2_distill/encoder/checkpoints.py)
-ENCODER_FORMAT = "chorus-encoder"
+from stage2_distill.hub import locate
+from stage2_distill.student import Student, is_student, load_student
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,8 @@ class SourceOptions:
     """What features are asked for.
 
     Attributes:
-        encoder: a student's folder, or any encoder checkpoint whose output lives in the space of `text`.
+        encoder: a student (a folder of ours, a released Chorus, or a name), or any encoder checkpoint whose output
+            lives in the space of `text`.
         random: add the same architecture with random weights of `seed`.
         features: folder of <scene id>.npy. lifted: add the teacher's own features, lifted from the cache; None = where
             there is a cache.
@@ -64,8 +62,10 @@ class SourceOptions:
 
     def inputs(self) -> dict[str, Any]:
         """For a result file."""
+        origin = None if self.encoder is None else locate(self.encoder).origin()
         return {
             "encoder": None if self.encoder is None else str(self.encoder),
+            "encoder_weights": None if origin is None else origin.model_dump(),
             "features": None if self.features is None else str(self.features),
             "seed": self.seed,
             "tta_rotations": self.tta_rotations,
@@ -172,29 +172,9 @@ def output_sources(options: SourceOptions, name: str) -> dict[str, FeatureSource
     return sources
 
 
-def is_student(path: Path) -> bool:
-    """Whether `path` is a student's folder, and not an encoder's folder or file. Raises WeightsError where it is
-    nothing of the kind.
-    """
-    if path.is_file():
-        return False
-    try:
-        read_student_config(path)
-    except WeightsError:
-        try:
-            if json.loads((path / "config.json").read_text(encoding="utf-8")).get("format") == ENCODER_FORMAT:
-                return False
-        except (OSError, ValueError, AttributeError):
-            pass
-        raise
-    return True
-
-
-def load_any_encoder(path: Path, device: str) -> Encoder:
-    """The encoder of a student's folder or of any checkpoint."""
-    if is_student(path):
-        return load_student(path, device).encoder
-    return load_encoder(path).to(device).eval()
+def load_any_encoder(source: str | Path, device: str) -> Encoder:
+    """The encoder of a student or of any checkpoint, by path or by name."""
+    return load_encoder(source).to(device).eval()
 
 
 def random_student(student: Student, seed: int) -> Student:

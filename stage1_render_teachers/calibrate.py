@@ -24,7 +24,7 @@ from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.plan import shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher
-from stage1_render_teachers.views.render_views import config_grid, load_scene, pick_views, render_batches
+from stage1_render_teachers.views.render_views import config_grid, load_scene, own_cameras, pick_views, render_batches
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def scene_moments(job: CalibrationJob) -> SceneMoments:
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
         scene = load_scene(job.row)
-        cameras = pick_views(job.row, scene, config)
+        cameras = pick_views(own_cameras(job.row), scene, config)
         rng = np.random.default_rng([config.seed, zlib.crc32(_key(job.row).encode())])
         views = np.sort(rng.choice(len(cameras), min(config.calibration.views, len(cameras)), replace=False))
         moments: dict[str, Moments] = {}

@@ -39,9 +39,9 @@ class Fidelity:
         self._weight += np.asarray(weights.sum(axis=1)).ravel()
 
     def result(self) -> dict[str, float]:
-        """lifted_cosine (mean) and lifted_cosine_p01 (1st percentile) over the sampled Gaussians with visibility, or
-        nothing
-        where none of them has any."""
+        """lifted_cosine (mean) and lifted_cosine_p01 (1st percentile) over the sampled Gaussians that some view sees;
+        nothing where no view sees any.
+        """
         seen = self._weight > 0
         if not seen.any():
             return {}

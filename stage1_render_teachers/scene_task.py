@@ -30,7 +30,7 @@ from chorus_common.cache import (
     published_bytes,
     unpublish,
 )
-from chorus_common.camera_io import read_cameras
+from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -42,7 +42,7 @@ from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teacher_passes import open_passes
-from stage1_render_teachers.views.render_views import config_grid, load_scene, pick_views, render_batches
+from stage1_render_teachers.views.render_views import config_grid, load_scene, own_cameras, pick_views, render_batches
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
@@ -94,10 +94,11 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     watch = Stopwatch()
     blank = SceneOutcome(job.row.dataset, job.row.scene_id, "failed")
     try:
-        if already_published(job):
+        own = own_cameras(job.row)
+        if already_published(job, own):
             outcome = replace(blank, status="skipped")
         else:
-            outcome = publish_scene(job, watch)
+            outcome = publish_scene(job, own, watch)
     except Exception as error:  # poisonous scenes must not stop the others; nothing is swallowed, the line is recorded
         if "CUDA error" in str(error) and in_worker():
             os._exit(70)
@@ -110,17 +111,20 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     )
 
 
-def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
-    """Make and publish the cache of one scene. Raises ChorusError, or whatever a broken file or a full disk raises."""
+def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> SceneOutcome:
+    """Make and publish the cache of one scene; `own`: the cameras that it brings.
+
+    Raises ChorusError, or whatever a broken file or a full disk raises.
+    """
     config = job.config
     with watch("read"):
         scene = load_scene(job.row)
     with watch("views"):
-        cameras = pick_views(job.row, scene, config)
+        cameras = pick_views(own, scene, config)
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
-    with SceneCacheWriter(job.path, scene_header(job)) as writer:
+    with SceneCacheWriter(job.path, scene_header(job, own)) as writer:
         writer.put_cameras(cameras)
         surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
         passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
@@ -173,13 +177,13 @@ def publish_scene(job: SceneJob, watch: Stopwatch) -> SceneOutcome:
     )
 
 
-def scene_header(job: SceneJob) -> SceneHeader:
+def scene_header(job: SceneJob, own: CameraSet | None) -> SceneHeader:
     """What the cache says of itself."""
     config = job.config
     return SceneHeader(
         scene_id=job.row.scene_id,
         dataset=job.row.dataset,
-        fingerprint=scene_fingerprint(job),
+        fingerprint=scene_fingerprint(job, own),
         grid=GridAttributes(
             width=config.width, height=config.height, cell=config.cell, interpolation=config.interpolation
         ),
@@ -187,23 +191,22 @@ def scene_header(job: SceneJob) -> SceneHeader:
     )
 
 
-def scene_fingerprint(job: SceneJob) -> str:
+def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     """Hash of everything that changes a byte of the scene's cache: files, settings, teachers, standardisers, version of
     this code.
 
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
     part is what is read of them: beside poses their folder may hold every picture of the capture.
     """
-    cameras = "chosen" if job.row.cameras_path is None else read_cameras(job.row.cameras_path)
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
     return cache_fingerprint(
         job.row.sha256,
-        cameras,
+        "chosen" if own is None else own,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
     )
 
 
-def already_published(job: SceneJob) -> bool:
+def already_published(job: SceneJob, own: CameraSet | None) -> bool:
     """Whether the scene's cache is there with the fingerprint this job would give it.
 
     A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError
@@ -219,7 +222,7 @@ def already_published(job: SceneJob) -> bool:
         raise
     except CacheError as error:
         found, problem = "", one_line(error)
-    if found == scene_fingerprint(job):
+    if found == scene_fingerprint(job, own):
         return True
     if not job.overwrite:
         raise CacheError(f"scene {job.row.scene_id}: {problem}; give --overwrite to redo it, or use another --store")

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import EmbeddingSource, SceneCacheWriter
-from chorus_common.features.quantise import Quantiser
 from chorus_common.runtime.errors import CacheError, SceneError
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.fidelity import Fidelity
@@ -77,7 +76,6 @@ class DensePass:
     ) -> None:  # fmt: skip
         self.name = plan.name
         self._teacher, self._standardiser, self._grid = teacher, load_standardiser(store, plan), config_grid(config)
-        self._quantiser = Quantiser(config.bits)
         self._fidelity = Fidelity(n_gaussians, teacher.channels, config.error_sample, config.seed)
         self._out = writer.add_dense_teacher(
             plan.name,
@@ -102,10 +100,11 @@ class DensePass:
         with watch("standardise"):
             standardised = self._standardiser.forward(features)
         with watch("quantise"):
-            self._out.append(standardised)
+            stored = self._out.append(standardised)
         with watch("measure"):
-            for hits, exact in zip(batch.hits, standardised.reshape(-1, grid.cells, channels)):
-                self._fidelity.add(hits, exact, self._quantiser.decode(self._quantiser.encode(exact), channels))
+            per_view = (len(batch.views), grid.cells, channels)
+            for hits, exact, found in zip(batch.hits, standardised.reshape(per_view), stored.reshape(per_view)):
+                self._fidelity.add(hits, exact, found)
 
     def finish(self) -> dict[str, float]:
         return self._fidelity.result()

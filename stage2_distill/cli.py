@@ -14,7 +14,7 @@ cli = program(
         "train": LazyCommand(f"{_COMMANDS}.train:train_command", "Train a student from teacher caches."),
         "adapt": LazyCommand(f"{_COMMANDS}.adapt:adapt_command", "Adapt a student to the scenes of another domain."),
         "encode": LazyCommand(f"{_COMMANDS}.encode:encode_command", "Write the features of a scene's Gaussians."),
-        "export": LazyCommand(f"{_COMMANDS}.export:export_command", "Write the encoder of a checkpoint alone."),
+        "export": LazyCommand(f"{_COMMANDS}.export:export_command", "Write a checkpoint in another layout."),
         "info": LazyCommand(f"{_COMMANDS}.info:info_command", "Describe an encoder."),
         "gaussiancross": LazyCommand(
             f"{_COMMANDS}.gaussiancross:gaussiancross_command", "Pretrain an encoder by rendering (GaussianCross)."

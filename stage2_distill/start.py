@@ -12,8 +12,9 @@ from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.encoder import Encoder, build_encoder, load_encoder
+from stage2_distill.release import UNRECORDED
 from stage2_distill.settings import EncoderSettings, TrainConfig
-from stage2_distill.student import Student, StudentTeacher, load_student
+from stage2_distill.student import Student, StudentTeacher, load_student, with_origin
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[st
     """
     if not config.student:
         student = Student(make_encoder(config.encoder), _student_teachers(data, config))
+        student.config = with_origin(student)
         for name, standardiser in data.standardisers.items():
             student.set_standardiser(name, standardiser)
         return student, dict(data.standardisers)
     student = load_student(config.student)
+    student.config = with_origin(student)
     unknown = [n for n in config.teachers if n not in student.teachers]
     if unknown:
         student.standardiser(unknown[0])  # says what it has
@@ -61,7 +64,7 @@ def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[st
             f"{', '.join(data.standardisers)}; make the scenes' cache with one of the student's teachers"
         )
     for name, standardiser in standardisers.items():
-        if student.config.teachers[name].fingerprint != standardiser.teacher_fingerprint:
+        if student.config.teachers[name].fingerprint not in (UNRECORDED, standardiser.teacher_fingerprint):
             raise ConfigError(
                 f"{config.student}: teacher '{name}' of the student is not the one of the scenes "
                 f"({student.config.teachers[name].fingerprint}, {standardiser.teacher_fingerprint}); "
@@ -86,6 +89,7 @@ def _student_teachers(data: TrainData, config: TrainConfig) -> dict[str, Student
             fingerprint=standardiser.teacher_fingerprint,
             channels=standardiser.channels,
             hidden=config.projector_hidden,
+            projector=config.projector_layout,
             text_aligned=name in data.text_aligned,
         )
         for name, standardiser in data.standardisers.items()

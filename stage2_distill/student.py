@@ -5,13 +5,15 @@ as one folder.
     config.json         everything needed to build and feed it (StudentConfig)
     README.md           model card
 
-The folder is self-contained: it loads without the cache, the teachers or stage 1.
+The folder is self-contained: it loads without the cache, the teachers or stage 1, and it can be pushed to the Hugging
+Face hub as it is. `load_student` also takes files of the released Chorus (release.py) and weights by name (hub.py).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,16 +29,23 @@ from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atom
 from chorus_common.runtime.config import Config, dump_config
 from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder import Encoder, EncoderConfig, PointBatch
-from stage2_distill.encoder.weight_files import read_safetensors
-from stage2_distill.projectors import Projector
+from stage2_distill.encoder.checkpoints import is_own_folder, load_weights, read_folder_header, release_config
+from stage2_distill.encoder.state_dicts import split_state
+from stage2_distill.encoder.weight_files import read_published, read_safetensors
+from stage2_distill.hub import Origin, WeightsSource, locate
+from stage2_distill.projectors import ProjectorLayout, make_projector
+from stage2_distill.release import LICENCE, release_state, release_teachers, why_not_release, write_release
 
 
 class StudentTeacher(Config):
     """A teacher that the student imitates.
 
     Attributes:
-        spec, fingerprint: which teacher it was, and the hash of its weights and settings, as recorded by stage 1.
-        channels: width of its features. hidden: width of the projector's hidden layer.
+        spec, fingerprint: which teacher it was, and the hash of its weights and settings, as recorded by stage 1, or
+            `release.UNRECORDED`.
+        channels: width of its features. hidden: width of the projector's hidden layer. projector: its layout.
+        space: of the projector's output, "standardised" = by PHI-S, to be mapped back; "unit" = the teacher's own,
+            normalised to feature_norm 1; "plain" = the teacher's own as it is.
         text_aligned: whether `chorus_common.text.load_text_encoder(spec)` gives vectors of the same space.
         feature_norm: of predictions in the standardised space (`stage2_distill.feature_norms`); None = sqrt(channels),
             the feature norm that PHI-S gives a teacher's token.
@@ -46,17 +55,20 @@ class StudentTeacher(Config):
     fingerprint: str
     channels: int
     hidden: int
+    projector: ProjectorLayout = "norm_hidden"
+    space: Literal["standardised", "unit", "plain"] = "standardised"
     text_aligned: bool = False
     feature_norm: float | None = Field(default=None, gt=0)
 
 
 class StudentConfig(Config):
-    """Contents of a student's config.json."""
+    """Contents of a student's config.json. origin: of the weights that it was made from, where they came from files."""
 
     format: Literal["chorus-student"] = "chorus-student"
     schema_version: Literal[1] = 1
     encoder: EncoderConfig
     teachers: dict[str, StudentTeacher]
+    origin: Origin | None = None
 
 
 class StandardiserModule(nn.Module):
@@ -96,6 +108,39 @@ class StandardiserModule(nn.Module):
         return self.rotation @ self.mean / self.phi
 
 
+class IdentityStandardiser(nn.Module):
+    """In place of a standardiser where predictions are in the teacher's own space already: nothing to store or
+    multiply."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.zeros(self.channels)
+
+    @property
+    def rotation(self) -> Tensor:
+        return torch.eye(self.channels)
+
+    @property
+    def phi(self) -> Tensor:
+        return torch.ones(())
+
+    def inverse(self, standardised: Tensor) -> Tensor:
+        """As it is."""
+        return standardised
+
+    def linear(self) -> Tensor:
+        """The map's linear part [C, C]."""
+        return self.rotation
+
+    def offset(self) -> Tensor:
+        """The teacher's mean [C]: none."""
+        return self.mean
+
+
 class Student(nn.Module):
     """Encoder, projectors and standardisers.
 
@@ -111,10 +156,15 @@ class Student(nn.Module):
         self.encoder = encoder
         width = encoder.out_channels
         self.projectors = nn.ModuleDict(
-            {_key(n): Projector(width, t.hidden, t.channels) for n, t in self.config.teachers.items()}
+            {_key(n): make_projector(t.projector, width, t.hidden, t.channels) for n, t in self.config.teachers.items()}
         )
         self.standardisers = nn.ModuleDict(
-            {_key(n): StandardiserModule(t.channels) for n, t in self.config.teachers.items()}
+            {
+                _key(n): StandardiserModule(t.channels)
+                if t.space == "standardised"
+                else IdentityStandardiser(t.channels)
+                for n, t in self.config.teachers.items()
+            }
         )
 
     @property
@@ -123,6 +173,10 @@ class Student(nn.Module):
 
     def set_standardiser(self, name: str, standardiser: PhiSStandardiser) -> None:
         """Take over the standardiser of teacher `name`."""
+        if self.config.teachers[name].space != "standardised":
+            raise ConfigError(
+                f"teacher '{name}' of this student is not standardised; its predictions need no standardiser"
+            )
         self.standardisers[_key(name)].load_state_dict(StandardiserModule.of(standardiser).state_dict())
 
     def translation(self, name: str, standardiser: PhiSStandardiser) -> Translation | None:
@@ -131,12 +185,17 @@ class Student(nn.Module):
         own = self.standardiser(name)
         return standardiser.translation(own.mean.numpy(force=True), own.rotation.numpy(force=True), float(own.phi))
 
-    def standardiser(self, name: str) -> StandardiserModule:
+    def standardiser(self, name: str) -> StandardiserModule | IdentityStandardiser:
         """Standardiser of teacher `name`; ConfigError where the student has no such teacher."""
         self._check(name)
         standardiser = self.standardisers[_key(name)]
-        assert isinstance(standardiser, StandardiserModule)
+        assert isinstance(standardiser, StandardiserModule | IdentityStandardiser)
         return standardiser
+
+    @property
+    def source(self) -> WeightsSource | None:
+        """Where the weights come from; None = from no file."""
+        return self.encoder.source
 
     def forward(self, batch: PointBatch) -> dict[str, Tensor]:
         """Standardised features [N, C_t] of every teacher t."""
@@ -164,7 +223,12 @@ class Student(nn.Module):
         A student in doubt predicts short features, and once the teacher's mean is added a short one is mostly that
         mean: everything would look like the commonest thing.
         """
-        feature_norm = self.config.teachers[name].feature_norm or standardised.shape[-1] ** 0.5
+        teacher = self.config.teachers[name]
+        if teacher.space == "plain":
+            return standardised
+        if teacher.space == "unit":
+            return F.normalize(standardised, dim=-1)
+        feature_norm = teacher.feature_norm or standardised.shape[-1] ** 0.5
         return self.standardiser(name).inverse(F.normalize(standardised, dim=-1) * feature_norm)
 
     def set_feature_norm(self, name: str, feature_norm: float) -> None:
@@ -190,27 +254,98 @@ def save_student(
     folder = Path(folder)
     tensors = dict(student.state_dict() if state is None else state)
     flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_text_atomically(folder / "config.json", dump_config(student.config))
+    write_text_atomically(folder / "config.json", dump_config(with_origin(student)))
     write_text_atomically(folder / "README.md", model_card(student, notes))
     write_bytes_atomically(folder / "model.safetensors", save_tensors(flat))
 
 
-def load_student(folder: str | Path, device: torch.device | str = "cpu") -> Student:
-    """Read a folder written by `save_student`, in eval mode.
+def load_student(source: str | Path, device: torch.device | str = "cpu") -> Student:
+    """The student of `source` in eval mode: of a folder written by `save_student`, of a file of the released Chorus, or
+    of either by name (`hub.locate`: "chorus-3dgs", "hf:OWNER/REPO/FILE").
 
     Raises WeightsError: one line that names the file and what is wrong with it.
     """
-    folder = Path(folder)
+    found = locate(source)
+    if found.path.is_dir():
+        student = _read_folder(found.path)
+        found = replace(found, made_from=student.config.origin)
+    else:
+        student, found = _read_release(found)
+    student.encoder.source = found
+    return student.to(device).eval()
+
+
+def is_student(source: str | Path) -> bool:
+    """Whether `source` (as for `load_student`) is a student, and not an encoder alone. Raises WeightsError where it is
+    nothing of the kind.
+    """
+    path = locate(source).path
+    if path.is_dir():
+        return is_own_folder(path) and read_folder_header(path).format == "chorus-student"
+    return bool(split_state(read_published(path).tensors, path).projectors)
+
+
+def export_release(student: Student, path: str | Path) -> None:
+    """Write `student` as a file in the released Chorus's layout. WeightsError naming what has no place in it."""
+    teachers = student.config.teachers
+    problem = why_not_release(student.config.encoder, {n: (t.projector, t.space) for n, t in teachers.items()})
+    if problem:
+        raise WeightsError(f"this student has no place in the release's layout: {problem}; export it as 'chorus'")
+    projectors = {name: student.projectors[_key(name)].state_dict() for name in teachers}
+    state = release_state(student.encoder.state_dict(), projectors)
+    write_release(state, with_origin(student).model_dump(mode="json"), Path(path))
+
+
+def with_origin(student: Student) -> StudentConfig:
+    """The student's config with the origin of its weights: as it says itself, or the file that they were read from."""
+    if student.config.origin is not None or student.source is None:
+        return student.config
+    return student.config.model_copy(update={"origin": student.source.lineage()})
+
+
+def _read_folder(folder: Path) -> Student:
     config = read_student_config(folder)
     student = Student(Encoder(config.encoder), config.teachers)
+    student.config = config
     weights = folder / "model.safetensors"
-    tensors = read_safetensors(weights)
+    _load(student, read_safetensors(weights), f"{weights}: weights do not fit config.json")
+    return student
+
+
+def _read_release(found: WeightsSource) -> tuple[Student, WeightsSource]:
+    path = found.path
+    file = read_published(path)
+    parts = split_state(file.tensors, path)
+    if not parts.projectors:
+        raise WeightsError(
+            f"{found.name}: holds an encoder alone, without projectors, so it answers to no teacher; use it where an "
+            "encoder will do"
+        )
     try:
-        student.load_state_dict(tensors)
+        if file.student is not None:  # we wrote it
+            config = StudentConfig.model_validate(file.student)
+        else:
+            teachers = {n: StudentTeacher.model_validate(t) for n, t in release_teachers(parts, path).items()}
+            config = StudentConfig(encoder=release_config(parts, path), teachers=teachers)
+    except ValidationError as error:
+        raise WeightsError(f"{path}: not a student's config ({' '.join(str(error).split())[:160]})") from None
+    student = Student(Encoder(config.encoder), config.teachers)
+    student.config = student.config.model_copy(update={"origin": config.origin})
+    load_weights(student.encoder, parts.trunk, path)
+    for name, tensors in parts.projectors.items():
+        if name not in student.config.teachers:
+            raise WeightsError(f"{path}: projector '{name}' is not in its config")
+        _load(student.projectors[_key(name)], tensors, f"{path}: projector '{name}' does not fit")
+    if lacking := [name for name in student.teachers if name not in parts.projectors]:
+        raise WeightsError(f"{path}: has no projector '{lacking[0]}'")
+    return student, found if found.licence else replace(found, licence=LICENCE)
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], problem: str) -> None:
+    try:
+        module.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{weights}: weights do not fit config.json: {problem}") from None
-    return student.to(device).eval()
+        raise WeightsError(f"{problem}: {' '.join(str(error).split())[:200]}") from None
 
 
 def read_student_config(folder: str | Path) -> StudentConfig:
@@ -225,12 +360,15 @@ def read_student_config(folder: str | Path) -> StudentConfig:
 
 
 def model_card(student: Student, notes: str) -> str:
-    """README.md of a student's folder: what it is, what it eats, what it gives, how to use it."""
-    encoder = student.config.encoder
+    """README.md of a student's folder, with the front matter that the hub reads: what it is, what it eats, what it
+    gives, how to use it, where its weights come from and under which licence.
+    """
+    encoder, origin = student.config.encoder, with_origin(student).origin
     count = sum(p.numel() for p in student.encoder.parameters())
     rows = [f"| {n} | `{t.spec}` | {t.channels} | {t.fingerprint} |" for n, t in student.config.teachers.items()]
     return "\n".join(
         [
+            *_front_matter(origin),
             "# Chorus student",
             "",
             f"A feed-forward 3D encoder ({encoder.name}, {count:,} parameters) and one projector per teacher.",
@@ -245,12 +383,36 @@ def model_card(student: Student, notes: str) -> str:
             "",
             "```python",
             "from stage2_distill.student import load_student",
-            'student = load_student("this/folder")',
+            'student = load_student("this/folder")   # or "hf:OWNER/REPO", once it is pushed there',
             "```",
             "",
+            *_origin_lines(origin),
             notes,
         ]
     )
+
+
+def _front_matter(origin: Origin | None) -> list[str]:
+    """What the hub shows beside a model card; a licence only where one is known."""
+    licence = "" if origin is None else origin.licence
+    name = [f"license: {licence.lower().replace(' ', '-')}"] if licence else []
+    base = [f"base_model: {origin.repository}"] if origin is not None and origin.repository else []
+    tags = ["tags:", "- 3d-gaussian-splatting", "- feature-extraction"]
+    return ["---", *name, *base, *tags, "---", ""]
+
+
+def _origin_lines(origin: Origin | None) -> list[str]:
+    if origin is None:
+        return []
+    place = " ".join(filter(None, [origin.repository, origin.file, origin.revision])) or origin.name
+    licence = origin.licence or "not stated; see where the file comes from"
+    return [
+        "## Origin of the weights",
+        "",
+        f"Made from {place} ({origin.bytes:,} bytes, sha256 {origin.sha256}).",
+        f"Licence of those weights: {licence}.",
+        "",
+    ]
 
 
 def _key(name: str) -> str:

@@ -21,8 +21,9 @@ MANTISSA_BITS = 4
 
 
 class PrunedIndex(NamedTuple):
-    """CSR arrays as stored, and the largest share of a row's weight that was dropped, and relative error of a "
-    "kept one."""
+    """CSR arrays as stored, the largest share of a row's weight that was dropped, and the largest relative error of a
+    weight that was kept.
+    """
 
     indptr: NDArray[np.int64]
     columns: NDArray[np.int32]
@@ -34,8 +35,9 @@ class PrunedIndex(NamedTuple):
 def prune_index(
     index: LiftingIndex, dropped_share: float = DROPPED_SHARE, mantissa_bits: int = MANTISSA_BITS
 ) -> PrunedIndex:
-    """`index` without its negligible entries and with rounded fp16 weights. A Gaussian that has visibility keeps
-    some."""
+    """`index` without its negligible entries and with rounded fp16 weights. A Gaussian that some view
+    sees keeps some.
+    """
     keep, dropped = _negligible(index.indptr, index.weights, dropped_share)
     before = np.concatenate([[0], np.cumsum(keep)])
     exact = index.weights[keep]

@@ -4,13 +4,13 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
 
     gaussians/   means quats scales opacities colors, optional normals labels instances parts source_ids    [N, ...]
     cameras/     viewmats [V, 4, 4] f64, intrinsics [V, 3, 3] f64; attributes: names, width, height
-    lifting/     anndata's CSR: indptr [N+1] i64, indices [nnz] i32 (= view * cells + cell), data [nnz] f16; and order
-    [N] i64
+    lifting/     anndata's CSR: indptr [N+1] i64, indices [nnz] i32 (= view * cells + cell), data [nnz] f16;
+                 and order [N] i64
     teachers/<name>/codes               [V, R, C, bytes] u8            dense teachers (quantise.py)
     teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers
-    teachers/<name>/embeddings/<level>  [M, E] f16 unit rows, and offsets/<level> [V+1] i64: mask k of view v is row
-    offsets[v] + k
-    visibility/    weight [N] f32, n_views [N] i32
+    teachers/<name>/embeddings/<level>  [M, E] f16 unit rows
+    teachers/<name>/offsets/<level>     [V+1] i64: the embedding of mask k of view v is row offsets[v] + k
+    visibility/  weight [N] f32 (accumulated blending weight), n_views [N] i32
     views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres
     _files.json  every other file with its length and crc32c; written last
 
@@ -34,16 +34,13 @@ from chorus_common.cache.names import SCHEMA_VERSION
 from chorus_common.features.quantise import Bits, Quantiser
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.config import Config
-from chorus_common.scene import RenderMode
+from chorus_common.scene import COLUMNS, RenderMode
 
 FILES = "_files.json"
 
-GAUSSIAN_COLUMNS: dict[str, tuple[str, int]] = {
-    "means": ("float32", 3), "quats": ("float32", 4), "scales": ("float32", 3), "opacities": ("float32", 0),
-    "colors": ("float32", 3), "normals": ("float32", 3), "labels": ("int32", 0), "instances": ("int32", 0),
-    "parts": ("int32", 0), "source_ids": ("int64", 0),
-}  # fmt: skip
+#: Columns of a scene (`chorus_common.scene.COLUMNS`) that every store has, and those that it has where the scene does.
 REQUIRED_COLUMNS = ("means", "quats", "scales", "opacities", "colors")
+OPTIONAL_COLUMNS = ("normals", "labels", "instances", "parts")
 
 _ROWS_PER_CHUNK, _ROWS_PER_SHARD = 1 << 16, 1 << 23
 _ENTRIES_PER_CHUNK, _ENTRIES_PER_SHARD = 1 << 17, 1 << 23
@@ -60,7 +57,7 @@ def _safe_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_safe_name)]
 Count = Annotated[int, Field(ge=0)]
-#: zstd alone; bit shuffle and zstd (blosc); differences of neighbours, byte shuffle and zstd. A crc32c follows each
+#: zstd alone; bit shuffle and zstd (blosc); differences of neighbours, byte shuffle and zstd. A crc32c follows each.
 Codec = Literal["zstd", "bitshuffle", "delta"]
 _CODEC_NAMES: dict[tuple[str, ...], Codec] = {
     ("bytes", "zstd", "crc32c"): "zstd",
@@ -215,7 +212,12 @@ def view_layout(shape: tuple[int, ...], dtype: str, codec: Codec) -> ArrayLayout
 
 
 def gaussian_layouts(n: int, optional: tuple[str, ...]) -> dict[str, ArrayLayout]:
-    return {f"gaussians/{key}": row_layout(n, *GAUSSIAN_COLUMNS[key]) for key in (*REQUIRED_COLUMNS, *optional)}
+    """Of the columns that every store has and of `optional` ones (`source_ids` may be among them)."""
+    arrays = {}
+    for key in (*REQUIRED_COLUMNS, *optional):
+        width, dtype = COLUMNS[key]
+        arrays[f"gaussians/{key}"] = row_layout(n, np.dtype(dtype).name, width)
+    return arrays
 
 
 def camera_layouts(views: int) -> dict[str, ArrayLayout]:

@@ -123,7 +123,7 @@ class SceneCacheWriter:
         if not np.array_equal(np.sort(order), np.arange(len(scene))):
             raise CacheError(f"scene {self.scene_id}: order is not a permutation of its {len(scene)} Gaussians")
         rows = scene.select(np.asarray(order))
-        optional = [key for key in ("normals", "labels", "instances", "parts") if getattr(rows, key) is not None]
+        optional = [key for key in schema.OPTIONAL_COLUMNS if getattr(rows, key) is not None]
         if not np.array_equal(rows.source_ids, order):  # as a rule they are equal, and `lifting/order` has them already
             optional.append("source_ids")
         arrays = schema.gaussian_layouts(len(scene), tuple(optional))
@@ -145,8 +145,9 @@ class SceneCacheWriter:
         self._draft["n_views"] = len(cameras)
 
     def put_lifting(self, index: LiftingIndex, *, dropped_share: float = DROPPED_SHARE) -> None:
-        """The index, made small (prune.py): up to `dropped_share` of each Gaussian's weight is left out, weights "
-        "rounded."""
+        """The index, made small (prune.py): up to `dropped_share` of each Gaussian's weight is left out, and the
+        weights that stay are rounded.
+        """
         expected = self._header.grid.grid
         if index.grid != expected:
             raise CacheError(

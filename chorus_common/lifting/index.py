@@ -100,9 +100,9 @@ class LiftingIndex:
         """Weighted sums of 2D features per Gaussian: (sums [R, C] f32, weight [R] f32); the lifted feature is sums /
         weight.
 
-        features [V * cells, C] (view-major); rows: which matrix rows (a slice of step 1, default all); column_mask [V
-            * cells]: False leaves a cell out of both sums. A row without visibility has weight 0: it is flagged, its
-            sums mean nothing.
+        features [V * cells, C] (view-major); rows: which matrix rows (a slice of step 1, default all);
+        column_mask [V * cells]: False leaves a cell out of both sums. A row that no view sees has weight 0; its sums
+        mean nothing.
         """
         values = self._checked(features, self.n_columns, "lift needs one row per (view, cell)")
         begin, end, step = (rows or slice(None)).indices(len(self))
@@ -143,7 +143,8 @@ class LiftingIndex:
 
     def row_slice(self, a: int, b: int) -> LiftingIndex:
         """The index of matrix rows a..b-1 alone (a crop is such a slice: neighbours in space are neighbours in Morton
-        order)."""
+        order).
+        """
         a, b, _ = slice(a, b).indices(len(self))
         b = max(a, b)
         i, j = self.indptr[a], self.indptr[b]
@@ -182,8 +183,9 @@ class LiftingIndex:
         return LiftingIndex(a.order, indptr, columns, weights, a.grid, a.n_views + b.n_views)
 
     def visibility(self) -> tuple[F32, I32]:
-        """Per matrix row: (weight [R] f32 = row sum, n_views [R] i32 = distinct views with a hit). 0 views means no
-        visibility."""
+        """Per matrix row: (weight [R] f32 = row sum, n_views [R] i32 = distinct views with a hit). 0 views: nothing
+        saw the Gaussian.
+        """
         weight, n_views = np.empty(len(self), np.float32), np.empty(len(self), np.int32)
         row_visibility(self.indptr, self.columns, self.weights, self.grid.cells, weight, n_views)
         return weight, n_views

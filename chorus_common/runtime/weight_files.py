@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from chorus_common.runtime.errors import WeightsError, one_line
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 #: Where trainers put the weights among the other things of a checkpoint.
 WRAPPERS = ("state_dict", "model")

@@ -18,9 +18,9 @@ I64 = NDArray[np.int64]
 @dataclass(frozen=True, eq=False)
 class Mesh:
     """vertices [V, 3] m, normals [V, 3], colors [V, 3] in 0..1, faces [F, 3] counter-clockwise seen from outside; per
-    vertex the ScanNet20
-    label, the instance, the part, and the over-segmentation `segments` (a piece of at most about SEGMENT metres of one
-    patch)."""
+    vertex the ScanNet20 label, the instance, the part, and the over-segmentation `segments` (a piece of at most about
+    SEGMENT metres of one patch).
+    """
 
     vertices: F64
     normals: F64

@@ -66,8 +66,8 @@ class Model:
 @dataclass(frozen=True, eq=False)
 class InstanceInfo:
     """One object: its instance id, ScanNet20 name ("" for none), raw ScanNet category, assembly, and solid boxes [S, 8]
-    in the world
-    (centre x, centre y, half width, half depth, cos yaw, sin yaw, z0, z1)."""
+    in the world (centre x, centre y, half width, half depth, cos yaw, sin yaw, z0, z1).
+    """
 
     id: int
     label: str
@@ -79,8 +79,8 @@ class InstanceInfo:
 @dataclass(frozen=True, eq=False)
 class SyntheticRoom:
     """A finished room. `scene.parts` holds part ids unique in the room: part p is called part_names[p] and belongs to
-    instance
-    part_instances[p]."""
+    instance part_instances[p].
+    """
 
     scene: GaussianScene
     cameras: CameraSet

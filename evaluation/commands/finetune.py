@@ -29,7 +29,12 @@ from evaluation.results import command_line, result_document, text_table, write_
 @learn_split_option
 @click.option("--split", "splits", multiple=True, default=["val"], help="Split to score. May be given several times.")
 @hold_out_option
-@click.option("--encoder", type=PATH, required=True, help="Student folder or published checkpoint.")
+@click.option(
+    "--encoder",
+    type=PATH,
+    required=True,
+    help="Student or encoder, a path or a name.",
+)
 @click.option("--random", is_flag=True, help="Add the row 'random': the same from random weights.")
 @click.option("--task", type=click.Choice(["semantic", "instance"]), help="What is learned.  [default: config]")
 @click.option("--mode", type=click.Choice(["linear", "decoder", "full"]), help="What is trained.  [default: config]")
@@ -66,12 +71,15 @@ def finetune_command(
 
     Trained is a linear probe, a decoder probe or everything.
     """
+    import torch
+
     from chorus_common.runtime.config import load_config
     from evaluation.finetuning.settings import FineTuneConfig
     from evaluation.scene_scores import scores_path
     from evaluation.splits import Splits, labelled_pair
     from evaluation.tasks.finetune import FineTuneJob, finetune, with_random
     from stage2_distill.encoder import load_encoder
+    from stage2_distill.engine.distributed import is_main_process, process_group
 
     named = {"task": task, "mode": mode, "freeze": "published" if published_freezing else None}
     given = [f"{key}={value}" for key, value in named.items() if value is not None]
@@ -80,7 +88,10 @@ def finetune_command(
     class_names, space = labelled_pair(train, val, label_space)
     encoders = with_random(load_encoder(encoder).to(device), config.seed, random=random)
     job = FineTuneJob(config, space, class_names, encoders, run_folder(out), target, k, workers)
-    body, scores = finetune(job, train, val)
+    with process_group(torch.device(device)):  # of torchrun, for all rows
+        body, scores = finetune(job, train, val)
+    if not is_main_process():
+        return EXIT_DONE
     inputs = {
         "manifest": str(manifest),
         "stores": [str(s) for s in stores],

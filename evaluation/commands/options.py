@@ -117,9 +117,7 @@ def _scene_kind() -> type:
 text_source_options = bundle(
     "sources",
     _source_kind,
-    click.option(
-        "--encoder", type=PATH, help="Student folder of chorus-stage2 train, or another checkpoint: row 'student'."
-    ),
+    click.option("--encoder", type=PATH, help="Student (or another checkpoint), a path or a name: row 'student'."),
     click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
     click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
@@ -132,9 +130,7 @@ text_source_options = bundle(
 encoder_source_options = bundle(
     "sources",
     _source_kind,
-    click.option(
-        "--encoder", type=PATH, help="Student folder or any encoder checkpoint: row 'encoder' (its own output)."
-    ),
+    click.option("--encoder", type=PATH, help="Student or encoder, a path or a name: row 'encoder' (its own output)."),
     click.option("--random/--no-random", default=True, help="The row 'random': the same architecture, random weights."),
     click.option(
         "--features",

@@ -32,7 +32,7 @@ from evaluation.results import command_line, result_document, write_result
 @scored_split_option
 @hold_out_option
 @space_option
-@click.option("--encoder", type=PATH, help="Student folder or published checkpoint: rows 'trained' and 'random'.")
+@click.option("--encoder", type=PATH, help="Student or encoder, a path or a name: rows 'trained' and 'random'.")
 @click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
 @click.option(
     "--points-per-scene",

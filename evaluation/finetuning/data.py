@@ -87,12 +87,12 @@ class LabelledDataset:
         self._kept: dict[int, GaussianScene] = {}
         self._lock = threading.Lock()
 
-    def batch(self, step: int) -> LabelledBatch:
-        """The crops of optimiser step `step`."""
+    def batch(self, step: int, first: int, last: int) -> LabelledBatch:
+        """Crops first..last-1 of optimiser step `step`."""
         epoch, within = divmod(step, self._mixture.steps)
         order = self._mixture.epoch(self._config.seed, epoch)
-        first = within * self._mixture.batch
-        return collate([self.sample(epoch, i, int(order[i])) for i in range(first, first + self._mixture.batch)])
+        start = within * self._mixture.batch
+        return collate([self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)])
 
     def sample(self, epoch: int, index: int, number: int) -> LabelledBatch:
         """Sample `index` of `epoch`, from scene `number`: a batch of one cloud that holds a label."""
@@ -142,7 +142,7 @@ class LabelledDataset:
         assert scene.labels is not None
         rows = crop_rows(scene.means, scene.labels >= 0, "sphere", self._config.max_points, rng)
         cropped = scene if len(rows) == len(scene) else scene.select(rows)
-        moved = augment(cropped, self._config.augment, rng)
+        moved = augment(cropped, self._config.augment, rng).scene
         points, inverse = scene_inputs(moved, self._encoder, training=True, seed=int(rng.integers(2**31)))
         assert moved.labels is not None
         labels = voxel_majority(moved.labels, inverse, len(points))

@@ -10,7 +10,7 @@ from chorus_common.runtime.config import Config
 from evaluation.data_efficiency import LimitConfig
 from evaluation.heads.grouping import GroupingConfig
 from stage2_distill.data.augment import AugmentConfig
-from stage2_distill.settings import OptimSettings
+from stage2_distill.engine.settings import EngineSettings, OptimSettings
 
 
 class FineTuneLossSettings(Config):
@@ -33,8 +33,14 @@ class DecoderSettings(Config):
     min_channels: int = Field(default=64, ge=1)
 
 
-class FineTuneConfig(Config):
-    """One fine-tuning run.
+class FineTuneOptimSettings(OptimSettings):
+    """Fine-tuned weights are not averaged unless that is asked for."""
+
+    ema: float = Field(default=0.0, ge=0, lt=1)
+
+
+class FineTuneConfig(EngineSettings):
+    """One fine-tuning run: what the loop needs (`EngineSettings`), and what is its own.
 
     Attributes:
         task: "semantic" (a class per Gaussian) or "instance" (classes, offsets, grouping).
@@ -53,7 +59,6 @@ class FineTuneConfig(Config):
     mode: Literal["linear", "decoder", "full"] = "linear"
     features: Literal["output", "levels"] = "output"
     freeze: Literal["strict", "published"] = "strict"
-    seed: int = 0
     steps: int = Field(default=2000, ge=1)
     batch_size: int = Field(default=4, ge=1)
     max_points: int = Field(default=102_400, ge=0)
@@ -63,10 +68,7 @@ class FineTuneConfig(Config):
     grouping: GroupingConfig = GroupingConfig()
     min_region: int = Field(default=100, ge=1, description="smallest instance that the official AP counts")
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimSettings = OptimSettings(lr=2e-3, encoder_lr_scale=0.1, weight_decay=0.02, clip=3.0, ema=0.0)
-    amp: Literal["off", "bf16"] = "off"
-    max_bad_steps: int = Field(default=5, ge=1)
-    checkpoint_every: int = Field(default=200, ge=1)
+    optim: FineTuneOptimSettings = FineTuneOptimSettings(encoder_lr_scale=0.1, weight_decay=0.02, clip=3.0)
     memory_mb: int = Field(default=4096, ge=0)
     workers: int = Field(default=1, ge=0, le=64)
 

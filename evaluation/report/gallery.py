@@ -25,9 +25,8 @@ from evaluation.report.charts import picture_png
 from evaluation.report.colours import class_palette
 from evaluation.report.pictures import Panel, ViewPictures
 from evaluation.scenes import EvalScene, select_scenes
-from stage2_distill.checkpointing import load_state
 from stage2_distill.encoder import load_encoder
-from stage2_distill.optim import build_optimizer
+from stage2_distill.engine.checkpointing import load_weights
 
 F32 = NDArray[np.float32]
 
@@ -58,7 +57,7 @@ def trained_model(document: Mapping[str, Any]) -> Segmentor:
     if not state.is_file():
         raise ConfigError(f"{state}: not there any more, so no gallery can be drawn; use --gallery 0")
     model = build_segmentor(load_encoder(inputs["encoder"]), len(LABEL_SPACES[inputs["label_space"]]), config)
-    load_state(state, model, build_optimizer(model, config.optim), None)
+    model.load_state_dict(load_weights(state))
     return model.eval()
 
 

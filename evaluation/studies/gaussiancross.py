@@ -24,7 +24,7 @@ from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import CacheError, run_cli
 from evaluation.data_efficiency import LimitConfig, drawn_points, drawn_scenes
 from evaluation.features import encode_latent
-from evaluation.finetuning.settings import FineTuneConfig
+from evaluation.finetuning.settings import FineTuneConfig, FineTuneOptimSettings
 from evaluation.metrics.semantic import ConfusionMatrix
 from evaluation.results import text_table
 from evaluation.scenes import EvalScene, Selection, select_scenes
@@ -35,10 +35,10 @@ from evaluation.tasks.probe import ProbeConfig, fit_linear, random_twin
 from stage2_distill.commands.train import run_training
 from stage2_distill.encoder import Encoder, load_encoder
 from stage2_distill.gaussiancross.feature_rank import effective_rank
+from stage2_distill.gaussiancross.recipe import pretrain
 from stage2_distill.gaussiancross.scenes import open_capture_scenes
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
-from stage2_distill.gaussiancross.trainer import Pretrainer
-from stage2_distill.settings import OptimSettings, TrainConfig
+from stage2_distill.settings import TrainConfig
 
 F32 = NDArray[np.float32]
 #: Recipe -> settings on top of the file's. "scratch" is the same architecture without pretraining.
@@ -57,7 +57,7 @@ FEW_SCENES, FEW_POINTS, POINTS = 10.0, 20, 1024
 #: The encoder learns as fast as the heads: anything less would hold back the one that starts from nothing.
 FINETUNE = FineTuneConfig(
     task="instance", mode="full", steps=120, batch_size=2, max_points=8000, workers=0,
-    optim=OptimSettings(lr=5e-3, weight_decay=0.02, clip=3.0, ema=0.0),
+    optim=FineTuneOptimSettings(lr=5e-3, weight_decay=0.02, clip=3.0),
 )  # fmt: skip
 #: Fine-tunings per encoder, whose mean counts: so short a training scatters by as much as rows differ.
 TUNINGS = 3
@@ -100,7 +100,7 @@ def _pretrain(store: Path, manifest: Path, captures: Path | None, folder: Path, 
     """The encoder of a pretraining run in `folder`, which is done or continued unless it is finished."""
     if not (folder / "scores.json").exists():
         data = open_capture_scenes([store], manifest, "train", captures, 0.001, config, click.echo)
-        Pretrainer(config, data.scenes, data.channels, data.identity, folder, torch.device("cpu")).run()
+        pretrain(config, data.scenes, data.channels, data.identity, folder, torch.device("cpu"))
     return load_encoder(folder)
 
 

@@ -24,8 +24,8 @@ from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledDataset
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import ScenePrediction, predict
+from evaluation.finetuning.recipe import finetune_model, weights_digest
 from evaluation.finetuning.settings import FineTuneConfig
-from evaluation.finetuning.trainer import finetune_model, weights_digest
 from evaluation.heads.grouping import Instances
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.metrics.semantic import ConfusionMatrix
@@ -36,6 +36,7 @@ from evaluation.targets import EvalTarget, TargetKind, open_target
 from evaluation.tasks.probe import random_twin
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
+from stage2_distill.engine.distributed import is_main_process
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def finetune(job: FineTuneJob, train: Selection, val: Selection) -> tuple[dict[s
     """Fine-tune every encoder on `train` and score it on `val`.
 
     Returns {"rows": {row: scores}, "per_scene": {scene: {row: ...}}, "excluded": ..., "learned_from": ...} and the
-    counts per scene. Goes on where an earlier call with the same job stopped.
+    counts per scene. Goes on where an earlier call with the same job stopped. Under torchrun all processes train, and
+    the first one scores: the others return no rows.
     """
     config = job.config
     limit = Limit.of(config.limit)
@@ -83,6 +85,8 @@ def finetune(job: FineTuneJob, train: Selection, val: Selection) -> tuple[dict[s
         model = build_segmentor(encoder, len(job.class_names), config)
         dataset = LabelledDataset(train.scenes, job.label_space, things, model.encoder.config, config, limit)
         finetune_model(model, dataset, config, job.folder / row, f"{config.mode} {row}")
+        if not is_main_process():  # of torchrun's processes one scores
+            continue
         learned_from = {"scenes": [s.name for s in dataset.scenes], "points_per_scene": config.limit.points or None}
         scoring = ScoreScene(model, config, job.label_space, things, scores, job.target, job.k)
         partial = PartialResults(job.folder / row / "scored", scoring.key())

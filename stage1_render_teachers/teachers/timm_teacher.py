@@ -19,7 +19,7 @@ from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTea
 
 
 def build_timm_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
-    """The teacher of "MODEL[:FILE][@PRECISION]"; without a file the weights come from timm's hub.
+    """The teacher of `MODEL[:FILE][@PRECISION]`; without a file the weights come from timm's hub.
 
     Raises ConfigError for a model that timm does not know or that is no patch network, WeightsError for weights that
     are missing or do not fit.

@@ -1,13 +1,13 @@
-"""Choose views for a scene that brings no cameras (of those that a scene brings: own_views.py).
+"""Choose views for a scene that brings no cameras. Of the views that a scene brings, captured.py chooses.
 
 Chorus (figure 3): furthest-point sampling of positions over the navigable space, visibility culling over the sampled
 angles, pairing of poses by the overlap of what they see. Ours, step by step:
 
 1. Positions. In a room: furthest points of the enclosed free space (free_space.py). Around an object: two shells of a
-Fibonacci sphere. 2. What every candidate sees: the rasteriser itself at low resolution, six cube faces per camera
-centre in a room (all look directions then come
-   at the price of a frustum test), one picture per candidate around an object. A Gaussian is seen when it takes
-   weight: the same definition as visibility in the lifting index, with occlusion.
+   Fibonacci sphere.
+2. What every candidate sees: the rasteriser itself at low resolution, six cube faces per camera centre in a room (all
+   look directions then come at the price of a frustum test), one picture per candidate around an object. A Gaussian
+   is seen when it takes weight: the same definition as visibility in the lifting index, with occlusion.
 3. Greedy choice of the views that add most Gaussians not yet seen three times.
 4. Order: a chain in which each view is followed by the unused view that it overlaps most.
 
@@ -123,7 +123,8 @@ def _room_candidates(
     rng: np.random.Generator,
 ) -> Candidates:
     """Views from spread camera centres: YAWS headings (turned by a random angle per camera centre) times PITCHES,
-    culled by visibility."""
+    culled by visibility.
+    """
     positions = points[furthest_points(points, max(8, n_views // 2), int(rng.integers(len(points))))]
     yaws = max(YAWS, -(-2 * n_views // (len(positions) * len(PITCHES))))
     means = scene.means[targets].astype(np.float64)
@@ -153,7 +154,8 @@ def _orbit_candidates(
     backend: Rasterizer,
 ) -> Candidates:
     """Views from outside: a Fibonacci sphere at the distance from which the object fills the picture, and half as
-    many at two thirds."""
+    many at two thirds.
+    """
     frame = upright_frame(up)
     points = scene.means[targets].astype(np.float64) @ frame.T
     low, high = robust_bounds(points, scene.opacities[targets])
@@ -276,7 +278,8 @@ def overlap_pairs(overlap: F64, least: float = 0.0) -> list[tuple[int, int, floa
 
 def chain_by_overlap(overlap: F64) -> NDArray[np.int64]:
     """An order [V] of the views from view 0 on, each followed by the unused view that it overlaps most; ties by
-    index."""
+    index.
+    """
     order = [0]
     free = np.ones(len(overlap), bool)
     free[0] = False

@@ -58,15 +58,25 @@ def load_scene(row: ManifestRow) -> GaussianScene:
     return scene
 
 
-def pick_views(row: ManifestRow, scene: GaussianScene, config: Stage1Config) -> CameraSet:
-    """The scene's own cameras at the configured picture size, or chosen ones where it brings none."""
+def own_cameras(row: ManifestRow) -> CameraSet | None:
+    """The cameras that the scene brings, as its files have them; None where it brings none.
+
+    Raises SceneError where they hold no view.
+    """
     if row.cameras_path is None:
-        size = config.width, config.height
-        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, up=config.up)
+        return None
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")
-    cameras = cameras.filled(config.width, config.height)
+    return cameras
+
+
+def pick_views(own: CameraSet | None, scene: GaussianScene, config: Stage1Config) -> CameraSet:
+    """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none."""
+    if own is None:
+        size = config.width, config.height
+        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, up=config.up)
+    cameras = own.filled(config.width, config.height)
     if not 0 < config.max_views < len(cameras):
         return cameras
     if config.view_choice == "spread":

@@ -21,7 +21,11 @@ _ROWS = 1 << 16
 @click.command("encode")
 @click.argument("scene", type=PATH)
 @click.option(
-    "--encoder", "checkpoint", type=PATH, required=True, help="Folder of a student, or any published checkpoint."
+    "--encoder",
+    "checkpoint",
+    type=PATH,
+    required=True,
+    help="Student or encoder: a folder, a published file, or a name (chorus-3dgs, sonata, hf:OWNER/REPO/FILE).",
 )
 @out_option("Features, one row per Gaussian of SCENE, as .npy.")
 @click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")

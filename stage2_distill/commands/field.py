@@ -45,16 +45,17 @@ def train(
     from chorus_common.cache import SceneCache
     from chorus_common.runtime.config import load_config
     from chorus_common.runtime.devices import pick_device
+    from stage2_distill.commands.train import warn
     from stage2_distill.fields import FieldConfig, FieldRun, train_field
 
     config = load_config(FieldConfig, config_path, settings)
     cache = SceneCache.open(scene)
     field = train_field(config, FieldRun(cache, only_mask_teacher(cache, masks), hold_out), out, pick_device(device))
     card = field.card
-    click.echo(
+    warn(
         f"{out}: {card.n_gaussians} Gaussians, {len(card.views)} views, {card.steps} steps, "
-        f"levels {', '.join(card.levels)}", err=True,
-    )  # fmt: skip
+        f"levels {', '.join(card.levels)}"
+    )
 
 
 @field_command.command()

@@ -61,14 +61,17 @@ def gaussiancross_command(
         raise ConfigError(f"--captures {captures}: no such folder")
     from chorus_common.runtime.devices import pick_device
     from stage2_distill.commands.train import warn
+    from stage2_distill.engine.distributed import is_main_process
+    from stage2_distill.gaussiancross.recipe import pretrain
     from stage2_distill.gaussiancross.scenes import open_capture_scenes
-    from stage2_distill.gaussiancross.trainer import Pretrainer
 
     split = split or ("train" if manifest is not None else None)
     data = open_capture_scenes(stores, manifest, split, captures, depth_unit, config, warn)
     teachers = ", ".join(data.channels) or "none"
-    click.echo(f"{len(data.scenes)} scenes, teachers {teachers}", err=True)
-    result = Pretrainer(config, data.scenes, data.channels, data.identity, out, pick_device(device)).run()
+    warn(f"{len(data.scenes)} scenes, teachers {teachers}")
+    result = pretrain(config, data.scenes, data.channels, data.identity, out, pick_device(device))
+    if not is_main_process():
+        return
     facts = {
         "out": str(out), "steps": result.steps, "skipped": result.skipped, "starvation": round(result.starvation, 4),
         "effective_rank": round(result.effective_rank, 2), "width": result.width,

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.options import PATH, json_option
 
+if TYPE_CHECKING:
+    from stage2_distill.encoder import Encoder
+    from stage2_distill.student import Student
+
 
 @click.command("info")
 @click.option("--preset", help="A preset's architecture.")
-@click.option("--encoder", "checkpoint", type=PATH, help="A checkpoint's architecture.")
+@click.option("--encoder", "checkpoint", type=PATH, help="A checkpoint, as a path or a name.")
 @json_option()
 def info_command(preset: str | None, checkpoint: Path | None, as_json: bool) -> None:
     """Describe an encoder.
 
-    Prints its inputs, outputs, parameters and teachers.
+    Prints its inputs, outputs, parameters, teachers, and where its weights come from.
     """
     if (preset is None) == (checkpoint is None):
         raise ConfigError("info takes either --preset or --encoder")
@@ -38,15 +42,20 @@ def info_command(preset: str | None, checkpoint: Path | None, as_json: bool) -> 
 
 def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
     """Facts about a preset or a checkpoint, as JSON values."""
-    from stage2_distill.encoder import build_encoder, load_encoder
-    from stage2_distill.encoder.checkpoints import read_folder_header
-    from stage2_distill.student import read_student_config
+    import torch
 
+    from stage2_distill.encoder import build_encoder, load_encoder
+    from stage2_distill.student import is_student, load_student
+
+    student = None
     if preset is not None:
-        encoder = build_encoder(preset)
+        with torch.device("meta"):
+            encoder = build_encoder(preset)
+            student = preset_student(encoder)
     else:
         assert checkpoint is not None
-        encoder = load_encoder(checkpoint)
+        student = load_student(checkpoint) if is_student(checkpoint) else None
+        encoder = load_encoder(checkpoint) if student is None else student.encoder
     config = encoder.config
     facts: dict[str, Any] = {
         "preset": config.name,
@@ -57,6 +66,27 @@ def describe(preset: str | None, checkpoint: Path | None) -> dict[str, Any]:
         | {k: getattr(config, k) for k in ("order", "pooling", "pool_reduce", "depth_rule", "legacy_decoder_cpe")},
         "config": config.model_dump(mode="json"),
     }
-    if checkpoint is not None and checkpoint.is_dir() and read_folder_header(checkpoint).format == "chorus-student":
-        facts["teachers"] = {n: t.model_dump() for n, t in read_student_config(checkpoint).teachers.items()}
+    if student is not None:
+        facts["n_parameters_with_projectors"] = sum(p.numel() for p in student.parameters())
+        facts["teachers"] = {n: t.model_dump() for n, t in student.config.teachers.items()}
+    if encoder.source is not None:
+        facts["weights"] = encoder.source.origin().model_dump()
     return facts
+
+
+def preset_student(encoder: Encoder) -> Student | None:
+    """A preset with the projectors it is trained with: the release's, or for chorus-lite the defaults of training on
+    the same teachers; None for others.
+    """
+    from stage2_distill.release import published_teachers
+    from stage2_distill.settings import TrainConfig
+    from stage2_distill.student import Student, StudentTeacher
+
+    fields = published_teachers(encoder.out_channels)
+    if encoder.config.name == "chorus-lite":
+        train = TrainConfig()
+        ours = {"hidden": train.projector_hidden, "projector": train.projector_layout, "space": "standardised"}
+        fields = {name: values | ours for name, values in fields.items()}
+    elif encoder.config.name not in ("chorus-3dgs", "chorus-pts"):
+        return None
+    return Student(encoder, {name: StudentTeacher.model_validate(values) for name, values in fields.items()})

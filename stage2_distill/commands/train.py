@@ -76,9 +76,9 @@ def run_training(
         raise ConfigError(f"--val-split {val_split} needs --manifest, which says which scenes are in it")
     from chorus_common.runtime.devices import pick_device
     from stage2_distill.data.gaussian_teacher import give_features, parse_gaussian_features
+    from stage2_distill.distill import train
     from stage2_distill.sources import find_scenes, open_scenes, read_standardisers, text_aligned
     from stage2_distill.start import TrainData
-    from stage2_distill.trainer import train
 
     split = split or ("train" if manifest is not None else None)
     scenes = open_scenes(find_scenes(stores, manifest, split, warn))
@@ -95,7 +95,7 @@ def run_training(
 
 def warn(line: str) -> None:
     """One line for the user, from one of torchrun's processes."""
-    from stage2_distill.distributed import is_main_process
+    from stage2_distill.engine.distributed import is_main_process
 
     if is_main_process():
         click.echo(line, err=True)

@@ -10,7 +10,7 @@ and at test, and colours live in [0, 1].
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +24,7 @@ from chorus_common.scene import GaussianScene, canonical_quats, quats_to_rotatio
 from stage2_distill.data.elastic import elastic
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 
 
 class AugmentConfig(Config):
@@ -61,12 +62,22 @@ class AugmentConfig(Config):
     )
 
 
-def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generator) -> GaussianScene:
-    """Every augmentation of `config`, in recipe order. Rows may go (dropout): `source_ids` says which stayed."""
+@dataclass(frozen=True, eq=False)
+class Augmented:
+    """An augmented scene of M Gaussians, and `kept` [M]: the rows of the scene before that they were."""
+
+    scene: GaussianScene
+    kept: I64
+
+
+def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generator) -> Augmented:
+    """Every augmentation of `config`, in the order of the recipe. Dropout may take rows away."""
+    kept = np.arange(len(scene), dtype=np.int64)
     if not config.enabled or len(scene) == 0:
-        return scene
+        return Augmented(scene, kept)
     if rng.random() < config.dropout_p:
-        scene = dropout(scene, rng, config.dropout_ratio)
+        kept = dropped_out(len(scene), rng, config.dropout_ratio)
+        scene = scene.select(kept)
     center = middle(scene)
     turns = [
         ("z", config.rotate_z_p, 180.0),
@@ -98,7 +109,7 @@ def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generato
         scene = shift_colors(scene, rng, config.color_shift)
     if rng.random() < config.color_jitter_p:
         scene = jitter_colors(scene, rng, config.color_jitter)
-    return scene
+    return Augmented(scene, kept)
 
 
 # -------------------------------------------------------------------------------------------------------- made for 3DGS
@@ -154,10 +165,12 @@ def jitter(scene: GaussianScene, rng: np.random.Generator, sigma: float) -> Gaus
     return replace(scene, means=scene.means + noise)
 
 
-def dropout(scene: GaussianScene, rng: np.random.Generator, ratio: float) -> GaussianScene:
-    """Keep int((1 - ratio) N) Gaussians (at least one), drawn without replacement, in their old order."""
-    keep = max(1, int((1 - ratio) * len(scene)))
-    return scene.select(np.sort(rng.permutation(len(scene))[:keep]))
+def dropped_out(n: int, rng: np.random.Generator, ratio: float) -> I64:
+    """Rows of `n` Gaussians that dropout keeps: int((1 - ratio) n) of them (at least one), drawn without replacement,
+    ascending.
+    """
+    keep = max(1, int((1 - ratio) * n))
+    return np.sort(rng.permutation(n)[:keep])
 
 
 # --------------------------------------------------------------------------------------------------------------- colour

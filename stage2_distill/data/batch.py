@@ -62,15 +62,15 @@ class MaskGroups:
 class LabelGroups:
     """Random halves of every group of voxels that ground truth puts together.
 
-    half_means: [2 K] rows over the batch's voxels, sums; 2 k and 2 k + 1 are the halves of group k.
+    half_sums: [2 K] rows over the batch's voxels, sums; 2 k and 2 k + 1 are the halves of group k.
     cloud: [K] i64 ascending.
     """
 
-    half_means: SparseRows
+    half_sums: SparseRows
     cloud: Tensor
 
     def to(self, device: torch.device) -> LabelGroups:
-        return LabelGroups(self.half_means.to(device), self.cloud.to(device))
+        return LabelGroups(self.half_sums.to(device), self.cloud.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ def _join_masks(samples: Sequence[Batch], clouds: Sequence[int], name: str) -> M
 
 
 def _join_labels(samples: Sequence[Batch], clouds: Sequence[int], name: str) -> LabelGroups:
-    having = [s.labels[name].half_means if name in s.labels else _no_rows(len(s.points)) for s in samples]
+    having = [s.labels[name].half_sums if name in s.labels else _no_rows(len(s.points)) for s in samples]
     cloud = [s.labels[name].cloud + first for s, first in zip(samples, clouds) if name in s.labels]
     return LabelGroups(SparseRows.concatenate(having), torch.cat(cloud))
 

@@ -53,18 +53,17 @@ def scene_identities(entries: Sequence[SceneEntry]) -> list[tuple[str, str, str]
 
 @dataclass(frozen=True, eq=False)
 class SceneSample:
-    """One scene's share of a sample: the matrix rows that were cropped, those that augmentation kept (`kept`, into
-    rows) and what they look like.
+    """One scene's share of a sample.
+
+    rows [R]: rows of the lifting matrix that the crop has. kept [M]: which of them augmentation left, as positions in
+    `rows`. augmented: these M Gaussians as the encoder sees them.
     """
 
     scene: SceneTargets
     geometry: Geometry
     rows: I64
+    kept: I64
     augmented: GaussianScene
-
-    @property
-    def kept(self) -> I64:
-        return self.augmented.source_ids
 
     @property
     def kept_rows(self) -> I64:
@@ -225,14 +224,15 @@ class CacheDataset:
 
     def _part(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> SceneSample:
         part = self._crop(scene, max_points, rng)
-        return replace(part, augmented=augment(part.augmented, self.augmentation, rng))
+        found = augment(part.augmented, self.augmentation, rng)
+        return replace(part, augmented=found.scene, kept=found.kept)
 
     def _crop(self, scene: SceneTargets, max_points: int, rng: np.random.Generator) -> SceneSample:
         geometry = scene.geometry()
         rows = crop_rows(geometry.scene.means, geometry.valid, self.data.crop, max_points, rng)
         whole = len(rows) == len(geometry.scene)
         cropped = geometry.scene if whole else geometry.scene.select(rows)
-        return SceneSample(scene, geometry, rows, replace(cropped, source_ids=np.arange(len(rows))))
+        return SceneSample(scene, geometry, rows, np.arange(len(rows), dtype=np.int64), cropped)
 
     def _views(self, scene: SceneTargets, rng: np.random.Generator) -> list[int] | None:
         """The views of a sample: a random subset, or None for all."""

@@ -35,6 +35,15 @@ class Patches:
     inverse: Tensor
     own: tuple[Tensor, ...]
 
+    def tiles(self, tile_rows: int) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Whole patches, about `tile_rows` rows at a time: (rows [n], length of each patch, own [n]). Each row is its
+        patch's own in one tile alone.
+        """
+        for group, own in zip(self.groups, self.own):
+            step = max(1, tile_rows // group.shape[1])
+            for i in range(0, len(group), step):
+                yield group[i : i + step].reshape(-1), group.shape[1], own[i : i + step].reshape(-1)
+
 
 def cut_patches(order: Tensor, offset: Tensor, patch_size: int) -> Patches:
     """Cut rows in curve `order` [N] (clouds contiguous, ends at `offset` [B]) into patches of `patch_size`."""
@@ -87,20 +96,6 @@ class SerializedAttention(nn.Module):
     def forward(self, x: Tensor, patches: Patches, angles: Tensor | None = None) -> Tensor:
         """x [N, C], patches of the level, optional rotary angles [N, 3, D/2]; returns [N, C]."""
         return self.proj(patch_attention(self.qkv(x), self.num_heads, patches, angles))
-
-    def tiles(
-        self, x: Tensor, norm: nn.Module, patches: Patches, angles: Tensor | None, tile_rows: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The result for norm(x) in parts of whole patches: (rows [n], values [n, C]). Each row comes once. No
-        gradients.
-        """
-        for group, own in zip(patches.groups, patches.own):
-            step = max(1, tile_rows // group.shape[1])
-            for i in range(0, len(group), step):
-                rows, mine = group[i : i + step].reshape(-1), own[i : i + step].reshape(-1)
-                turn = None if angles is None else angles.index_select(0, rows)
-                out = self.attend_patches(norm(x.index_select(0, rows)), group.shape[1], turn)
-                yield (rows, out) if bool(mine.all()) else (rows[mine], out[mine])
 
     def attend_patches(self, x: Tensor, length: int, angles: Tensor | None) -> Tensor:
         """The result for rows x [P * length, C] that are P whole patches, one after the other."""

@@ -4,6 +4,9 @@ upstream's state-dict keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,9 +41,11 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate, self.purpose = rate, purpose
 
-    def forward(self, x: Tensor, level: Level) -> Tensor:
+    def forward(self, x: Tensor, level: Level | None) -> Tensor:
+        """`level`: whose rows x [N, C] are; not needed at inference, where nothing is dropped."""
         if not self.training or self.rate == 0:
             return x
+        assert level is not None, "training drops the rows of a level"
         keep = level.uniform(self.purpose) >= self.rate
         return x * (keep / (1 - self.rate)).to(x.dtype)[:, None]
 
@@ -70,23 +75,28 @@ class MLP(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+def tiled(module: nn.Module) -> bool:
+    """Whether a module works tile by tile, so that wide intermediates exist for a tile of rows only: at inference."""
+    return not torch.is_grad_enabled() and not module.training
+
+
 class ConvUnit(nn.ModuleList):
     """x + norm(linear(conv(source))): submanifold convolution k = 3, Linear, LayerNorm; keys 0, 1, 2. The source is x,
     or the skip branch in m1's decoders.
     """
 
+    reach = 1  #: how many voxels away it looks
+
     def __init__(self, channels: int) -> None:
         super().__init__([SubMConv3d(channels, channels, 3), nn.Linear(channels, channels), nn.LayerNorm(channels)])
 
     def forward(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
-        return x + self[2](self[1](self[0](source, level.neighbours(3))))
-
-    def infer(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
-        """The same, tile by tile, without gradients."""
-        conv = self[0]
+        conv, table = self[0], level.neighbours(3)
         assert isinstance(conv, SubMConv3d)
+        if not tiled(self):
+            return x + self[2](self[1](conv(source, table)))
         out = torch.empty_like(x)
-        for span, values in conv.tiles(source, level.neighbours(3)):
+        for span, values in conv.tiles(source, table):
             out[span] = x[span] + self[2](self[1](values))
         return out
 
@@ -99,6 +109,8 @@ class BasicUnit(nn.ModuleList):
     dozen neighbours, which a voxel of a surface has, rather than to all 27.
     """
 
+    reach = 2  #: how many voxels away it looks
+
     def __init__(self, channels: int, norm: NormFactory) -> None:
         first, second = (SubMConv3d(channels, channels, 3, bias=False) for _ in range(2))
         super().__init__([first, norm(channels), second, norm(channels)])
@@ -109,18 +121,15 @@ class BasicUnit(nn.ModuleList):
         nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
-        table = level.neighbours(3)
-        return F.gelu(x + self[3](self[2](F.gelu(self[1](self[0](source, table))), table)))
-
-    def infer(self, x: Tensor, level: Level, source: Tensor) -> Tensor:
-        """The same, tile by tile, without gradients."""
-        first, second = self[0], self[2]
+        first, second, table = self[0], self[2], level.neighbours(3)
         assert isinstance(first, SubMConv3d)
         assert isinstance(second, SubMConv3d)
+        if not tiled(self):
+            return F.gelu(x + self[3](second(F.gelu(self[1](first(source, table))), table)))
         hidden, out = torch.empty_like(x), torch.empty_like(x)
-        for span, values in first.tiles(source, level.neighbours(3)):
+        for span, values in first.tiles(source, table):
             hidden[span] = F.gelu(self[1](values))
-        for span, values in second.tiles(hidden, level.neighbours(3)):
+        for span, values in second.tiles(hidden, table):
             out[span] = F.gelu(x[span] + self[3](values))
         return out
 
@@ -132,6 +141,9 @@ class Block(nn.Module):
     "litept" (LitePT model.py:600-690): conv blocks are x += conv(x) and nothing more; attention blocks without
     convolution start with x = LN(x), without a residual.
     "basic": as "litept", with the convolutions of `BasicUnit`.
+
+    A block is `before_attention`, `add_attention`, `add_mlp`, one after the other; a part that a block does not have is
+    the identity. Training runs them on all rows of a level, inference tile by tile, out_of_core.py on rows from disk.
 
     `index` is its place in its stage, which says along which curve it attends; `number` its place in the encoder.
     """
@@ -160,88 +172,70 @@ class Block(nn.Module):
         self.conv_name = ("cpe" if style == "ptv3" else "conv") if conv else None
         if self.conv_name is not None:
             self.add_module(self.conv_name, BasicUnit(channels, norm) if style == "basic" else ConvUnit(channels))
-        elif style != "ptv3":
-            self.norm0 = nn.Sequential(nn.LayerNorm(channels))
+        else:
+            self.norm0 = nn.Identity() if style == "ptv3" else nn.Sequential(nn.LayerNorm(channels))
         self.attends = attn
-        if attn:
-            self.norm1 = nn.Sequential(nn.LayerNorm(channels))
-            if layer_scale is not None:
-                self.ls1 = nn.Sequential(LayerScale(channels, layer_scale))
-            by_coord = rope_base is not None and rope_position == "coord"
-            rope = RotaryFrequencies(channels // num_heads, rope_base) if by_coord and rope_base is not None else None
-            self.attn = SerializedAttention(channels, num_heads, qkv_bias, rope)
-            self.norm2 = nn.Sequential(nn.LayerNorm(channels))
-            if layer_scale is not None:
-                self.ls2 = nn.Sequential(LayerScale(channels, layer_scale))
-            self.mlp = nn.Sequential(MLP(channels, mlp_ratio))
-            self.drop_path1, self.drop_path2 = (DropPath(drop_path, 2 * number + k) for k in range(2))
+        if not attn:
+            return
+
+        def scale() -> nn.Module:
+            return nn.Identity() if layer_scale is None else nn.Sequential(LayerScale(channels, layer_scale))
+
+        by_coord = rope_base is not None and rope_position == "coord"
+        rope = RotaryFrequencies(channels // num_heads, rope_base) if by_coord and rope_base is not None else None
+        self.norm1 = nn.Sequential(nn.LayerNorm(channels))
+        self.ls1 = scale()
+        self.attn = SerializedAttention(channels, num_heads, qkv_bias, rope)
+        self.norm2 = nn.Sequential(nn.LayerNorm(channels))
+        self.ls2 = scale()
+        self.mlp = nn.Sequential(MLP(channels, mlp_ratio))
+        self.drop_path1, self.drop_path2 = (DropPath(drop_path, 2 * number + k) for k in range(2))
 
     def forward(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
-        """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only).
-
-        Without gradients the same arithmetic runs tile by tile, so that the wide intermediates (qkv, MLP) exist for
-        a tile of rows only.
-        """
-        if not torch.is_grad_enabled() and not self.training:
-            return self._infer(x, level, conv_input)
-        if self.conv_name is not None:
-            x = self.get_submodule(self.conv_name)(x, level, x if conv_input is None else conv_input)
-        elif hasattr(self, "norm0"):
-            x = self.norm0(x)
-        if not self.attends:
-            return x
-        angles = self._angles(level, x.shape[1])
-        y = self.attn(self.norm1(x), level.patches(self.index, self.patch_size), angles)
-        x = x + self.drop_path1(self.ls1(y) if hasattr(self, "ls1") else y, level)
-        y = self.mlp(self.norm2(x))
-        return x + self.drop_path2(self.ls2(y) if hasattr(self, "ls2") else y, level)
-
-    def _infer(self, x: Tensor, level: Level, conv_input: Tensor | None) -> Tensor:
+        """`conv_input`: what the convolution reads in place of x (m1 decoders, where it sees the skip branch only)."""
         x = self.before_attention(x, level, conv_input)
         if not self.attends:
             return x
-        tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
-        angles = self._angles(level, x.shape[1])
-        out = torch.empty_like(x)
-        for rows, values in self.attn.tiles(
-            x, self.norm1, level.patches(self.index, self.patch_size), angles, 2 * tile
-        ):
-            out[rows] = (self.ls1(values) if hasattr(self, "ls1") else values).to(x.dtype)
-        for start in range(0, len(x), tile):
-            out[start : start + tile] = self.after_attention(x[start : start + tile] + out[start : start + tile])
+        patches, angles = level.patches(self.index, self.patch_size), self._angles(level, x.shape[1])
+        if not tiled(self):
+            x = self.add_attention(x, lambda y: self.attn(y, patches, angles), level)
+            return self.add_mlp(x, level)
+        tile, out = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE, torch.empty_like(x)
+        for rows, length, own in patches.tiles(2 * tile):
+            turn = None if angles is None else angles.index_select(0, rows)
+            attend = partial(self.attn.attend_patches, length=length, angles=turn)
+            values = self.add_attention(x.index_select(0, rows), attend)
+            out[rows[own]] = values[own]
+        for start in range(0, len(out), tile):
+            out[start : start + tile] = self.add_mlp(out[start : start + tile])
         return out
-
-    def _angles(self, level: Level, channels: int) -> Tensor | None:
-        """Rotary angles [N, 3, D/2] of a level, or None without rotary encoding."""
-        if self.rope_base is None:
-            return None
-        if self.attn.rope is not None:
-            return level.coord_angles(self.attn.rope)
-        return level.angles(channels // self.num_heads, self.rope_base)
-
-    # The three parts of `_infer` for rows that are not a whole level (out_of_core.py).
 
     @property
     def reach(self) -> int:
         """How many voxels away `before_attention` looks."""
-        unit = None if self.conv_name is None else self.get_submodule(self.conv_name)
-        return 0 if unit is None else 2 if isinstance(unit, BasicUnit) else 1
-
-    def before_attention(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
-        """The block up to its attention (all of it where it has none); without gradients."""
-        if self.conv_name is not None:
-            unit = self.get_submodule(self.conv_name)
-            assert isinstance(unit, ConvUnit | BasicUnit)
-            return unit.infer(x, level, x if conv_input is None else conv_input)
-        return self.norm0(x) if hasattr(self, "norm0") else x
+        return 0 if self.conv_name is None else self._conv.reach
 
     @property
     def rotates_by_coord(self) -> bool:
         """Whether its rotary encoding sees coordinates, not voxel indices."""
         return self.attends and self.attn.rope is not None
 
-    def attention(self, x: Tensor, position: Tensor, length: int) -> Tensor:
-        """x + attention of rows x [P * length, C] that are P whole patches; without gradients.
+    def before_attention(self, x: Tensor, level: Level, conv_input: Tensor | None = None) -> Tensor:
+        """The block up to its attention: its convolution, or its norm, or nothing."""
+        if self.conv_name is None:
+            return self.norm0(x)
+        return self._conv(x, level, x if conv_input is None else conv_input)
+
+    def add_attention(self, x: Tensor, attend: Callable[[Tensor], Tensor], level: Level | None = None) -> Tensor:
+        """x + attention of rows x; `attend` computes it from their norm. `level`: whose rows they are, in training."""
+        return x + self.drop_path1(self.ls1(attend(self.norm1(x))), level)
+
+    def add_mlp(self, x: Tensor, level: Level | None = None) -> Tensor:
+        """x + MLP, for any rows. `level`: whose rows they are, in training."""
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))), level)
+
+    def attend_rows(self, x: Tensor, position: Tensor, length: int) -> Tensor:
+        """`add_attention` for rows x [P * length, C] that are P whole patches, from their positions alone.
 
         position: [P * length, 3] voxel indices, or coordinates where it `rotates_by_coord`.
         """
@@ -250,13 +244,22 @@ class Block(nn.Module):
             angles = self.attn.rope(position)
         elif self.rope_base is not None:
             angles = rope_angles(position, x.shape[1] // self.num_heads, self.rope_base)
-        y = self.attn.attend_patches(self.norm1(x), length, angles)
-        return x + (self.ls1(y) if hasattr(self, "ls1") else y)
+        return self.add_attention(x, partial(self.attn.attend_patches, length=length, angles=angles))
 
-    def after_attention(self, x: Tensor) -> Tensor:
-        """The MLP with its residual, for any rows; without gradients."""
-        y = self.mlp(self.norm2(x))
-        return x + (self.ls2(y) if hasattr(self, "ls2") else y)
+    @property
+    def _conv(self) -> ConvUnit | BasicUnit:
+        assert self.conv_name is not None
+        unit = self.get_submodule(self.conv_name)
+        assert isinstance(unit, ConvUnit | BasicUnit)
+        return unit
+
+    def _angles(self, level: Level, channels: int) -> Tensor | None:
+        """Rotary angles [N, 3, D/2] of a level, or None without rotary encoding."""
+        if self.rope_base is None:
+            return None
+        if self.attn.rope is not None:
+            return level.coord_angles(self.attn.rope)
+        return level.angles(channels // self.num_heads, self.rope_base)
 
 
 class Stem(nn.Module):

@@ -1,9 +1,12 @@
-"""Weights in and out: our own folder, and the formats of SceneSplat, PTv3, Sonata, Concerto and LitePT.
+"""Weights in and out: our own folder, and the formats of SceneSplat, PTv3, Sonata, Concerto, Utonia, LitePT and the
+released Chorus (whose projectors release.py adds).
 
     ours         folder with model.safetensors + config.json (an encoder's, or a student's with keys encoder.*)
-    released     <name>.pth = {"config": constructor arguments, "state_dict": bare keys}        Sonata, Concerto
+    arguments    <name>.pth = {"config": constructor arguments, "state_dict": bare keys}        Sonata, Concerto, Utonia
     trainer      <name>.pth = {"state_dict": module.[student.]backbone.*, seg_head.*, ...}      SceneSplat, PTv3, LitePT
+    release      <name>.pth = {"state_dict": module.backbone.*, module.projectors.*}            Chorus
 
+Where files come from, and which names stand for one, is hub.py's; how trainers' keys are told apart, state_dicts.py's.
 A trainer's file holds no architecture: it is read off the shapes where they tell (widths, depths, decoder, stem,
 which stages convolve or attend), and the preset that fits supplies what they do not (heads, patch sizes, pooling
 reduce, colour convention), unless `preset` names it. Files that we export carry our whole config as one more entry,
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,16 +32,19 @@ from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.model import Encoder
 from stage2_distill.encoder.presets import PRESETS, preset_config
+from stage2_distill.encoder.state_dicts import Parts, split_state
 from stage2_distill.encoder.weight_files import PublishedFile, read_published, read_safetensors
+from stage2_distill.hub import Origin, locate
 
-#: longest first: what trainers put before an encoder's keys
-PREFIXES = ("module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", "")
-#: what upstream's classes have no argument for, by class: PTv3 m1, PTv3 m2 (Sonata, Concerto), LitePT
+#: what upstream's classes have no argument for, by class: PTv3 m1, m2 (Sonata, Concerto, Chorus), m3 (Utonia), LitePT
 _M1: dict[str, Any] = {
     "block": "ptv3", "stem": "conv", "stem_kernel": 5, "norm": "batch", "pooling": "serialized",
-    "legacy_decoder_cpe": True, "input_norm": False,
+    "legacy_decoder_cpe": True, "input_norm": False, "rope_position": "grid",
 }  # fmt: skip
 _M2 = _M1 | {"stem": "linear", "norm": "layer", "pooling": "grid", "legacy_decoder_cpe": False, "pool_reduce": "max"}
+#: channels of a head in the released Chorus, at every level
+RELEASE_HEAD = 16
+_M3 = _M2 | {"rope_position": "coord"}
 _LITEPT = _M2 | {"block": "litept", "stem": "conv", "norm": "batch"}
 
 
@@ -46,17 +52,17 @@ _LITEPT = _M2 | {"block": "litept", "stem": "conv", "norm": "batch"}
 class Format:
     """How a model is published: the file's layout, and the classes that read it (settings they fix)."""
 
-    layout: Literal["folder", "released", "trainer"]
+    layout: Literal["folder", "arguments", "trainer"]
     classes: tuple[dict[str, Any], ...] = ()
 
 
 #: formats that `export_encoder` writes
 FORMATS = {
     "chorus": Format("folder"),
-    "released": Format("released", (_M2,)),
-    "sonata": Format("released", (_M2,)),
-    "concerto": Format("released", (_M2,)),
-    "trainer": Format("trainer", (_M1, _M2, _LITEPT)),
+    "sonata": Format("arguments", (_M2,)),
+    "concerto": Format("arguments", (_M2,)),
+    "utonia": Format("arguments", (_M3,)),
+    "trainer": Format("trainer", (_M1, _M2, _M3, _LITEPT)),
     "scenesplat": Format("trainer", (_M1 | {"pool_reduce": "mean"},)),
     "ptv3": Format("trainer", (_M1 | {"pool_reduce": "max"},)),
     "litept": Format("trainer", (_LITEPT,)),
@@ -69,6 +75,7 @@ class EncoderFolder(Config):
     format: Literal["chorus-encoder"] = "chorus-encoder"
     schema_version: Literal[1] = 1
     encoder: EncoderConfig
+    origin: Origin | None = None
 
 
 class FolderHeader(Config):
@@ -79,31 +86,52 @@ class FolderHeader(Config):
     format: Literal["chorus-encoder", "chorus-student"]
     schema_version: Literal[1]
     encoder: EncoderConfig
+    origin: Origin | None = None
 
 
-def load_encoder(path: str | Path, *, preset: str | None = None, **overrides: Any) -> Encoder:
-    """The encoder stored at `path` (a folder of ours, or a published .pth / .safetensors), in eval mode on the CPU.
+def load_encoder(source: str | Path, *, preset: str | None = None, **overrides: Any) -> Encoder:
+    """The encoder of `source` in eval mode on the CPU: of a folder of ours, a published .pth / .safetensors, or weights
+    by name (`hub.locate`: "sonata", "hf:OWNER/REPO/FILE"). Of a student, its encoder alone.
 
     Args:
         preset, overrides: the architecture, for files that do not carry one (see the module's docstring).
 
     Raises WeightsError naming the file and every key that is missing, unexpected or of another shape.
     """
-    path = Path(path)
+    found = locate(source)
+    path = found.path
+    if path.is_dir() and not is_own_folder(path):
+        path = path / "model.safetensors"  # weights with constructor arguments beside them, by the hub's mixin
+        found = replace(found, path=path)
     if path.is_dir():
         if preset is not None or overrides:
             raise WeightsError(f"{path}: this folder says itself what its encoder is; leave out the preset")
-        config = read_folder_header(path).encoder
+        header = read_folder_header(path)
+        config, found = header.encoder, replace(found, made_from=header.origin)
         tensors = read_safetensors(path / "model.safetensors")
         if any(k.startswith("encoder.") for k in tensors):
             tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
         file = read_published(path)
-        tensors = convert(file.tensors)
-        config = _file_config(file, tensors, preset, path, overrides)
+        parts = split_state(file.tensors, path)
+        tensors = parts.trunk
+        if parts.projectors and preset is None and file.record is None:
+            config = release_config(parts, path, **overrides)
+        else:
+            config = _file_config(file, tensors, preset, path, overrides)
     encoder = Encoder(config)
     load_weights(encoder, tensors, path)
+    encoder.source = found
     return encoder.eval()
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether a folder is one of ours, or holds nothing that could be another's."""
+    try:
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # the reader says what is wrong with it
+    return not isinstance(content, dict) or "format" in content or "encoder" in content or not content
 
 
 def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str | Path) -> None:
@@ -132,28 +160,19 @@ def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str | 
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Upstream's state dict with our keys: prefixes stripped, heads of other tasks dropped, kernels in (out, k, k,
-    k, in).
+    """Upstream's state dict with our keys: prefixes stripped, adapters merged, parts of other tasks left out, kernels
+    in (out, k, k, k, in) (`state_dicts.split_state`).
 
-    Our modules carry upstream's names, so bare keys pass unchanged. Kernels in the layout of spconv 1.x, (k, k, k,
-    in, out), are permuted.
+    Our modules carry upstream's names, so bare keys pass unchanged.
     """
-    prefix = next(p for p in PREFIXES if any(k.startswith(f"{p}embedding.") for k in state) or p == "")
-    out = {}
-    for key, value in state.items():
-        if not key.startswith(prefix):
-            continue  # another part of the trainer's model: seg_head, teacher, criteria
-        if value.ndim == 5 and value.shape[0] == value.shape[1] == value.shape[2] and value.shape[1] != value.shape[3]:
-            value = value.permute(4, 0, 1, 2, 3).contiguous()
-        out[key.removeprefix(prefix)] = value
-    return out
+    return split_state(state, "state dict").trunk
 
 
 def export_encoder(encoder: Encoder, path: str | Path, format: str = "chorus") -> None:
     """Write `encoder`.
 
     Args:
-        format: one of `FORMATS`. "chorus" = a folder of ours; "released" (or "sonata", "concerto") = one .pth with
+        format: one of `FORMATS`. "chorus" = a folder of ours; "sonata", "concerto" or "utonia" = one .pth with
             constructor arguments and bare keys; "trainer" (or "scenesplat", "ptv3", "litept") = one .pth with keys
             module.backbone.*.
 
@@ -166,10 +185,11 @@ def export_encoder(encoder: Encoder, path: str | Path, format: str = "chorus") -
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     layout, record = FORMATS[format].layout, encoder.config.model_dump(mode="json")
     if layout == "folder":
-        folder = EncoderFolder(encoder=encoder.config)
+        origin = None if encoder.source is None else encoder.source.lineage()
+        folder = EncoderFolder(encoder=encoder.config, origin=origin)
         write_text_atomically(path / "config.json", dump_config(folder))
         write_bytes_atomically(path / "model.safetensors", save_tensors(state))
-    elif layout == "released":
+    elif layout == "arguments":
         arguments = constructor_arguments(encoder.config)
         _save_pth({"config": arguments, "state_dict": state, "chorus_config": record}, path)
     else:
@@ -204,7 +224,10 @@ def constructor_arguments(config: EncoderConfig) -> dict[str, Any]:
     if config.block == "litept":
         names += ["enc_conv", "enc_attn", "enc_rope_freq", "dec_conv", "dec_attn", "dec_rope_freq"]
     data = config.model_dump()
-    return {name: data[name] for name in names}
+    arguments = {name: data[name] for name in names}
+    if config.rope_position == "coord" and config.enc_rope_freq is not None:
+        arguments["rope_base"] = config.enc_rope_freq[0]
+    return arguments
 
 
 def read_folder_header(path: Path) -> FolderHeader:
@@ -297,6 +320,46 @@ def _read_off(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     return out
 
 
+def release_config(parts: Parts, path: Path, **overrides: Any) -> EncoderConfig:
+    """Config of the trunk of a file in the released Chorus's layout, of any width (heads have 16 channels there).
+
+    Raises WeightsError where trunk and projectors do not belong together.
+    """
+    shapes = _read_off(parts.trunk, path)
+    channels = shapes["enc_channels"]
+    modes = {PRESETS[name].in_channels: name for name in ("chorus-3dgs", "chorus-pts")}
+    if "embedding.stem.linear.weight" not in parts.trunk or not shapes["enc_mode"]:
+        raise WeightsError(
+            f"{path}: has projectors, so should be a released Chorus, whose encoder has a linear stem and no decoder; "
+            "this one is another architecture"
+        )
+    if shapes["in_channels"] not in modes:
+        raise WeightsError(
+            f"{path}: its encoder takes {shapes['in_channels']} channels; the released Chorus takes "
+            f"{' or '.join(f'{n} ({name})' for n, name in modes.items())}"
+        )
+    for teacher, tensors in parts.projectors.items():
+        width = _projector_width(teacher, tensors, path)
+        if width != sum(channels):
+            raise WeightsError(
+                f"{path}: projector '{teacher}' takes {width} channels, the encoder's {len(channels)} levels give "
+                f"{sum(channels)}"
+            )
+    num_heads = tuple(max(1, c // RELEASE_HEAD) for c in channels)
+    try:
+        known = {"enc_num_head": num_heads, "upcast": len(channels) - 1}
+        return preset_config(modes[shapes["in_channels"]], **(shapes | known | overrides))
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _projector_width(teacher: str, tensors: Mapping[str, Tensor], path: Path) -> int:
+    first = tensors.get("mlp_head.0.weight")
+    if first is None or first.ndim != 2:
+        raise WeightsError(f"{path}: projector '{teacher}' has no matrix mlp_head.0.weight")
+    return int(first.shape[1])
+
+
 def _matching_preset(tensors: Mapping[str, Tensor], path: Path, *, any_width: bool) -> str:
     """The published preset with the kind of stem and block, the widths and the decoder that a state dict shows.
 
@@ -306,7 +369,12 @@ def _matching_preset(tensors: Mapping[str, Tensor], path: Path, *, any_width: bo
     shapes = _read_off(tensors, path)
     litept = any(".norm0." in k or ".conv.0." in k for k in tensors)
     linear = "embedding.stem.linear.weight" in tensors
-    kind = [n for n, c in PRESETS.items() if (c.block == "litept", c.stem == "linear") == (litept, linear)]
+    rotary = any(k.endswith(".attn.rope.inv_freq") for k in tensors)
+    kind = [
+        n
+        for n, c in PRESETS.items()
+        if (c.block == "litept", c.stem == "linear", c.rope_position == "coord") == (litept, linear, rotary)
+    ]
     exact = [n for n in kind if PRESETS[n].enc_channels == shapes["enc_channels"]]
     decoders = [n for n in exact if not shapes["enc_mode"] and PRESETS[n].dec_depths == shapes["dec_depths"]]
     for found in (decoders, exact, kind if any_width else []):

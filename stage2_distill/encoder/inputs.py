@@ -44,8 +44,7 @@ def scene_inputs(
         config: the encoder's config; `config.inputs` says what to feed.
         training: a random member per voxel (a pure function of `seed`) in place of the fixed choice.
         absent: attributes to treat as missing (e.g. `POINT_CLOUD_LACKS` for a scanned point cloud); they become
-            zeros, and with
-            `InputConfig.indicator` the encoder is told so.
+            zeros, and with `InputConfig.indicator` the encoder is told so.
 
     Returns:
         (batch of M voxels, inverse [N] i64: features[inverse] are per Gaussian).
@@ -121,8 +120,7 @@ def voxelise(coord: NDArray[np.floating], grid_size: float) -> tuple[I64, I64, I
 
     Returns:
         grid [M, 3] (>= 0, ascending by x, y, z), inverse [N] (voxel of each row), starts [M] and order [N]: the rows
-        of voxel m are
-        order[starts[m] : starts[m + 1]], ascending.
+        of voxel m are order[starts[m] : starts[m + 1]], ascending.
     """
     cell = np.floor(coord / grid_size).astype(np.int64)
     low, high = bounds(cell)

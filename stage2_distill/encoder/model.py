@@ -20,6 +20,7 @@ from stage2_distill.encoder.hierarchy import Level, build_hierarchy
 from stage2_distill.encoder.point_batch import PointBatch
 from stage2_distill.encoder.pooling import NormFactory, Pooling, Unpooling
 from stage2_distill.encoder.sparse_conv import SubMConv3d
+from stage2_distill.hub import WeightsSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,8 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        #: where its weights come from; None = from no file
+        self.source: WeightsSource | None = None
         norm = partial(batch_norm, momentum=config.norm_momentum) if config.norm == "batch" else nn.LayerNorm
         c = config.enc_channels
         self.embedding = Stem(

@@ -223,7 +223,7 @@ class _Plan:
                 order = self._order(s, i % len(self.config.order))
                 x = self._layers(f"{side}{s}-{i}", s, width, source, layers, frees)
                 y = self._attention(f"{side}{s}-{i}-attended", s, block, order, x)
-                source, layers, frees = self._rows_of(y), [(0, self._in_tiles(block.after_attention))], (y,)
+                source, layers, frees = self._rows_of(y), [(0, self._in_tiles(block.add_mlp))], (y,)
         return self._layers(f"{side}{s}", s, width, source, layers, frees)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Level, Tensor | None], Tensor]:
@@ -260,7 +260,7 @@ class _Plan:
 
         def attend(rows: Tensor) -> Tensor:
             position = self.coords[s][rows] if block.rotates_by_coord else self.levels[s].grid(rows)
-            return block.attention(self._take(x, rows), position.to(self.device), length).float().cpu()
+            return block.attend_rows(self._take(x, rows), position.to(self.device), length).float().cpu()
 
         def run() -> Iterator[int]:
             along, result = self.open(order), self.open(out, new=True)

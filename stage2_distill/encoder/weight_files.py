@@ -7,7 +7,9 @@ objects that torch refuses to build; they are replaced by empty stand-ins, so no
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,23 @@ from torch import Tensor
 
 from chorus_common.runtime.errors import WeightsError
 
+logger = logging.getLogger(__name__)
+
+#: Where trainers keep a model's weights, and the average of them over training.
+_STATES = ("state_dict", "model_state_dict", "model", "student", "net", "weights")
+_AVERAGED = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
+
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published file: its state dict as stored, upstream's constructor arguments, and our config if we wrote it."""
+    """A published file: its state dict as stored, upstream's constructor arguments, and our configs if we wrote it
+    (`record` of an encoder, `student` of a student).
+    """
 
     tensors: dict[str, Tensor]
     arguments: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
+    student: dict[str, Any] | None = None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -42,10 +53,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_published(path: Path) -> PublishedFile:
     """A .pth or .safetensors file. Raises WeightsError where it is not one that holds a state dict."""
     if path.suffix == ".safetensors":
-        return PublishedFile(read_safetensors(path))
+        return PublishedFile(read_safetensors(path), _arguments_beside(path))
     try:
         with torch.serialization.safe_globals([(_StandIn, name) for name in _foreign_names(path)]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
@@ -53,12 +64,41 @@ def read_published(path: Path) -> PublishedFile:
     except (
         Exception
     ) as error:  # a damaged pickle sends the unpickler anywhere: KeyError, AssertionError, IndexError, ...
-        raise WeightsError(f"{path}: not a readable checkpoint ({_short(error)})") from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+        raise WeightsError(
+            f"{path}: not a readable checkpoint ({_short(error)}); damaged or not fully downloaded: fetch it again"
+        ) from None
+    state = _state_dict(content, path)
+    arguments, record, student = (
+        _plain_values(content, key, path) for key in ("config", "chorus_config", "chorus_student")
+    )
+    return PublishedFile(state, arguments, record, student)
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors in a trainer's file: the averaged ones where there are some, else those of its first known entry."""
+    state = content
+    while isinstance(state, dict) and not (state and all(map(_is_entry, state.items()))):
+        found = [key for key in (*_AVERAGED, *_STATES) if isinstance(state.get(key), dict) and state[key]]
+        if not found:
+            break
+        if found[0] in _AVERAGED and any(key in _STATES for key in found):
+            logger.warning("%s: takes the averaged weights ('%s')", path, found[0])
+        state = state[found[0]]
     if not isinstance(state, dict) or not state or not all(map(_is_entry, state.items())):
         raise WeightsError(f"{path}: holds no state dict")
-    arguments, record = (_plain_values(content, key, path) for key in ("config", "chorus_config"))
-    return PublishedFile(dict(state), arguments, record)
+    return dict(state)
+
+
+def _arguments_beside(path: Path) -> dict[str, Any] | None:
+    """Constructor arguments in the config.json beside a model.safetensors, as the hub's own mixin leaves them."""
+    file = path.with_name("config.json")
+    if path.name != "model.safetensors" or not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{file}: not a config ({_short(error)})") from None
+    return values if isinstance(values, dict) else None
 
 
 class _StandIn:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from chorus_common.runtime.config import Config
+from stage2_distill.engine.settings import EngineSettings
 
 LEARNED, AVERAGE = "learned", "average"
 
 
-class FieldConfig(Config):
-    """A field and its training.
+class FieldConfig(EngineSettings):
+    """A field and its training: what the loop needs (`EngineSettings`), and what is its own.
 
     Attributes:
-        seed: of the decoders' weights and of the order of the views.
         channels: numbers per Gaussian. Published: 16.
         decoder_width, decoder_layers: of the MLP from there to the teacher's width. Published: 256 and 9. Ours: a fifth
             of the work, which is most of a step.
@@ -26,7 +25,7 @@ class FieldConfig(Config):
             two are what selection is compared with.
         iterations: optimiser steps. Published: 30,000. Ours: a thirtieth of it at thirty times the learning rates,
             because a step sees exact cells of a view, and minutes on a CPU are the aim.
-        views_per_step: views whose cells make one step. Published: 1.
+        views_per_step: views whose cells make one step, over all processes. Published: 1.
         field_lr, decoder_lr, granularity_lr: Adam's learning rates of the vectors, the decoder and the MLP that weighs
             the levels. Published: 1e-3, 1e-4 and 1e-4. The last is larger here than in proportion: it has fewer steps
             to tell things apart, and what it can gain is small against the other terms.
@@ -41,11 +40,8 @@ class FieldConfig(Config):
         min_alpha: share of a cell that must be covered by Gaussians for it to count. Ours: rendered means are
             normalised, so a nearly empty cell would count as much as a full one.
         min_share: share of a cell's pixels that one mask must fill, or the cell has none at that level. Ours.
-        checkpoint_every: steps between saved states.
-        threads: of PyTorch (0 = its own choice).
     """
 
-    seed: int = Field(default=0, ge=0)
     channels: int = Field(default=16, ge=1)
     decoder_width: int = Field(default=128, ge=1)
     decoder_layers: int = Field(default=5, ge=2)
@@ -65,7 +61,6 @@ class FieldConfig(Config):
     min_alpha: float = Field(default=0.5, ge=0, le=1)
     min_share: float = Field(default=0.5, ge=0, le=1)
     checkpoint_every: int = Field(default=500, ge=1)
-    threads: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _odd(self) -> FieldConfig:

@@ -92,13 +92,13 @@ class CaptureDataset:
     def steps_per_epoch(self) -> int:
         return self.mixture.steps
 
-    def batch(self, step: int) -> CaptureBatch:
-        """The batch of optimiser step `step`, counted from the start of the run."""
+    def batch(self, step: int, first: int, last: int) -> CaptureBatch:
+        """Samples first..last-1 of optimiser step `step`'s batch, counted from the start of the run."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = self.mixture.epoch(self.config.seed, epoch)
         start = within * self.mixture.batch
         return collate(
-            [self.sample(epoch, i, int(order[i])) for i in range(start, start + self.mixture.batch)],
+            [self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)],
             int(np.prod(self.config.head.grid)),
         )
 

@@ -68,16 +68,18 @@ def contrast_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tens
     return F.cross_entropy(logits, own)
 
 
-def weighted_total(losses: Mapping[str, Tensor], weights: Mapping[str, float], adaptive: bool) -> Tensor:
+def weighted_total(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float], levels: Mapping[str, Tensor] | None
+) -> Tensor:
     """Sum of the losses under their weights.
 
-    adaptive: weights_k L_k / stopgrad(L_k). Uncertainty weighting (Kendall, Gal, Cipolla, CVPR 2018) minimises
-    exp(-s_k) L_k + s_k over s_k, too; its optimum s_k = log L_k leaves log L_k, whose gradient this is. Nothing has to
-    be learnt, so it also holds in the first steps of a short run.
+    levels: present values of the losses, for adaptive weights: weights_k L_k / levels_k. Uncertainty weighting
+    (Kendall, Gal, Cipolla, CVPR 2018) minimises exp(-s_k) L_k + s_k over s_k, too; its optimum s_k = log L_k leaves
+    log L_k, whose gradient this is. Nothing has to be learnt, so it also holds in the first steps of a short run.
     """
     parts = []
     for name, loss in losses.items():
         weight = weights[name]
         if weight > 0:
-            parts.append(weight * loss / loss.detach().clamp(min=1e-6) if adaptive else weight * loss)
+            parts.append(weight * loss if levels is None else weight * loss / levels[name].clamp(min=1e-6))
     return torch.stack(parts).sum()

@@ -63,8 +63,3 @@ class GaussianCross(nn.Module):
     def encoder_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The encoder's part of this model's `tensors`, with the keys of a student's folder ("encoder.*")."""
         return {k: v for k, v in tensors.items() if k.startswith("encoder.")}
-
-    @torch.no_grad()
-    def buffers_copy(self) -> list[Tensor]:
-        """Running statistics, to be put back where a step is skipped."""
-        return [b.clone() for b in self.encoder.buffers()]

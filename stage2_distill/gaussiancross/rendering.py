@@ -40,6 +40,10 @@ class Splats:
         """These, then those of `other`."""
         return Splats(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
+    def float(self) -> Splats:
+        """The same in float32."""
+        return Splats(*(getattr(self, f.name).float() for f in fields(self)))
+
     def select(self, rows: Tensor) -> Splats:
         """The Gaussians at `rows` (a mask or indices)."""
         return Splats(*(getattr(self, f.name)[rows] for f in fields(self)))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from chorus_common.runtime.config import Config
+from stage2_distill.engine.settings import EngineSettings, OptimSettings
 from stage2_distill.gaussiancross.rendering import Backend
-from stage2_distill.settings import EncoderSettings, OptimSettings
+from stage2_distill.settings import EncoderSettings
 
 
 class HeadSettings(Config):
@@ -124,10 +125,13 @@ class CaptureDataSettings(Config):
     prefetch: int = Field(default=2, ge=1)
 
 
-class GaussianCrossConfig(Config):
-    """A pretraining run. `teachers`: dense teachers of the stores to match (none named: all of them)."""
+class GaussianCrossConfig(EngineSettings):
+    """A pretraining run: what the loop needs (`EngineSettings`), and what is its own.
 
-    seed: int = Field(default=0, ge=0)
+    Attributes:
+        teachers: dense teachers of the stores to match (none named: all of them).
+    """
+
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=2, ge=1)
     encoder: EncoderSettings = EncoderSettings()
@@ -140,6 +144,3 @@ class GaussianCrossConfig(Config):
     data: CaptureDataSettings = CaptureDataSettings()
     optim: OptimSettings = OptimSettings()
     rasterizer: Backend = "auto"
-    checkpoint_every: int = Field(default=200, ge=1)
-    max_bad_steps: int = Field(default=5, ge=1)
-    threads: int = Field(default=0, ge=0)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stage2_distill.engine.distributed import Processes
 from stage2_distill.gaussiancross.data import CaptureBatch, SupervisedView
 from stage2_distill.gaussiancross.losses import (
     ATTRIBUTES,
@@ -19,7 +20,7 @@ from stage2_distill.gaussiancross.losses import (
     weighted_total,
 )
 from stage2_distill.gaussiancross.model import GaussianCross
-from stage2_distill.gaussiancross.rendering import RenderedView, render
+from stage2_distill.gaussiancross.rendering import RenderedView, Splats, render
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 
 
@@ -33,9 +34,27 @@ class StepLoss:
     gaussians: float
 
 
-def step_loss(model: GaussianCross, batch: CaptureBatch, config: GaussianCrossConfig, seed: int) -> StepLoss:
-    """Loss of `batch`; each view counts the same, each teacher as well. `seed`: of the cells drawn for the contrast."""
+def step_loss(
+    model: GaussianCross, batch: CaptureBatch, config: GaussianCrossConfig, seed: int, processes: Processes
+) -> StepLoss:
+    """Loss of `batch`; each view counts the same, each teacher as well, over the batches of all processes (but for the
+    contrast, which compares the cells of one process). `seed`: of the cells drawn for the contrast.
+
+    Rendering and losses are computed in float32, whatever autocast does to the model.
+    """
     splats = model(batch.points, batch.voxels)
+    with torch.autocast(batch.points.feat.device.type, enabled=False):
+        return _compared(model, [s.float() for s in splats], batch, config, seed, processes)
+
+
+def _compared(
+    model: GaussianCross,
+    splats: list[Splats],
+    batch: CaptureBatch,
+    config: GaussianCrossConfig,
+    seed: int,
+    processes: Processes,
+) -> StepLoss:
     weights = {name: float(getattr(config.loss, name)) for name in ATTRIBUTES}
     found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES if weights[name] > 0}
     cosine: dict[str, list[float]] = {}
@@ -60,12 +79,28 @@ def step_loss(model: GaussianCross, batch: CaptureBatch, config: GaussianCrossCo
     losses = {name: torch.stack(values).mean() for name, values in found.items() if values}
     if not losses:  # no view of the batch measured anything that is asked for
         losses = {"none": torch.stack([s.opacities.sum() for s in splats]).sum() * 0}
+    losses, levels = _over_processes(losses, {n: len(v) for n, v in found.items()}, processes)
     return StepLoss(
-        weighted_total(losses, weights | {"none": 1.0}, config.loss.adaptive),
-        {name: float(value.detach()) for name, value in losses.items()},
+        weighted_total(losses, weights | {"none": 1.0}, levels if config.loss.adaptive else None),
+        {name: float(levels[name]) for name in losses},
         {name: float(np.mean(values)) for name, values in cosine.items()},
         float(np.mean([len(s) for s in splats])),
     )
+
+
+def _over_processes(
+    losses: dict[str, Tensor], counts: dict[str, int], processes: Processes
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses whose mean over processes is the mean over all that was counted, and that mean itself."""
+    if processes.world == 1:
+        return losses, {name: loss.detach() for name, loss in losses.items()}
+    device = next(iter(losses.values())).device
+    totals = processes.sum(torch.tensor([counts.get(n, 0) for n in ATTRIBUTES], dtype=torch.float64, device=device))
+    share = {n: counts.get(n, 0) * processes.world / max(t, 1.0) for n, t in zip(ATTRIBUTES, totals.tolist())}
+    losses = {name: loss * share.get(name, 1.0) for name, loss in losses.items()}
+    mine = torch.stack([losses[n].detach() if n in losses else totals.new_zeros(()) for n in ATTRIBUTES])
+    levels = processes.sum(mine.double()) / processes.world
+    return losses, {"none": levels.new_ones(())} | {n: v.float() for n, v in zip(ATTRIBUTES, levels)}
 
 
 def _semantics(

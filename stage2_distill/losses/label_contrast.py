@@ -20,7 +20,7 @@ def label_contrast(features: Tensor, labels: LabelGroups, n_clouds: int, tempera
     Args:
         features: [N, C] one teacher's predictions for the batch's voxels; a half is the sum of its rows.
     """
-    pools = labels.half_means @ features  # [2 K, C]
+    pools = labels.half_sums @ features  # [2 K, C]
     counts = torch.bincount(labels.cloud, minlength=n_clouds).tolist()
     total = features.sum() * 0
     for own in pools.view(-1, 2, features.shape[1]).split(counts):

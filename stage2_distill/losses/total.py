@@ -18,7 +18,7 @@ from stage2_distill.losses.label_contrast import label_contrast
 from stage2_distill.losses.mask_contrast import mask_contrast
 from stage2_distill.losses.prototypes import prototype_loss
 from stage2_distill.losses.rows import take_rows
-from stage2_distill.schedule import TermWeights
+from stage2_distill.losses.schedule import TermWeights
 from stage2_distill.settings import TeacherSettings
 from stage2_distill.student import Student
 

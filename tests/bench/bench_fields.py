@@ -101,9 +101,11 @@ def large_field_row() -> Row:
     from chorus_common.lifting import CellGrid, LiftingIndex
     from chorus_common.rasterize import get_backend
     from data_manifests.synthetic import RoomOptions, generate_room
+    from stage2_distill.engine.distributed import Processes
+    from stage2_distill.engine.trainer import Trainer
     from stage2_distill.fields import FieldConfig
+    from stage2_distill.fields.recipe import FieldRecipe
     from stage2_distill.fields.regions import Regions
-    from stage2_distill.fields.trainer import FieldTrainer
 
     grid, n_views, masks = CellGrid(640, 480, 16), 3, 200
     room = generate_room(0, RoomOptions(gaussians=200_000, views=n_views, width=640, height=480))
@@ -119,7 +121,7 @@ def large_field_row() -> Row:
     own = masks * (3 * np.arange(n_views)[:, None, None] + np.arange(3))
     regions = Regions(("whole", "part", "subpart"), levels + own.astype(np.int32), words)
     config = FieldConfig()
-    trainer = FieldTrainer(config, index, regions, range(n_views))
+    trainer = Trainer(FieldRecipe(config, index, regions, range(n_views)), Processes(0, 1))
     late = config.regulation_step  # with all terms
     step = cpu_seconds(lambda: trainer.step(late), repeats=6)
     minutes = step * config.iterations / 60

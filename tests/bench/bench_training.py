@@ -19,14 +19,14 @@ from chorus_common.runtime.config import load_config
 from data_manifests.synthetic import RoomOptions, generate_room
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
-from stage2_distill.distributed import Ranks
+from stage2_distill.distill import DistillRecipe
 from stage2_distill.encoder import preset_config
-from stage2_distill.run_folder import RunFolder
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.loop import Run
 from stage2_distill.settings import DataSettings, Objective, TrainConfig
 from stage2_distill.sources import find_scenes, open_scenes
 from stage2_distill.sparse_rows import SparseRows
 from stage2_distill.start import TrainData
-from stage2_distill.trainer import Trainer
 from tests.bench.row import Row
 from tests.stage2.store_fakes import MemoryStore, make_standardisers, publish_store
 
@@ -47,10 +47,10 @@ def rows() -> list[Row]:
         shares, samples = {}, {}
         for name, memory in (("memo", 4096), ("lift", 0)):
             config = load_config(TrainConfig, None, (*SETTINGS, f"data.memory_mb={memory}"))
-            trainer = Trainer(config, data, RunFolder(Path(folder) / name), torch.device("cpu"), Ranks(0, 1))
+            recipe = DistillRecipe(config, data, torch.device("cpu"))
             with contextlib.redirect_stderr(io.StringIO()):
-                shares[name] = trainer.run().starvation
-            samples[name] = seconds_per_sample(trainer)
+                shares[name] = Run(recipe, Path(folder) / name, Processes(0, 1)).train().starvation
+            samples[name] = seconds_per_sample(recipe.dataset)
         adapt = adaptation(data, Path(folder) / "store")
         here, device = lift_seconds(data)
     return [
@@ -131,12 +131,12 @@ def lift_seconds(data: TrainData) -> tuple[float, float]:
     return min(times["here"]), min(times["device"])
 
 
-def seconds_per_sample(trainer: Trainer) -> float:
+def seconds_per_sample(dataset: CacheDataset) -> float:
     """Least CPU time of preparing one room, over the rooms of an epoch (the first pass has filled the memory)."""
     times = []
     for number in range(2 * ROOMS):
         start = time.process_time()
-        trainer.dataset.sample(0, number % ROOMS, number % ROOMS)
+        dataset.sample(0, number % ROOMS, number % ROOMS)
         times.append(time.process_time() - start)
     return min(times)
 

@@ -48,7 +48,8 @@ def tree_hash(root: Path) -> str:
 def test_scene_is_the_source_permuted(example: Example, store: Path) -> None:
     expected = example.scene.select(example.index.order)
     found = SceneCache.open(store, check="full").scene()
-    for key in (*schema.GAUSSIAN_COLUMNS, "name", "label_space", "render_mode"):
+    columns = (*schema.REQUIRED_COLUMNS, *schema.OPTIONAL_COLUMNS, "source_ids")
+    for key in (*columns, "name", "label_space", "render_mode"):
         if getattr(expected, key) is None:
             assert getattr(found, key) is None
         else:

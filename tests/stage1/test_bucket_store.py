@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from chorus_common.cache import SceneCache, published_bytes, published_scenes, sweep_orphans, unpublish, verify_store
+from chorus_common.cache import (
+    SCHEMA_VERSION,
+    SceneCache,
+    published_bytes,
+    published_scenes,
+    sweep_orphans,
+    unpublish,
+    verify_store,
+)
 from chorus_common.cache.files import OBJECTS, open_files, uploads
+from chorus_common.cameras import CameraSet
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.bucket import BucketError, BucketPath
@@ -107,7 +116,8 @@ def test_reading_is_exact_and_every_damage_is_noticed(bucket: BucketPath, tmp_pa
         (objects / name).write_bytes(before)
     assert exact_or_error(path, truth)
     mark = path.read_bytes()
-    for broken in (b"", b"{}", mark[:-1], mark.replace(b"room_0", b"room_1"), mark.replace(b": 2", b": 9"), b"\xff"):
+    newer = mark.replace(b": %d" % SCHEMA_VERSION, b": %d" % (SCHEMA_VERSION + 1))
+    for broken in (b"", b"{}", mark[:-1], mark.replace(b"room_0", b"room_1"), newer, b"\xff"):
         path.write_bytes(broken)
         assert not exact_or_error(path, truth)
         assert verify_store(path)
@@ -147,11 +157,11 @@ def test_what_passes_is_tried_again(bucket: BucketPath, tmp_path: Path, monkeypa
     rows = list(Manifest.read(write_rooms(tmp_path / "rooms", 2)))
     tries: list[str] = []
 
-    def hiccup(job: scene_task.SceneJob, watch: scene_task.Stopwatch) -> scene_task.SceneOutcome:
+    def hiccup(job: scene_task.SceneJob, own: CameraSet | None, watch: scene_task.Stopwatch) -> scene_task.SceneOutcome:
         tries.append(job.row.scene_id)
         if tries.count("scene00") == 1 and job.row.scene_id == "scene00":
             raise BucketError("s3://caches: the bucket does not answer as it should (503 Slow Down)")
-        return publish_scene(job, watch)
+        return publish_scene(job, own, watch)
 
     monkeypatch.setattr(scene_task, "publish_scene", hiccup)
     assert run_stage1(rows, tmp_path / "s", SMALL, RunConfig()).counts == {"done": 2}

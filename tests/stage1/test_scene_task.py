@@ -25,7 +25,7 @@ from stage1_render_teachers.teacher_passes import view_seed
 from stage1_render_teachers.teachers import DenseTeacher
 from stage1_render_teachers.teachers.mask_embeddings import pool_under_masks, unit_rows
 from stage1_render_teachers.teachers.prompt_density import VisibleSurface
-from stage1_render_teachers.views.render_views import load_scene, pick_views, render_batches
+from stage1_render_teachers.views.render_views import load_scene, own_cameras, pick_views, render_batches
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
 
@@ -41,7 +41,7 @@ def test_the_cache_holds_what_a_plain_pass_over_the_scene_gives(store: Path) -> 
     row = next(iter(Manifest.read(store.parent / "rooms" / "manifest.parquet")))
     cache = SceneCache.open(store / "tiny" / "scene00.zarr")
     scene = load_scene(row)
-    cameras = pick_views(row, scene, CONFIG)
+    cameras = pick_views(own_cameras(row), scene, CONFIG)
     batches = list(render_batches(scene, cameras, CONFIG.model_copy(update={"batch": 1})))
     images = np.concatenate([batch.images for batch in batches])
     np.testing.assert_array_equal(cache.rgb(), images)
@@ -126,14 +126,14 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_byte(store: Path
             }.items()
         ),
     ]  # fmt: skip
-    prints = {scene_fingerprint(one) for one in (job, *others)}
+    prints = {fingerprint_of(one) for one in (job, *others)}
     assert len(prints) == 1 + len(others)
     copied = Path(shutil.copy(job.row.cameras_path, tmp_path / "elsewhere.json"))  # views count, not where they are
     same = [
         replace(job, device="cuda"), replace(job, overwrite=True), replace(job, store=tmp_path),
         replace(job, row=replace(job.row, cameras_path=copied)),
     ]  # fmt: skip
-    assert {scene_fingerprint(one) for one in same} == {scene_fingerprint(job)}
+    assert {fingerprint_of(one) for one in same} == {fingerprint_of(job)}
 
 
 def test_a_worker_with_another_version_of_a_teacher_refuses(store: Path, tmp_path: Path) -> None:
@@ -162,6 +162,10 @@ def test_failures_are_one_line_that_names_the_scene(store: Path) -> None:
     assert "\n" not in unforeseen
 
 
+def fingerprint_of(job: SceneJob) -> str:
+    return scene_fingerprint(job, own_cameras(job.row))
+
+
 def test_seeds_of_views_depend_on_scene_and_view_alone() -> None:
     seeds = {view_seed(seed, scene, view) for seed in (0, 1) for scene in ("a", "b") for view in range(10)}
     assert len(seeds) == 40
@@ -171,12 +175,12 @@ def test_seeds_of_views_depend_on_scene_and_view_alone() -> None:
 def test_scenes_without_cameras_get_chosen_views_and_long_captures_are_thinned(store: Path) -> None:
     job = job_of(store)
     scene = load_scene(job.row)
-    thinned = pick_views(job.row, scene, CONFIG.model_copy(update={"max_views": 3, "view_choice": "even"}))
+    thinned = pick_views(own_cameras(job.row), scene, CONFIG.model_copy(update={"max_views": 3, "view_choice": "even"}))
     assert thinned.names == ("v0", "v2", "v4")
     assert (thinned.width, thinned.height) == (64, 48)
-    spread = pick_views(job.row, scene, CONFIG.model_copy(update={"max_views": 3}))
+    spread = pick_views(own_cameras(job.row), scene, CONFIG.model_copy(update={"max_views": 3}))
     assert len(set(spread.names)) == 3
-    chosen = pick_views(replace(job.row, cameras_path=None), scene, CONFIG.model_copy(update={"n_views": 4}))
+    chosen = pick_views(None, scene, CONFIG.model_copy(update={"n_views": 4}))
     assert (len(chosen), chosen.width, chosen.height) == (4, 64, 48)
 
 

@@ -18,6 +18,7 @@ from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.rendered import rendered_targets
+from stage2_distill.distill import train
 from stage2_distill.encoder import EncoderConfig
 from stage2_distill.encoder.config import InputConfig
 from stage2_distill.feature_norms import FACTORS
@@ -26,10 +27,9 @@ from stage2_distill.losses.prototypes import choose_prototypes, prototypes_of_sc
 from stage2_distill.settings import AdaptConfig, DataSettings, PrototypeSettings, TeacherSettings
 from stage2_distill.start import TrainData
 from stage2_distill.student import load_student
-from stage2_distill.trainer import train
 from stage2_distill.validation import validate
 from tests.stage2.store_fakes import GRID, MemoryStore, make_entries, make_standardisers
-from tests.stage2.test_trainer import stop_after
+from tests.stage2.test_distill import stop_after
 from tests.stage2.train_child import run_tiny, tiny_data
 
 CPU = torch.device("cpu")

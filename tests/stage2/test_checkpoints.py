@@ -61,7 +61,7 @@ def test_released_file_carries_its_architecture(tmp_path: Path) -> None:
     with torch.device("meta"):
         config = build_encoder("sonata").config
     encoder = build_encoder("sonata", enc_depths=(1, 1, 1, 1, 1))
-    export_encoder(encoder, tmp_path / "sonata.pth", "released")
+    export_encoder(encoder, tmp_path / "sonata.pth", "sonata")
     loaded = load_encoder(tmp_path / "sonata.pth")
     assert loaded.config == encoder.config != config
     assert loaded.config.inputs.color_range == "unit"
@@ -150,13 +150,13 @@ def test_unreadable_files(content: bytes, tmp_path: Path) -> None:
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="known: chorus, released, sonata"):
+    with pytest.raises(WeightsError, match="known: chorus, sonata"):
         export_encoder(tiny(), tmp_path / "x", "onnx")
 
 
 #: preset, and the formats in which its architecture is published
 PUBLISHED = [
-    ("sonata", "sonata"), ("concerto-base", "concerto"), ("concerto-large", "released"), ("ptv3", "ptv3"),
+    ("sonata", "sonata"), ("concerto-base", "concerto"), ("concerto-large", "concerto"), ("ptv3", "ptv3"),
     ("scenesplat", "scenesplat"), ("litept-s", "litept"), ("litept-s-star", "litept"), ("litept-b", "trainer"),
     ("litept-l", "trainer"), ("sonata", "trainer"),
 ]  # fmt: skip

@@ -101,11 +101,12 @@ def test_jitter_is_clipped() -> None:
 
 def test_dropout_keeps_order_and_says_what_stayed() -> None:
     scene = make_scene(0, 100)
-    kept = aug.dropout(scene, np.random.default_rng(0), 0.2)
-    assert len(kept) == 80
-    assert (np.diff(kept.source_ids) > 0).all()
-    np.testing.assert_array_equal(kept.means, scene.means[kept.source_ids])
-    assert len(aug.dropout(make_scene(0, 1), np.random.default_rng(0), 0.9)) == 1
+    found = augment(scene, AugmentConfig(dropout_p=1, dropout_ratio=0.2), np.random.default_rng(0))
+    assert len(found.kept) == len(found.scene) == 80
+    assert (np.diff(found.kept) > 0).all()
+    np.testing.assert_array_equal(found.scene.source_ids, scene.source_ids[found.kept])
+    np.testing.assert_array_equal(found.scene.opacities, scene.opacities[found.kept])
+    assert len(aug.dropped_out(1, np.random.default_rng(0), 0.9)) == 1
 
 
 def test_auto_contrast_stretches_each_channel() -> None:
@@ -139,19 +140,19 @@ def test_colour_shift_is_one_per_channel_and_jitter_one_per_gaussian() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_augment_gives_a_valid_scene_and_is_a_function_of_its_seed(seed: int) -> None:
     scene = make_scene(seed, 200)
-    one = augment(scene, AugmentConfig(), np.random.default_rng(seed)).validated()
-    two = augment(scene, AugmentConfig(), np.random.default_rng(seed))
+    found = augment(scene, AugmentConfig(), np.random.default_rng(seed))
+    one, two = found.scene.validated(), augment(scene, AugmentConfig(), np.random.default_rng(seed)).scene
     for key in ("means", "quats", "scales", "colors", "normals", "source_ids"):
         np.testing.assert_array_equal(getattr(one, key), getattr(two, key))
-    np.testing.assert_array_equal(one.labels, scene.labels[one.source_ids])
+    np.testing.assert_array_equal(one.labels, scene.labels[found.kept])
     assert_canonical(one)
-    other = augment(scene, AugmentConfig(), np.random.default_rng(seed + 100))
+    other = augment(scene, AugmentConfig(), np.random.default_rng(seed + 100)).scene
     assert len(other) != len(one) or not np.array_equal(other.means, one.means)
 
 
 def test_augment_switched_off_changes_nothing() -> None:
     scene = make_scene()
-    assert augment(scene, AugmentConfig(enabled=False), np.random.default_rng(0)) is scene
+    assert augment(scene, AugmentConfig(enabled=False), np.random.default_rng(0)).scene is scene
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,9 +12,9 @@ from chorus_common.runtime.errors import CacheError, ConfigError
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.batch import Batch, collate
 from stage2_distill.data.dataset import CacheDataset, PlainScene, SceneEntry
-from stage2_distill.data.loader import Prefetcher
 from stage2_distill.encoder import preset_config
 from stage2_distill.encoder.inputs import scene_inputs
+from stage2_distill.engine.prefetch import Prefetcher
 from stage2_distill.settings import DataSettings
 from tests.stage2.store_fakes import make_entries, make_store
 

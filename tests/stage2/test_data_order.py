@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.crops import crop_rows
-from stage2_distill.data.loader import Prefetcher
 from stage2_distill.data.order import generator, mixture
+from stage2_distill.engine.prefetch import Prefetcher
 
 
 @settings(max_examples=50, deadline=None)

@@ -219,7 +219,7 @@ def test_label_groups_halve_the_voxels_of_a_majority() -> None:
             majority[v] = min(set(own), key=lambda x: (-own.count(x), x))
     for k in range(len(groups.cloud)):
         halves = [
-            set(groups.half_means.columns[groups.half_means.indptr[r] : groups.half_means.indptr[r + 1]].tolist())
+            set(groups.half_sums.columns[groups.half_sums.indptr[r] : groups.half_sums.indptr[r + 1]].tolist())
             for r in (2 * k, 2 * k + 1)
         ]
         assert not halves[0] & halves[1]
@@ -270,8 +270,8 @@ def test_batches_bring_groups_for_the_teachers_that_ask() -> None:
         others = set(masks.group[masks.context != context].tolist())
         assert not others & set(masks.group[masks.context == context].tolist())
     again = contrast_dataset(teacher)
-    last = collate([again.batch(0, 2, 3)]).labels["text"].half_means.weights
-    torch.testing.assert_close(last, batch.labels["text"].half_means.weights[-len(last) :])
+    last = collate([again.batch(0, 2, 3)]).labels["text"].half_sums.weights
+    torch.testing.assert_close(last, batch.labels["text"].half_sums.weights[-len(last) :])
     plain: Batch = contrast_dataset(TeacherSettings()).batch(0, 0, 3)
     assert not plain.masks
     assert not plain.labels

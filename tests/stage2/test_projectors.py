@@ -119,7 +119,7 @@ def test_averaged_weights_can_be_saved_instead(tmp_path: Path) -> None:
 
 
 def test_damaged_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"config.json: no such file; is .* a student's folder"):
+    with pytest.raises(WeightsError, match="nothing: no such file or folder"):
         load_student(tmp_path / "nothing")
     save_student(make_student(), tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()

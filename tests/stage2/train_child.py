@@ -16,10 +16,12 @@ import torch
 from chorus_common.runtime import atomic
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import run_cli
-from stage2_distill import trainer as trainer_module
+from stage2_distill.distill import DistillRecipe, train
+from stage2_distill.engine import loop
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.loop import Run, RunResult
 from stage2_distill.settings import TrainConfig
 from stage2_distill.start import TrainData
-from stage2_distill.trainer import Trainer, TrainResult, train
 from tests.stage2.store_fakes import MemoryStore, make_entries, make_standardisers
 
 TINY: tuple[str, ...] = (
@@ -43,9 +45,14 @@ def tiny_data(text_only: int = 0) -> TrainData:
     return TrainData(entries, entries[:1], make_standardisers(entries))
 
 
-def run_tiny(out: Path, *settings: str, text_only: int = 0) -> TrainResult:
+def run_tiny(out: Path, *settings: str, text_only: int = 0) -> RunResult:
     """Train on `tiny_data` in this process."""
     return train(tiny_config(*settings), tiny_data(text_only), out, torch.device("cpu"))
+
+
+def tiny_run(out: Path, config: TrainConfig, data: TrainData) -> Run[Any]:
+    """A run in one process that has not begun yet."""
+    return Run(DistillRecipe(config, data, torch.device("cpu")), out, Processes(0, 1))
 
 
 def die() -> None:
@@ -53,28 +60,28 @@ def die() -> None:
 
 
 def kill_after(step_to_die: int) -> None:
-    after: Any = Trainer._after_step
+    after: Any = Run._after_step
 
-    def patched(self: Trainer, step: int, *rest: Any) -> None:
+    def patched(self: Run[Any], step: int, *rest: Any) -> None:
         after(self, step, *rest)
         if step == step_to_die:
             die()
 
-    Trainer._after_step = patched  # type: ignore[method-assign]
+    Run._after_step = patched  # type: ignore[method-assign]
 
 
 def kill_in_save(step_to_die: int) -> None:
-    save: Any = trainer_module.save_state
+    save: Any = loop.save_state
 
     def patched(path: Path, progress: Any, *rest: Any) -> None:
         if progress.step > step_to_die:
             atomic.os.replace = lambda *_: die()  # type: ignore[assignment]
         save(path, progress, *rest)
 
-    trainer_module.save_state = patched
+    loop.save_state = patched
 
 
-def report(result: TrainResult) -> None:
+def report(result: RunResult) -> None:
     print(f"{result.steps} steps", file=sys.stderr)
 
 

@@ -35,11 +35,14 @@ from evaluation.studies.granularity.simulated_masks import (
     part_cells,
     simulate_masks,
 )
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.trainer import Trainer
 from stage2_distill.fields import FieldConfig
+from stage2_distill.fields.model import GranularityField
+from stage2_distill.fields.recipe import FieldRecipe
 from stage2_distill.fields.regions import Regions, read_regions
 from stage2_distill.fields.rendering import ViewMatrix, view_matrices
 from stage2_distill.fields.settings import AVERAGE, LEARNED
-from stage2_distill.fields.trainer import FieldTrainer
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -116,15 +119,16 @@ def study_room(room: StudyRoom, config: StudyConfig, seed: int) -> Iterator[dict
     known = mask_variances(index, store, regions)
     for selection in SELECTIONS:
         field = config.field.model_copy(update={"selection": selection, "seed": seed})
-        trainer = FieldTrainer(field, index, regions, views, scene=room.name)
+        recipe = FieldRecipe(field, index, regions, views, scene=room.name)
+        trainer = Trainer(recipe, Processes(0, 1))
         for step in range(field.iterations):
             trainer.step(step)
         yield {
             "room": room.name,
             "seed": seed,
             "selection": selection,
-            **answers(trainer, matrices, held_out, questions, config),
-            "variance": rendered_variance(trainer, index, matrices),
+            **answers(recipe.model, matrices, held_out, questions, config),
+            "variance": rendered_variance(recipe.model, index, matrices),
             "mask_variance": known,
         }
 
@@ -142,11 +146,11 @@ def make_questions(picture: I32, parts: NDArray[np.integer], truth: PartTruth, w
 
 @torch.inference_mode()
 def answers(
-    trainer: FieldTrainer, matrices: Sequence[ViewMatrix], held_out: Sequence[int], questions: Questions,
+    model: GranularityField, matrices: Sequence[ViewMatrix], held_out: Sequence[int], questions: Questions,
     config: StudyConfig,
 ) -> dict[str, float]:  # fmt: skip
     """Scores of one field."""
-    model, text = trainer.model, questions.text
+    text = questions.text
     by_rule, precisions, confusion = [], [], np.zeros((len(text), len(text)), np.int64)
     for view in held_out:
         matrix = matrices[view]
@@ -185,9 +189,8 @@ def mean_iou(confusion: NDArray[np.int64]) -> float:
 
 
 @torch.inference_mode()
-def rendered_variance(trainer: FieldTrainer, index: LiftingIndex, matrices: Sequence[ViewMatrix]) -> float:
+def rendered_variance(model: GranularityField, index: LiftingIndex, matrices: Sequence[ViewMatrix]) -> float:
     """Variance across views of what the field shows of each Gaussian."""
-    model = trainer.model
     features = np.zeros((index.n_views, index.grid.cells, model.width), np.float32)
     for view, matrix in enumerate(matrices):
         features[view, matrix.cells] = model.decode(matrix.render(model.vectors)).numpy()

@@ -16,15 +16,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import evaluation.finetuning.trainer as trainer
+import evaluation.finetuning.recipe as recipe_module
 from chorus_common.runtime.errors import ChorusError, ConfigError
 from chorus_common.scene_io.npy_folder import read_npy_folder, write_npy_folder
 from evaluation.cli import cli
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledDataset
 from evaluation.finetuning.model import Segmentor, build_segmentor
+from evaluation.finetuning.recipe import FineTuneRecipe, class_weights, finetune_model, weights_digest
 from evaluation.finetuning.settings import FineTuneConfig
-from evaluation.finetuning.trainer import class_weights, finetune_model, weights_digest
 from evaluation.scene_scores import SceneScores
 from evaluation.tasks.finetune import ScoreScene
 from tests.evaluation.labelled_rooms import (
@@ -106,7 +106,7 @@ def test_resuming_and_workers_change_no_bit(
     model, data = model_and_data(labelled, config)
     finetune_model(model, data, config, tmp_path / "whole", "test")
 
-    step = trainer._step
+    loss = FineTuneRecipe.loss
     calls = 0
 
     def dies(*arguments: object) -> object:
@@ -114,13 +114,13 @@ def test_resuming_and_workers_change_no_bit(
         calls += 1
         if calls == 4:
             raise StoppedError
-        return step(*arguments)  # type: ignore[arg-type]
+        return loss(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "_step", dies)
+    monkeypatch.setattr(FineTuneRecipe, "loss", dies)
     broken, data = model_and_data(labelled, config)
     with pytest.raises(StoppedError):
         finetune_model(broken, data, config, tmp_path / "parts", "test")
-    monkeypatch.setattr(trainer, "_step", step)
+    monkeypatch.setattr(FineTuneRecipe, "loss", loss)
     again, data = model_and_data(labelled, free := config.model_copy(update={"workers": workers, "memory_mb": 0}))
     finetune_model(again, data, free, tmp_path / "parts", "test")
     assert weights_digest(again) == weights_digest(model)
@@ -170,7 +170,7 @@ def test_steps_that_are_not_finite_are_skipped_and_then_given_up(
 ) -> None:
     model, data = model_and_data(labelled, config := settings(max_bad_steps=3, mode="full"))
     before = weights_digest(model)
-    monkeypatch.setattr(trainer, "lovasz_softmax", lambda p, y: p.sum() * float("nan"))
+    monkeypatch.setattr(recipe_module, "lovasz_softmax", lambda p, y: p.sum() * float("nan"))
     with pytest.raises(ChorusError, match="3 steps in a row were not finite"):
         finetune_model(model, data, config, tmp_path, "test")
     assert weights_digest(model) == before

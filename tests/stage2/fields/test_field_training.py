@@ -10,25 +10,33 @@ import torch
 from pydantic import ValidationError
 
 from chorus_common.cache import SceneCache
+from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import CacheError, ConfigError, WeightsError
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.recipe import Loss
+from stage2_distill.engine.trainer import Trainer
 from stage2_distill.fields import FieldConfig, FieldRun, FieldView, load_field, train_field
 from stage2_distill.fields.model import GranularityField, fixed_probabilities
 from stage2_distill.fields.networks import FeatureDecoder
+from stage2_distill.fields.recipe import FieldRecipe, FieldViews
 from stage2_distill.fields.regions import read_regions
 from stage2_distill.fields.rendering import view_matrices
-from stage2_distill.fields.trainer import FieldTrainer
 from tests.stage2.fields.field_scene import make_field_index, make_masks, unit, write_cache
 
 SMALL = FieldConfig(decoder_width=32, decoder_layers=3, iterations=120, min_alpha=0.01, checkpoint_every=50)
 
 
-def trained(config: FieldConfig, steps: int) -> tuple[FieldTrainer, object]:
+def make_recipe(config: FieldConfig) -> FieldRecipe:
     index = make_field_index()
-    regions = read_regions(make_masks(index), "masks", index.grid)
-    trainer = FieldTrainer(config, index, regions, range(index.n_views))
+    return FieldRecipe(config, index, read_regions(make_masks(index), "masks", index.grid), range(index.n_views))
+
+
+def trained(config: FieldConfig, steps: int) -> tuple[FieldRecipe, LiftingIndex]:
+    recipe = make_recipe(config)
+    trainer = Trainer(recipe, Processes(0, 1))
     for step in range(steps):
         trainer.step(step)
-    return trainer, index
+    return recipe, make_field_index()
 
 
 def test_published_architecture_has_nine_layers_and_two_sums() -> None:
@@ -46,13 +54,12 @@ def test_published_architecture_has_nine_layers_and_two_sums() -> None:
 
 def test_field_finds_the_level_that_agrees_between_views() -> None:
     """Masks of `part` say the same in every view, the others something else in each: selection has to take `part`."""
-    trainer, index = trained(SMALL.model_copy(update={"iterations": 400, "decoder_lr": 3e-3}), 400)
-    model = trainer.model
-    masks = make_masks(index)  # type: ignore[arg-type]
-    part = read_regions(masks, "masks", index.grid)  # type: ignore[attr-defined]
+    recipe, index = trained(SMALL.model_copy(update={"iterations": 400, "decoder_lr": 3e-3}), 400)
+    model = recipe.model
+    part = read_regions(make_masks(index), "masks", index.grid)
     chosen, cosines, per_level = [], [], []
     with torch.no_grad():
-        for view, matrix in enumerate(view_matrices(index, range(3), min_alpha=0.01)):  # type: ignore[arg-type]
+        for view, matrix in enumerate(view_matrices(index, range(3), min_alpha=0.01)):
             rendered = matrix.render(model.vectors)
             chosen.append(model.probabilities(rendered).argmax(dim=1).numpy())
             said = part.embeddings[part.masks[view, matrix.cells]]  # [X, K, E]
@@ -66,45 +73,45 @@ def test_field_finds_the_level_that_agrees_between_views() -> None:
 
 
 def test_vectors_that_no_supervised_cell_shows_stay_zero() -> None:
-    trainer, index = trained(SMALL, 20)
-    shown = np.zeros(len(index), bool)  # type: ignore[arg-type]
-    for matrix in trainer._matrices:
+    recipe, index = trained(SMALL, 20)
+    shown = np.zeros(len(index), bool)
+    for matrix in recipe.matrices:
         shown[np.unique(matrix.forward.col_indices().numpy())] = True
-    moved = (trainer.model.vectors != 0).any(dim=1).numpy()
+    moved = (recipe.model.vectors != 0).any(dim=1).numpy()
     assert np.array_equal(moved, shown)
 
 
 def test_every_view_comes_once_before_one_comes_again() -> None:
-    trainer, _ = trained(SMALL, 0)
-    drawn = [trainer._batch(step) for step in range(6)]
+    recipe = make_recipe(SMALL)
+    drawn = [recipe.batch(step, 0, 1).views for step in range(6)]
     assert sorted(v for b in drawn[:3] for v in b) == sorted(v for b in drawn[3:] for v in b) == [0, 1, 2]
-    index = make_field_index()
-    regions = read_regions(make_masks(index), "masks", index.grid)
-    pairs = FieldTrainer(SMALL.model_copy(update={"views_per_step": 2}), index, regions, range(3))
-    assert all(1 <= len(set(pairs._batch(step))) == len(pairs._batch(step)) <= 2 for step in range(9))
+    recipe = make_recipe(SMALL.model_copy(update={"views_per_step": 2}))
+    pairs = [recipe.batch(step, 0, 2).views for step in range(9)]
+    assert all(1 <= len(set(views)) == len(views) <= 2 for views in pairs)
+    assert [recipe.batch(s, 0, 1).views + recipe.batch(s, 1, 2).views for s in range(9)] == pairs
 
 
 def test_late_terms_begin_at_their_step() -> None:
     config = SMALL.model_copy(update={"iterations": 10, "entropy": 0.0, "late_entropy": 0.5, "variance": 2.0})
-    index = make_field_index()
-    regions = read_regions(make_masks(index), "masks", index.grid)
-    trainer = FieldTrainer(config, index, regions, range(3))
+    trainer = Trainer(make_recipe(config), Processes(0, 1))
     for step in range(10):
-        terms = trainer.step(step)
-        extra = 0.5 * terms.entropy + 2.0 * terms.variance if step >= 5 else 0.0
-        assert terms.total == pytest.approx(terms.distill + extra, rel=1e-5)
-        assert (terms.variance > 0) == (step >= 5)
+        record = trainer.step(step).record
+        terms = record["terms"]
+        extra = 0.5 * terms["entropy"] + 2.0 * terms["variance"] if step >= 5 else 0.0
+        assert record["loss"] == pytest.approx(terms["distill"] + extra, rel=1e-5)
+        assert (terms["variance"] > 0) == (step >= 5)
 
 
 def test_nothing_is_chosen_before_its_step() -> None:
     config = SMALL.model_copy(update={"iterations": 10, "select_from": 0.5})
-    trainer, _ = trained(config, 0)
-    first = {k: v.clone() for k, v in trainer.model.granularity.state_dict().items()}
+    trainer = Trainer(make_recipe(config), Processes(0, 1))
+    granularity = trainer.model.get_submodule("granularity")
+    first = {k: v.clone() for k, v in granularity.state_dict().items()}
     for step in range(5):
-        assert trainer.step(step).entropy == pytest.approx(np.log(3) / 3, abs=1e-4)
-    assert all(torch.equal(v, first[k]) for k, v in trainer.model.granularity.state_dict().items())
+        assert trainer.step(step).record["terms"]["entropy"] == pytest.approx(np.log(3) / 3, abs=1e-4)
+    assert all(torch.equal(v, first[k]) for k, v in granularity.state_dict().items())
     trainer.step(5)
-    assert any(not torch.equal(v, first[k]) for k, v in trainer.model.granularity.state_dict().items())
+    assert any(not torch.equal(v, first[k]) for k, v in granularity.state_dict().items())
 
 
 def test_fixed_selections_and_unknown_ones() -> None:
@@ -130,18 +137,18 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pyt
     run = FieldRun(cache, "masks", ("v1",))
     whole = train_field(config, run, tmp_path / "whole")
     assert whole.card.views == ("v0", "v2")
-    step = FieldTrainer.step
+    loss = FieldRecipe.loss
 
-    def dies(self: FieldTrainer, number: int) -> object:
-        if number == 17:
+    def dies(self: FieldRecipe, batch: FieldViews, step: int) -> Loss:
+        if step == 17:
             raise RuntimeError("killed")
-        return step(self, number)
+        return loss(self, batch, step)
 
-    monkeypatch.setattr(FieldTrainer, "step", dies)
+    monkeypatch.setattr(FieldRecipe, "loss", dies)
     with pytest.raises(RuntimeError, match="killed"):
         train_field(config, run, tmp_path / "killed")
     assert load_field(tmp_path / "killed").card.steps == 10
-    monkeypatch.setattr(FieldTrainer, "step", step)
+    monkeypatch.setattr(FieldRecipe, "loss", loss)
     train_field(config, run, tmp_path / "killed")
     for name in ("model.safetensors", "field.json", "train.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

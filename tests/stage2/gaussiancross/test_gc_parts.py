@@ -190,11 +190,11 @@ def test_adaptive_weights_make_all_attributes_pull_alike() -> None:
     leaves = {name: torch.zeros((), requires_grad=True) for name in values}
     losses = {name: value * (1 + leaves[name]) for name, value in values.items()}  # d loss / d leaf = loss
     weights = {"appearance": 1.0, "geometry": 2.0, "semantics": 0.0}
-    weighted_total(losses, weights, adaptive=True).backward()
+    weighted_total(losses, weights, {n: v.detach() for n, v in losses.items()}).backward()
     assert float(leaves["appearance"].grad) == pytest.approx(1.0)
     assert float(leaves["geometry"].grad) == pytest.approx(2.0)
     assert leaves["semantics"].grad is None
-    fixed = weighted_total({n: v.detach() for n, v in losses.items()}, weights, adaptive=False)
+    fixed = weighted_total({n: v.detach() for n, v in losses.items()}, weights, None)
     assert float(fixed) == pytest.approx(0.02 + 6.0)
 
 

@@ -16,12 +16,14 @@ from chorus_common.runtime.errors import CacheError, ChorusError, ConfigError, S
 from stage2_distill.data.targets import ByteBudget
 from stage2_distill.encode import encode_scene
 from stage2_distill.encoder import load_encoder
-from stage2_distill.gaussiancross import trainer as trainer_module
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.loop import Run
+from stage2_distill.gaussiancross import recipe as recipe_module
 from stage2_distill.gaussiancross.data import CaptureDataset, move
 from stage2_distill.gaussiancross.model import GaussianCross
+from stage2_distill.gaussiancross.recipe import GaussianCrossRecipe, PretrainResult
 from stage2_distill.gaussiancross.settings import CaptureAugment
 from stage2_distill.gaussiancross.step import step_loss
-from stage2_distill.gaussiancross.trainer import Pretrainer, PretrainResult
 from stage2_distill.gaussiancross.views import SceneViews
 from stage2_distill.start import make_encoder
 from tests.stage2.gaussiancross.small_captures import CHANNELS, PictureStore, make_config, make_scenes
@@ -30,7 +32,8 @@ CPU = torch.device("cpu")
 
 
 def pretrain(out: Path, *settings: str) -> PretrainResult:
-    return Pretrainer(make_config(*settings), make_scenes(), {"text": CHANNELS}, {"scenes": "made"}, out, CPU).run()
+    config = make_config(*settings)
+    return recipe_module.pretrain(config, make_scenes(), {"text": CHANNELS}, {"scenes": "made"}, out, CPU)
 
 
 def test_a_moved_scene_looks_the_same_to_its_moved_camera() -> None:
@@ -45,8 +48,8 @@ def test_a_moved_scene_looks_the_same_to_its_moved_camera() -> None:
 def test_samples_depend_on_seed_and_place_alone_and_points_lie_in_their_cells() -> None:
     config = make_config()
     dataset, again = (CaptureDataset(make_scenes(), make_encoder(config.encoder).config, config) for _ in range(2))
-    later = again.batch(3)  # asked for first, which must change nothing
-    first, second = dataset.batch(0), dataset.batch(3)
+    later = again.batch(3, 0, 2)  # asked for first, which must change nothing
+    first, second = dataset.batch(0, 0, 2), dataset.batch(3, 0, 2)
     assert torch.equal(second.points.feat, later.points.feat)
     assert torch.equal(second.supervised_views[3].viewmat, later.supervised_views[3].viewmat)
     assert first.scenes != second.scenes or not torch.equal(first.points.coord[:50], second.points.coord[:50])
@@ -121,7 +124,8 @@ def test_every_attribute_reaches_the_encoder() -> None:
         torch.manual_seed(0)
         encoder = make_encoder(config.encoder)
         model = GaussianCross(encoder, config.head, {"text": CHANNELS}, 8)
-        loss = step_loss(model, CaptureDataset(make_scenes(2), encoder.config, config).batch(0), config, 0)
+        batch = CaptureDataset(make_scenes(2), encoder.config, config).batch(0, 0, 2)
+        loss = step_loss(model, batch, config, 0, Processes(0, 1))
         loss.total.backward()
         assert set(loss.losses) == {name}
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
@@ -134,7 +138,7 @@ def test_losses_fall_and_the_encoder_folder_is_an_ordinary_one(tmp_path: Path) -
     steps = [r for r in records if r["kind"] == "step"]
     # the depth of these pictures is noise: of geometry, only the weight that is missing can be learnt
     for name, share in (("appearance", 0.85), ("geometry", 0.95), ("semantics", 0.5)):
-        first, last = (np.mean([r["loss"][name] for r in part]) for part in (steps[:4], steps[-4:]))
+        first, last = (np.mean([r["terms"][name] for r in part]) for part in (steps[:4], steps[-4:]))
         assert last < share * first, name
     assert result.steps == 24
     assert 1 <= result.effective_rank <= result.width == 8
@@ -146,7 +150,7 @@ def test_losses_fall_and_the_encoder_folder_is_an_ordinary_one(tmp_path: Path) -
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrain(tmp_path / "whole")
-    real, calls = trainer_module.step_loss, []
+    real, calls = recipe_module.step_loss, []
 
     def stopping(*arguments):
         calls.append(1)
@@ -154,7 +158,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, monkey
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(trainer_module, "step_loss", stopping)
+    monkeypatch.setattr(recipe_module, "step_loss", stopping)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tmp_path / "parts")
     assert len(calls) == 3
@@ -167,7 +171,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, monkey
 
 def test_a_start_that_is_refused_leaves_the_folder_free(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no scenes"):
-        Pretrainer(make_config(), [], {"text": CHANNELS}, {}, tmp_path / "run", CPU)
+        recipe_module.pretrain(make_config(), [], {"text": CHANNELS}, {}, tmp_path / "run", CPU)
     assert not (tmp_path / "run" / "train.json").exists()
 
 
@@ -178,9 +182,9 @@ def test_steps_that_are_not_finite_are_skipped_and_named(tmp_path: Path, capsys:
     views = SceneViews(store, "made/broken", ("text",), 2, None, ByteBudget(0), depth_unit=1e-3)
     scenes[0] = type(scenes[0])("made", store.scene(), views)
     config = make_config("max_bad_steps=2")
-    run = Pretrainer(config, scenes, {"text": CHANNELS}, {}, tmp_path / "run", CPU)
-    before = {k: v.clone() for k, v in run.model.state_dict().items()}
-    with pytest.raises(ChorusError, match=r"gave up.*made/broken"):
-        run.run()
+    recipe = GaussianCrossRecipe(config, scenes, {"text": CHANNELS}, {}, CPU)
+    before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
+    with pytest.raises(ChorusError, match=r"pretraining gave up.*made/broken"):
+        Run(recipe, tmp_path / "run", Processes(0, 1)).train()
     assert "step skipped" in capsys.readouterr().err
-    assert all(torch.equal(v, before[k]) for k, v in run.model.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in recipe.model.state_dict().items())

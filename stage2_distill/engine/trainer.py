@@ -1,0 +1,135 @@
+"""One optimiser step of any recipe: accumulation, mixed precision, clipping, skipped steps, EMA, processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from chorus_common.runtime.errors import ChorusError
+from stage2_distill.engine.checkpointing import TrainingProgress
+from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.ema import EMA
+from stage2_distill.engine.interruptions import StopRequest
+from stage2_distill.engine.means import Means
+from stage2_distill.engine.optim import set_learning_rate
+from stage2_distill.engine.recipe import B, Recipe
+from stage2_distill.engine.schedule import learning_rate
+from stage2_distill.engine.synced_norm import synchronise_batch_norm
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """record: for the log. warning: why the step was skipped ("" = it was not). stop: a process was asked to end."""
+
+    record: dict[str, Any]
+    warning: str
+    stop: bool
+
+
+class Trainer(Generic[B]):
+    """A recipe in training, in memory: model, optimiser, EMA and progress of one process.
+
+    Raises ConfigError where the processes cannot share a batch evenly.
+    """
+
+    def __init__(self, recipe: Recipe[B], processes: Processes) -> None:
+        self.recipe, self.processes = recipe, processes
+        first, last = processes.share(recipe.batch_size)
+        size = recipe.config.micro_batch or last - first
+        #: Samples of each forward pass, and their share of this process's part of the batch.
+        self._passes = [(a, min(a + size, last)) for a in range(first, last, size)]
+        self._shares = [(b - a) / (last - first) for a, b in self._passes]
+        recipe.prepare(processes)
+        self.model = recipe.model
+        self.device = next(self.model.parameters()).device
+        if processes.world > 1 and recipe.config.sync_batch_norm:
+            synchronise_batch_norm(self.model)
+        self.optimizer = recipe.make_optimizer()
+        self.ema = EMA(self.model, recipe.optim.ema) if recipe.optim.ema > 0 else None
+        self.progress = TrainingProgress()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state dict that counts: averaged where `optim.ema` asks for it."""
+        return dict(self.model.state_dict()) if self.ema is None else self.ema.tensors
+
+    def batches(self, step: int) -> list[B]:
+        """This process's share of the batch of `step`, as the micro-batches of its forward passes."""
+        return [self.recipe.batch(step, first, last) for first, last in self._passes]
+
+    def step(self, step: int, batches: Sequence[B] | None = None, request: StopRequest | None = None) -> StepResult:
+        """Optimiser step `step`, counted from 0: a function of the state, the settings and `step` alone.
+
+        Args:
+            batches: `self.batches(step)`, where they were made ahead. request: may ask this process to end.
+
+        Raises ChorusError after `max_bad_steps` non-finite steps in a row.
+        """
+        recipe, config, model, optim = self.recipe, self.recipe.config, self.model, self.recipe.optim
+        batches = self.batches(step) if batches is None else batches
+        model.train()
+        lr = learning_rate(step, recipe.steps, optim)
+        set_learning_rate(self.optimizer, lr)
+        statistics = [b.clone() for b in model.buffers()]
+        means, averaged, loss = Means(), dict[str, float](), 0.0
+        for batch, share in zip(batches, self._shares):
+            # the model's draws are a function of (seed, step), the same in all forward passes and processes of a step
+            torch.manual_seed(recipe.seed(step))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
+                found = recipe.loss(batch, step)
+            for name, value in found.averaged.items():
+                averaged[name] = averaged.get(name, 0.0) + value * share
+            if found.total is None:
+                continue
+            (found.total * share).backward()
+            loss += float(found.total.detach()) * share
+            for group, measured in found.measured.items():
+                means.add(group, measured.values, share * measured.weight)
+        self.processes.average_gradients(model)
+        norm = self._clip(optim.clip)
+        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        # all processes skip, stop and remember alike
+        stop = request is not None and request.made
+        mine = torch.tensor([not finite, stop, *averaged.values()], dtype=torch.float64, device=self.device)
+        bad, stops, *sums = self.processes.sum(mine).tolist()
+        warning = ""
+        if bad > 0:
+            for buffer, saved in zip(model.buffers(), statistics):
+                buffer.copy_(saved)
+            warning = self._skip(step, batches)
+        else:
+            self.optimizer.step()
+            if not config.sync_batch_norm:
+                self.processes.average_statistics(model)
+            if self.ema is not None:
+                self.ema.update(model, step)
+            self.progress.bad_steps = 0
+            recipe.after_step({name: value / self.processes.world for name, value in zip(averaged, sums)})
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step = step + 1
+        record = {"loss": loss, "lr": lr, "grad_norm": float(norm), **means.nested()}
+        return StepResult(record, warning, stops > 0)
+
+    def _clip(self, clip: float) -> Tensor:
+        """Global gradient norm before clipping."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if clip > 0:
+            return torch.nn.utils.clip_grad_norm_(parameters, clip)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def _skip(self, step: int, batches: Sequence[B]) -> str:
+        """Count a non-finite step; give up after several in a row. Weights and moments stay as they were."""
+        progress, recipe = self.progress, self.recipe
+        progress.bad_steps += 1
+        progress.skipped += 1
+        scenes = ", ".join(dict.fromkeys(name for batch in batches for name in batch.scenes))
+        if progress.bad_steps >= recipe.config.max_bad_steps:
+            raise ChorusError(
+                f"{recipe.activity} gave up: {progress.bad_steps} steps in a row were not finite, the last (step "
+                f"{step}) on scenes {scenes}; {recipe.advice}"
+            )
+        return f"warning: step {step}: loss or gradient is not finite, step skipped (scenes {scenes})"
