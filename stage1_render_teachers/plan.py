@@ -99,13 +99,10 @@ def plan_teachers(store: StorePath, config: Stage1Config, device: str) -> tuple[
 @contextmanager
 def teacher_threads(threads: int) -> Iterator[None]:
     """Run neural teachers with a fixed number of CPU threads, so that their sums do not depend on where they run."""
-    torch = sys.modules.get("torch")
-    if torch is None:  # no neural teacher was built
+    if "torch" not in sys.modules:  # no neural teacher was built
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    from chorus_common.runtime.devices import torch_threads
+
+    with torch_threads(threads):
         yield
-    finally:
-        torch.set_num_threads(before)

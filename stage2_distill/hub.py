@@ -169,7 +169,7 @@ def _hub_source(name: str) -> WeightsSource:
 
 
 def parse_hub_name(name: str) -> tuple[str, str | None, str]:
-    """(OWNER/REPO, revision or None, FILE or "") of "hf:OWNER/REPO[@REVISION][/FILE]"."""
+    """(OWNER/REPO, revision or None, FILE or "") of `hf:OWNER/REPO[@REVISION][/FILE]`."""
     owner, _, rest = name.removeprefix(_PREFIX).partition("/")
     repository, _, file = rest.partition("/")
     repository, at, revision = repository.partition("@")

@@ -23,8 +23,10 @@ FORBIDDEN = {
 #: zero-shot evaluation may not import stage 1: open_clip's text side lives in chorus_common, imported inside functions
 #: so that stage 2 and everybody else never load it. GaussianCross needs gradients for the Gaussians themselves: on a
 #: GPU gsplat gives them, imported inside the function that renders.
+#: ConSE's two sides measure their vectors from the same class names, which timm lists.
 ALLOWED = {
     "chorus_common/rasterize/gsplat_cuda.py": {"gsplat"},
+    "chorus_common/text/conse_text.py": {"timm"},
     "chorus_common/text/open_clip_model.py": {"open_clip", "timm"},
     "chorus_common/text/open_clip_text.py": {"open_clip"},
     "stage2_distill/gaussiancross/raster/gsplat_cuda.py": {"gsplat"},

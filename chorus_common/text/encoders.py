@@ -125,4 +125,10 @@ def load_text_encoder(spec: str) -> TextEncoder:
         from chorus_common.text.open_clip_text import load_open_clip_text  # seconds of imports that others need not pay
 
         return load_open_clip_text(spec)
-    raise ConfigError(f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}, open_clip:MODEL:WEIGHTS")
+    if spec.startswith("conse:"):
+        from chorus_common.text.conse_text import ConseTextEncoder
+
+        return ConseTextEncoder(spec)
+    raise ConfigError(
+        f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}, open_clip:MODEL:WEIGHTS, conse:BACKBONE:TEXT"
+    )

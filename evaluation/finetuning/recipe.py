@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run, launch
 from stage2_distill.engine.recipe import Loss, Measured, Recipe
 from stage2_distill.engine.seeds import model_seed
+from stage2_distill.start import tensors_hash
 
 
 def finetune_model(
@@ -53,11 +53,8 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
         self.device = next(model.parameters()).device
         self.steps, self.batch_size, self.workers = config.steps, config.batch_size, config.workers
         self.memory = {}
-        self.identity = {
-            "config": config.model_dump(mode="json"),
-            "start": weights_digest(model),
-            **dataset.identity(),
-        }
+        start = tensors_hash(model)
+        self.identity = {"config": config.model_dump(mode="json"), "start": start, **dataset.identity()}
 
     def seed(self, step: int) -> int:
         """Of a step, and of the process: draws of the model do not name the crop that they are made for. Counted from
@@ -70,7 +67,6 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
         return self.dataset.batch(step, first, last)
 
     def loss(self, batch: LabelledBatch, step: int) -> Loss:
-        batch = batch.to(self.device)
         outputs = self.model(batch.points)
         with torch.autocast(self.device.type, enabled=False):
             terms = loss_terms(outputs, batch, self.config.loss, self.class_weights, self.processes)
@@ -121,12 +117,3 @@ def class_weights(dataset: LabelledDataset, n_classes: int, balance: str) -> Ten
     seen = counts > 0
     weights = np.where(seen, counts.sum() / (seen.sum() * np.maximum(counts, 1)), 0.0)
     return torch.from_numpy(weights.astype(np.float32))
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

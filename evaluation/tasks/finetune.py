@@ -24,7 +24,7 @@ from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledDataset
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import ScenePrediction, predict
-from evaluation.finetuning.recipe import finetune_model, weights_digest
+from evaluation.finetuning.recipe import finetune_model
 from evaluation.finetuning.settings import FineTuneConfig
 from evaluation.heads.grouping import Instances
 from evaluation.metrics.instance import InstanceEvaluator
@@ -37,6 +37,7 @@ from evaluation.tasks.probe import random_twin
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
 from stage2_distill.engine.distributed import is_main_process
+from stage2_distill.start import tensors_hash
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class ScoreScene:
 
     def key(self) -> str:
         """Hash of everything but the scene that changes a count."""
-        words = [dump_config(self.config), weights_digest(self.model), self.label_space, self.target, str(self.k)]
+        words = [dump_config(self.config), tensors_hash(self.model), self.label_space, self.target, str(self.k)]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     def __call__(self, where: EvalScene) -> SceneResult:

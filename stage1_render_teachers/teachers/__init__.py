@@ -65,6 +65,24 @@ def _sam_density_masks(argument: str, device: str) -> Teacher:
     return build_sam_density_masks(argument, device)
 
 
+def _sam_onnx(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam_onnx import build_sam_onnx
+
+    return build_sam_onnx(argument, device)
+
+
+def _sam_onnx_density(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam_onnx import build_sam_onnx_density
+
+    return build_sam_onnx_density(argument, device)
+
+
+def _conse(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.conse import build_conse
+
+    return build_conse(argument, device)
+
+
 #: spec, or its family with a colon ("timm:"), -> builder(rest of the spec, device). Imports happen inside the builders:
 #: nobody pays for the teachers that do not run.
 _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
@@ -77,6 +95,9 @@ _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
     "sam:": _sam,
     "sam-masks:": _sam_masks,
     "sam-density-masks:": _sam_density_masks,
+    "sam-onnx:": _sam_onnx,
+    "sam-onnx-density:": _sam_onnx_density,
+    "conse:": _conse,
 }
 
 

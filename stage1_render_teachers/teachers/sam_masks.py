@@ -11,6 +11,7 @@ product. Only masks that stay are scaled to the picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,11 +21,13 @@ from pydantic import Field
 from torch import Tensor
 
 from chorus_common.runtime.config import Config
-from chorus_common.runtime.devices import autocast
+from chorus_common.runtime.devices import autocast, torch_threads
+from chorus_common.runtime.threads import run_tasks
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
 from stage1_render_teachers.teachers.prompt_density import draw_prompts
 from stage1_render_teachers.teachers.protocol import I32, U8, AskSurface, fingerprint_of
+from stage1_render_teachers.teachers.sam_decoder import PictureTokens, PointDecoder
 from stage1_render_teachers.teachers.sam_model import SamModel, load_sam
 
 #: Level -> output of SAM's decoder.
@@ -58,6 +61,7 @@ class SamMaskTeacher:
         self.spec = spec
         self.settings = settings or SamMaskSettings()
         self._model = model
+        self._decoder = PointDecoder(model.network.prompt_encoder, model.network.mask_decoder)
         self._prompts = HalvingBatches(PROMPT_BATCH, spec)
         self._upscale = HalvingBatches(UPSCALE_BATCH, spec)
         self.fingerprint = fingerprint_of("sam masks", VERSION, model.weights, model.precision, self.settings)
@@ -83,7 +87,8 @@ class SamMaskTeacher:
         none: dict[str, I32] = {level: np.full((height, width), -1, dtype=np.int32) for level in OUTPUTS}
         if not len(coords):
             return none
-        proposals = self._prompts.run(lambda part: self._propose(embedding, part, inside), coords)
+        picture = self._decoder.share(embedding)
+        proposals = self._prompts.run(lambda part: self._propose(picture, part, inside), coords)
         for level, output in OUTPUTS.items():
             logits, scores = (torch.cat(parts) for parts in zip(*(proposal[output] for proposal in proposals)))
             if len(logits):
@@ -92,24 +97,36 @@ class SamMaskTeacher:
                 none[level] = self._paint(logits[kept], inside, (height, width))
         return none
 
-    def _propose(self, embedding: Tensor, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-        """Per output of the decoder: logits [M, s, s] and scores [M] of the masks worth filtering."""
-        network, settings = self._model.network, self.settings
-        labels = torch.ones(len(coords), 1, dtype=torch.int, device=coords.device)
+    def _propose(self, picture: PictureTokens, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Per output of the decoder: logits [M, s, s] and scores [M] of the masks worth filtering.
+
+        On a CPU every thread takes one prompt at a time: a prompt's tokens (4 MB) then stay in the processor's cache.
+        """
+        if coords.device.type != "cpu":
+            return self._propose_together(picture, coords, inside)
+        threads = torch.get_num_threads()
+        with torch_threads(1):
+            tasks = [partial(self._propose_together, picture, point[None], inside) for point in coords]
+            found = run_tasks(tasks, threads)
+        return [(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for parts in zip(*found)]
+
+    @torch.inference_mode()
+    def _propose_together(
+        self, picture: PictureTokens, coords: Tensor, inside: tuple[int, int]
+    ) -> list[tuple[Tensor, Tensor]]:
+        settings, side = self.settings, 4 * picture.side
+        rows, cols = valid_region(inside, self._model.side, side)
         with autocast(self._model.device, self._model.precision):
-            sparse, dense = network.prompt_encoder(points=(coords[:, None], labels), boxes=None, masks=None)
-            logits, quality = network.mask_decoder(
-                image_embeddings=embedding[None],
-                image_pe=network.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-            )  # [P, 3, s, s], [P, 3]
-        logits, quality = logits.float(), quality.float()
-        rows, cols = valid_region(inside, self._model.side, logits.shape[-1])
+            answers = self._decoder.decode(picture, coords)
+            quality = answers.quality.float()  # [P, 3]
+            promising = (quality > settings.predicted_iou).any(dim=1).nonzero()[:, 0]  # [K]
+            # One more row and column than counts here: scaling up the mask reads them.
+            drawn = (min(-(-(length + 1) // 4), picture.side) for length in (rows, cols))
+            logits = self._decoder.draw(answers, promising, picture.side, *drawn).float()  # [K, 3, s, s]
+        quality = quality[promising]
         stability = stability_score(logits[..., :rows, :cols])
         filled = (logits[..., :rows, :cols] > 0).any(dim=-1).any(dim=-1)
-        good = (quality > settings.predicted_iou) & (stability > settings.stability) & filled  # [P, 3]
+        good = (quality > settings.predicted_iou) & (stability > settings.stability) & filled  # [K, 3]
         score = quality * stability
         return [(logits[good[:, k], k], score[good[:, k], k]) for k in range(logits.shape[1])]
 

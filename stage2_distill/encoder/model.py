@@ -110,7 +110,12 @@ class Encoder(nn.Module):
             )
         shuffle = self.training and self.config.shuffle_orders
         return build_hierarchy(
-            batch, self.config, order_permutations=order_permutations, shuffle=shuffle, generator=generator
+            batch,
+            self.config,
+            order_permutations=order_permutations,
+            shuffle=shuffle,
+            jitter=self.training,
+            generator=generator,
         )
 
     def forward(
@@ -145,6 +150,11 @@ class Encoder(nn.Module):
         """Features after every encoder stage, finest first; the last entry is what upstream returns in enc_mode."""
         levels = self.hierarchy(batch, order_permutations=order_permutations, generator=generator)
         return [LevelFeatures(feat, level) for feat, level in zip(self._encode(batch.feat, levels), levels)]
+
+    def decode(self, levels: Sequence[LevelFeatures]) -> Tensor:
+        """What `forward` returns, from the result of `forward_levels` [N, D]."""
+        stages, own = [f.feat for f in levels], [f.level for f in levels]
+        return self._upcast(stages, own) if self.config.enc_mode else self._decode(stages, own)
 
     def _encode(self, feat: Tensor, levels: list[Level]) -> list[Tensor]:
         x = self.embedding(feat, levels[0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.errors import ConfigError, WeightsError
@@ -192,15 +192,15 @@ def test_unknown_model_names_the_nearest() -> None:
         build_teacher("timm:vit_smal_patch14_dinov2.lvd142m")
 
 
-def test_a_network_without_patches_is_refused(tmp_path: Path) -> None:
-    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "r.safetensors")
-    with pytest.raises(ConfigError, match="not a ViT"):
-        build_teacher(f"timm:test_resnet:{tmp_path / 'r.safetensors'}")
+def test_a_network_without_a_feature_map_is_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("gmlp_ti16_224", num_classes=0).state_dict(), tmp_path / "r.safetensors")
+    with pytest.raises(ConfigError, match="feature map"):
+        build_teacher(f"timm:gmlp_ti16_224:{tmp_path / 'r.safetensors'}")
 
 
 def test_missing_and_damaged_files_are_one_line(tmp_path: Path) -> None:
     name = "vit_pe_spatial_tiny_patch16_512.fb"
-    with pytest.raises(WeightsError, match=r"no such weights file; download .*huggingface.co/timm/vit_pe_spatial"):
+    with pytest.raises(WeightsError, match=r"no such file .*; download .*huggingface.co/timm/vit_pe_spatial"):
         build_teacher(f"timm:{name}:{tmp_path / 'none.safetensors'}")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(WeightsError, match="damaged"):
@@ -229,3 +229,34 @@ def test_without_network_the_line_says_what_to_download(monkeypatch: pytest.Monk
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"https://huggingface.co/timm/vit_pe_spatial_tiny_patch16_512.fb and write"):
         build_teacher("timm:vit_pe_spatial_tiny_patch16_512.fb")
+
+
+@pytest.mark.parametrize("stride", [0, 8, 16])
+def test_convolutional_features_are_the_librarys_own(stride: int, tmp_path: Path) -> None:
+    name = "mobilenetv2_050"
+    path = save_random(name, tmp_path)
+    teacher = build_teacher(f"timm:{name}{f'/{stride}' if stride else ''}:{path}")
+    assert isinstance(teacher, DenseTeacher)
+    patch = stride or 32
+    grid = CellGrid(3 * patch, 2 * patch, patch)
+    images = pictures(1, 2, grid.width, grid.height)
+    reference = timm.create_model(name, num_classes=0, output_stride=patch)
+    reference.load_state_dict(load_file(path))
+    mean, std = (torch.tensor(reference.pretrained_cfg[k])[:, None, None] for k in ("mean", "std"))
+    with torch.inference_mode():
+        x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+        expected = reference.eval().forward_features(x).permute(0, 2, 3, 1).numpy()
+    features = teacher.features(images, grid)
+    assert features.shape == expected.shape == (2, 2, 3, teacher.channels)
+    assert cosine(features, expected).min() > 0.9999
+
+
+def test_strides_that_a_network_cannot_have_are_refused(tmp_path: Path, files: dict[str, Path]) -> None:
+    path = save_random("mobilenetv2_050", tmp_path)
+    with pytest.raises(ConfigError, match="'x' is no stride"):
+        build_teacher(f"timm:mobilenetv2_050/x:{path}")
+    with pytest.raises(ConfigError, match="feature map"):
+        build_teacher(f"timm:mobilenetv2_050/7:{path}")
+    vit = next(iter(files))
+    with pytest.raises(ConfigError, match="feature map"):
+        build_teacher(f"timm:{vit}/8:{files[vit]}")

@@ -1,0 +1,32 @@
+"""A griffe extension: `a, b: text` in a docstring's Attributes or Args stands for an entry `a` and an entry `b`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from griffe import Docstring, Extension, Object
+
+_SHARED = re.compile(r"^(?P<indent> +)(?P<names>\w+(?:, \w+)+): (?P<text>.*(?:\n(?P=indent) +.*)*)", re.MULTILINE)
+#: A word in brackets right behind another one would be taken for a link of Markdown.
+_BRACKETS = re.compile(r"\]\[")
+
+
+class SharedEntries(Extension):
+    """Splits shared entries before mkdocstrings reads them; the source keeps its shorter form."""
+
+    def on_instance(self, *, obj: Object, **kwargs: Any) -> None:
+        """Called for each module, class, function and attribute that griffe has read."""
+        if obj.docstring is not None:
+            _rewrite(obj.docstring)
+
+
+def _rewrite(docstring: Docstring) -> None:
+    head, section, entries = docstring.value.partition("Attributes:")
+    if not section:
+        head, section, entries = docstring.value.partition("Args:")
+    docstring.value = _BRACKETS.sub("]\\\\[", head) + section + _SHARED.sub(_each, entries)
+
+
+def _each(match: re.Match[str]) -> str:
+    return "\n".join(f"{match['indent']}{name}: {match['text']}" for name in match["names"].split(", "))
