@@ -28,13 +28,11 @@ class Blocks:
     Attributes:
         scratch: folder for features between layers. The caller removes it after reading the result; what was begun
             there goes on.
-        shown: whether progress over the blocks is reported.
         rows: voxels per block; None = only scenes whose one pass would not fit into the free memory go in blocks.
     """
 
     scratch: Path
     rows: int | None = None
-    shown: bool = True
 
     def rows_for(self, voxels: int, config: EncoderConfig, device: torch.device) -> int | None:
         """Voxels per block for a scene of so many, or None where it is encoded in one pass."""

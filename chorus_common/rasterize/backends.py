@@ -25,7 +25,12 @@ _BACKENDS: dict[str, Callable[[], Rasterizer]] = {"cpu": _cpu, "gsplat": _gsplat
 
 
 def get_backend(name: str) -> Rasterizer:
-    """The rasteriser called `name`; ConfigError with the nearest name for any other."""
+    """The rasteriser called `name`; ConfigError with the nearest name for any other.
+
+    >>> get_backend("cpus")
+    Traceback (most recent call last):
+    chorus_common.runtime.errors.ConfigError: rasteriser 'cpus' is unknown, known: cpu, gsplat; did you mean 'cpu'?
+    """
     if name not in _BACKENDS:
         near = difflib.get_close_matches(name, _BACKENDS, n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]!r}?" if near else ""

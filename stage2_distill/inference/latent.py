@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from chorus_common.runtime.progress import progress
 from stage2_distill.encode import Blocks
 from stage2_distill.encoder import Encoder, PointBatch
 from stage2_distill.encoder.model import LevelFeatures
@@ -42,14 +44,23 @@ class Latent(Protocol):
 
 
 @torch.no_grad()
-def encode_cloud(encoder: Encoder, batch: PointBatch, blocks: Blocks | None, name: str) -> Latent:
-    """The latent of one cloud by an encoder in eval mode; in blocks where `blocks` say so (in its folder `name`)."""
+def encode_cloud(
+    encoder: Encoder, batch: PointBatch, blocks: Blocks | None, name: str, *, shown: bool = False
+) -> Latent:
+    """The latent of one cloud by an encoder in eval mode; in blocks where `blocks` say so (in its folder `name`).
+
+    shown: report progress.
+    """
     device = next(encoder.parameters()).device
     rows = None if blocks is None else blocks.rows_for(len(batch), encoder.config, device)
     if blocks is not None and rows is not None:
-        found = encode_out_of_core(encoder, batch, blocks.scratch / name, rows, shown=blocks.shown)
+        found = encode_out_of_core(encoder, batch, blocks.scratch / name, rows, shown=shown)
         return _Stored(found.values, found.scratch, device, Tokens(*found.deepest))
-    levels = encoder.forward_levels(batch.to(device))
+    batch = batch.to(device)
+    hierarchy = encoder.hierarchy(batch)
+    total = sum(len(level) * depth for level, depth in zip(hierarchy, encoder.config.enc_depths))
+    with progress(total, "voxels through blocks") if shown else nullcontext() as report:
+        levels = encoder.forward_levels(batch, levels=hierarchy, report=None if report is None else report.advance)
     deepest = levels[-1]
     tokens = Tokens(deepest.feat.float().cpu(), deepest.level.coord.cpu(), deepest.level.grid_coord.cpu())
     if encoder.config.enc_mode:

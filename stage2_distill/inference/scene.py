@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus_common.runtime.atomic import atomic_path
-from chorus_common.runtime.progress import progress
+from chorus_common.runtime.progress import Progress, progress
 from chorus_common.scene import I64, GaussianScene
 from chorus_common.scene_check import AlignmentSettings, align_scene
 from chorus_common.scene_check.settings import AUTO, OFF
@@ -83,7 +83,7 @@ def write_features(
 ) -> dict[str, Any]:
     """Write what `request` asks of a model in eval mode for every Gaussian of `scene`, rows in its order.
 
-    shown: report progress, over passes where there are several, else over the blocks of one.
+    shown: report progress, over passes where there are several, else within the one.
 
     Returns: what a record says of it (gaussians, passes, voxels of the first pass, outliers, files).
     """
@@ -103,13 +103,13 @@ def write_features(
     merged = _Merged.of(wanted, clouds, rows, target.work, request.number)
     tokens: list[Tokens] = []
     voxels = 0
-    if blocks is not None:
-        blocks = replace(blocks, shown=shown and clouds.number == 1)
+    single = shown and clouds.number == 1
     with progress(clouds.number, "passes") if shown and clouds.number > 1 else nullcontext() as report:
         for i, cloud in enumerate(clouds.make):
-            latent = encode_cloud(encoder, cloud.batch, blocks, f"pass{i}")
+            latent = encode_cloud(encoder, cloud.batch, blocks, f"pass{i}", shown=single)
             voxels = voxels or len(cloud.batch)
-            merged.take(latent, cloud)
+            with progress(len(cloud.batch), "voxels to outputs") if single else nullcontext() as tiles:
+                merged.take(latent, cloud, tiles)
             if LAST in request.outputs:
                 tokens.append(latent.tokens)
             latent.close()
@@ -196,7 +196,7 @@ class _Merged:
         files = [RowFile(work / f"{o.name}.npy", rows.n, o.channels, kind) for o in wanted]
         return _Merged(wanted, files, rows.times(clouds.times), clouds.number, rows, work, number)
 
-    def take(self, latent: Latent, cloud: Cloud) -> None:
+    def take(self, latent: Latent, cloud: Cloud, report: Progress | None) -> None:
         """The outputs of one pass to the rows that it answers, some voxels at a time."""
         rows, voxel = self.rows.of_cloud(cloud)
         order = np.argsort(voxel, kind="stable")
@@ -213,6 +213,8 @@ class _Merged:
                         file.set(rows[first:last], output.finish(values)[local])
                     else:
                         file.add(rows[first:last], values[local])
+            if report is not None:
+                report.advance(stop - start)
 
     def publish(self, target: Target) -> dict[str, str]:
         """Finished features under their names; returns the files' names."""
