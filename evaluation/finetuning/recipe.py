@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chorus_common.runtime.weight_files import weights_fingerprint
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset
 from evaluation.finetuning.model import Outputs, Segmentor
 from evaluation.finetuning.settings import FineTuneConfig, FineTuneLossSettings
@@ -55,7 +55,7 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
         self.memory = {}
         self.identity = {
             "config": config.model_dump(mode="json"),
-            "start": weights_digest(model),
+            "start": weights_fingerprint(model),
             **dataset.identity(),
         }
 
@@ -121,12 +121,3 @@ def class_weights(dataset: LabelledDataset, n_classes: int, balance: str) -> Ten
     seen = counts > 0
     weights = np.where(seen, counts.sum() / (seen.sum() * np.maximum(counts, 1)), 0.0)
     return torch.from_numpy(weights.astype(np.float32))
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 over names and bytes of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.runtime.config import dump_config
+from chorus_common.runtime.weight_files import weights_fingerprint
 from evaluation.benchmarks import class_groups, thing_classes
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledDataset
 from evaluation.finetuning.model import Segmentor, build_segmentor
 from evaluation.finetuning.predict import ScenePrediction, predict
-from evaluation.finetuning.recipe import finetune_model, weights_digest
+from evaluation.finetuning.recipe import finetune_model
 from evaluation.finetuning.settings import FineTuneConfig
 from evaluation.heads.grouping import Instances
 from evaluation.metrics.instance import InstanceEvaluator
@@ -120,7 +121,7 @@ class ScoreScene:
 
     def key(self) -> str:
         """Hash of everything but the scene that changes a count."""
-        words = [dump_config(self.config), weights_digest(self.model), self.label_space, self.target, str(self.k)]
+        words = [dump_config(self.config), weights_fingerprint(self.model), self.label_space, self.target, str(self.k)]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     def __call__(self, where: EvalScene) -> SceneResult:
