@@ -53,6 +53,7 @@ class GaussianScene:
         parts      [N]    i32, part id (meaning given by the data set), -1 unknown, optional.
         source_ids [N]    i64, row of the source file that each Gaussian came from. N never changes silently: whoever
                    drops Gaussians does it with `select`, which keeps this map.
+        source_rows: how many rows the source file has; 0 stands for as many as there are Gaussians.
         outliers   [N]    bool, rows whose centre or size no scene can have (set by the readers), optional. They keep
                    their row; `validated` refuses them, `select(~outliers)` leaves them out.
         name, label_space: free text, e.g. "scannet20".
@@ -74,11 +75,14 @@ class GaussianScene:
     harmonics: F32 | None = None
     outliers: NDArray[np.bool_] | None = None
     render_mode: RenderMode = RenderMode.CLASSIC
+    source_rows: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.means)
         if self.source_ids is None:
             object.__setattr__(self, "source_ids", np.arange(n, dtype=np.int64))
+        if self.source_rows == 0:
+            object.__setattr__(self, "source_rows", max(n, int(np.max(self.source_ids, initial=-1)) + 1))
         for key, (width, dtype) in COLUMNS.items():
             value = getattr(self, key)
             if value is None:

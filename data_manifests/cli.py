@@ -11,7 +11,11 @@ cli = program(
     "chorus-data",
     "Make, prepare, index and look at 3D Gaussian Splatting scenes.",
     {
-        "convert": LazyCommand(f"{_COMMANDS}.convert:convert_command", "Write a scene as .ply, .spz, .sog or .glb."),
+        "check": LazyCommand(f"{_COMMANDS}.check:check_command", "Check a scene before a long run."),
+        "convert": LazyCommand(
+            f"{_COMMANDS}.convert:convert_command",
+            "Write the scene IN as OUT: .ply, .spz, .sog or .glb, by its ending.",
+        ),
         "index": LazyCommand(f"{_COMMANDS}.index:index_command", "Index scenes into a manifest."),
         "inspect": LazyCommand(f"{_COMMANDS}.inspect:inspect_command", "Describe a scene or a manifest."),
         "prepare": LazyCommand(

@@ -160,9 +160,9 @@ class FeatureFiles:
         # A scene may have been pruned since (source_ids then has gaps), but a file shorter or longer than an unpruned
         # scene is another's.
         source = scene.gaussians.source_ids
-        pruned = int(source.max()) + 1 != len(source)
-        if len(values) <= source.max() or (not pruned and len(values) != len(source)):
-            raise MetricError(f"{path}: has {len(values)} rows, the scene {who} has {int(source.max()) + 1} Gaussians")
+        expected = scene.gaussians.source_rows
+        if len(values) != expected:
+            raise MetricError(f"{path}: has {len(values)} rows, the scene {who} has {expected} Gaussians")
         return _FileScene(values, source, path)
 
 

@@ -62,8 +62,8 @@ def perturb(scene: LoadedScene, name: str, seed: int) -> tuple[LoadedScene, I64]
     rng = np.random.default_rng([seed, zlib.crc32(f"{scene.name}:{name}".encode())])
     changed, kept = PERTURBATIONS[name](scene.gaussians, rng)
     order = morton_order(changed.means)
-    turned = replace(changed.select(order), source_ids=np.arange(len(order)))
-    return LoadedScene(scene.where, turned, None, name), kept[order]
+    turned = replace(changed.select(order), source_ids=np.arange(len(order)), source_rows=len(order))
+    return LoadedScene(scene.where, turned, None, scene.alignment, variant=name), kept[order]
 
 
 def export_perturbed(selection: Selection, names: Sequence[str], seed: int, folder: Path) -> None:

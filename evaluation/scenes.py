@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from chorus_common.cache import SceneCache, published_scenes
 from chorus_common.cache.files import open_files
 from chorus_common.cache.schema import FILES
+from chorus_common.camera_io import read_cameras
+from chorus_common.cameras import CameraSet
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.lifting import morton_order
 from chorus_common.manifest import Manifest
@@ -25,6 +27,7 @@ from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene import GaussianScene
+from chorus_common.scene_check import Alignment, AlignmentSettings, Finding, align_scene
 from chorus_common.scene_io import read_scene
 from chorus_common.scene_io.npy_folder import names_label_space
 
@@ -34,6 +37,7 @@ class EvalScene:
     """A scene to evaluate: its cache, if there is a store, and its source, if a manifest names it.
 
     label_space: what the manifest says of the source's labels; the cache has its own word.
+    alignment: how a source without a cache is brought to z up and metres; a cache was made from an aligned scene.
     """
 
     dataset: str
@@ -41,6 +45,8 @@ class EvalScene:
     store: StorePath | None = None
     source: Path | None = None
     label_space: str = ""
+    cameras: Path | None = None
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
 
     @property
     def name(self) -> str:
@@ -83,10 +89,21 @@ class EvalScene:
             gaussians = cache.scene()
             if label_space and gaussians.label_space != label_space:
                 gaussians = replace(gaussians, **_other_labels(self, gaussians, label_space))
-            return LoadedScene(self, gaussians, cache)
-        gaussians = self.read_source(label_space)
+            found = cache.attributes.alignment
+            return LoadedScene(self, gaussians, cache, Alignment.from_quat(found.quat, found.scale))
+        aligned = align_scene(self.read_source(label_space), self.alignment, self._cameras())
         # The cache's order: what is computed does not depend on the order of the rows in the file.
-        return LoadedScene(self, gaussians.select(morton_order(gaussians.means)), None)
+        gaussians = aligned.scene.select(morton_order(aligned.scene.means))
+        return LoadedScene(self, gaussians, None, aligned.alignment, aligned.findings)
+
+    def _cameras(self) -> CameraSet | None:
+        """The cameras of the source, where the manifest names some that can be read."""
+        if self.cameras is None:
+            return None
+        try:
+            return read_cameras(self.cameras)
+        except SceneError:
+            return None
 
     def read_source(self, label_space: str = "") -> GaussianScene:
         """The source with labels of `label_space` ("" = the manifest's word); without labels where it has none of them:
@@ -103,12 +120,15 @@ class EvalScene:
 @dataclass(frozen=True, eq=False)
 class LoadedScene:
     """A scene in memory. `gaussians` are in Morton order, like everything in a cache; `cache` is None where the scene
-    was read from its source. variant: "", or the folder of features for a scene that was changed.
+    was read from its source. variant: "", or the folder of features for a scene that was changed. alignment: from the
+    file's frame to that of `gaussians`; findings: what the scene check said of a source.
     """
 
     where: EvalScene
     gaussians: GaussianScene
     cache: SceneCache | None
+    alignment: Alignment = field(default_factory=Alignment)
+    findings: tuple[Finding, ...] = ()
     variant: str = ""
 
     @property
@@ -121,13 +141,12 @@ class LoadedScene:
 
     def in_source_order(self, values: NDArray[np.integer], missing: int = -1) -> NDArray[np.integer]:
         """Per-Gaussian `values` [N] as rows of the source file; rows that the cache has pruned get `missing`."""
-        source = self.gaussians.source_ids
-        rows = np.full(int(source.max(initial=-1)) + 1, missing, dtype=values.dtype)
-        rows[source] = values
+        rows = np.full(self.gaussians.source_rows, missing, dtype=values.dtype)
+        rows[self.gaussians.source_ids] = values
         return rows
 
 
-def scene_at(path: StorePath) -> EvalScene:
+def scene_at(path: StorePath, alignment: AlignmentSettings | None = None) -> EvalScene:
     """The scene at `path`: a store's <data set>/<scene id>.zarr, or a scene file or folder of any format."""
     if not path.exists():
         raise SceneError(f"{path}: no such scene")
@@ -138,7 +157,8 @@ def scene_at(path: StorePath) -> EvalScene:
     path = path.resolve()
     if path.suffix == ".zarr":
         return EvalScene(path.parent.name, path.stem, path.parent.parent)
-    return EvalScene(path.parent.name, path.stem if path.is_file() else path.name, None, path)
+    name = path.stem if path.is_file() else path.name
+    return EvalScene(path.parent.name, name, None, path, alignment=alignment or AlignmentSettings())
 
 
 @dataclass
@@ -166,10 +186,11 @@ class SceneOptions:
     manifest: Path | None = None
     split: str = "val"
     label_space: str = ""
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
 
     def labelled(self, *, keep_unlabelled: bool = False) -> tuple[Selection, tuple[str, ...], str]:
         """(scenes, class names, label space); raises what `select_scenes` and `labelled_scenes` raise."""
-        selection = select_scenes(self.stores, self.manifest, self.split)
+        selection = select_scenes(self.stores, self.manifest, self.split, self.alignment)
         return selection, *labelled_scenes(selection, self.label_space, keep_unlabelled=keep_unlabelled)
 
     def inputs(self) -> dict[str, Any]:
@@ -178,10 +199,13 @@ class SceneOptions:
             "stores": [str(store) for store in self.stores],
             "manifest": None if self.manifest is None else str(self.manifest),
             "split": self.split,
+            "alignment": self.alignment.model_dump(),
         }
 
 
-def select_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str) -> Selection:
+def select_scenes(
+    stores: Sequence[StorePath], manifest: Path | None, split: str, alignment: AlignmentSettings | None = None
+) -> Selection:
     """Scenes of `split` by (data set, id), found in the first store that has them; without a manifest, all scenes of
     the stores; without stores, the manifest's own files.
 
@@ -189,6 +213,7 @@ def select_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str
     """
     if not stores and manifest is None:
         raise ConfigError("no scenes given; use --manifest, --store or both")
+    settings = alignment or AlignmentSettings()
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")
@@ -207,7 +232,10 @@ def select_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str
         raise ManifestError(f"{manifest}: no scenes in split '{split}'; it has {known or 'no scenes at all'}")
     if not stores:
         return Selection(
-            [EvalScene(r.dataset, r.scene_id, None, Path(r.scene_path), r.label_space) for r in rows],
+            [
+                EvalScene(r.dataset, r.scene_id, None, Path(r.scene_path), r.label_space, r.cameras_path, settings)
+                for r in rows
+            ],
         )
     selection = Selection([])
     for row in rows:

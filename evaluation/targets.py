@@ -78,7 +78,7 @@ class EvalTarget:
     @property
     def n_file_rows(self) -> int:
         """Rows of the file that the places came from."""
-        return len(self.coord) if self.points else int(self.scene.gaussians.source_ids.max(initial=-1)) + 1
+        return len(self.coord) if self.points else self.scene.gaussians.source_rows
 
     @property
     def file_rows(self) -> NDArray[np.int64]:
@@ -121,4 +121,5 @@ def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: in
     cloud = read_point_truth(scene.where.source, label_space, scene.name)
     if cloud is None:
         raise NoGroundTruthError("no ground truth: no pc_coord.npy beside the source")
-    return EvalTarget(scene, cloud.coord, cloud.labels, cloud.instances, True, k)
+    coord = np.asarray(scene.alignment.points(cloud.coord), dtype=np.float32)
+    return EvalTarget(scene, coord, cloud.labels, cloud.instances, True, k)

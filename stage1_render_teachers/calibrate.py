@@ -24,7 +24,14 @@ from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.plan import shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher
-from stage1_render_teachers.views.render_views import config_grid, load_scene, own_cameras, pick_views, render_batches
+from stage1_render_teachers.views.render_views import (
+    align_row,
+    config_grid,
+    load_scene,
+    own_cameras,
+    pick_views,
+    render_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,9 @@ def scene_moments(job: CalibrationJob) -> SceneMoments:
     config = job.config
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
-        scene = load_scene(job.row)
-        cameras = pick_views(own_cameras(job.row), scene, config)
+        aligned = align_row(load_scene(job.row), own_cameras(job.row), config)
+        scene = aligned.scene
+        cameras = pick_views(aligned.cameras, scene, config)
         rng = np.random.default_rng([config.seed, zlib.crc32(_key(job.row).encode())])
         views = np.sort(rng.choice(len(cameras), min(config.calibration.views, len(cameras)), replace=False))
         moments: dict[str, Moments] = {}

@@ -36,6 +36,9 @@ class SceneOutcome:
         seconds: step -> seconds of wall clock (read, views, render, teachers, ..., total).
         bytes: size of the published store.
         coverage: share of Gaussians that enough views see.
+        empty_pixels: mean share of the pixels of a view that show nothing.
+        mostly_empty: whether that is more than a scene of its kind can explain.
+        notes: what the scene check found and did, a line each.
         peak_memory: bytes, the largest resident size of the worker up to the end of this scene.
         errors: teacher -> {"token_cosine": ..., "lifted_cosine": ..., "lifted_cosine_p01": ...}.
         transient: a failure that trying again may cure.
@@ -51,6 +54,9 @@ class SceneOutcome:
     n_gaussians: int = 0
     n_views: int = 0
     coverage: float = 0.0
+    empty_pixels: float = 0.0
+    mostly_empty: bool = False
+    notes: tuple[str, ...] = ()
     peak_memory: int = 0
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     transient: bool = False
@@ -66,7 +72,8 @@ SCHEMA = pa.schema(
     [
         ("dataset", pa.string()), ("scene_id", pa.string()), ("status", pa.string()), ("error", pa.string()),
         ("seconds", _NUMBERS), ("bytes", pa.int64()), ("n_gaussians", pa.int64()), ("n_views", pa.int64()),
-        ("coverage", pa.float64()), ("peak_memory", pa.int64()), ("errors", pa.map_(pa.string(), _NUMBERS)),
+        ("coverage", pa.float64()), ("empty_pixels", pa.float64()), ("mostly_empty", pa.bool_()),
+        ("notes", pa.list_(pa.string())), ("peak_memory", pa.int64()), ("errors", pa.map_(pa.string(), _NUMBERS)),
         ("transient", pa.bool_()), ("finished", pa.float64()),
     ]
 )  # fmt: skip
@@ -145,4 +152,9 @@ def _from_row(row: dict[str, Any]) -> dict[str, Any]:
     seconds = dict(row.pop("seconds") or ())
     errors = {name: dict(values or ()) for name, values in row.pop("errors") or ()}
     # files of runs that knew no such column read as null
+    row |= {
+        "notes": tuple(row["notes"] or ()),
+        "empty_pixels": row["empty_pixels"] or 0.0,
+        "mostly_empty": bool(row["mostly_empty"]),
+    }
     return {**row, "seconds": seconds, "errors": errors, "transient": bool(row["transient"])}

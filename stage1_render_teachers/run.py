@@ -28,10 +28,13 @@ from stage1_render_teachers.store import prepare_store
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `failures`: "dataset/scene_id" -> one line."""
+    """What a run did. `failures`: "dataset/scene_id" -> one line; `mostly_empty`: scenes whose views show
+    next to nothing.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    mostly_empty: tuple[str, ...] = ()
     seconds: float = 0.0
     bytes: int = 0
     stopped_early: bool = False
@@ -77,6 +80,7 @@ def run_jobs(
     failures: dict[str, str] = {}
     size = 0
     stopped = False
+    empty: list[str] = []
     finished = _with_retries(jobs, pool, task, retries, report)
     for done in finished:
         row = done.job.row
@@ -90,12 +94,20 @@ def run_jobs(
         if outcome.status == "failed":
             failures[outcome.key] = outcome.error
             report.say(f"failed: {outcome.key}: {outcome.error}")
+        for note in outcome.notes:
+            report.say(f"{outcome.key}: {note}")
+        if outcome.mostly_empty:
+            empty.append(outcome.key)
+            report.say(
+                f"{outcome.key}: warning: {outcome.empty_pixels:.0%} of its views' pixels are empty; do the cameras "
+                "belong to it? chorus-data check tells"
+            )
         report.advance(note=f"{counts['failed']} failed" if counts["failed"] else "")
         if max_failures and counts["failed"] >= max_failures:
             stopped = True
             break
     finished.close()
-    return RunSummary(dict(counts), failures, time.monotonic() - started, size, stopped)
+    return RunSummary(dict(counts), failures, tuple(empty), time.monotonic() - started, size, stopped)
 
 
 def _with_retries(

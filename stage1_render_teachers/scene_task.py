@@ -30,6 +30,7 @@ from chorus_common.cache import (
     published_bytes,
     unpublish,
 )
+from chorus_common.cache.schema import AlignmentAttributes
 from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
@@ -38,15 +39,27 @@ from chorus_common.runtime.bucket import BucketError
 from chorus_common.runtime.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
 from chorus_common.runtime.peak_memory import peak_memory
 from chorus_common.runtime.store_path import StorePath
+from chorus_common.scene_check import Alignment
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teacher_passes import open_passes
-from stage1_render_teachers.views.render_views import config_grid, load_scene, own_cameras, pick_views, render_batches
+from stage1_render_teachers.views.render_views import (
+    align_row,
+    config_grid,
+    load_scene,
+    own_cameras,
+    pick_views,
+    render_batches,
+)
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
 #: Raise when the same settings give other numbers than before: caches made by older code are then seen as such.
-STAGE1_VERSION = 4
+STAGE1_VERSION = 5
+
+
+#: Share of empty pixels over all views from which something is wrong: of an object, of an interior.
+MOSTLY_EMPTY = (0.9, 0.5)
 
 
 @dataclass(frozen=True)
@@ -118,13 +131,15 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
     """
     config = job.config
     with watch("read"):
-        scene = load_scene(job.row)
+        aligned = align_row(load_scene(job.row), own, config)
+        scene = aligned.scene
     with watch("views"):
-        cameras = pick_views(own, scene, config)
+        cameras = pick_views(aligned.cameras, scene, config)
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
-    with SceneCacheWriter(job.path, scene_header(job, own)) as writer:
+    empty = 0.0
+    with SceneCacheWriter(job.path, scene_header(job, own, aligned.alignment)) as writer:
         writer.put_cameras(cameras)
         surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
         passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
@@ -136,6 +151,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
                 if batch is None:
                     break
                 hits += batch.hits
+                empty += float((batch.depth <= 0).mean(axis=(1, 2)).sum())
                 if config.store_rgb:
                     images.append(batch.images)
                 if config.store_depth:
@@ -162,6 +178,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
                 writer.put_depth(depths)
             errors = {step.name: step.finish() for step in passes}
             figures = {f"{name}/{key}": value for name, found in errors.items() for key, value in found.items()}
+            figures["empty_pixels"] = empty / len(cameras)
             writer.put_measures({f"covered_by_{config.coverage_views}_views": coverage, **figures})
         with watch("publish"):
             published = writer.publish()
@@ -173,11 +190,14 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         n_gaussians=len(scene),
         n_views=len(cameras),
         coverage=coverage,
+        empty_pixels=empty / len(cameras),
+        mostly_empty=empty / len(cameras) > MOSTLY_EMPTY[aligned.interior],
+        notes=tuple(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
         errors={name: found for name, found in errors.items() if found},
     )
 
 
-def scene_header(job: SceneJob, own: CameraSet | None) -> SceneHeader:
+def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
     """What the cache says of itself."""
     config = job.config
     return SceneHeader(
@@ -188,6 +208,7 @@ def scene_header(job: SceneJob, own: CameraSet | None) -> SceneHeader:
             width=config.width, height=config.height, cell=config.cell, interpolation=config.interpolation
         ),
         settings=config.model_dump(mode="json"),
+        alignment=AlignmentAttributes(**alignment.as_dict()),
     )
 
 

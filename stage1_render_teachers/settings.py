@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from chorus_common.cache.schema import MaskForm
 from chorus_common.features.quantise import Bits
 from chorus_common.runtime.config import Config
+from chorus_common.scene_check.settings import AlignmentSettings
 from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
@@ -32,16 +33,16 @@ class Stage1Config(Config):
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
     )
-    height: int = Field(default=480, ge=1, le=8192)
+    height: int = Field(default=480, ge=1, le=8192, description="pixels")
     cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
     interpolation: Literal["nearest", "bilinear"] = Field(
         default="bilinear", description="how pixels share their weight"
     )
     n_views: int = Field(default=64, ge=1, description="views chosen for a scene that brings no cameras")
     fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
-    up: tuple[float, float, float] = Field(
-        default=(0.0, 0.0, 1.0),
-        description="upward, for chosen views; captured objects are often y down: [0, -1, 0]",
+    alignment: AlignmentSettings = Field(
+        default_factory=AlignmentSettings,
+        description="which way is up, metres per unit, and stray Gaussians: how a scene is brought in order first",
     )
     max_views: int = Field(default=0, ge=0, description="cap on the views that a scene brings; 0 = none")
     view_choice: Literal["spread", "even"] = Field(
@@ -65,7 +66,7 @@ class Stage1Config(Config):
     )
     coverage_views: int = Field(default=3, ge=1, description="views that must see a covered Gaussian")
     error_sample: int = Field(default=2048, ge=1, description="Gaussians on which the error is measured")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn")
     calibration: CalibrationConfig = Field(default_factory=CalibrationConfig)
 
     @field_validator("teachers")

@@ -13,7 +13,9 @@ cli = program(
     {
         "train": LazyCommand(f"{_COMMANDS}.train:train_command", "Train a student from teacher caches."),
         "adapt": LazyCommand(f"{_COMMANDS}.adapt:adapt_command", "Adapt a student to the scenes of another domain."),
-        "encode": LazyCommand(f"{_COMMANDS}.encode:encode_command", "Write the features of a scene's Gaussians."),
+        "encode": LazyCommand(
+            f"{_COMMANDS}.encode:encode_command", "Write the features of scenes' Gaussians, rows in the file's order."
+        ),
         "export": LazyCommand(f"{_COMMANDS}.export:export_command", "Write a checkpoint in another layout."),
         "info": LazyCommand(f"{_COMMANDS}.info:info_command", "Describe an encoder."),
         "gaussiancross": LazyCommand(

@@ -80,8 +80,9 @@ class DistillRecipe(Recipe[Batch]):
         )  # fmt: skip
         self.dataset = dataset(data.scenes)
         self.validation = dataset(data.validation) if data.validation else None
-        self.steps = config.epochs * self.dataset.steps_per_epoch
-        self.validate_every = config.validate_every * self.dataset.steps_per_epoch
+        self.steps_per_epoch = self.dataset.mixture.steps
+        self.steps = config.epochs * self.steps_per_epoch
+        self.validate_every = config.validate_every * self.steps_per_epoch
 
     def prepare(self, processes: Processes) -> None:
         """Check what validation needs, put the student on its device with its adapters, find the prototypes."""
@@ -107,17 +108,17 @@ class DistillRecipe(Recipe[Batch]):
 
     def loss(self, batch: Batch, step: int) -> Loss:
         weights = self.term_weights(step)
-        found = total_loss(self.model, batch.to(self.device), self.teachers, weights, self.prototypes)
+        found = total_loss(self.model, batch, self.teachers, weights, self.prototypes)
         measured = {
             f"teachers/{name}": Measured({"weight": weights[name].teacher, **term.values()}, term.seen)
             for name, term in found.terms.items()
         }
         losses = {n: float(found.terms[n].loss.detach()) if n in found.terms else 0.0 for n in self.teachers}
-        return Loss(found.total, measured | {"": Measured({"epoch": step / self.dataset.steps_per_epoch})}, losses)
+        return Loss(found.total, measured, losses)
 
     def term_weights(self, step: int) -> dict[str, TermWeights]:
         """Weights of all teachers' terms at `step`."""
-        epoch = step / self.dataset.steps_per_epoch
+        epoch = step / self.steps_per_epoch
         weights = {name: term_weights(epoch, settings) for name, settings in self.teachers.items()}
         if self.config.balance == "none":
             return weights
@@ -139,7 +140,7 @@ class DistillRecipe(Recipe[Batch]):
         values = validate(student, self.validation, self.teachers, self.device, check)
         scores = {} if check is None else check.scores()
         mean = float(np.mean([v["distillation"] for v in values.values()]))
-        epoch = step / self.dataset.steps_per_epoch
+        epoch = step / self.steps_per_epoch
         line = "cosine " + ", ".join(f"{name} {v['cosine']:.3f}" for name, v in values.items())
         return Validation(
             {"epoch": epoch, "distillation": mean, "teachers": values, "zero_shot": scores},

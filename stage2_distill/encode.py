@@ -80,7 +80,7 @@ def encode_voxels(
     encoder.eval()
     try:
         if blocks is not None and rows is not None:
-            values, scratch = encode_out_of_core(encoder, batch, blocks.scratch, rows)
+            values, scratch, _ = encode_out_of_core(encoder, batch, blocks.scratch, rows)
             return VoxelFeatures(values, voxel, scratch)
         return VoxelFeatures(encoder(batch.to(device)).float().cpu(), voxel)
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.data.order import FEATURE_NORMS, generator
+from stage2_distill.engine.move import to_device
 from stage2_distill.losses.prototypes import choose_prototypes
 from stage2_distill.student import Student
 
@@ -37,7 +38,8 @@ def calibrate_feature_norms(student: Student, dataset: CacheDataset, seed: int) 
     predicted: dict[str, list[Tensor]] = {}
     wanted: dict[str, list[Tensor]] = {}
     for number in sorted(rng.permutation(len(dataset.scenes))[:SCENES].tolist()):
-        batch = dataset.plain(number, lambda count: rng.permutation(count)[:PER_SCENE]).batch.to(device)
+        batch = dataset.plain(number, lambda count: rng.permutation(count)[:PER_SCENE]).batch
+        batch = to_device(batch, device)
         latent = student.encoder(batch.points)
         for name, target in batch.targets.items():
             if batch.pixels is None:

@@ -62,9 +62,6 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    def to(self, device: torch.device) -> SparseRows:
-        return SparseRows(self.indptr.to(device), self.columns.to(device), self.weights.to(device), self.width)
-
     def __matmul__(self, values: Tensor) -> Tensor:
         """Weighted sums [R, C] f32 of `values` [width, C], with gradient."""
         with torch.autocast(values.device.type, enabled=False):

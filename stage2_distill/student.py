@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, ValidationError
@@ -33,8 +32,10 @@ from stage2_distill.encoder.checkpoints import is_own_folder, load_weights, read
 from stage2_distill.encoder.state_dicts import split_state
 from stage2_distill.encoder.weight_files import read_published, read_safetensors
 from stage2_distill.hub import Origin, WeightsSource, locate
+from stage2_distill.model_card import model_card
 from stage2_distill.projectors import ProjectorLayout, make_projector
 from stage2_distill.release import LICENCE, release_state, release_teachers, why_not_release, write_release
+from stage2_distill.standardiser_modules import IdentityStandardiser, StandardiserModule
 
 
 class StudentTeacher(Config):
@@ -45,7 +46,7 @@ class StudentTeacher(Config):
             `release.UNRECORDED`.
         channels: width of its features. hidden: width of the projector's hidden layer. projector: its layout.
         space: of the projector's output, "standardised" = by PHI-S, to be mapped back; "unit" = the teacher's own,
-            normalised to feature_norm 1; "plain" = the teacher's own as it is.
+            normalised to length 1; "plain" = the teacher's own as it is.
         text_aligned: whether `chorus_common.text.load_text_encoder(spec)` gives vectors of the same space.
         feature_norm: of predictions in the standardised space (`stage2_distill.feature_norms`); None = sqrt(channels),
             the feature norm that PHI-S gives a teacher's token.
@@ -69,76 +70,6 @@ class StudentConfig(Config):
     encoder: EncoderConfig
     teachers: dict[str, StudentTeacher]
     origin: Origin | None = None
-
-
-class StandardiserModule(nn.Module):
-    """A teacher's PHI-S standardiser as buffers: y' = R (y - mean) / phi, and back
-    (chorus_common.features.standardise)."""
-
-    mean: Tensor
-    rotation: Tensor
-    phi: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("rotation", torch.eye(channels))
-        self.register_buffer("phi", torch.ones(()))
-
-    @staticmethod
-    def of(standardiser: PhiSStandardiser) -> StandardiserModule:
-        """The same numbers in float32."""
-        module = StandardiserModule(len(standardiser.mean))
-        module.mean.copy_(torch.from_numpy(np.asarray(standardiser.mean, dtype=np.float32)))
-        module.rotation.copy_(torch.from_numpy(np.asarray(standardiser.rotation, dtype=np.float32)))
-        module.phi.fill_(float(standardiser.phi))
-        return module
-
-    def inverse(self, standardised: Tensor) -> Tensor:
-        """[..., C] from the standardised space to the teacher's own: phi R^T y' + mean."""
-        return standardised @ self.linear() + self.mean
-
-    def linear(self) -> Tensor:
-        """The map's linear part [C, C]."""
-        return self.rotation * self.phi
-
-    def offset(self) -> Tensor:
-        """The teacher's mean in the standardised frame, R mean / phi [C]; see
-        `losses.distillation.distillation_loss`."""
-        return self.rotation @ self.mean / self.phi
-
-
-class IdentityStandardiser(nn.Module):
-    """In place of a standardiser where predictions are in the teacher's own space already: nothing to store or
-    multiply."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.zeros(self.channels)
-
-    @property
-    def rotation(self) -> Tensor:
-        return torch.eye(self.channels)
-
-    @property
-    def phi(self) -> Tensor:
-        return torch.ones(())
-
-    def inverse(self, standardised: Tensor) -> Tensor:
-        """As it is."""
-        return standardised
-
-    def linear(self) -> Tensor:
-        """The map's linear part [C, C]."""
-        return self.rotation
-
-    def offset(self) -> Tensor:
-        """The teacher's mean [C]: none."""
-        return self.mean
 
 
 class Student(nn.Module):
@@ -254,8 +185,9 @@ def save_student(
     folder = Path(folder)
     tensors = dict(student.state_dict() if state is None else state)
     flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_text_atomically(folder / "config.json", dump_config(with_origin(student)))
-    write_text_atomically(folder / "README.md", model_card(student, notes))
+    config, count = with_origin(student), sum(p.numel() for p in student.encoder.parameters())
+    write_text_atomically(folder / "config.json", dump_config(config))
+    write_text_atomically(folder / "README.md", model_card(config, count, notes))
     write_bytes_atomically(folder / "model.safetensors", save_tensors(flat))
 
 
@@ -357,62 +289,6 @@ def read_student_config(folder: str | Path) -> StudentConfig:
         raise WeightsError(f"{path}: no such file; is {folder} a student's folder?") from None
     except (ValueError, ValidationError) as error:
         raise WeightsError(f"{path}: not a student's config ({' '.join(str(error).split())[:160]})") from None
-
-
-def model_card(student: Student, notes: str) -> str:
-    """README.md of a student's folder, with the front matter that the hub reads: what it is, what it eats, what it
-    gives, how to use it, where its weights come from and under which licence.
-    """
-    encoder, origin = student.config.encoder, with_origin(student).origin
-    count = sum(p.numel() for p in student.encoder.parameters())
-    rows = [f"| {n} | `{t.spec}` | {t.channels} | {t.fingerprint} |" for n, t in student.config.teachers.items()]
-    return "\n".join(
-        [
-            *_front_matter(origin),
-            "# Chorus student",
-            "",
-            f"A feed-forward 3D encoder ({encoder.name}, {count:,} parameters) and one projector per teacher.",
-            "",
-            f"Input: {', '.join(encoder.inputs.features)} per voxel of {encoder.inputs.grid_size:g} m, colours "
-            f"{'[0, 1]' if encoder.inputs.color_range == 'unit' else '[-1, 1]'}.",
-            f"Output: {student.encoder.out_channels} channels per Gaussian, and per teacher:",
-            "",
-            "| teacher | spec | channels | fingerprint |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-            "```python",
-            "from stage2_distill.student import load_student",
-            'student = load_student("this/folder")   # or "hf:OWNER/REPO", once it is pushed there',
-            "```",
-            "",
-            *_origin_lines(origin),
-            notes,
-        ]
-    )
-
-
-def _front_matter(origin: Origin | None) -> list[str]:
-    """What the hub shows beside a model card; a licence only where one is known."""
-    licence = "" if origin is None else origin.licence
-    name = [f"license: {licence.lower().replace(' ', '-')}"] if licence else []
-    base = [f"base_model: {origin.repository}"] if origin is not None and origin.repository else []
-    tags = ["tags:", "- 3d-gaussian-splatting", "- feature-extraction"]
-    return ["---", *name, *base, *tags, "---", ""]
-
-
-def _origin_lines(origin: Origin | None) -> list[str]:
-    if origin is None:
-        return []
-    place = " ".join(filter(None, [origin.repository, origin.file, origin.revision])) or origin.name
-    licence = origin.licence or "not stated; see where the file comes from"
-    return [
-        "## Origin of the weights",
-        "",
-        f"Made from {place} ({origin.bytes:,} bytes, sha256 {origin.sha256}).",
-        f"Licence of those weights: {licence}.",
-        "",
-    ]
 
 
 def _key(name: str) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.engine.means import Means
+from stage2_distill.engine.move import to_device
 from stage2_distill.losses.schedule import TermWeights
 from stage2_distill.losses.total import teacher_terms
 from stage2_distill.settings import TeacherSettings
@@ -30,7 +31,7 @@ def validate(
     sums = Means()
     for number in range(len(dataset.scenes)):
         plain = dataset.plain(number)
-        batch = plain.batch.to(device)
+        batch = to_device(plain.batch, device)
         latent = student.encoder(batch.points)
         for name in batch.targets:
             term = teacher_terms(student, name, latent, batch, teachers[name], TermWeights(1.0))

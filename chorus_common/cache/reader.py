@@ -108,7 +108,13 @@ class SceneCache:
         }
         if "source_ids" not in columns:
             columns["source_ids"] = self._read("lifting/order")
-        return GaussianScene(**columns, name=a.scene_name, label_space=a.label_space, render_mode=a.render_mode)
+        return GaussianScene(
+            **columns,
+            name=a.scene_name,
+            label_space=a.label_space,
+            render_mode=a.render_mode,
+            source_rows=a.source_rows,
+        )
 
     def cameras(self) -> CameraSet:
         """The views, in the order of the lifting index and of every teacher."""

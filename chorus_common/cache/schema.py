@@ -116,6 +116,13 @@ class MaskTeacherAttributes(Config):
     embedded_by: EmbeddingSource | None = None  #: None where the run had no text-aligned teacher
 
 
+class AlignmentAttributes(Config):
+    """How the scene was brought to z up and metres: x_cache = scale * R(quat) @ x_file (chorus_common.scene_check)."""
+
+    quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)  #: w, x, y, z
+    scale: float = 1.0
+
+
 class SceneHeader(Config):
     """What a writer is told before it gets any array."""
 
@@ -124,6 +131,7 @@ class SceneHeader(Config):
     grid: GridAttributes
     dataset: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)  #: the resolved settings of the run that made it
+    alignment: AlignmentAttributes = Field(default_factory=lambda: AlignmentAttributes())  #: from the file's frame
 
 
 class CacheAttributes(SceneHeader):
@@ -134,6 +142,7 @@ class CacheAttributes(SceneHeader):
     label_space: str
     render_mode: RenderMode = RenderMode.CLASSIC  #: how the scene is meant to be rasterised
     n_gaussians: Count
+    source_rows: int = 0  #: rows of the source file; 0 = n_gaussians
     n_views: Count
     nnz: Count
     columns: tuple[str, ...]  #: optional columns of the scene that are stored

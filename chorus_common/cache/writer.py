@@ -131,6 +131,7 @@ class SceneCacheWriter:
             self._put(path, layout, getattr(rows, path.rpartition("/")[2]))
         self._draft |= {
             "n_gaussians": len(scene),
+            "source_rows": 0 if scene.source_rows == len(scene) else scene.source_rows,
             "columns": optional,
             "scene_name": scene.name,
             "label_space": scene.label_space,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +92,29 @@ def workers_option(help: str = "Processes. They change no byte of the result.") 
 def device_option(help: str = "Where networks run: auto, cpu, cuda or cuda:N.") -> Callable[[F], F]:
     """-> device: as torch names it; "auto" is CUDA where this machine has it."""
     return click.option("--device", default="auto", help=help)
+
+
+def alignment_options() -> Callable[[F], F]:
+    """-> alignment: AlignmentSettings, how a scene is brought to z up and metres before it is rendered or encoded."""
+
+    def wrap(function: F) -> F:
+        @functools.wraps(function)
+        def gathered(*given: Any, up: str, scale: str, outliers: str, **others: Any) -> Any:
+            from chorus_common.scene_check.settings import alignment_settings
+
+            return function(*given, alignment=alignment_settings(up, scale, outliers), **others)
+
+        return together(
+            click.option("--up", default="auto", help="Upward direction of the file: auto, off (z), -y, or x,y,z."),
+            click.option("--scale", default="auto", help="Metres per unit of the file: auto, off (1), or a number."),
+            click.option(
+                "--outliers",
+                default="auto",
+                help="Gaussians apart from all others are left out: auto, off, or the gap in metres.",
+            ),
+        )(gathered)  # type: ignore[return-value]
+
+    return wrap  # fmt: skip
 
 
 def json_option(help: str = "Print one JSON object.") -> Callable[[F], F]:

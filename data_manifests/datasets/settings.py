@@ -22,9 +22,11 @@ SceneIds = Literal["name", "path"]
 class ScannetRelease(Config):
     """ScanNet as its owners hand it out: scans/<id>/ with mesh, segments and objects, scans_test/<id>/ without."""
 
+    #: Which reader the release is for.
     layout: Literal["scannet"]
     #: split -> folder with the scans of that split.
     folders: dict[str, str] = Field(default={"train": "scans", "val": "scans", "test": "scans_test"})
+    #: split -> file of scene ids, or the ids themselves.
     split_lists: SplitLists = Field(default={split: f"scannetv2_{split}.txt" for split in ("train", "val", "test")})
     #: Splits that come without annotations.
     unlabelled: list[str] = Field(default=["test"])
@@ -37,6 +39,7 @@ class ScannetRelease(Config):
 class S3disRelease(Config):
     """Stanford3dDataset_v1.2: Area_k/<room>/Annotations/<class>_<n>.txt."""
 
+    #: Which reader the release is for.
     layout: Literal["s3dis"]
     #: Folder of the areas below the root; "" = the root itself.
     folder: str = "Stanford3dDataset_v1.2"
@@ -49,27 +52,35 @@ class S3disRelease(Config):
 class SceneSplatFolders(Config):
     """SceneSplat's Gaussians: <split>/<scene>/{coord,color,opacity,scale,quat,...}.npy, with pc_*.npy where present."""
 
+    #: Which reader the release is for.
     layout: Literal["scenesplat"]
     #: split -> pattern of the scenes' folders ({scene_id} marks the id).
     scenes: dict[str, str] = Field(default={split: f"{split}/*" for split in ("train", "val", "test")})
+    #: split -> file of scene ids, or the ids themselves.
     split_lists: SplitLists = Field(default={})
 
 
 class PointceptFolders(Config):
     """Pointcept's preprocessed points: <split>/<scene>/{coord,color,normal,segment*,instance}.npy."""
 
+    #: Which reader the release is for.
     layout: Literal["pointcept"]
+    #: split -> pattern of the scenes' folders ({scene_id} marks the id).
     scenes: dict[str, str] = Field(default={split: f"{split}/*" for split in ("train", "val", "test")})
+    #: split -> file of scene ids, or the ids themselves.
     split_lists: SplitLists = Field(default={})
+    #: A scene is called by its folder's own name, or by its whole path below the root.
     scene_ids: SceneIds = "name"
 
 
 class PointTables(Config):
     """One .npy table of points per scene with its labels in .npy files beside it."""
 
+    #: Which reader the release is for.
     layout: Literal["point-tables"]
     #: split -> pattern of the table [M, >= 6] (x, y, z, r, g, b), with {scene_id} once.
     scenes: dict[str, str]
+    #: split -> file of scene ids, or the ids themselves.
     split_lists: SplitLists = Field(default={})
     #: File of the labels beside the table, with {scene_id}; "" = none.
     labels: str = ""
@@ -102,6 +113,7 @@ class PrepareConfig(Config):
 
     #: Name of the data set, a plain word.
     name: str
+    #: Where the release's files lie.
     release: Release
     #: Label spaces to write; the manifest names the first.
     label_spaces: list[str] = Field(min_length=1)

@@ -21,11 +21,11 @@ class RoomOptions(Config):
     gaussians: int = Field(
         default=24_000, ge=1_000, le=5_000_000, description="aim; the result differs by a few percent"
     )
-    views: int = Field(default=24, ge=1, le=2_000)
+    views: int = Field(default=24, ge=1, le=2_000, description="cameras")
     width: int = Field(default=320, ge=16, le=4096, description="pixels")
     height: int = Field(default=240, ge=16, le=4096, description="pixels")
     room_type: RoomType | None = Field(default=None, description="None: drawn from the seed")
-    domain: Domain = "clean"
+    domain: Domain = Field(default="clean", description="look of the room and quality of its reconstruction")
 
 
 @dataclass(frozen=True)

@@ -312,7 +312,7 @@ def _degrade(scene: GaussianScene, style: DomainStyle, rng: np.random.Generator)
         key: np.concatenate([getattr(kept, key), value]).astype(getattr(kept, key).dtype)
         for key, value in extra.items()
     }
-    return replace(kept, **joined, source_ids=np.arange(len(kept) + n, dtype=np.int64))
+    return replace(kept, **joined, source_ids=np.arange(len(kept) + n, dtype=np.int64), source_rows=len(kept) + n)
 
 
 def rotations_to_quats(rotation: F64) -> NDArray[np.float32]:

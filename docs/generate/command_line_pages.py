@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +63,7 @@ def _page(name: str, command: click.Command) -> str:
 
 
 def _help(command: click.Command) -> str:
-    return (command.help or "").replace("\b", "").split("\f")[0].strip() + "\n"
+    return _escaped(inspect.cleandoc((command.help or "").replace("\b", "").split("\f")[0])) + "\n"
 
 
 def _commands(group: click.Group, context: click.Context, program: str) -> str:
@@ -83,13 +85,17 @@ def _table(command: click.Command, context: click.Context) -> str:
 
 def _row(parameter: click.Parameter, context: click.Context) -> str:
     if isinstance(parameter, click.Argument):
-        return f"| `{_cell(parameter.make_metavar(context))}` | argument | |"
+        return f"| `{_code(parameter.make_metavar(context))}` | argument | |"
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     if not getattr(parameter, "is_flag", False):
-        names += f" `{_cell(parameter.make_metavar(context).removesuffix(' RANGE'))}`"
-    notes = [str(getattr(parameter, "help", None) or "").rstrip(".")]
-    notes += ["repeatable"] if parameter.multiple and "repeatable" not in notes[0] else []
-    return f"| {names} | {_cell('; '.join(note for note in notes if note))} | {_default(parameter, context)} |"
+        names += f" `{_code(parameter.make_metavar(context).removesuffix(' RANGE'))}`"
+    told = " ".join(str(getattr(parameter, "help", None) or "").split())
+    default = _default(parameter, context)
+    if stated := re.search(r"\s*\[default: (.*)\]$", told):
+        told, default = told[: stated.start()], _cell(stated[1])
+    if parameter.multiple and "several times" not in told and "repeat" not in told:
+        told += " May be given several times."
+    return f"| {names} | {_cell(told)} | {default} |"
 
 
 def _default(parameter: click.Parameter, context: click.Context) -> str:
@@ -100,8 +106,19 @@ def _default(parameter: click.Parameter, context: click.Context) -> str:
         return ""
     if value in ((), "", []):
         return ""
-    return f"`{_cell(', '.join(map(str, value)) if isinstance(value, tuple | list) else str(value))}`"
+    return f"`{_code(', '.join(map(str, value)) if isinstance(value, tuple | list) else str(value))}`"
 
 
 def _cell(text: str) -> str:
+    return _escaped(" ".join(text.split())).replace("|", "\\|")
+
+
+def _code(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Markdown takes <words> for HTML; between backticks it does not."""
+    parts = text.split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)

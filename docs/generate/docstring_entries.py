@@ -25,7 +25,13 @@ def _rewrite(docstring: Docstring) -> None:
     head, section, entries = docstring.value.partition("Attributes:")
     if not section:
         head, section, entries = docstring.value.partition("Args:")
-    docstring.value = _BRACKETS.sub("]\\\\[", head) + section + _SHARED.sub(_each, entries)
+    docstring.value = _no_links(head) + section + _no_links(_SHARED.sub(_each, entries))
+
+
+def _no_links(text: str) -> str:
+    parts = text.split("`")
+    parts[::2] = [_BRACKETS.sub("]\\\\[", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _each(match: re.Match[str]) -> str:

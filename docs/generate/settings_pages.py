@@ -114,7 +114,7 @@ def _table(prefix: str, model: type[BaseModel]) -> str:
     meanings = attribute_texts(model)
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
-        meaning = field.description or meanings.get(name, "")
+        meaning = field.description or meanings.get(name) or _told_elsewhere(name, meanings)
         rows.append(f"| `{prefix}{name}` | {_cell(_type(field))} | {_cell(_default(field))} | {_cell(meaning)} |")
     return "\n".join(rows)
 
@@ -126,6 +126,8 @@ def attribute_texts(model: type[BaseModel]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for base in reversed(model.__mro__):
+        if issubclass(base, BaseModel) and base is not BaseModel:
+            texts |= _comments(base)
         _, _, attributes = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:")
         if not (attributes and issubclass(base, BaseModel) and base.model_fields):
             continue
@@ -138,6 +140,17 @@ def attribute_texts(model: type[BaseModel]) -> dict[str, str]:
             for name in re.split(r", | and ", match[1]):
                 texts[name] = flat[match.end() : end].strip()
     return texts
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """Meanings of fields that stand in `#:` comments above them."""
+    found = re.findall(r"((?: +#: .*\n)+) +(\w+):", inspect.getsource(model))
+    return {name: " ".join(re.sub(r"\s*#: ", " ", lines).split()) for lines, name in found}
+
+
+def _told_elsewhere(name: str, meanings: dict[str, str]) -> str:
+    """A key that another key's entry explains."""
+    return next((f"see `{other}`" for other, text in meanings.items() if re.search(rf"\b{name}\b", text)), "")
 
 
 def _summary(model: type[BaseModel]) -> str:
@@ -173,4 +186,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text for a cell of a table. Markdown takes <words> for HTML; between backticks it does not."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)

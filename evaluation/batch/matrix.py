@@ -16,10 +16,14 @@ Option = bool | int | float | str | list[str]
 
 
 class DatasetEntry(Config):
-    """A data set: its manifest, the stores of stage 1 (none: scenes come from their sources) and its splits.
+    """A data set of the matrix.
 
-    folds: name -> pattern of scene ids that are held out in this fold, from all the splits together. Tasks that learn
-    run once per fold and get a row over the union of the folds.
+    Attributes:
+        manifest: its manifest.
+        stores: stores of stage 1; none: scenes come from their sources.
+        train_splits, split: splits to learn from, and the split to score.
+        folds: name -> pattern of scene ids that are held out in this fold, from all the splits together. Tasks that
+            learn run once per fold and get a row over the union of the folds.
     """
 
     manifest: str
@@ -30,10 +34,14 @@ class DatasetEntry(Config):
 
 
 class TaskEntry(Config):
-    """A task: a command of chorus-eval and its options as a table.
+    """A task of the matrix.
 
-    options: {mode = "linear", random = true, set = ["steps=300"]} becomes --mode linear --random --set steps=300.
-    seeds: the cell is run once per seed. encoders, datasets: names; empty = all.
+    Attributes:
+        command: a command of chorus-eval.
+        options: its options as a table: {mode = "linear", random = true, set = ["steps=300"]} becomes --mode linear
+            --random --set steps=300.
+        seeds: the cell is run once per seed.
+        encoders, datasets: names; empty = all.
     """
 
     command: str
@@ -44,7 +52,13 @@ class TaskEntry(Config):
 
 
 class BatchConfig(Config):
-    """encoders: name -> student folder or checkpoint. Names become file names: letters, digits, ".", "-" and "_"."""
+    """The matrix. Names become file names: letters, digits, ".", "-" and "_".
+
+    Attributes:
+        encoders: name -> student or checkpoint, a path or the name of published weights.
+        datasets: name -> data set.
+        tasks: name -> task.
+    """
 
     encoders: dict[str, str] = Field(min_length=1)
     datasets: dict[str, DatasetEntry] = Field(min_length=1)

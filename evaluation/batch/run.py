@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chorus_common.runtime.atomic import write_text_atomically
-from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError, WeightsError
 from chorus_common.runtime.progress import progress
 from evaluation.batch.matrix import BatchConfig, Cell
 from evaluation.scene_scores import scores_path
+from stage2_distill.hub import locate
 
 #: Exit code of a program that Ctrl-C ended (chorus_common.runtime.errors.run_cli).
 _INTERRUPTED = 130
@@ -76,7 +77,11 @@ def run_cells(
 def cell_key(config: BatchConfig, cell: Cell) -> str:
     """SHA-256 over the command, the encoder's files and the manifest. Raises ConfigError where one is missing."""
     digest = hashlib.sha256(json.dumps(cell.arguments).encode())
-    encoder, manifest = Path(config.encoders[cell.encoder]), Path(config.datasets[cell.dataset].manifest)
+    try:
+        encoder = locate(config.encoders[cell.encoder]).path
+    except WeightsError as error:
+        raise ConfigError(f"encoder {cell.encoder}: {error} (paths are relative to where the command runs)") from None
+    manifest = Path(config.datasets[cell.dataset].manifest)
     files = [encoder] if encoder.is_file() else [encoder / "config.json", encoder / "model.safetensors"]
     for path in (*files, manifest):
         if not path.is_file():

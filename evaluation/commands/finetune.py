@@ -80,6 +80,7 @@ def finetune_command(
     from evaluation.tasks.finetune import FineTuneJob, finetune, with_random
     from stage2_distill.encoder import load_encoder
     from stage2_distill.engine.distributed import is_main_process, process_group
+    from stage2_distill.hub import locate
 
     named = {"task": task, "mode": mode, "freeze": "published" if published_freezing else None}
     given = [f"{key}={value}" for key, value in named.items() if value is not None]
@@ -99,6 +100,7 @@ def finetune_command(
         "splits": list(splits),
         "hold_out": hold_out,
         "encoder": str(encoder),
+        "encoder_weights": locate(encoder).origin().model_dump(),
         "label_space": space,
         "target": target,
         "k": k,

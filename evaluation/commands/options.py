@@ -14,6 +14,7 @@ from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.options import (
     FILE,
     PATH,
+    alignment_options,
     manifest_option,
     out_option,
     seed_option,
@@ -143,7 +144,13 @@ encoder_source_options = bundle(
 )
 #: -> scenes: SceneOptions
 scene_options = bundle(
-    "scenes", _scene_kind, scene_stores_option, scene_manifest_option, scored_split_option, space_option
+    "scenes",
+    _scene_kind,
+    scene_stores_option,
+    scene_manifest_option,
+    scored_split_option,
+    space_option,
+    alignment_options(),
 )
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from chorus_common.runtime.options import FOLDER, PATH, json_option, out_option
+from chorus_common.runtime.options import FOLDER, PATH, alignment_options, json_option, out_option
 from evaluation.commands.options import lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
 if TYPE_CHECKING:
+    from chorus_common.scene_check import AlignmentSettings
     from evaluation.sources import SourceOptions
 
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @prompts_option
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Objects to list.")
 @out_option("Folder: heat.ply, heat.png, objects.ply, query.json.", FOLDER)
+@alignment_options()
 @json_option("Print query.json instead of the table.")
 def query_command(
     scene: Path,
@@ -34,6 +36,7 @@ def query_command(
     top: int,
     out: Path,
     as_json: bool,
+    alignment: AlignmentSettings,
 ) -> int:
     """Find where a scene shows what a text says.
 
@@ -52,7 +55,7 @@ def query_command(
 
     if not words.strip():
         raise ConfigError("query: no words to look for")
-    where = scene_at(scene)
+    where = scene_at(scene, alignment)
     name, source, text_encoder = one_source(sources, Selection([where]))
     loaded = where.load()
     query, negatives = query_embeddings(text_encoder, [words], prompts)
@@ -74,7 +77,7 @@ def query_command(
             "query": words,
             "prompts": prompts,
             "source": name,
-            "tta_rotations": sources.tta_rotations,
+            **sources.inputs(),
             "text_encoder": text_encoder.spec,
             "scale": SHARPNESS,
         },

@@ -45,16 +45,6 @@ class LabelledBatch:
     offsets: Tensor
     scenes: tuple[str, ...]
 
-    def to(self, device: torch.device) -> LabelledBatch:
-        """The same batch on another device."""
-        return LabelledBatch(
-            self.points.to(device),
-            self.labels.to(device),
-            self.centred.to(device),
-            self.offsets.to(device),
-            self.scenes,
-        )
-
 
 class LabelledDataset:
     """Crops of training scenes.
@@ -89,10 +79,8 @@ class LabelledDataset:
 
     def batch(self, step: int, first: int, last: int) -> LabelledBatch:
         """Crops first..last-1 of optimiser step `step`."""
-        epoch, within = divmod(step, self._mixture.steps)
-        order = self._mixture.epoch(self._config.seed, epoch)
-        start = within * self._mixture.batch
-        return collate([self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)])
+        drawn = self._mixture.batch_samples(self._config.seed, step, first, last)
+        return collate([self.sample(*sample) for sample in drawn])
 
     def sample(self, epoch: int, index: int, number: int) -> LabelledBatch:
         """Sample `index` of `epoch`, from scene `number`: a batch of one cloud that holds a label."""

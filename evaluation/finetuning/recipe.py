@@ -53,11 +53,8 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
         self.device = next(model.parameters()).device
         self.steps, self.batch_size, self.workers = config.steps, config.batch_size, config.workers
         self.memory = {}
-        self.identity = {
-            "config": config.model_dump(mode="json"),
-            "start": weights_fingerprint(model),
-            **dataset.identity(),
-        }
+        start = weights_fingerprint(model)
+        self.identity = {"config": config.model_dump(mode="json"), "start": start, **dataset.identity()}
 
     def seed(self, step: int) -> int:
         """Of a step, and of the process: draws of the model do not name the crop that they are made for. Counted from
@@ -70,7 +67,6 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
         return self.dataset.batch(step, first, last)
 
     def loss(self, batch: LabelledBatch, step: int) -> Loss:
-        batch = batch.to(self.device)
         outputs = self.model(batch.points)
         with torch.autocast(self.device.type, enabled=False):
             terms = loss_terms(outputs, batch, self.config.loss, self.class_weights, self.processes)

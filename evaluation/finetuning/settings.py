@@ -14,8 +14,13 @@ from stage2_distill.engine.settings import EngineSettings, OptimSettings
 
 
 class FineTuneLossSettings(Config):
-    """Weights of the loss terms; balance: "plain" counts every voxel once, "balanced" weighs the cross entropy of a
-    class by the inverse of its share of the labels that may be seen.
+    """Weights of the loss terms.
+
+    Attributes:
+        cross_entropy, lovasz: weights of the two terms of the classes.
+        offset: weight of the offsets to the middle of the instance (task "instance").
+        balance: "plain" counts every voxel once, "balanced" weighs the cross entropy of a class by the inverse of its
+            share of the labels that may be seen.
     """
 
     cross_entropy: float = Field(default=1.0, ge=0)
@@ -25,8 +30,11 @@ class FineTuneLossSettings(Config):
 
 
 class DecoderSettings(Config):
-    """The light decoder of the decoder probe: as wide as the encoder's stages, `depth` blocks per stage, the finest
-    stage at least `min_channels` wide (Pointcept's probe of Sonata: two blocks, 64 channels).
+    """The light decoder of the decoder probe, as wide as the encoder's stages.
+
+    Attributes:
+        depth: blocks per stage (Pointcept's probe of Sonata: 2).
+        min_channels: least width of the finest stage (Pointcept's probe of Sonata: 64).
     """
 
     depth: int = Field(default=2, ge=0)

@@ -100,7 +100,7 @@ def _pretrain(store: Path, manifest: Path, captures: Path | None, folder: Path, 
     """The encoder of a pretraining run in `folder`, which is done or continued unless it is finished."""
     if not (folder / "scores.json").exists():
         data = open_capture_scenes([store], manifest, "train", captures, 0.001, config, click.echo)
-        pretrain(config, data.scenes, data.channels, data.identity, folder, torch.device("cpu"))
+        pretrain(config, data, folder, torch.device("cpu"))
     return load_encoder(folder)
 
 

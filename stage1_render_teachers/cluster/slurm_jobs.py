@@ -15,7 +15,7 @@ class SlurmConfig(Config):
     """What Slurm is asked for, per worker; a TOML file of its own (`--slurm FILE`)."""
 
     partition: str = Field(default="", description='"" = the default one')
-    account: str = Field(default="")
+    account: str = Field(default="", description='"" = the default one')
     walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", description="[days-]HH:MM:SS")
     cpus: int = Field(default=4, ge=1, description="cores; our kernels use all of them, teachers `teacher_threads`")
     memory: str = Field(default="32GB", description="of the job, and the limit at which its worker is restarted")
@@ -23,7 +23,7 @@ class SlurmConfig(Config):
     interface: str = Field(default="", description='network interface of the inner network, for example "ib0"')
     directives: tuple[str, ...] = Field(default=(), description='more lines for sbatch, as "--constraint=a100"')
     prologue: tuple[str, ...] = Field(default=(), description='shell lines before the worker, as "module load cuda"')
-    log_directory: str = Field(default="slurm-logs")
+    log_directory: str = Field(default="slurm-logs", description="of the jobs' output")
 
     @property
     def walltime_seconds(self) -> int:

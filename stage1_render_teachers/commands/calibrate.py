@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,13 +13,16 @@ from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
 
+if TYPE_CHECKING:
+    from chorus_common.scene_check import AlignmentSettings
+
 
 @click.command("calibrate")
 @scene_options
 @work_options
 def calibrate_command(
     manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
-    config_path: Path | None, settings: tuple[str, ...], overwrite: bool, **how: Any,
+    config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings, overwrite: bool, **how: Any,
 ) -> int:  # fmt: skip
     """Fit the PHI-S standardisers that the store lacks.
 
@@ -31,7 +34,7 @@ def calibrate_command(
     from stage1_render_teachers.rows import select_rows
     from stage1_render_teachers.store import prepare_store
 
-    config, run = stage1_config(config_path, settings, teachers), run_config(**how)
+    config, run = stage1_config(config_path, settings, teachers, alignment), run_config(**how)
     rows = select_rows(Manifest.read(manifest), split, dataset)
     prepare_store(store)
     here = run.client_device

@@ -10,6 +10,7 @@ import click
 
 from chorus_common.runtime.options import (
     PATH,
+    alignment_options,
     config_option,
     dataset_option,
     device_option,
@@ -22,6 +23,7 @@ from chorus_common.runtime.options import (
 )
 
 if TYPE_CHECKING:
+    from chorus_common.scene_check import AlignmentSettings
     from stage1_render_teachers.settings import RunConfig, Stage1Config
 
 #: -> manifest, store, split, dataset, as_json
@@ -36,6 +38,7 @@ work_options = together(
     ),
     config_option("docs/guide/stage1.md"),
     set_option(),
+    alignment_options(),
     click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes; 0 works in this one."),
     click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
     click.option(
@@ -52,12 +55,16 @@ work_options = together(
 )  # fmt: skip
 
 
-def stage1_config(path: Path | None, settings: tuple[str, ...], teachers: tuple[str, ...]) -> Stage1Config:
-    """Defaults, then the file, then --set, then --teachers."""
+def stage1_config(
+    path: Path | None, settings: tuple[str, ...], teachers: tuple[str, ...], alignment: AlignmentSettings
+) -> Stage1Config:
+    """Defaults, then the file, then --set, then --teachers, --up, --scale and --outliers."""
     from chorus_common.runtime.config import load_config
+    from chorus_common.scene_check.settings import AUTO
     from stage1_render_teachers.settings import Stage1Config
 
     named = [f"teachers={json.dumps(list(teachers))}"] if teachers else []
+    named += [f"alignment.{key}={json.dumps(value)}" for key, value in alignment.model_dump().items() if value != AUTO]
     return load_config(Stage1Config, path, [*settings, *named])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.progress import duration
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
+
+if TYPE_CHECKING:
+    from chorus_common.scene_check import AlignmentSettings
 
 
 @click.command("run")
@@ -26,7 +29,7 @@ from stage1_render_teachers.commands.options import run_config, scene_options, s
 )
 def run_command(
     manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
-    config_path: Path | None, settings: tuple[str, ...], shard: str, **how: Any,
+    config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings, shard: str, **how: Any,
 ) -> int:  # fmt: skip
     """Publish the cache of every scene.
 
@@ -36,7 +39,7 @@ def run_command(
     from stage1_render_teachers.rows import parse_shard, select_rows, shard_rows
     from stage1_render_teachers.run import run_stage1
 
-    config, run = stage1_config(config_path, settings, teachers), run_config(**how)
+    config, run = stage1_config(config_path, settings, teachers, alignment), run_config(**how)
     rows = select_rows(Manifest.read(manifest), split, dataset)
     index, count = parse_shard(shard)
     summary = run_stage1(shard_rows(rows, index, count), store, config, run, calibration_rows=rows)
@@ -46,4 +49,4 @@ def run_command(
         counts = ", ".join(f"{number} {name}" for name, number in sorted(summary.counts.items()))
         stopped = "; stopped early, --max-failures reached" if summary.stopped_early else ""
         click.echo(f"{counts} in {duration(summary.seconds)}, {summary.bytes / 1e6:.1f} MB new in {store}{stopped}")
-    return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
+    return EXIT_SOME_FAILED if summary.failures or summary.mostly_empty else EXIT_DONE

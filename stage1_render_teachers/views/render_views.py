@@ -17,6 +17,7 @@ from chorus_common.manifest import ManifestRow, path_digest
 from chorus_common.rasterize import get_backend
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
+from chorus_common.scene_check import AlignedScene, align_scene
 from chorus_common.scene_io import read_scene
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.views.captured import spread_views
@@ -52,10 +53,16 @@ def load_scene(row: ManifestRow) -> GaussianScene:
     scene = replace(
         read_scene(row.scene_path, label_space=row.label_space), name=row.scene_id, label_space=row.label_space
     )
-    scene = scene.validated()
+    scene.without_outliers().validated()
     if path_digest(row.scene_path) != row.sha256:
         raise SceneError(f"{row.scene_path}: has changed since it was indexed; run chorus-data index again")
     return scene
+
+
+def align_row(scene: GaussianScene, own: CameraSet | None, config: Stage1Config) -> AlignedScene:
+    """The scene and its cameras with z up, in metres, without stray Gaussians, as the settings say."""
+    aligned = align_scene(scene, config.alignment, own)
+    return replace(aligned, scene=aligned.scene.validated())
 
 
 def own_cameras(row: ManifestRow) -> CameraSet | None:
@@ -75,7 +82,7 @@ def pick_views(own: CameraSet | None, scene: GaussianScene, config: Stage1Config
     """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none."""
     if own is None:
         size = config.width, config.height
-        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, up=config.up)
+        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed)
     cameras = own.filled(config.width, config.height)
     if not 0 < config.max_views < len(cameras):
         return cameras

@@ -3,51 +3,88 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.runtime.options import PATH, device_option, out_option
+from chorus_common.runtime.options import PATH, alignment_options, device_option, out_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from chorus_common.scene_check import AlignmentSettings
+    from stage2_distill.encoder import Encoder
+    from stage2_distill.student import Student
 
-    from torch import Tensor
 
-#: Gaussians whose features are made and written at a time
-_ROWS = 1 << 16
+class _Fragments(click.ParamType):
+    """A number above 0, or "all" (None)."""
+
+    name = "N|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or isinstance(value, int):
+            return value
+        if value == "all":
+            return None
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is neither a number above 0 nor 'all'", param, ctx)
+        return int(value)
 
 
 @click.command("encode")
 @click.argument("scene", type=PATH)
 @click.option(
-    "--encoder",
-    "checkpoint",
-    type=PATH,
-    required=True,
+    "--encoder", "checkpoint", type=PATH, required=True,
     help="Student or encoder: a folder, a published file, or a name (chorus-3dgs, sonata, hf:OWNER/REPO/FILE).",
-)
-@out_option("Features, one row per Gaussian of SCENE, as .npy.")
-@click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
-@click.option("--teacher", help="Project into this teacher's own space instead of giving the encoder's features.")
+)  # fmt: skip
+@out_option("Folder for <scene>_<output>.npy; or, of one scene and one output, the file itself.")
+@click.option(
+    "--output", "--teacher", "names", multiple=True,
+    help="What to write: a student's teacher (its own space), backbone_upcast (the encoder's features) or "
+    "backbone_last (its deepest level's tokens). May be given several times.  [default: backbone_upcast]",
+)  # fmt: skip
+@click.option(
+    "--protocol", type=click.Choice(["own", "release"]), default="own",
+    help="Inference. own: one pass, every Gaussian takes its voxel's feature. release: just the released Chorus's, "
+    "the mean over as many passes as the fullest voxel has Gaussians.",
+)  # fmt: skip
+@click.option(
+    "--fragments", type=_Fragments(), default=1, show_default="1",
+    help="With --protocol own: average over so many passes, each with another Gaussian of every voxel.",
+)  # fmt: skip
 @click.option(
     "--tta-rotations",
     type=click.IntRange(min=1),
     default=1,
-    help="Yaw angles to encode SCENE at. Features are their mean.",
+    help="Yaw angles to encode a scene at. Features are their mean.",
 )
+@click.option(
+    "--outlier-filter", is_flag=True,
+    help="Mask what the released Chorus drops from a splat: such rows stay, as zeros, marked in <scene>_outlier.npy.",
+)  # fmt: skip
+@click.option(
+    "--format", "file_format", type=click.Choice(["npy", "pt", "safetensors"]),
+    help="File format; .pt and .safetensors are called <scene>_<output>_feat, as the released Chorus's."
+    "  [default: that of OUT, else npy]",
+)  # fmt: skip
+@click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f32", help="Number format of the features.")
 @click.option(
     "--input",
     "kind",
     type=click.Choice(["auto", "gaussians", "points"]),
     default="auto",
-    help="What SCENE is. Points have no real opacities, rotations and scales, and an encoder that takes both is told "
+    help="What a scene is. Points have no real opacities, rotations and scales, and an encoder that takes both is told "
     "so; auto goes by the file's format.",
 )
 @click.option(
+    "--without", multiple=True,
+    help="Feed this attribute (color, normal) as zeros, as Utonia takes what is missing. May be given several times.",
+)  # fmt: skip
+@alignment_options()
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Scenes at a time; they share one model.")
+@click.option(
     "--block-voxels",
     type=click.IntRange(min=1),
-    help="Work through SCENE in blocks of so many voxels, with features between layers on disk; the result is the "
+    help="Work through a scene in blocks of so many voxels, with features between layers on disk; the result is the "
     "same.  [default: only where memory would not suffice]",
 )
 @click.option("--scratch", type=PATH, help="Folder for what is kept on disk.  [default: beside OUT]")
@@ -56,64 +93,60 @@ def encode_command(
     scene: Path,
     checkpoint: Path,
     out: Path,
-    dtype: str,
-    teacher: str | None,
+    names: tuple[str, ...],
+    protocol: str,
+    fragments: int | None,
     tta_rotations: int,
+    outlier_filter: bool,
+    file_format: str | None,
+    dtype: str,
     kind: str,
+    without: tuple[str, ...],
+    workers: int,
     block_voxels: int | None,
     scratch: Path | None,
     device: str,
-) -> None:
-    """Write the features of a scene's Gaussians.
+    alignment: AlignmentSettings,
+) -> int:
+    """Write the features of scenes' Gaussians, rows in the file's order.
 
-    SCENE has any format that chorus_common.scene_io reads. Killed while it works in blocks, the same command goes on
-    where it stopped.
+    SCENE is a scene of any format that chorus_common.scene_io reads, a folder of scenes, or a manifest. A scene that
+    cannot be encoded is recorded and the others go on. The same command again goes on where it stopped.
     """
-    import shutil
-
-    import numpy as np
-    import torch
-
-    from chorus_common.runtime.atomic import atomic_path
     from chorus_common.runtime.devices import pick_device
-    from chorus_common.scene_io import probe, read_scene
-    from stage2_distill.encode import Blocks
+    from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
     from stage2_distill.encoder import load_encoder
-    from stage2_distill.encoder.inputs import missing_in_points
-    from stage2_distill.student import load_student
-    from stage2_distill.tta import encode_tta
+    from stage2_distill.hub import locate
+    from stage2_distill.inference.job import Job, check_without, find_scenes, run_all, targets
+    from stage2_distill.inference.outputs import LAST, UPCAST, outputs
+    from stage2_distill.inference.scene import Request
+    from stage2_distill.student import is_student, load_student
 
+    wanted = names or (UPCAST,)
+    if protocol == "release" and (fragments != 1 or tta_rotations != 1):
+        raise ConfigError("--protocol release says itself how often a scene is encoded; leave out --fragments and "
+                          "--tta-rotations")  # fmt: skip
+    endings = {".pt": "pt", ".safetensors": "safetensors"}
+    request = Request(
+        wanted, protocol, fragments, tta_rotations, outlier_filter, dtype,  # type: ignore[arg-type]
+        file_format or endings.get(out.suffix, "npy"),  # type: ignore[arg-type]
+        **alignment.model_dump(),
+    )  # fmt: skip
+    scenes = find_scenes(scene)
+    files = targets(scenes, out, wanted, request.format)
     target = pick_device(device)
-    if teacher is None:
-        student, encoder = None, load_encoder(checkpoint).to(target)
+    model: Encoder | Student
+    if any(name not in (UPCAST, LAST) for name in wanted) and is_student(checkpoint):
+        model = load_student(checkpoint, target)
     else:
-        student = load_student(checkpoint, target)
-        student.standardiser(teacher)  # an unknown name is refused before the work, not after
-        encoder = student.encoder
-    points = kind == "points" or (
-        kind == "auto" and encoder.config.inputs.indicator and probe(scene).format.startswith("point-")
-    )
-    absent = missing_in_points(encoder.config) if points else ()
-    work = (scratch or out.parent) / f".{out.name}.work"
-    blocks = Blocks(work, block_voxels)
-    rotated = encode_tta(encoder, read_scene(scene), tta_rotations, absent=absent, blocks=blocks)
-
-    def parts() -> Iterator[Tensor]:
-        for start in range(0, len(rotated), _ROWS):
-            stop = min(start + _ROWS, len(rotated))
-            if student is None or teacher is None:
-                yield rotated.mean(start, stop)
-            else:
-                yield rotated.in_teacher_space(student, teacher, start, stop)
-
-    number = np.dtype(np.float16 if dtype == "f16" else np.float32)
-    width = 0
-    with atomic_path(out) as temporary, open(temporary, "wb") as handle, torch.inference_mode():
-        for part in parts():
-            if not width:
-                width = part.shape[1]
-                header = {"descr": number.str, "fortran_order": False, "shape": (len(rotated), width)}
-                np.lib.format.write_array_header_1_0(handle, header)
-            handle.write(part.numpy().astype(number).tobytes())
-    shutil.rmtree(work, ignore_errors=True)
-    click.echo(f"{out}: {len(rotated)} Gaussians x {width} channels", err=True)
+        model = load_encoder(checkpoint).to(target)
+    outputs(model, wanted)  # an unknown name is refused before the work, not after
+    absent = check_without(model, without)
+    job = Job(model, locate(checkpoint).origin(), request, kind, absent, block_voxels, scratch)
+    if len(scenes) == 1 and scenes[0][1] == scene:
+        new = job.run(scene, files[0])
+        click.echo(f"{out}: {'written' if new else 'was there already'} ({', '.join(wanted)})", err=True)
+        return EXIT_DONE
+    failed = run_all(job, [(path, file) for (_, path), file in zip(scenes, files)], workers)
+    click.echo(f"{out}: {len(scenes) - failed} of {len(scenes)} scenes ({', '.join(wanted)})", err=True)
+    return EXIT_SOME_FAILED if failed else EXIT_DONE

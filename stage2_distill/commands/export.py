@@ -13,8 +13,8 @@ from chorus_common.runtime.options import PATH, out_option
 @click.argument("checkpoint", type=PATH)
 @click.option(
     "--layout", "--format", "kind", default="chorus",
-    help="chorus (our folder, ready for the hub), release (a student as a checkpoint of the released Chorus), or, for "
-    "the encoder alone, another published layout: sonata, concerto, utonia, scenesplat, ptv3, litept.",
+    help="Form of OUT: chorus (our folder, ready for the hub), release (a student as a checkpoint of the released "
+    "Chorus), or, for the encoder alone, another published layout: sonata, concerto, utonia, scenesplat, ptv3, litept.",
 )  # fmt: skip
 @click.option("--preset", help="What CHECKPOINT is, for a published file of a width that no preset has.")
 @click.option("--encoder-only", is_flag=True, help="Write a student's encoder without its projectors.")

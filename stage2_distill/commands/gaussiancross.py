@@ -69,7 +69,7 @@ def gaussiancross_command(
     data = open_capture_scenes(stores, manifest, split, captures, depth_unit, config, warn)
     teachers = ", ".join(data.channels) or "none"
     warn(f"{len(data.scenes)} scenes, teachers {teachers}")
-    result = pretrain(config, data.scenes, data.channels, data.identity, out, pick_device(device))
+    result = pretrain(config, data, out, pick_device(device))
     if not is_main_process():
         return
     facts = {

@@ -30,7 +30,7 @@ I64 = NDArray[np.int64]
 class AugmentConfig(Config):
     """What `augment` does. A probability of 0 switches a step off; `enabled = false` switches all of them off."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="false switches every augmentation off")
     dropout_p: float = Field(default=0.2, ge=0, le=1, description="probability of dropping Gaussians")
     dropout_ratio: float = Field(default=0.2, ge=0, lt=1, description="share of Gaussians that goes")
     rotate_z_p: float = Field(
@@ -40,23 +40,25 @@ class AugmentConfig(Config):
     tilt_degrees: float = Field(default=2.8125, ge=0, le=90, description="largest tilt; pi/64")
     scale: tuple[float, float] = Field(default=(0.9, 1.1), description="range of one isotropic factor")
     flip_p: float = Field(default=0.5, ge=0, le=1, description="probability of a flip in x, and of one in y")
-    covariance_noise_p: float = Field(default=0.5, ge=0, le=1)
+    covariance_noise_p: float = Field(
+        default=0.5, ge=0, le=1, description="probability of noise on centres along each Gaussian's own extent"
+    )
     covariance_noise: float = Field(
         default=0.25, ge=0, description="largest noise on centres, in standard deviations of each Gaussian"
     )
-    inflate_p: float = Field(default=0.2, ge=0, le=1)
+    inflate_p: float = Field(default=0.2, ge=0, le=1, description="probability of inflated scales")
     inflate: float = Field(default=1.5, ge=1, description="largest factor on scales")
     jitter_m: float = Field(
         default=0.005, ge=0, description="deviation of isotropic noise on centres, metres, clipped at twice that"
     )
-    elastic_p: float = Field(default=0.5, ge=0, le=1)
+    elastic_p: float = Field(default=0.5, ge=0, le=1, description="probability of elastic distortion")
     elastic: tuple[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)]], ...] = Field(
         default=((0.2, 0.4), (0.8, 1.6)), description="(cell, magnitude) of each elastic distortion, metres"
     )
-    contrast_p: float = Field(default=0.2, ge=0, le=1)
-    color_shift_p: float = Field(default=0.95, ge=0, le=1)
+    contrast_p: float = Field(default=0.2, ge=0, le=1, description="probability of stretched contrast")
+    color_shift_p: float = Field(default=0.95, ge=0, le=1, description="probability of one shift of all colours")
     color_shift: float = Field(default=0.05, ge=0, le=1, description="largest shift per channel, in [0, 1] units")
-    color_jitter_p: float = Field(default=0.95, ge=0, le=1)
+    color_jitter_p: float = Field(default=0.95, ge=0, le=1, description="probability of noise on each colour")
     color_jitter: float = Field(
         default=0.05, ge=0, le=1, description="standard deviation per Gaussian and channel, in [0, 1] units"
     )

@@ -29,9 +29,6 @@ class TeacherTarget:
     weight: Tensor
     cloud: Tensor
 
-    def to(self, device: torch.device) -> TeacherTarget:
-        return TeacherTarget(*(t.to(device) for t in (self.rows, self.values, self.weight, self.cloud)))
-
     def drawn(self, count: int, rng: np.random.Generator) -> TeacherTarget:
         """At most `count` of them, in their order (0 = all)."""
         if count == 0 or len(self.rows) <= count:
@@ -53,10 +50,6 @@ class MaskGroups:
     context: Tensor
     cloud: Tensor
 
-    def to(self, device: torch.device) -> MaskGroups:
-        parts = (t.to(device) for t in (self.group, self.context, self.cloud))
-        return MaskGroups(self.pixels.to(device), *parts)
-
 
 @dataclass(frozen=True, eq=False)
 class LabelGroups:
@@ -68,9 +61,6 @@ class LabelGroups:
 
     half_sums: SparseRows
     cloud: Tensor
-
-    def to(self, device: torch.device) -> LabelGroups:
-        return LabelGroups(self.half_sums.to(device), self.cloud.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +82,6 @@ class Batch:
     def __len__(self) -> int:
         """Number of clouds."""
         return len(self.points.offset)
-
-    def to(self, device: torch.device) -> Batch:
-        if device.type == "cpu":
-            return self
-        return Batch(
-            self.points.to(device),
-            {k: t.to(device) for k, t in self.targets.items()},
-            self.scenes,
-            None if self.pixels is None else self.pixels.to(device),
-            {k: t.to(device) for k, t in self.masks.items()},
-            {k: t.to(device) for k, t in self.labels.items()},
-        )
 
 
 def collate(samples: Sequence[Batch]) -> Batch:

@@ -147,16 +147,9 @@ class CacheDataset:
                     "leave it out or run stage 1 for it"
                 )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps
-
     def batch(self, step: int, first: int, last: int) -> Batch:
         """Samples first..last-1 of optimiser step `step`'s batch, counted from the start of the run."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        order = self.mixture.epoch(self.seed, epoch)
-        start = within * self.mixture.batch
-        return collate([self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)])
+        return collate([self.sample(*drawn) for drawn in self.mixture.batch_samples(self.seed, step, first, last)])
 
     def sample(self, epoch: int, index: int, number: int) -> Batch:
         """Sample `index` of `epoch`, from scene `number`: a batch of one cloud."""

@@ -8,7 +8,7 @@ resume forgets the position).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,13 @@ class Mixture:
     def steps(self) -> int:
         """Optimiser steps per epoch."""
         return self.samples // self.batch
+
+    def batch_samples(self, seed: int, step: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """(epoch, index in it, scene number) of samples first..last-1 of the batch of optimiser step `step`."""
+        epoch, place = divmod(step, self.steps)
+        order = self.epoch(seed, epoch)
+        for index in range(place * self.batch + first, place * self.batch + last):
+            yield epoch, index, int(order[index])
 
     def epoch(self, seed: int, epoch: int) -> I64:
         """Scene numbers [samples] of one epoch; scenes are numbered through the data sets in order.

@@ -226,7 +226,11 @@ def constructor_arguments(config: EncoderConfig) -> dict[str, Any]:
     data = config.model_dump()
     arguments = {name: data[name] for name in names}
     if config.rope_position == "coord" and config.enc_rope_freq is not None:
-        arguments["rope_base"] = config.enc_rope_freq[0]
+        arguments |= {
+            "rope_base": config.enc_rope_freq[0],
+            "jitter_coords": config.rope_jitter,
+            "rescale_coords": config.rope_rescale,
+        }
     return arguments
 
 

@@ -83,7 +83,12 @@ class EncoderConfig(Config):
     block works at).
 
     Attributes:
+        name: of the preset that this config came from.
         in_channels: feature channels per voxel.
+        stride: how many voxels of a level fall together in the next, along each axis.
+        enc_depths, dec_depths: blocks per stage. enc_channels, dec_channels: width of each stage.
+        enc_num_head, dec_num_head: attention heads per stage.
+        mlp_ratio: width of a block's MLP over the stage's. qkv_bias: biases of queries, keys and values.
         order: space-filling curves; block i of a stage uses curve i mod len(order).
         enc_patch_size, dec_patch_size: rows per attention patch.
         enc_conv, enc_attn, dec_conv, dec_attn: which parts the blocks of a stage have. PTv3: all; LitePT: conv
@@ -91,6 +96,8 @@ class EncoderConfig(Config):
         enc_rope_freq, dec_rope_freq: base of the rotary encoding per stage, or None for none.
         rope_position: what the rotary encoding sees, "grid" = voxel indices (PointROPE, LitePT) or "coord" = the mean
             coordinates of the voxels' members (Utonia), whose frequencies are buffers `attn.rope.inv_freq`.
+        rope_jitter, rope_rescale: in training, coordinates of the rotary encoding are multiplied by a random factor per
+            cloud and axis, and by one per cloud, log-uniform in [1 / x, x]; None = not.
         block: "ptv3" (conv is the positional encoding `cpe`; layer norm before attention only), "litept" (conv
             stages have no MLP; attention without conv is preceded by a LayerNorm without residual) or "basic" (as
             litept, but convolutions are ResNet's basic blocks).
@@ -146,6 +153,8 @@ class EncoderConfig(Config):
     dec_attn: tuple[bool, ...] = (True, True, True, True)
     dec_rope_freq: tuple[float, ...] | None = None
     rope_position: Literal["grid", "coord"] = "grid"
+    rope_jitter: float | None = Field(default=None, ge=1)
+    rope_rescale: float | None = Field(default=None, ge=1)
     block: Literal["ptv3", "litept", "basic"] = "ptv3"
     mlp_ratio: PositiveFloat = 4
     qkv_bias: bool = True

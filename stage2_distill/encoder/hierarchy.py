@@ -8,6 +8,7 @@ decoder share them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,9 @@ from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.rope import RotaryFrequencies, rope_angles
 from stage2_distill.encoder.serialization import required_depth, serialize
 
+#: What random numbers of clouds are drawn for beside drop paths (blocks' numbers): see `uniform_rows`.
+_ROPE_PURPOSE = 1 << 20
+
 
 @dataclass(eq=False)
 class Level:
@@ -34,6 +38,7 @@ class Level:
         orders: permutation [N] i64 per curve, in the order in which blocks use them; empty where no block attends.
         smallest_cloud_rule: cut patches of min(patch size, smallest cloud) (upstream without flash).
         seeds: [B] i64, the clouds' own random numbers; None: torch's generator of the device.
+        rope_factors: [B, 3] f32 by which a rotary encoding of coordinates multiplies them, in training; None: 1.
     """
 
     coord: Tensor
@@ -44,6 +49,7 @@ class Level:
     orders: list[Tensor] = field(default_factory=list)
     smallest_cloud_rule: bool = False
     seeds: Tensor | None = None
+    rope_factors: Tensor | None = None
     _neighbours: dict[int, Neighbours] = field(default_factory=dict)
     _patches: dict[tuple[int, int], Patches] = field(default_factory=dict)
     _angles: dict[tuple[str | float, ...], Tensor] = field(default_factory=dict)
@@ -76,7 +82,8 @@ class Level:
         """Rotary angles of the coordinates; blocks whose frequencies are the same share them."""
         key = ("coord", *rope.inv_freq.tolist())
         if key not in self._angles:
-            self._angles[key] = rope(self.coord)
+            scaled = self.coord if self.rope_factors is None else self.coord * self.rope_factors[self.batch]
+            self._angles[key] = rope(scaled)
         return self._angles[key]
 
     def uniform(self, purpose: int) -> Tensor:
@@ -92,6 +99,7 @@ def build_hierarchy(
     *,
     order_permutations: Sequence[Sequence[int]] | Tensor | None = None,
     shuffle: bool = False,
+    jitter: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[Level]:
     """Levels of a batch, finest first.
@@ -101,6 +109,8 @@ def build_hierarchy(
             upstream draws them. With it the serialization follows upstream to the letter, batch-wide curve depth
             included. None: identity.
         shuffle: draw such permutations from `generator` (a CPU generator; None = torch's global one).
+        jitter: draw the factors of `EncoderConfig.rope_jitter` and `rope_rescale`, from the clouds' seeds where there
+            are some.
     """
     stages = len(config.enc_channels)
     attends = [config.enc_attn[s] and config.enc_depths[s] > 0 for s in range(stages)]
@@ -117,6 +127,7 @@ def build_hierarchy(
         batch.offset,
         smallest_cloud_rule=not config.enable_flash,
         seeds=batch.seeds,
+        rope_factors=_rope_factors(batch, config, generator) if jitter else None,
     )
     depth = _depths(level, config.depth_rule, whole_batch)
     order = list(range(len(config.order)))
@@ -131,6 +142,21 @@ def build_hierarchy(
             level.orders = serialize(level.grid_coord, level.batch, depth, [config.order[i] for i in order])
         levels.append(level)
     return levels
+
+
+def _rope_factors(batch: PointBatch, config: EncoderConfig, generator: torch.Generator | None) -> Tensor | None:
+    """[B, 3]: log-uniform factors of each cloud's axes; None where the config asks for none."""
+    jitter, rescale = config.rope_jitter or 1.0, config.rope_rescale or 1.0
+    if config.rope_position != "coord" or jitter == rescale == 1.0:
+        return None
+    clouds = torch.arange(len(batch.offset), device=batch.offset.device)
+    if batch.seeds is None:
+        draws = torch.rand(len(clouds), 4, generator=generator).to(batch.coord.device)
+    else:
+        numbers = (uniform_rows(batch.seeds, clouds, clouds + 1, _ROPE_PURPOSE + k) for k in range(4))
+        draws = torch.stack(list(numbers), dim=1)
+    powers = 2 * draws - 1  # [B, 4] in [-1, 1): three axes, and all of them
+    return (powers[:, :3] * math.log(jitter) + powers[:, 3:] * math.log(rescale)).exp()
 
 
 def _permutations(
@@ -185,6 +211,7 @@ def _pool(fine: Level, config: EncoderConfig, stride: int, depth: Tensor, whole_
         cluster=cluster,
         smallest_cloud_rule=fine.smallest_cloud_rule,
         seeds=fine.seeds,
+        rope_factors=fine.rope_factors,
     )
     if config.pooling == "grid":
         depth = _depths(coarse, config.depth_rule, whole_batch)

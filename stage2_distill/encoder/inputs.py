@@ -12,7 +12,7 @@ Choices (upstream's, made deterministic; SceneSplat `datasets/transform.py`, Son
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -50,12 +50,7 @@ def scene_inputs(
         (batch of M voxels, inverse [N] i64: features[inverse] are per Gaussian).
     """
     inputs = config.inputs
-    if inputs.channels != config.in_channels:
-        raise ConfigError(
-            f"encoder {config.name}: its inputs ({', '.join(inputs.features)}) give {inputs.channels} channels, "
-            f"but it takes {config.in_channels}; "
-            "set `inputs` to the attributes it was trained with"
-        )
+    check_channels(config)
     coord: NDArray[np.floating] = centred(scene.means)
     grid, inverse, starts, order = voxelise(coord, inputs.grid_size)
     values = attributes(scene, coord, inputs, absent)
@@ -80,17 +75,36 @@ def scene_inputs(
         values["shape"] = shape_context(
             coord, normals[members] if members is not None else _mean(normals, order, starts)
         )
+    return one_cloud(coord, grid, values, inputs, absent), inverse
+
+
+def check_channels(config: EncoderConfig) -> None:
+    """Raise ConfigError where an encoder takes another number of channels than its inputs give."""
+    if config.inputs.channels != config.in_channels:
+        raise ConfigError(
+            f"encoder {config.name}: its inputs ({', '.join(config.inputs.features)}) give {config.inputs.channels} "
+            f"channels, but it takes {config.in_channels}; set `inputs` to the attributes it was trained with"
+        )
+
+
+def one_cloud(
+    coord: NDArray[np.floating],
+    grid: I64,
+    values: Mapping[str, NDArray[np.floating]],
+    inputs: InputConfig,
+    absent: Collection[str] = (),
+) -> PointBatch:
+    """The batch of M voxels `grid` [M, 3] at `coord` [M, 3] m with the attributes `values` [M, width] of `inputs`."""
     columns = [values[k] for k in inputs.features]
     if inputs.indicator:
         present = np.array([k not in absent for k in inputs.features], dtype=np.float32)
-        columns.append(np.broadcast_to(present, (len(starts), len(present))))
-    batch = PointBatch(
+        columns.append(np.broadcast_to(present, (len(grid), len(present))))
+    return PointBatch(
         coord=torch.from_numpy((coord * inputs.coord_scale).astype(np.float32)),
         grid_coord=torch.from_numpy(grid),
         feat=torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32)),
-        offset=torch.tensor([len(starts)]),
+        offset=torch.tensor([len(grid)]),
     )
-    return batch, inverse
 
 
 def missing_in_points(

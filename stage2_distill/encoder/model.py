@@ -4,7 +4,7 @@ enc_mode).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -110,7 +110,12 @@ class Encoder(nn.Module):
             )
         shuffle = self.training and self.config.shuffle_orders
         return build_hierarchy(
-            batch, self.config, order_permutations=order_permutations, shuffle=shuffle, generator=generator
+            batch,
+            self.config,
+            order_permutations=order_permutations,
+            shuffle=shuffle,
+            jitter=self.training,
+            generator=generator,
         )
 
     def forward(
@@ -141,12 +146,24 @@ class Encoder(nn.Module):
         *,
         order_permutations: Sequence[Sequence[int]] | Tensor | None = None,
         generator: torch.Generator | None = None,
+        levels: list[Level] | None = None,
+        report: Callable[[int], None] | None = None,
     ) -> list[LevelFeatures]:
-        """Features after every encoder stage, finest first; the last entry is what upstream returns in enc_mode."""
-        levels = self.hierarchy(batch, order_permutations=order_permutations, generator=generator)
-        return [LevelFeatures(feat, level) for feat, level in zip(self._encode(batch.feat, levels), levels)]
+        """Features after every encoder stage, finest first; the last entry is what upstream returns in enc_mode.
 
-    def _encode(self, feat: Tensor, levels: list[Level]) -> list[Tensor]:
+        levels: the result of `hierarchy`, where it was computed beforehand. report: called with the number of a
+        block's rows after each block.
+        """
+        if levels is None:
+            levels = self.hierarchy(batch, order_permutations=order_permutations, generator=generator)
+        return [LevelFeatures(feat, level) for feat, level in zip(self._encode(batch.feat, levels, report), levels)]
+
+    def decode(self, levels: Sequence[LevelFeatures]) -> Tensor:
+        """What `forward` returns, from the result of `forward_levels` [N, D]."""
+        stages, own = [f.feat for f in levels], [f.level for f in levels]
+        return self._upcast(stages, own) if self.config.enc_mode else self._decode(stages, own)
+
+    def _encode(self, feat: Tensor, levels: list[Level], report: Callable[[int], None] | None = None) -> list[Tensor]:
         x = self.embedding(feat, levels[0])
         outputs = []
         for s, level in enumerate(levels):
@@ -155,6 +172,8 @@ class Encoder(nn.Module):
                 x = stage["down"](x, level.cluster, len(level))
             for i in range(self.config.enc_depths[s]):
                 x = self._run(stage[f"block{i}"], x, level, None)
+                if report is not None:
+                    report(len(level))
             outputs.append(x)
         return outputs
 

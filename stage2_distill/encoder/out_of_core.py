@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,16 +65,28 @@ _Source = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 _Layer = tuple[int, Callable[[Tensor, Level, Tensor | None], Tensor]]
 
 
+class BlockResult(NamedTuple):
+    """`encoder(batch)` [N, D] f32 mapped from a file; the scratch that holds it, to be released while it is read; and
+    the deepest level's features [L, C] f32, coord [L, 3] f32 and grid_coord [L, 3] i64, in memory.
+    """
+
+    values: Tensor
+    scratch: Scratch
+    deepest: tuple[Tensor, Tensor, Tensor]
+
+
 @torch.no_grad()
-def encode_out_of_core(encoder: Encoder, batch: PointBatch, folder: Path, block_rows: int) -> tuple[Tensor, Scratch]:
-    """`encoder(batch)` in eval mode as [N, D] f32 mapped from a file below `folder`, and the scratch that holds it: to
-    be released while the result is read, and removed afterwards.
+def encode_out_of_core(
+    encoder: Encoder, batch: PointBatch, folder: Path, block_rows: int, *, shown: bool = True
+) -> BlockResult:
+    """`encoder(batch)` in eval mode, in files below `folder` that are removed by the caller afterwards.
 
     Args:
         batch: one cloud, rows in ascending (x, y, z) order, on the CPU.
         folder: for the features between layers. Work of the same encoder, batch and block size that was begun here
             goes on after its last complete layer.
         block_rows: rows of a level that are worked on at a time.
+        shown: report progress.
     """
     if len(batch.offset) != 1:
         raise SceneError("out of core one scene is encoded at a time")
@@ -83,22 +96,25 @@ def encode_out_of_core(encoder: Encoder, batch: PointBatch, folder: Path, block_
     try:
         plan = _Plan(encoder, batch, scratch, block_rows)
         result = plan.make()
-        _carry_out(plan.steps, scratch)
-        return plan.open(result), scratch
+        _carry_out(plan.steps, scratch, shown)
+        deepest = plan.open(plan.deepest).clone()
+        return BlockResult(plan.open(result), scratch, (deepest, plan.coords[-1], plan.levels[-1].grid(slice(None))))
     except BaseException:
         scratch.close()
         raise
 
 
-def _carry_out(steps: list[_Step], scratch: Scratch) -> None:
+def _carry_out(steps: list[_Step], scratch: Scratch, shown: bool) -> None:
     """The steps that are not finished yet, in order."""
     done = sum(step.rows for step in steps[: scratch.finished])
-    with progress(sum(step.rows for step in steps), "rows of all layers", done=done) as reporter:
+    total = sum(step.rows for step in steps)
+    with progress(total, "rows of all layers", done=done) if shown else nullcontext() as reporter:
         for number, step in enumerate(steps, start=1):
             if number > scratch.finished:
                 for rows in step.run():
                     scratch.release()
-                    reporter.advance(rows)
+                    if reporter is not None:
+                        reporter.advance(rows)
                 scratch.finish(number)
             for array in step.frees:
                 scratch.free(array.name)
@@ -142,7 +158,7 @@ class _Plan:
         self.device = next(encoder.parameters()).device
         self.tile = CPU_TILE if self.device.type == "cpu" else DEVICE_TILE
         self.levels, self.strides, self.depths = _levels(batch.grid_coord, self.config)
-        self.coords = self._coords() if self.config.rope_position == "coord" else []
+        self.coords = self._coords()
         self.orders: dict[tuple[int, int], _Array] = {}
         self.steps: list[_Step] = []
 
@@ -168,6 +184,7 @@ class _Plan:
                 pooled = self._pooled(features[-1], s, stage)
                 x = self._stage("enc", s, stage, self._rows_of(pooled), [], (pooled,))
             features.append(x)
+        self.deepest = self._kept(features[-1])
         if self.config.enc_mode:
             return self._upcast(features)
         x = features[-1]
@@ -308,6 +325,17 @@ class _Plan:
                 yield stop - start
 
         self.steps.append(_Step(len(coarse), run, () if needed else (fine,)))
+        return out
+
+    def _kept(self, array: _Array) -> _Array:
+        """A copy that no later step frees."""
+        out = _Array("deepest", array.shape)
+
+        def run() -> Iterator[int]:
+            self.open(out, new=True)[:] = self.open(array)
+            yield array.shape[0]
+
+        self.steps.append(_Step(array.shape[0], run))
         return out
 
     def _upcast(self, features: list[_Array]) -> _Array:

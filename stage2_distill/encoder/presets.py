@@ -47,6 +47,7 @@ def _utonia(
             "name": name, "inputs": _UTONIA_ROOMS, "enc_depths": depths, "enc_channels": channels,
             "enc_num_head": num_heads, "dec_channels": channels[:-1], "dec_num_head": num_heads[:-1], "upcast": upcast,
             "enc_rope_freq": (10.0,) * 5, "dec_rope_freq": (10.0,) * 4, "rope_position": "coord",
+            "rope_jitter": 1.1, "rope_rescale": 1.2,
         }
     )  # fmt: skip
 
@@ -174,6 +175,9 @@ def preset_config(preset: str, **overrides: Any) -> EncoderConfig:
     for key, values in _NEUTRAL.items():
         if key in overrides and overrides.pop(key) not in values:
             raise ConfigError(f"encoder {preset}: {key} is supported with {' or '.join(map(str, values))} only")
+    for theirs, ours in (("jitter_coords", "rope_jitter"), ("rescale_coords", "rope_rescale")):  # m3's names
+        if theirs in overrides:
+            overrides[ours] = overrides.pop(theirs)
     if (rope_base := overrides.pop("rope_base", None)) is not None:  # m3's name: one base for all stages
         overrides |= {"enc_rope_freq": (rope_base,) * _stages(base, overrides)}
         overrides |= {"dec_rope_freq": overrides["enc_rope_freq"][1:]}

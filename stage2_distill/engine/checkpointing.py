@@ -34,7 +34,7 @@ class TrainingProgress:
     Attributes:
         step: optimiser steps done.
         bad_steps: non-finite steps in a row up to here; skipped: all of them so far.
-        best, best_step: lowest `Validation.value` so far, and its step.
+        best: lowest `Validation.value` so far.
         memory: numbers that the recipe needs to go on, such as running means of losses.
     """
 
@@ -42,7 +42,6 @@ class TrainingProgress:
     bad_steps: int = 0
     skipped: int = 0
     best: float = float("inf")
-    best_step: int = -1
     memory: dict[str, float] = field(default_factory=dict)
 
 

@@ -54,6 +54,10 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a small tensor over all processes, all of which must ask for it."""
+        return value if self.world == 1 else self.sum(value.clone()) / self.world
+
     def scale(self, count: float, device: torch.device) -> float:
         """What makes a mean over `count` items of this process count as much as they are among those of all processes:
         the mean over processes of scaled means is the mean over all items. 1 for a single process. All must ask.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from chorus_common.runtime.errors import is_full_disk
-from chorus_common.runtime.progress import Progress
 
 
 class StopRequest:
@@ -42,12 +41,13 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def survive_full_disk(reporter: Progress | None, what: str) -> Iterator[None]:
-    """Turn a full disk into a warning: the previous file is still there, and the next attempt may find space."""
+def survive_full_disk(say: Callable[[str], None], what: str) -> Iterator[None]:
+    """Turn a full disk into a warning that says `what` it cost: files are replaced whole, and the next attempt may find
+    space.
+    """
     try:
         yield
     except OSError as error:
         if not is_full_disk(error):
             raise
-        if reporter is not None:
-            reporter.say(f"warning: disk full, {what} not saved; the previous one is kept. Free some space")
+        say(f"warning: disk full, {what}. Free some space")

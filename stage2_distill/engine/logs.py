@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from chorus_common.runtime.atomic import write_text_atomically
-from chorus_common.runtime.errors import ConfigError, is_full_disk
+from chorus_common.runtime.errors import ConfigError
+from stage2_distill.engine.interruptions import survive_full_disk
 from stage2_distill.engine.run_folder import RunFolder
 
 
@@ -55,12 +55,6 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(dict(numbers) | {"step": step})
 
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of all files."""
         self._file.close()
@@ -80,18 +74,13 @@ class RunLog:
             self._file.truncate(end)
             raise
 
-    @contextlib.contextmanager
-    def _survive_full_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if not is_full_disk(error):
-                raise
-            if not self._warned:
-                self._warned = True
-                print(
-                    f"warning: disk full, {self._path} and its curves have gaps now. Free some space", file=sys.stderr
-                )
+    def _survive_full_disk(self) -> AbstractContextManager[None]:
+        return survive_full_disk(self._warn_once, f"{self._path} and its curves have gaps now")
+
+    def _warn_once(self, line: str) -> None:
+        if not self._warned:
+            self._warned = True
+            print(line, file=sys.stderr)
 
 
 def _wandb_run(project: str, folder: Path) -> Any:

@@ -69,7 +69,7 @@ class Run(Generic[B]):
         with contextlib.ExitStack() as stack:
             log = reporter = None
             if self.processes.main:
-                log = stack.enter_context(RunLog(self.folder, start, recipe.config.wandb))
+                log = stack.enter_context(contextlib.closing(RunLog(self.folder, start, recipe.config.wandb)))
                 reporter = stack.enter_context(report_progress(recipe.steps, recipe.label, done=start))
             request = stack.enter_context(stop_on_signal())
             note, began = "", time.perf_counter()
@@ -112,9 +112,9 @@ class Run(Generic[B]):
         reporter.say(f"validation after step {step + 1}: {found.line}")
         progress = self.trainer.progress
         if found.value is not None and found.value < progress.best:
-            progress.best, progress.best_step = found.value, step
+            progress.best = found.value
             if found.save is not None:
-                with survive_full_disk(reporter, "best student"):
+                with survive_full_disk(reporter.say, "the best model is not saved; the previous one is kept"):
                     found.save(self.folder.best)
 
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
@@ -123,6 +123,7 @@ class Run(Generic[B]):
             return
         trainer, progress = self.trainer, self.trainer.progress
         progress.memory = dict(self.recipe.memory)
-        with contextlib.nullcontext() if final else survive_full_disk(reporter, "checkpoint"):
+        cost = "checkpoint not saved; the previous one is kept"
+        with contextlib.nullcontext() if reporter is None else survive_full_disk(reporter.say, cost):
             save_state(self.folder.state, progress, trainer.model, trainer.optimizer, trainer.ema)
             self.recipe.save(self.folder.path, trainer.weights(), progress.step, final=final)

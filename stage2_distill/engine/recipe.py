@@ -73,7 +73,8 @@ class Recipe(ABC, Generic[B]):
     Attributes:
         config, optim: settings of the loop and of the optimiser.
         model: what is trained; complete, and on its device, once `prepare` has run.
-        steps: length of the run. batch_size: samples per step, over all processes.
+        steps: length of the run; steps_per_epoch: of an epoch (0 = there are none). batch_size: samples per step, over
+            all processes.
         identity: everything that decides what the run computes, as JSON values; a folder that holds another run is
             refused. Known before `prepare`.
         memory: numbers that a resumed run needs beside weights and optimiser; saved with them.
@@ -94,6 +95,7 @@ class Recipe(ABC, Generic[B]):
     activity: str = "training"
     label: str = "train"
     advice: str = "lower optim.lr"
+    steps_per_epoch: int = 0
     workers: int = 0
     prefetch: int = 4
     log_every: int = 1
@@ -117,7 +119,9 @@ class Recipe(ABC, Generic[B]):
 
     @abstractmethod
     def loss(self, batch: B, step: int) -> Loss:
-        """The loss of one forward pass. It runs under autocast where `config.amp` says so."""
+        """The loss of one forward pass; the batch is on the device. It runs under autocast where `config.amp` says
+        so.
+        """
 
     def after_step(self, averaged: Mapping[str, float]) -> None:
         """Called after every step that was not skipped, with the means of `Loss.averaged`."""

@@ -49,6 +49,7 @@ class OptimSettings(Config):
         weight_decay: on matrices only; norms, biases and other vectors have none.
         schedule: "onecycle" (cosine up from lr / div over `warmup` of all steps, cosine down to lr / div / final_div),
             "cosine" (linear up, cosine down to 0) or "constant" (linear up, then flat).
+        betas: decay of AdamW's two running means.
         clip: largest global gradient norm (0 = no clipping).
         ema: decay of the averaged weights that are saved (0 = save the weights themselves). The effective decay at step
             s is min(ema, (1 + s) / (10 + s)), so that short runs are not dominated by the start.

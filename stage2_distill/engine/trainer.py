@@ -16,6 +16,7 @@ from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.interruptions import StopRequest
 from stage2_distill.engine.means import Means
+from stage2_distill.engine.move import to_device
 from stage2_distill.engine.optim import set_learning_rate
 from stage2_distill.engine.recipe import B, Recipe
 from stage2_distill.engine.schedule import learning_rate
@@ -80,7 +81,7 @@ class Trainer(Generic[B]):
             # the model's draws are a function of (seed, step), the same in all forward passes and processes of a step
             torch.manual_seed(recipe.seed(step))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
-                found = recipe.loss(batch, step)
+                found = recipe.loss(to_device(batch, self.device), step)
             for name, value in found.averaged.items():
                 averaged[name] = averaged.get(name, 0.0) + value * share
             if found.total is None:
@@ -90,7 +91,7 @@ class Trainer(Generic[B]):
             for group, measured in found.measured.items():
                 means.add(group, measured.values, share * measured.weight)
         self.processes.average_gradients(model)
-        norm = self._clip(optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip or math.inf)
         finite = math.isfinite(loss) and bool(torch.isfinite(norm))
         # all processes skip, stop and remember alike
         stop = request is not None and request.made
@@ -111,15 +112,9 @@ class Trainer(Generic[B]):
             recipe.after_step({name: value / self.processes.world for name, value in zip(averaged, sums)})
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
-        record = {"loss": loss, "lr": lr, "grad_norm": float(norm), **means.nested()}
+        epoch = {"epoch": step / recipe.steps_per_epoch} if recipe.steps_per_epoch > 0 else {}
+        record = {"loss": loss, "lr": lr, "grad_norm": float(norm), **epoch, **means.nested()}
         return StepResult(record, warning, stops > 0)
-
-    def _clip(self, clip: float) -> Tensor:
-        """Global gradient norm before clipping."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if clip > 0:
-            return torch.nn.utils.clip_grad_norm_(parameters, clip)
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     def _skip(self, step: int, batches: Sequence[B]) -> str:
         """Count a non-finite step; give up after several in a row. Weights and moments stay as they were."""

@@ -43,11 +43,6 @@ class SupervisedView:
     depth: Tensor
     teachers: dict[str, Tensor]
 
-    def to(self, device: torch.device) -> SupervisedView:
-        teachers = {k: v.to(device) for k, v in self.teachers.items()}
-        parts = ("viewmat", "intrinsics", "color", "known", "depth")
-        return replace(self, teachers=teachers, **{key: getattr(self, key).to(device) for key in parts})
-
 
 @dataclass(frozen=True, eq=False)
 class CaptureBatch:
@@ -57,12 +52,6 @@ class CaptureBatch:
     voxels: MeasuredVoxels
     supervised_views: tuple[SupervisedView, ...]
     scenes: tuple[str, ...]
-
-    def to(self, device: torch.device) -> CaptureBatch:
-        if device.type == "cpu":
-            return self
-        supervised_views = tuple(supervised.to(device) for supervised in self.supervised_views)
-        return CaptureBatch(self.points.to(device), self.voxels.to(device), supervised_views, self.scenes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +77,10 @@ class CaptureDataset:
         sizes = {name: len(group) for name, group in groups.items()}
         self.mixture: Mixture = mixture(sizes, {}, config.data.samples_per_epoch, config.batch_size)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps
-
     def batch(self, step: int, first: int, last: int) -> CaptureBatch:
         """Samples first..last-1 of optimiser step `step`'s batch, counted from the start of the run."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        order = self.mixture.epoch(self.config.seed, epoch)
-        start = within * self.mixture.batch
-        return collate(
-            [self.sample(epoch, i, int(order[i])) for i in range(start + first, start + last)],
-            int(np.prod(self.config.head.grid)),
-        )
+        drawn = self.mixture.batch_samples(self.config.seed, step, first, last)
+        return collate([self.sample(*sample) for sample in drawn], int(np.prod(self.config.head.grid)))
 
     def sample(self, epoch: int, index: int, number: int) -> CaptureBatch:
         """Sample `index` of `epoch`, from scene `number`: a batch of one cloud."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from stage2_distill.data.order import MODEL, generator
 from stage2_distill.encode import encode_scene
 from stage2_distill.encoder import load_encoder
 from stage2_distill.encoder.model import Encoder
-from stage2_distill.engine.loop import Run, launch
-from stage2_distill.engine.recipe import Loss, Measured, Recipe, Validation
+from stage2_distill.engine.loop import Run, RunResult, launch
+from stage2_distill.engine.recipe import Loss, Recipe, Validation
 from stage2_distill.engine.seeds import model_seed
-from stage2_distill.gaussiancross.data import CaptureBatch, CaptureDataset, CaptureScene
+from stage2_distill.gaussiancross.data import CaptureBatch, CaptureDataset
 from stage2_distill.gaussiancross.feature_rank import effective_rank
 from stage2_distill.gaussiancross.model import GaussianCross
+from stage2_distill.gaussiancross.scenes import CaptureScenes
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 from stage2_distill.gaussiancross.step import step_loss
 from stage2_distill.start import make_encoder
@@ -33,70 +34,43 @@ RANK_SCENES, RANK_ROWS = 4, 4096
 
 
 @dataclass(frozen=True)
-class PretrainResult:
-    """Steps done and skipped, share of the step time spent waiting for data, effective rank of the encoder's features
-    (NaN in all processes but the first) and their width.
-    """
+class PretrainResult(RunResult):
+    """Also: effective rank of the encoder's features (NaN in all processes but the first) and their width."""
 
-    steps: int
-    skipped: int
-    starvation: float
     effective_rank: float
     width: int
 
 
-def pretrain(
-    config: GaussianCrossConfig,
-    scenes: Sequence[CaptureScene],
-    channels: Mapping[str, int],
-    identity: Mapping[str, Any],
-    out: str | Path,
-    device: torch.device,
-) -> PretrainResult:
-    """Pretrain, or go on with the run that `out` holds. Arguments as in `GaussianCrossRecipe`."""
+def pretrain(config: GaussianCrossConfig, data: CaptureScenes, out: str | Path, device: torch.device) -> PretrainResult:
+    """Pretrain, or go on with the run that `out` holds."""
     with launch(config, device) as processes:
-        recipe = GaussianCrossRecipe(config, scenes, channels, identity, device)
+        recipe = GaussianCrossRecipe(config, data, device)
         done = Run(recipe, out, processes).train()
-        rank = recipe.rank
-        if math.isnan(rank) and processes.main:  # the run was over before
-            rank = recipe.measured_rank(load_encoder(out).to(device))
-    return PretrainResult(done.steps, done.skipped, done.starvation, rank, recipe.model.encoder.out_channels)
+        if math.isnan(recipe.rank) and processes.main:  # the run was over before
+            recipe.rank = recipe.measured_rank(load_encoder(out).to(device))
+    return PretrainResult(**vars(done), effective_rank=recipe.rank, width=recipe.model.encoder.out_channels)
 
 
 class GaussianCrossRecipe(Recipe[CaptureBatch]):
-    """Pretrain an encoder on posed views.
-
-    Args:
-        scenes: what to learn from. identity: whatever else decides the result (scenes' and teachers' fingerprints).
-        channels: {teacher: width}.
-
-    Attributes:
-        rank: effective rank at the last validation; NaN before.
-    """
+    """Pretrain an encoder on posed views. `rank`: effective rank at the last validation; NaN before."""
 
     config: GaussianCrossConfig
     model: GaussianCross
     activity = "pretraining"
     label = "pretrain"
 
-    def __init__(
-        self,
-        config: GaussianCrossConfig,
-        scenes: Sequence[CaptureScene],
-        channels: Mapping[str, int],
-        identity: Mapping[str, Any],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: GaussianCrossConfig, data: CaptureScenes, device: torch.device) -> None:
         self.config, self.optim, self.device = config, config.optim, device
         self.batch_size, self.memory, self.rank = config.batch_size, {}, math.nan
         self.workers, self.prefetch = config.data.workers, config.data.prefetch
         torch.manual_seed(model_seed(config.seed, 0))
         encoder = make_encoder(config.encoder)
         resolved = {"config": config.model_dump(mode="json"), "encoder": encoder.config.model_dump(mode="json")}
-        self.identity = {"recipe": "gaussiancross", **resolved, **identity}
-        self.dataset = CaptureDataset(scenes, encoder.config, config)
-        self.model = GaussianCross(encoder, config.head, channels, config.projector_hidden).to(device)
-        self.steps = config.epochs * self.dataset.steps_per_epoch
+        self.identity = {"recipe": "gaussiancross", **resolved, **data.identity}
+        self.dataset = CaptureDataset(data.scenes, encoder.config, config)
+        self.model = GaussianCross(encoder, config.head, data.channels, config.projector_hidden).to(device)
+        self.steps_per_epoch = self.dataset.mixture.steps
+        self.steps = config.epochs * self.steps_per_epoch
 
     def seed(self, step: int) -> int:
         """Of a step, and of the process: draws of the model do not name the scene that they are made for."""
@@ -107,13 +81,7 @@ class GaussianCrossRecipe(Recipe[CaptureBatch]):
         return self.dataset.batch(step, first, last)
 
     def loss(self, batch: CaptureBatch, step: int) -> Loss:
-        found = step_loss(self.model, batch.to(self.device), self.config, self.seed(step), self.processes)
-        measured = {
-            "": Measured({"epoch": step / self.dataset.steps_per_epoch, "gaussians": found.gaussians}),
-            "terms": Measured(found.losses),
-            "cosine": Measured(found.cosine),
-        }
-        return Loss(found.total, measured)
+        return step_loss(self.model, batch, self.config, self.seed(step), self.processes)
 
     def validate(self, weights: Mapping[str, Tensor], step: int) -> Validation:
         """Effective rank of the encoder's features: how many directions they really use."""

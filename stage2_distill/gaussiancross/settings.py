@@ -93,7 +93,15 @@ class MaskSettings(Config):
 
 class CaptureAugment(Config):
     """Augmentations under which the pictures stay true: the cameras move with the points. Colour and position noise
-    disturb the input alone."""
+    disturb the input alone.
+
+    Attributes:
+        rotate_z: turn about z by any angle.
+        flip_p: probability of a flip in x, and of one in y.
+        scale: range of one isotropic factor.
+        color_shift: largest shift of all colours, in [0, 1] units. color_jitter: standard deviation of noise on each.
+        jitter_m: standard deviation of noise on positions, in metres.
+    """
 
     rotate_z: bool = True
     flip_p: float = Field(default=0.5, ge=0, le=1)
@@ -129,7 +137,10 @@ class GaussianCrossConfig(EngineSettings):
     """A pretraining run: what the loop needs (`EngineSettings`), and what is its own.
 
     Attributes:
+        epochs: length of the run. batch_size: scenes per step, over all processes.
         teachers: dense teachers of the stores to match (none named: all of them).
+        projector_hidden: width of the projectors' hidden layer.
+        rasterizer: "cpu", "gsplat", or "auto" for gsplat where the model is on a GPU.
     """
 
     epochs: int = Field(default=100, ge=1)

@@ -56,6 +56,3 @@ class MeasuredVoxels:
             torch.cat([part.colors for part in parts]),
             torch.cat([part.size for part in parts]),
         )
-
-    def to(self, device: torch.device) -> MeasuredVoxels:
-        return MeasuredVoxels(*(t.to(device) for t in (self.cells, self.centres, self.colors, self.size)))

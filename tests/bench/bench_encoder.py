@@ -154,7 +154,7 @@ def _blocks(n: int, block_rows: int, preset: str = "chorus-lite") -> dict[str, f
     batch = room(n, encoder.config.in_channels)
     before, start = _peak_mib(), time.process_time()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        result, scratch = encode_out_of_core(encoder, batch, Path(folder) / "work", block_rows)
+        result, scratch, _ = encode_out_of_core(encoder, batch, Path(folder) / "work", block_rows)
         scratch.release()
         measured = {
             "cpu_seconds": time.process_time() - start,

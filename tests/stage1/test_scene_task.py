@@ -16,6 +16,7 @@ from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.errors import CacheError, SceneError
+from chorus_common.scene_check import AlignmentSettings
 from stage1_render_teachers.fidelity import Fidelity, row_cosine
 from stage1_render_teachers.plan import TeacherPlan, shared_teacher
 from stage1_render_teachers.run import run_stage1
@@ -122,7 +123,7 @@ def test_the_fingerprint_changes_with_everything_that_changes_a_byte(store: Path
             for key, value in {
                 "width": 80, "cell": 4, "interpolation": "nearest", "bits": 3, "seed": 1, "store_rgb": False,
                 "max_views": 2, "background": (1.0, 1.0, 1.0), "view_choice": "even",
-                "batch": 3, "teacher_threads": 2, "n_views": 9, "up": (0.0, -1.0, 0.0),
+                "batch": 3, "teacher_threads": 2, "n_views": 9, "alignment": AlignmentSettings(up="-y"),
             }.items()
         ),
     ]  # fmt: skip

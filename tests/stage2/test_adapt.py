@@ -19,14 +19,15 @@ from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset, SceneEntry
 from stage2_distill.data.rendered import rendered_targets
 from stage2_distill.distill import train
-from stage2_distill.encoder import EncoderConfig
+from stage2_distill.encoder import EncoderConfig, build_encoder
 from stage2_distill.encoder.config import InputConfig
 from stage2_distill.feature_norms import FACTORS
 from stage2_distill.lora import LoraLinear, add_lora, merged_tensors
 from stage2_distill.losses.prototypes import choose_prototypes, prototypes_of_scenes
+from stage2_distill.release import UNRECORDED
 from stage2_distill.settings import AdaptConfig, DataSettings, PrototypeSettings, TeacherSettings
 from stage2_distill.start import TrainData
-from stage2_distill.student import load_student
+from stage2_distill.student import Student, StudentTeacher, load_student, save_student
 from stage2_distill.validation import validate
 from tests.stage2.store_fakes import GRID, MemoryStore, make_entries, make_standardisers
 from tests.stage2.test_distill import stop_after
@@ -222,3 +223,25 @@ def test_a_student_of_other_teachers_is_refused(student: Path, tmp_path: Path) -
             train(adapt_config(student, *settings), replace(data, standardisers=standardisers), tmp_path, CPU)
     with pytest.raises(ConfigError, match="lora adapts a trained student"):
         load_config(AdaptConfig, None, ("lora.rank=4",))
+
+
+def test_a_student_without_standardisers_adapts_too(tmp_path: Path) -> None:
+    """The layout of the released Chorus: LayerNorm first, predictions of unit length in the teacher's own space."""
+    data = tiny_data()
+    torch.manual_seed(0)
+    teachers = {
+        name: StudentTeacher(
+            spec=s.spec, fingerprint=UNRECORDED, channels=s.channels, hidden=32, projector="norm_input", space="unit"
+        )
+        for name, s in data.standardisers.items()
+    }
+    small = {"enc_channels": (8, 16), "enc_depths": (1, 1), "inputs": {"grid_size": 0.1}}
+    save_student(Student(build_encoder("chorus-lite", **small), teachers), tmp_path / "student")
+    config = adapt_config(tmp_path / "student", "epochs=12", "optim.lr=0.003")
+    train(config, data, tmp_path / "out", CPU)
+    records = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in records if r["kind"] == "step"]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.05
+    after = load_student(tmp_path / "out")
+    assert {t.space for t in after.config.teachers.values()} == {"unit"}
+    assert not any(key.startswith("standardisers.") for key in after.state_dict())

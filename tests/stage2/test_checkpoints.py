@@ -158,7 +158,7 @@ def test_unknown_format(tmp_path: Path) -> None:
 PUBLISHED = [
     ("sonata", "sonata"), ("concerto-base", "concerto"), ("concerto-large", "concerto"), ("ptv3", "ptv3"),
     ("scenesplat", "scenesplat"), ("litept-s", "litept"), ("litept-s-star", "litept"), ("litept-b", "trainer"),
-    ("litept-l", "trainer"), ("sonata", "trainer"),
+    ("litept-l", "trainer"), ("sonata", "trainer"), ("utonia", "utonia"), ("utonia-small", "trainer"),
 ]  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def test_train_encode_and_describe(
         assert np.isfinite(features).all()
     capsys.readouterr()
     assert call(monkeypatch, "encode", scene, "--encoder", tmp_path / "run", "--out", out, "--teacher", "sam") == 2
-    assert "this student has no teacher 'sam'; it has dense, text" in capsys.readouterr().err
+    assert "this student has no output 'sam'; it has dense, text" in capsys.readouterr().err
 
     assert call(monkeypatch, "info", "--encoder", tmp_path / "run", "--json") == 0
     facts = json.loads(capsys.readouterr().out)

@@ -148,7 +148,7 @@ def test_several_data_sets_are_mixed_by_weight() -> None:
         SceneEntry(d, f"{d}{i}", "", make_store(rng, n=60, name=f"{d}{i}")) for d in ("a", "b") for i in range(2)
     ]
     dataset = make_dataset(entries, weights={"a": 3, "b": 1}, samples_per_epoch=8)
-    names = [n for step in range(dataset.steps_per_epoch) for n in dataset.batch(step, 0, 2).scenes]
+    names = [n for step in range(dataset.mixture.steps) for n in dataset.batch(step, 0, 2).scenes]
     assert sum(n.startswith("a") for n in names) == 6
     with pytest.raises(ConfigError, match=r"data.weights names data set 'c', the stores hold a, b"):
         make_dataset(entries, weights={"c": 1})

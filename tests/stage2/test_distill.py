@@ -136,7 +136,7 @@ def test_accumulated_loss_is_the_mean_over_scenes(tmp_path: Path) -> None:
 def test_a_teacher_joins_later(tmp_path: Path) -> None:
     run, recipe = make_run(tmp_path, "teachers.text.weight=2", "teachers.dense.start=2", "teachers.dense.warmup=1")
     untouched = {k: v.clone() for k, v in recipe.model.projectors["dense"].state_dict().items()}
-    steps = recipe.dataset.steps_per_epoch
+    steps = recipe.steps_per_epoch
     seen: list[bool] = []
     after = run._after_step
 

@@ -286,3 +286,20 @@ def test_drop_path_of_a_cloud_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(turned, torch.cat(alone[::-1]), atol=1e-5, rtol=1e-4)
     other = encoder(replace(clouds[0], seeds=torch.tensor([5])))
     assert not torch.allclose(other, alone[0], atol=1e-3)
+
+
+def test_rope_jitter_is_training_only_and_each_clouds_own() -> None:
+    """Utonia's random factors of coordinates: within their range, alone and in a batch the same, never at inference."""
+    encoder = small("utonia", shuffle_orders=False, drop_path=0.0)
+    clouds = [replace(cloud(200, 9, seed), seeds=torch.tensor([seed])) for seed in (3, 4)]
+    assert encoder.hierarchy(clouds[0])[0].rope_factors is None
+    encoder.train()
+    factors = [encoder.hierarchy(c)[-1].rope_factors for c in clouds]
+    both = encoder.hierarchy(PointBatch.concatenate(clouds))[0].rope_factors
+    assert both is not None
+    assert torch.equal(both, torch.cat([f for f in factors if f is not None]))
+    assert ((both > 1 / 1.32) & (both < 1.32)).all()
+    assert len(both.flatten().unique()) == 6
+    alone, together = encoder(clouds[0]), encoder(PointBatch.concatenate(clouds))[:200]
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(alone, encoder.eval()(clouds[0]))

@@ -9,7 +9,7 @@ import torch
 from chorus_common.features.standardise import Moments, phi_s
 from stage2_distill.losses.distillation import distillation_loss, visibility_weight
 from stage2_distill.losses.rows import take_rows
-from stage2_distill.student import StandardiserModule
+from stage2_distill.standardiser_modules import StandardiserModule
 
 
 def plain_distillation(

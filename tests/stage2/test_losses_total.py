@@ -10,8 +10,8 @@ import torch
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.data.dataset import CacheDataset
 from stage2_distill.encoder import build_encoder
+from stage2_distill.losses.schedule import TermWeights
 from stage2_distill.losses.total import teacher_terms
-from stage2_distill.schedule import TermWeights
 from stage2_distill.settings import (
     DataSettings,
     LabelContrastSettings,

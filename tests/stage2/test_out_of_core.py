@@ -62,14 +62,18 @@ def test_result_is_that_of_one_pass(preset: str, overrides: dict[str, Any], tmp_
     batch = sorted_cloud(700, encoder.config.in_channels)
     with torch.no_grad():
         whole = encoder(batch)
+        last = encoder.forward_levels(batch)[-1]
     for rows in (23, 160, 10_000):
-        result, scratch = encode_out_of_core(encoder, batch, tmp_path / "work", rows)
+        result, scratch, (feat, coord, grid) = encode_out_of_core(encoder, batch, tmp_path / "work", rows)
         assert result.shape == whole.shape
         assert (result - whole).abs().max() / whole.abs().max() < 1e-5
         scratch.release()
         assert (result - whole).abs().max() / whole.abs().max() < 1e-5  # given back memory is not lost
-        left = [f.name for f in (tmp_path / "work").glob("*.bin") if not f.name.startswith("order")]
-        assert len(left) == 1  # the result alone
+        assert (feat - last.feat).abs().max() / last.feat.abs().max() < 1e-5
+        torch.testing.assert_close(coord, last.level.coord)
+        assert torch.equal(grid, last.level.grid_coord)
+        left = {f.name for f in (tmp_path / "work").glob("*.bin") if not f.name.startswith("order")}
+        assert len(left - {"deepest.bin"}) == 1  # the result alone, beside the deepest level
         scratch.close()
 
 
@@ -81,7 +85,7 @@ def test_random_weights_of_full_depth_and_any_block_size(tmp_path: Path) -> None
     with torch.no_grad():
         whole = encoder(batch)
     for rows in (100, 1000):
-        result, _ = encode_out_of_core(encoder, batch, tmp_path / str(rows), rows)
+        result, _, _ = encode_out_of_core(encoder, batch, tmp_path / str(rows), rows)
         assert ((result - whole).norm(dim=1) / whole.norm(dim=1)).max() < 1e-3
 
 
@@ -92,7 +96,7 @@ class Killed(Exception):
 def test_goes_on_after_the_last_complete_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = small("litept-s-star", dec_depths=(1, 1))
     batch = sorted_cloud(300, 6)
-    expected, _ = encode_out_of_core(encoder, batch, tmp_path / "a", 50)
+    expected, _, _ = encode_out_of_core(encoder, batch, tmp_path / "a", 50)
     release, calls = Scratch.release, [0]
 
     def killed_at(stop: int) -> None:
@@ -114,30 +118,30 @@ def test_goes_on_after_the_last_complete_layer(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(Killed):
             encode_out_of_core(encoder, batch, tmp_path / "c", 50)
     killed_at(10**6)
-    result, scratch = encode_out_of_core(encoder, batch, tmp_path / "c", 50)
+    result, scratch, _ = encode_out_of_core(encoder, batch, tmp_path / "c", 50)
     scratch.close()
     assert torch.equal(result, expected)
     assert calls[0] < 0.75 * blocks  # what was complete is not made again
     killed_at(1)
-    result, _ = encode_out_of_core(encoder, batch, tmp_path / "c", 50)  # nothing left to do
+    result, _, _ = encode_out_of_core(encoder, batch, tmp_path / "c", 50)  # nothing left to do
     assert torch.equal(result, expected)
 
 
 def test_other_work_in_the_folder_is_not_taken_up(tmp_path: Path) -> None:
     first, second = small("chorus-lite"), small("chorus-lite", enc_depths=(1, 1, 1))
     batch = sorted_cloud(200, 11)
-    _, scratch = encode_out_of_core(first, batch, tmp_path, 50)
+    _, scratch, _ = encode_out_of_core(first, batch, tmp_path, 50)
     with pytest.raises(ConfigError, match="another process is at work here"):
         encode_out_of_core(second, batch, tmp_path, 50)
     scratch.close()
-    result, _ = encode_out_of_core(second, batch, tmp_path, 50)
+    result, _, _ = encode_out_of_core(second, batch, tmp_path, 50)
     with torch.no_grad():
         assert torch.allclose(result, second(batch), atol=1e-5)
 
 
 def test_lost_files_are_no_zeros(tmp_path: Path) -> None:
     encoder, batch = small("chorus-lite"), sorted_cloud(100, 11)
-    _, scratch = encode_out_of_core(encoder, batch, tmp_path, 50)
+    _, scratch, _ = encode_out_of_core(encoder, batch, tmp_path, 50)
     scratch.close()
     (tmp_path / "dec0.bin").unlink()
     with pytest.raises(ConfigError, match=r"dec0\.bin: is gone or damaged; remove"):

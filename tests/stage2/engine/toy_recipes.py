@@ -31,7 +31,7 @@ from stage2_distill.gaussiancross.recipe import GaussianCrossRecipe
 from tests.evaluation.labelled_rooms import LabelledRooms, make_labelled_rooms, source_scene
 from tests.evaluation.student import TINY
 from tests.stage2.fields.field_scene import make_field_index, make_masks
-from tests.stage2.gaussiancross.small_captures import CHANNELS, make_config, make_scenes
+from tests.stage2.gaussiancross.small_captures import make_capture_scenes, make_config
 from tests.stage2.train_child import tiny_config, tiny_data
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def distill(folder: Path, settings: tuple[str, ...]) -> DistillRecipe:
 
 
 def gaussiancross(folder: Path, settings: tuple[str, ...]) -> GaussianCrossRecipe:
-    return GaussianCrossRecipe(make_config(*settings), make_scenes(), {"text": CHANNELS}, {"scenes": "made"}, CPU)
+    return GaussianCrossRecipe(make_config(*settings), make_capture_scenes(), CPU)
 
 
 def field(folder: Path, settings: tuple[str, ...]) -> FieldRecipe:
@@ -72,7 +72,7 @@ def finetune(folder: Path, settings: tuple[str, ...]) -> FineTuneRecipe:
     torch.manual_seed(0)
     inputs = {"features": ("coord", "color"), "grid_size": 0.1}
     plain = {"drop_path": 0.0, "shuffle_orders": False} if "loss.lovasz=0" in settings else {}
-    encoder = build_encoder("chorus", **TINY, **plain, norm="layer", in_channels=6, inputs=inputs).eval()
+    encoder = build_encoder("chorus-lite", **TINY, **plain, norm="layer", in_channels=6, inputs=inputs).eval()
     model = build_segmentor(encoder, 20, config)
     scenes = [source_scene(rooms, f"train_{i}") for i in range(3)]
     things = np.array([False, False] + [True] * 18)

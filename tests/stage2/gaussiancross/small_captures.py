@@ -14,6 +14,7 @@ from chorus_common.runtime.config import load_config
 from chorus_common.scene import GaussianScene
 from stage2_distill.data.targets import ByteBudget
 from stage2_distill.gaussiancross.data import CaptureScene
+from stage2_distill.gaussiancross.scenes import CaptureScenes
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 from stage2_distill.gaussiancross.views import SceneViews
 from tests.stage2.store_fakes import random_scene
@@ -78,3 +79,7 @@ def make_scenes(count: int = 4, **store: Any) -> list[CaptureScene]:
         views = SceneViews(own, f"made/room{seed}", ("text",), 2, None, ByteBudget(1 << 20), depth_unit=1e-3)
         scenes.append(CaptureScene("made", own.scene(), views))
     return scenes
+
+
+def make_capture_scenes(scenes: list[CaptureScene] | None = None) -> CaptureScenes:
+    return CaptureScenes(make_scenes() if scenes is None else scenes, {"text": CHANNELS}, {"scenes": "made"})

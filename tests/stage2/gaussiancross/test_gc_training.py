@@ -26,14 +26,19 @@ from stage2_distill.gaussiancross.settings import CaptureAugment
 from stage2_distill.gaussiancross.step import step_loss
 from stage2_distill.gaussiancross.views import SceneViews
 from stage2_distill.start import make_encoder
-from tests.stage2.gaussiancross.small_captures import CHANNELS, PictureStore, make_config, make_scenes
+from tests.stage2.gaussiancross.small_captures import (
+    CHANNELS,
+    PictureStore,
+    make_capture_scenes,
+    make_config,
+    make_scenes,
+)
 
 CPU = torch.device("cpu")
 
 
 def pretrain(out: Path, *settings: str) -> PretrainResult:
-    config = make_config(*settings)
-    return recipe_module.pretrain(config, make_scenes(), {"text": CHANNELS}, {"scenes": "made"}, out, CPU)
+    return recipe_module.pretrain(make_config(*settings), make_capture_scenes(), out, CPU)
 
 
 def test_a_moved_scene_looks_the_same_to_its_moved_camera() -> None:
@@ -126,8 +131,9 @@ def test_every_attribute_reaches_the_encoder() -> None:
         model = GaussianCross(encoder, config.head, {"text": CHANNELS}, 8)
         batch = CaptureDataset(make_scenes(2), encoder.config, config).batch(0, 0, 2)
         loss = step_loss(model, batch, config, 0, Processes(0, 1))
+        assert loss.total is not None
         loss.total.backward()
-        assert set(loss.losses) == {name}
+        assert set(loss.measured["terms"].values) == {name}
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
         assert sum(float(p.grad.abs().sum()) for p in encoder.parameters() if p.grad is not None) > 0
 
@@ -171,7 +177,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, monkey
 
 def test_a_start_that_is_refused_leaves_the_folder_free(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no scenes"):
-        recipe_module.pretrain(make_config(), [], {"text": CHANNELS}, {}, tmp_path / "run", CPU)
+        recipe_module.pretrain(make_config(), make_capture_scenes([]), tmp_path / "run", CPU)
     assert not (tmp_path / "run" / "train.json").exists()
 
 
@@ -182,7 +188,7 @@ def test_steps_that_are_not_finite_are_skipped_and_named(tmp_path: Path, capsys:
     views = SceneViews(store, "made/broken", ("text",), 2, None, ByteBudget(0), depth_unit=1e-3)
     scenes[0] = type(scenes[0])("made", store.scene(), views)
     config = make_config("max_bad_steps=2")
-    recipe = GaussianCrossRecipe(config, scenes, {"text": CHANNELS}, {}, CPU)
+    recipe = GaussianCrossRecipe(config, make_capture_scenes(scenes), CPU)
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     with pytest.raises(ChorusError, match=r"pretraining gave up.*made/broken"):
         Run(recipe, tmp_path / "run", Processes(0, 1)).train()

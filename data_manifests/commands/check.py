@@ -1,0 +1,40 @@
+"""chorus-data check: what a scene is, and what would go wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
+from chorus_common.runtime.options import PATH, alignment_options, json_option
+
+if TYPE_CHECKING:
+    from chorus_common.scene_check import AlignmentSettings
+
+
+@click.command("check")
+@click.argument("scene", type=PATH)
+@click.option("--cameras", type=PATH, help="Cameras of the scene: a COLMAP folder, transforms.json, a pose folder.")
+@alignment_options()
+@json_option()
+def check_command(scene: Path, cameras: Path | None, alignment: AlignmentSettings, as_json: bool) -> int:
+    """Check a scene before a long run.
+
+    Looks at the rows, the render mode, which way is up, the size, stray Gaussians, and whether the cameras belong to
+    the scene. Every finding says what it is, how sure it is and what to do. The exit code is 1 where the scene cannot
+    be used.
+    """
+    from chorus_common.camera_io import read_cameras
+    from chorus_common.scene_io import read_scene
+    from data_manifests.check import check_scene
+
+    report = check_scene(read_scene(scene), alignment, None if cameras is None else read_cameras(cameras))
+    if as_json:
+        click.echo(json.dumps({"scene": str(scene)} | report.as_dict(), indent=2))
+    else:
+        for finding in report.findings:
+            click.echo(finding.line())
+    return EXIT_DONE if report.usable else EXIT_SOME_FAILED
