@@ -24,6 +24,10 @@ class CameraSet:
         names: V distinct names. Files are always paired by name, never by position.
         distorted [V] bool: whether the source declares a lens distortion, which the intrinsics leave out. Whoever draws
             the views anew need not care; whoever reads their photographs calls `check_undistorted`.
+
+    >>> cameras = CameraSet(np.eye(4)[None], np.diag([500.0, 500.0, 1.0])[None], 640, 480, ("front",))
+    >>> len(cameras), cameras.sizes
+    (1, [(640, 480)])
     """
 
     viewmats: F64

@@ -65,7 +65,13 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Scenes under one root folder; every path of a row is absolute and lies inside `root`."""
+    """Scenes under one root folder; every path of a row is absolute and lies inside `root`.
+
+    >>> row = ManifestRow("rooms", "room0", "train", "npy-folder", Path("/data/room0"), None, "", 1000, "0" * 64)
+    >>> manifest = Manifest(Path("/data"), (row,))
+    >>> [found.scene_id for found in manifest.select(split="train")], manifest.select(split="val")
+    (['room0'], [])
+    """
 
     root: Path
     rows: tuple[ManifestRow, ...]

@@ -58,6 +58,15 @@ class GaussianScene:
                    their row; `validated` refuses them, `select(~outliers)` leaves them out.
         name, label_space: free text, e.g. "scannet20".
         render_mode: how the file's Gaussians are meant to be rasterised.
+
+    >>> two = GaussianScene(
+    ...     means=np.array([[0, 0, 0], [1, 0, 0]]), quats=np.array([[1, 0, 0, 0]] * 2), scales=np.full((2, 3), 0.1),
+    ...     opacities=np.array([0.5, 0.9]), colors=np.array([[1, 0, 0], [0, 0, 1]]),
+    ... )
+    >>> len(two), two.means.dtype.name
+    (2, 'float32')
+    >>> two.select(np.array([1])).source_ids  # a row of the file it came from
+    array([1])
     """
 
     means: F32

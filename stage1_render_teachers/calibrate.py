@@ -8,7 +8,7 @@ standardiser does not depend on workers, on shards, or on which scene was finish
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.cluster.pool import Pool, WorkerLost
-from stage1_render_teachers.plan import shared_teacher, standardiser_path, teacher_threads
+from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher
 from stage1_render_teachers.views.render_views import (
@@ -52,25 +52,21 @@ class SceneMoments:
     error: str = ""
 
 
-def dense_specs(config: Stage1Config, device: str) -> tuple[str, ...]:
-    """Specs of the dense teachers of `config`: the ones that need a standardiser."""
-    return tuple(spec for spec in config.teachers if isinstance(shared_teacher(spec, device), DenseTeacher))
-
-
-def missing_standardisers(store: StorePath, config: Stage1Config, device: str) -> tuple[str, ...]:
-    """Specs of the dense teachers that have no standardiser in `store` yet."""
-    return tuple(spec for spec in dense_specs(config, device) if not standardiser_path(store, spec).exists())
+def missing_standardisers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[TeacherFacts, ...]:
+    """The dense teachers that have no standardiser in `store` yet."""
+    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.spec).exists())
 
 
 def calibrate(
-    rows: Sequence[ManifestRow], store: StorePath, specs: tuple[str, ...], config: Stage1Config, device: str,
-    pool: Pool, report: Progress, *, overwrite: bool = False, client_device: str = "cpu",
+    rows: Sequence[ManifestRow], store: StorePath, teachers: Sequence[TeacherFacts], config: Stage1Config, device: str,
+    pool: Pool, report: Progress, *, overwrite: bool = False,
 ) -> list[StorePath]:  # fmt: skip
-    """Fit and save the standardisers of the dense teachers `specs` on a sample of `rows`; returns their paths.
+    """Fit and save the standardisers of dense `teachers` on a sample of `rows`; returns their paths.
 
-    `device` is where the jobs run, `client_device` where this process builds a teacher to learn its fingerprint.
-    A scene that fails is replaced by the next one of the draw. Raises CacheError when none can be used.
+    `device` is where the jobs run. A scene that fails is replaced by the next one of the draw. Raises CacheError when
+    none can be used.
     """
+    specs = tuple(teacher.spec for teacher in teachers)
     wanted = config.calibration.scenes
     draw = draw_rows(rows, config.seed)
     merged: dict[str, Moments] = {}
@@ -97,10 +93,10 @@ def calibrate(
     if used == 0:
         raise CacheError(f"calibration: none of {len(draw)} scenes can be used; the first: {first_error}")
     paths: list[StorePath] = []
-    for spec in specs:
-        teacher = shared_teacher(spec, client_device)
-        standardiser = phi_s(merged[spec], spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_standardiser(standardiser, standardiser_path(store, spec), overwrite=overwrite))
+    for teacher in teachers:
+        moments = merged[teacher.spec]
+        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
     return paths
 
 

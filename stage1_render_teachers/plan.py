@@ -11,11 +11,28 @@ from functools import lru_cache
 
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.processes import in_child
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
 from stage1_render_teachers.views.render_views import config_grid
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """What a run must know of a teacher before any work.
+
+    Attributes:
+        spec, name: as given, and as files are called.
+        dense: dense features (with a standardiser) or masks (without).
+        fingerprint: of its weights and settings.
+    """
+
+    spec: str
+    name: str
+    dense: bool
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -67,32 +84,56 @@ def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
     return next((teacher for teacher in teachers if isinstance(teacher, DenseTeacher) and teacher.text_aligned), None)
 
 
-def plan_teachers(store: StorePath, config: Stage1Config, device: str) -> tuple[TeacherPlan, ...]:
-    """The teachers of `config`, built once to prove that they can be, and their standardisers under `store`.
+def teacher_facts(config: Stage1Config, run: RunConfig) -> tuple[TeacherFacts, ...]:
+    """The teachers of `config`, each built once to prove that it can be.
 
-    Raises ConfigError for an unknown teacher, one that differs from what its standardiser was fitted on, or one that
-    cannot embed masks as asked; CacheError where a standardiser is missing (calibrate first) or damaged.
+    They are built in a process of their own where workers will do the work: a client that kept them would hold their
+    weights and libraries, gigabytes of them, for as long as the run takes.
+
+    Raises ConfigError for an unknown teacher or one that cannot embed masks as asked, WeightsError where weights are
+    missing or do not fit.
     """
-    plans = []
+    if run.works_here:
+        return describe_teachers(config, run.device)
+    return in_child(describe_teachers, config, "cpu")  # a login node has no GPU, and workers need all of its memory
+
+
+def describe_teachers(config: Stage1Config, device: str) -> tuple[TeacherFacts, ...]:
+    """Build the teachers of `config` on `device` and say what they are; see `teacher_facts`."""
     teachers = [shared_teacher(spec, device) for spec in config.teachers]
     text_teacher = first_text_aligned(teachers)
     if text_teacher is not None and not all(isinstance(teacher, DenseTeacher) for teacher in teachers):
         mask_embedder(config.mask_embeddings, text_teacher, config_grid(config))
-    for spec, teacher in zip(config.teachers, teachers):
-        if not isinstance(teacher, DenseTeacher):
-            plans.append(TeacherPlan(spec, teacher_name(spec), False, teacher.fingerprint))
-            continue
-        path = standardiser_path(store, spec)
-        if not path.is_file():
-            raise CacheError(f"{path}: no standardiser of teacher '{spec}' yet; run chorus-stage1 calibrate")
-        standardiser = PhiSStandardiser.load(path)
-        if standardiser.teacher_fingerprint != teacher.fingerprint:
-            raise ConfigError(
-                f"teacher '{spec}' is not the one that {path} was fitted on (fingerprint {teacher.fingerprint} against "
-                f"{standardiser.teacher_fingerprint}); use another --store, "
-                "or calibrate --overwrite and run --overwrite"
-            )
-        plans.append(TeacherPlan(spec, teacher_name(spec), True, teacher.fingerprint, standardiser.fingerprint))
+    return tuple(
+        TeacherFacts(spec, teacher_name(spec), isinstance(teacher, DenseTeacher), teacher.fingerprint)
+        for spec, teacher in zip(config.teachers, teachers)
+    )
+
+
+def plan_teachers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[TeacherPlan, ...]:
+    """`teachers` with their standardisers under `store`.
+
+    Raises ConfigError for one that differs from what its standardiser was fitted on, CacheError where a standardiser is
+    missing (calibrate first) or damaged.
+    """
+    plans = []
+    for teacher in teachers:
+        fitted = ""
+        if teacher.dense:
+            path = standardiser_path(store, teacher.spec)
+            if not path.is_file():
+                raise CacheError(
+                    f"{path}: no standardiser of teacher '{teacher.spec}' yet; run chorus-stage1 calibrate"
+                )
+            standardiser = PhiSStandardiser.load(path)
+            if standardiser.teacher_fingerprint != teacher.fingerprint:
+                raise ConfigError(
+                    f"teacher '{teacher.spec}' is not the one that {path} was fitted on (fingerprint "
+                    f"{teacher.fingerprint} against {standardiser.teacher_fingerprint}); use another --store, "
+                    "or calibrate --overwrite and run --overwrite"
+                )
+            fitted = standardiser.fingerprint
+        plans.append(TeacherPlan(teacher.spec, teacher.name, teacher.dense, teacher.fingerprint, fitted))
     return tuple(plans)
 
 

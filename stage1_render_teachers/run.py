@@ -20,7 +20,7 @@ from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.calibrate import calibrate, missing_standardisers
 from stage1_render_teachers.cluster.pool import Finished, Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
-from stage1_render_teachers.plan import plan_teachers
+from stage1_render_teachers.plan import TeacherFacts, plan_teachers, teacher_facts
 from stage1_render_teachers.scene_task import SceneJob, run_scene
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.store import prepare_store
@@ -60,8 +60,9 @@ def run_stage1(
     for dataset in sorted({row.dataset for row in rows}):
         sweep_orphans(store / dataset, older_than=started)
     with open_pool(run) as pool:
-        ensure_standardisers(calibration_rows or rows, store, config, run, pool)
-        plans = plan_teachers(store, config, run.client_device)
+        teachers = teacher_facts(config, run)
+        ensure_standardisers(calibration_rows or rows, store, teachers, config, run, pool)
+        plans = plan_teachers(store, teachers)
         jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite) for row in rows]
         with progress(len(jobs), "stage 1") as report, OutcomeLog(store) as log:
             return run_jobs(jobs, pool, run_scene, log, report, run.max_failures, run.retries)
@@ -127,11 +128,16 @@ def _with_retries(
 
 
 def ensure_standardisers(
-    rows: Sequence[ManifestRow], store: StorePath, config: Stage1Config, run: RunConfig, pool: Pool
+    rows: Sequence[ManifestRow],
+    store: StorePath,
+    teachers: Sequence[TeacherFacts],
+    config: Stage1Config,
+    run: RunConfig,
+    pool: Pool,
 ) -> list[StorePath]:
     """Fit the standardisers that `store` lacks; the paths of those that were fitted now."""
-    missing = missing_standardisers(store, config, run.client_device)
+    missing = missing_standardisers(store, teachers)
     if not missing:
         return []
     with progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
-        return calibrate(rows, store, missing, config, run.device, pool, report, client_device=run.client_device)
+        return calibrate(rows, store, missing, config, run.device, pool, report)

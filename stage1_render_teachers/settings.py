@@ -94,8 +94,6 @@ class RunConfig(Config):
     worker_memory: str = Field(default="auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
 
     @property
-    def client_device(self) -> str:
-        """Where this process builds its own teachers, to learn their fingerprints: on the CPU where others do the work,
-        because a login node has no GPU, and because a worker should have all of the GPU's memory.
-        """
-        return self.device if self.scheduler == "local" and self.workers == 0 else "cpu"
+    def works_here(self) -> bool:
+        """Whether scenes are made in this process, without workers."""
+        return self.scheduler == "local" and self.workers == 0

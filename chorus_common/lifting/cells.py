@@ -15,7 +15,12 @@ I32 = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class CellGrid:
-    """Square cells of `cell` pixels over a width x height picture; the last column and row may be partial."""
+    """Square cells of `cell` pixels over a width x height picture; the last column and row may be partial.
+
+    >>> grid = CellGrid(width=640, height=480, cell=16)
+    >>> grid.rows, grid.cols, grid.cells
+    (30, 40, 1200)
+    """
 
     width: int
     height: int

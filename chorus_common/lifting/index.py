@@ -34,6 +34,13 @@ class LiftingIndex:
 
     order [R] i64; indptr [R + 1] i64; columns [nnz] i32 = view * grid.cells + cell, ascending in each row; weights
     [nnz] f32 > 0.
+
+    >>> from chorus_common.lifting.cells import CellHits
+    >>> seen = CellHits(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([0.25, 0.75, 0.5], np.float32))
+    >>> index = LiftingIndex.build([seen], np.array([[0.0, 0, 0], [1.0, 0, 0]]), CellGrid(2, 1, 1))
+    >>> sums, weight = index.lift(np.array([[1.0], [5.0]]))  # one feature per cell
+    >>> (sums / weight[:, None]).ravel()  # 0.25 * 1 + 0.75 * 5, and 5
+    array([4., 5.], dtype=float32)
     """
 
     order: I64

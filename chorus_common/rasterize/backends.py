@@ -24,7 +24,12 @@ _BACKENDS: dict[str, Callable[[], Rasterizer]] = {"cpu": _cpu, "gsplat": _gsplat
 
 
 def get_backend(name: str) -> Rasterizer:
-    """The rasteriser called `name`; ConfigError with the nearest name for any other."""
+    """The rasteriser called `name`; ConfigError with the nearest name for any other.
+
+    >>> get_backend("cpus")
+    Traceback (most recent call last):
+    chorus_common.runtime.errors.ConfigError: rasteriser 'cpus' is unknown, known: cpu, gsplat; did you mean 'cpu'?
+    """
     if name not in _BACKENDS:
         hint = did_you_mean(name, _BACKENDS, likeness=0.3)
         raise ConfigError(f"rasteriser {name!r} is unknown, known: {', '.join(_BACKENDS)}{hint}")

@@ -61,6 +61,20 @@ def each_as_done(
             pool.shutdown(cancel_futures=True)
 
 
+def in_child(work: Callable[..., Result], *arguments: object) -> Result:
+    """work(*arguments) in a process of its own, whose memory is given back afterwards.
+
+    It is for what loads large libraries or weights to learn a few numbers.
+
+    What `work` raises is raised here. Raises ChorusError where the process died.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool:
+            raise ChorusError(f"a process died while it ran {work.__name__} (out of memory?)") from None
+
+
 @functools.cache
 def _read(path: str) -> Callable[[object], object]:
     """In a worker process: the work that the parent wrote."""

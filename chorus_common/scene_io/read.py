@@ -69,6 +69,13 @@ def read_scene(
 
     Raises:
         SceneError: one line that names the file, and the row where there is one.
+
+    >>> import tempfile
+    >>> one = GaussianScene(*(np.array([row]) for row in ([0, 0, 0], [1, 0, 0, 0], [0.1] * 3, 0.5, [1, 0, 0])))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_scene(one, Path(folder) / "one.ply")
+    ...     probe(path), len(read_scene(path))
+    (Probe(format='inria-ply', n_gaussians=1), 1)
     """
     path = Path(path)
     kind, header = _detect(path)

@@ -118,7 +118,11 @@ def read_pair(weights: Path) -> str:
 
 
 def load_text_encoder(spec: str) -> TextEncoder:
-    """The text encoder of the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side."""
+    """The text encoder of the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side.
+
+    >>> load_text_encoder("embedded:text").encode(["a chair", "a table"]).shape
+    (2, 64)
+    """
     if spec == EMBEDDED_TEXT_SPEC:
         return EmbeddedTextEncoder()
     if spec.startswith("open_clip:"):

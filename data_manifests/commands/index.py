@@ -13,7 +13,7 @@ from chorus_common.runtime.options import PATH
 @click.command("index")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--root", type=PATH, help="Folder that a description's patterns start from.")
-@click.option("-o", "--output", type=PATH, help="Manifest to write.  [default: ROOT/manifest.parquet]")
+@click.option("-o", "--out", "output", type=PATH, help="Manifest to write.  [default: ROOT/manifest.parquet]")
 @click.option("--skip-bad", is_flag=True, help="Leave out scenes that cannot be read, say so, and exit with 1.")
 def index_command(source: Path, root: Path | None, output: Path | None, skip_bad: bool) -> int:
     """Index scenes into a manifest.

@@ -96,6 +96,10 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
 
     The result is a pure function of (seed, options). Frame: metres, z up, floor at z = 0, turned about z at random in
     most rooms.
+
+    >>> room = generate_room(7, RoomOptions(gaussians=2_000, views=4))
+    >>> room.scene.label_space, len(room.cameras)
+    ('scannet20', 4)
     """
     options = options or RoomOptions()
     style = DOMAINS[options.domain]

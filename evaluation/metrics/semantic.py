@@ -106,6 +106,11 @@ class ConfusionMatrix:
             set: a chair called wall is still a false negative of chair. Names that are not in `class_names` are ignored
                 (ScanNet20 has no ceiling).
         groups: name -> class names, e.g. head, common, tail of ScanNet200; each gets its own means.
+
+    >>> matrix = ConfusionMatrix(("chair", "table"))
+    >>> scores = matrix.add(np.array([0, 0, 1, -1]), np.array([0, 1, 1, 0])).scores()
+    >>> scores.iou  # the point without ground truth does not count
+    array([0.5, 0.5])
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from chorus_common.runtime.errors import ChorusError, ConfigError, one_line
+from chorus_common.runtime.processes import in_child
 from stage1_render_teachers.cluster.slurm_jobs import slurm_cluster
 from stage1_render_teachers.settings import RunConfig
 
@@ -137,7 +138,7 @@ def open_pool(config: RunConfig) -> Iterator[Pool]:
     """The pool that `config` asks for: `workers = 0` here, otherwise local processes, Slurm jobs, or a scheduler
     file's cluster.
     """
-    if config.scheduler == "local" and config.workers == 0:
+    if config.works_here:
         yield InProcess()
         return
     _silence_dask()
@@ -236,6 +237,11 @@ def _dask_settings(config: RunConfig) -> dict[str, Any]:
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
+        # A log per scene of what the scheduler did would grow with the run.
+        "distributed.admin.log-length": 100,
+        "distributed.admin.low-level-log-length": 100,
+        "distributed.admin.system-monitor.log-length": 100,
+        "distributed.diagnostics.computations.max-history": 1,
     }
 
 
@@ -277,6 +283,12 @@ def visible_gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return [name.strip() for name in listed.split(",") if name.strip()]
+    if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/dxg")):
+        return []
+    return [str(index) for index in range(in_child(_cuda_devices))]
+
+
+def _cuda_devices() -> int:
     import torch
 
-    return [str(index) for index in range(torch.cuda.device_count())]
+    return torch.cuda.device_count()

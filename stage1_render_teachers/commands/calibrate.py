@@ -29,22 +29,21 @@ def calibrate_command(
     `run` does so by itself. With --overwrite all standardisers are fitted again.
     """
     from chorus_common.manifest import Manifest
-    from stage1_render_teachers.calibrate import calibrate, dense_specs, missing_standardisers
+    from stage1_render_teachers.calibrate import calibrate, missing_standardisers
     from stage1_render_teachers.cluster.pool import open_pool
+    from stage1_render_teachers.plan import teacher_facts
     from stage1_render_teachers.rows import select_rows
     from stage1_render_teachers.store import prepare_store
 
     config, run = stage1_config(config_path, settings, teachers, alignment), run_config(**how)
     rows = select_rows(Manifest.read(manifest), split, dataset)
     prepare_store(store)
-    here = run.client_device
-    wanted = dense_specs(config, here) if overwrite else missing_standardisers(store, config, here)
+    facts = teacher_facts(config, run)
+    wanted = tuple(fact for fact in facts if fact.dense) if overwrite else missing_standardisers(store, facts)
     paths: list[StorePath] = []
     if wanted:
         with open_pool(run) as pool, progress(min(config.calibration.scenes, len(rows)), "calibration") as report:
-            paths = calibrate(
-                rows, store, wanted, config, run.device, pool, report, overwrite=overwrite, client_device=here
-            )
+            paths = calibrate(rows, store, wanted, config, run.device, pool, report, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps({"fitted": [str(path) for path in paths]}))
     elif paths:

@@ -109,6 +109,10 @@ def build_teacher(spec: str, device: str = "cpu") -> Teacher:
     """The frozen teacher that `spec` names, on `device` ("cpu", "cuda", "cuda:1").
 
     Raises ConfigError with the nearest name for an unknown spec, WeightsError where weights are missing or do not fit.
+
+    >>> build_teacher("embedded:mask")
+    Traceback (most recent call last):
+    chorus_common.runtime.errors.ConfigError: unknown teacher 'embedded:mask'; did you mean 'embedded:masks'? ...
     """
     if spec in _BUILDERS:
         return _BUILDERS[spec]("", device)

@@ -152,6 +152,10 @@ def build_encoder(preset: str, **overrides: Any) -> Encoder:
     """A freshly initialised encoder (torch's global generator) of a preset with overrides.
 
     `overrides` are fields of `EncoderConfig`, or upstream's constructor arguments; see `preset_config`.
+
+    >>> encoder = build_encoder("scenesplat", enc_channels=(24, 36, 48), enc_patch_size=(32, 32, 32))
+    >>> len(encoder.config.enc_depths), encoder.out_channels
+    (3, 768)
     """
     return Encoder(preset_config(preset, **overrides))
 

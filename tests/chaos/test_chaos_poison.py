@@ -9,7 +9,7 @@ import pytest
 from chorus_common.manifest import Manifest
 from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, read_outcomes
-from stage1_render_teachers.plan import plan_teachers
+from stage1_render_teachers.plan import describe_teachers, plan_teachers
 from stage1_render_teachers.run import run_jobs, run_stage1
 from stage1_render_teachers.scene_task import SceneJob
 from stage1_render_teachers.settings import RunConfig
@@ -25,7 +25,7 @@ def test_poison_scenes_fail_alone(tmp_path: Path) -> None:
     calm, store = tmp_path / "calm", tmp_path / "store"
     run_stage1(rows, calm, CONFIG, RunConfig())
     run_stage1(rows[:0], store, CONFIG, RunConfig(), calibration_rows=rows)
-    plans = plan_teachers(store, CONFIG, "cpu")
+    plans = plan_teachers(store, describe_teachers(CONFIG, "cpu"))
     jobs = [SceneJob(row, store, CONFIG, plans) for row in rows]
     with open_pool(RunConfig(workers=2, worker_memory="1500MB")) as pool, OutcomeLog(store) as log:
         summary = run_jobs(jobs, pool, poisoned_scene, log, Quiet())

@@ -23,7 +23,7 @@ from stage1_render_teachers.calibrate import (
     scene_moments,
 )
 from stage1_render_teachers.cluster.pool import Finished, InProcess
-from stage1_render_teachers.plan import standardiser_path
+from stage1_render_teachers.plan import describe_teachers, standardiser_path
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
 SPECS = ("embedded:dense",)
@@ -44,7 +44,8 @@ class Backwards:
 def fit(rows: list[ManifestRow], store: Path, pool: Any = None, **settings: Any) -> bytes:
     config = CONFIG.model_copy(update=settings)
     with progress(1, "calibration", stream=io.StringIO()) as report:
-        (path,) = calibrate(rows, store, SPECS, config, "cpu", pool or InProcess(), report)
+        teachers = [teacher for teacher in describe_teachers(config, "cpu") if teacher.dense]
+        (path,) = calibrate(rows, store, teachers, config, "cpu", pool or InProcess(), report)
     return path.read_bytes()
 
 
@@ -69,9 +70,10 @@ def test_the_standardiser_is_phi_s_of_the_drawn_tokens(rows: list[ManifestRow], 
 
 
 def test_standardisers_that_are_there_are_not_missing(rows: list[ManifestRow], tmp_path: Path) -> None:
-    assert missing_standardisers(tmp_path, CONFIG, "cpu") == SPECS
+    teachers = describe_teachers(CONFIG, "cpu")
+    assert tuple(teacher.spec for teacher in missing_standardisers(tmp_path, teachers)) == SPECS
     fit(rows, tmp_path)
-    assert missing_standardisers(tmp_path, CONFIG, "cpu") == ()
+    assert missing_standardisers(tmp_path, teachers) == ()
 
 
 def test_tokens_can_be_thinned(rows: list[ManifestRow]) -> None:

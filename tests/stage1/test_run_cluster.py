@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import subprocess
+import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from chorus_common.runtime.errors import ConfigError
+from stage1_render_teachers.cluster import pool as cluster
 from stage1_render_teachers.cluster.pool import DaskPool, InProcess, WorkerLost, open_pool, worker_environment
-from stage1_render_teachers.cluster.pool import pool as cluster
-from stage1_render_teachers.settings import RunConfig
+from stage1_render_teachers.plan import teacher_facts
+from stage1_render_teachers.settings import RunConfig, Stage1Config
 from tests.stage1 import jobs_for_workers as jobs
 
 
@@ -121,7 +126,37 @@ def test_bad_memory_limits_are_refused(size: str) -> None:
         cluster._memory_limit(RunConfig(workers=1, worker_memory=size))
 
 
-def test_only_a_run_in_this_process_needs_its_device_here() -> None:
-    assert RunConfig(device="cuda").client_device == "cuda"
-    for elsewhere in ({"workers": 2}, {"scheduler": "slurm"}, {"scheduler": "scheduler.json"}):
-        assert RunConfig(device="cuda", **elsewhere).client_device == "cpu"
+def test_a_client_of_workers_builds_no_teacher_itself(tmp_path: Path) -> None:
+    """It would hold the teachers' weights and libraries for as long as the run takes."""
+    config = Stage1Config(teachers=("embedded:text", "embedded:masks"))
+    code = (
+        "import sys\n"
+        "from stage1_render_teachers.plan import teacher_facts\n"
+        "from stage1_render_teachers.settings import RunConfig, Stage1Config\n"
+        f"facts = teacher_facts(Stage1Config(teachers={config.teachers!r}), RunConfig(workers=2, device='cuda'))\n"
+        "print([fact.fingerprint for fact in facts], 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = [fact.fingerprint for fact in teacher_facts(config, RunConfig())]
+    assert done.stdout == f"{here} False\n"
+
+
+def test_what_is_wrong_with_a_teacher_comes_back_from_the_other_process() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'embedded:masks'"):
+        teacher_facts(Stage1Config(teachers=("embedded:mask",)), RunConfig(workers=1))
+
+
+def test_the_client_does_not_grow_with_the_number_of_jobs() -> None:
+    """Bytes that stay per job, once the scheduler's logs are full: a million scenes must not fill a login node."""
+    with open_pool(RunConfig(workers=2)) as pool:
+        tracemalloc.start()
+        try:
+            list(pool.map(jobs.double, range(300)))
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            list(pool.map(jobs.double, range(500)))
+            gc.collect()
+            kept = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+    assert kept / 500 < 1_000
