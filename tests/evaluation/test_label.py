@@ -76,7 +76,7 @@ def test_labels_in_a_trained_ply(tmp_path: Path) -> None:
         "--objects",
         "--json",
         "--radius",
-        0.4,
+        0.9,
         "--up",
         "off",
         "--scale",
