@@ -201,7 +201,8 @@ def text_aligned_teacher(
 ) -> tuple[str, TextEncoder]:
     """Name and text encoder of the teacher to ask: `wanted`, or the first by name that has a text side.
 
-    specs: teacher name -> spec. embeddings: in place of the teacher's own text side. Raises ConfigError where there is none, or `wanted` has no text side.
+    specs: teacher name -> spec. embeddings: in place of the teacher's own text side. Raises ConfigError where there is
+    none, or `wanted` has no text side.
     """
     if wanted is not None and wanted not in specs:
         raise ConfigError(f"no teacher '{wanted}'; known: {', '.join(specs) or 'none'}")

@@ -30,7 +30,9 @@ class EmbeddingFile:
     def __init__(self, path: Path) -> None:
         self.spec = f"{FAMILY}{path}"
         self._path = path
-        self._vectors = {_key(phrase): vector for phrase, vector in _read(path).items()}
+        self._vectors: dict[str, NDArray[np.floating]] = {
+            _key(phrase): vector for phrase, vector in _read(path).items()
+        }
         widths = {vector.shape for vector in self._vectors.values()}
         if len(widths) != 1 or len(next(iter(widths))) != 1:
             raise WeightsError(f"{path}: expected one vector [C] per phrase, all of one width")
@@ -44,9 +46,9 @@ class EmbeddingFile:
     def encode(self, texts: list[str]) -> F32:
         """Unit rows [K, channels]. ConfigError for a phrase that the file does not hold."""
         rows = [self._vector(text) for text in texts]
-        return np.stack(rows) if rows else np.zeros((0, self.channels), dtype=np.float32)
+        return np.stack(rows).astype(np.float32) if rows else np.zeros((0, self.channels), dtype=np.float32)
 
-    def _vector(self, text: str) -> F32:
+    def _vector(self, text: str) -> NDArray[np.floating]:
         key = _key(text)
         if key not in self._vectors:
             near = difflib.get_close_matches(key, self._vectors, n=1, cutoff=0.0)

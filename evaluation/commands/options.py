@@ -126,7 +126,7 @@ text_source_options = bundle(
     click.option(
         "--text-embeddings",
         type=FILE,
-        help="File phrase -> vector (.npz, .safetensors, .pt) in place of a text encoder. --prompts then has no effect.",
+        help="File phrase -> vector (.npz, .safetensors, .pt) in place of a text encoder. It takes no --prompts.",
     ),
     seed_option("Seed of the random weights."),
     tta_option,

@@ -38,7 +38,7 @@ def test_phrases_are_found_in_every_format_and_are_unit_rows(file: Path) -> None
 
 
 def test_a_phrase_that_is_not_there_is_refused_with_the_nearest(file: Path) -> None:
-    with pytest.raises(ConfigError, match="has no vector of 'a chiar'.*did you mean 'a chair'"):
+    with pytest.raises(ConfigError, match=r"has no vector of 'a chiar'.*did you mean 'a chair'"):
         EmbeddingFile(file).encode(["a chiar"])
 
 
