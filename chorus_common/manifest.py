@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -20,8 +21,10 @@ import pyarrow.parquet as pq
 
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.errors import ManifestError
+from chorus_common.scene import RenderMode
+from chorus_common.scene_io.bounds import MAX_GAUSSIANS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = pa.schema(
     [
@@ -34,6 +37,8 @@ _SCHEMA = pa.schema(
         pa.field("label_space", pa.string(), nullable=False),
         pa.field("n_gaussians", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("lod", pa.int64(), nullable=False),
+        pa.field("render_mode", pa.string(), nullable=False),
     ]
 )
 _VERSION_KEY, _ROOT_KEY = b"chorus_manifest_version", b"chorus_manifest_root"
@@ -49,7 +54,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class ManifestRow:
     """One scene.
 
-    `sha256` is that of the scene's bytes (`path_digest`); `label_space` is "" where there are no labels.
+    `sha256` is that of the scene's bytes (`path_digest`); `label_space` is "" where there are no labels; `lod`: which
+    level of a streamed scene is meant; `render_mode`: what the file's headers say of it (chorus_common.scene).
     """
 
     dataset: str
@@ -61,6 +67,13 @@ class ManifestRow:
     label_space: str
     n_gaussians: int
     sha256: str
+    lod: int = 0
+    render_mode: str = RenderMode.CLASSIC.value
+
+    @property
+    def max_gaussians(self) -> int:
+        """Limit for reading the scene: what was indexed is read, however large it is."""
+        return max(MAX_GAUSSIANS, self.n_gaussians)
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,15 @@ class Manifest:
         with atomic_path(path) as temporary:
             pq.write_table(pa.Table.from_pylist(records, schema=schema), temporary, compression="zstd")
         return path
+
+
+def plain_name(name: str) -> str:
+    """`name` as one that may become a folder name: letters lose their accents, other characters become dashes."""
+    if _NAME.fullmatch(name):
+        return name
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("-.")[:128]
+    return plain if _NAME.fullmatch(plain) else "scene"
 
 
 def check_name(name: str, what: str) -> str:
@@ -218,6 +240,8 @@ def _checked(path: Path, root: Path, records: Iterable[dict[str, Any]]) -> tuple
                 check_name(record[key], what)
             if not _SHA256.fullmatch(record["sha256"]) or record["n_gaussians"] < 1:
                 raise ManifestError("sha256 or n_gaussians is damaged")
+            if record["lod"] < 0 or record["render_mode"] not in set(RenderMode):
+                raise ManifestError("lod or render_mode is damaged")
             cameras = record["cameras_path"]
             row = ManifestRow(
                 **record

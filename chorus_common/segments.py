@@ -63,19 +63,6 @@ def segment_reduce(
     return total / count.view(-1, *[1] * (values.ndim - 1))
 
 
-def segment_softmax(logits: Tensor, ids: Tensor, n_segments: int) -> Tensor:
-    """Softmax of `logits` [M, ...] within each segment of `ids` [M]; returns [M, ...]."""
-    top = segment_reduce(logits.detach(), ids, n_segments, "max")
-    shifted = (logits - top.index_select(0, ids)).exp()
-    return shifted / segment_reduce(shifted, ids, n_segments, "sum").index_select(0, ids)
-
-
-def ids_to_indptr(sorted_ids: Tensor, n_segments: int) -> Tensor:
-    """CSR row pointer [n_segments + 1] i64 of ascending ids [M]."""
-    counts = torch.bincount(sorted_ids, minlength=n_segments)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
 class _SegmentMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, ids: Tensor, n_segments: int) -> Tensor:

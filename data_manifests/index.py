@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from chorus_common.manifest import Manifest, ManifestRow, check_name, path_digest, resolve_under
+from chorus_common.manifest import Manifest, ManifestRow, check_name, path_digest, plain_name, resolve_under
 from chorus_common.runtime.config import Config, load_config
 from chorus_common.runtime.errors import ChorusError, ManifestError, one_line
-from chorus_common.scene_io import FORMATS, probe
-from chorus_common.scene_io.bounds import scene_name
-
-#: Suffixes by which scenes are found in a folder that comes without a description.
-_SCENE_SUFFIXES = (".ply", ".splat", ".spz", ".npy", ".npz")
-
-#: Where cameras are looked for beside a scene that comes without a description.
-_USUAL_CAMERAS = ("{scene}/transforms.json", "{scene}.transforms.json", "{scene}/sparse/0", "cameras/{scene_id}")
+from chorus_common.scene_io import FORMATS, MAX_GAUSSIANS, Probe, probe
+from chorus_common.scene_io.bounds import check_count, scene_name
+from data_manifests.folder_scenes import scenes_in_folder
 
 
 class DatasetDescription(Config):
@@ -44,12 +40,20 @@ class DatasetDescription(Config):
     split_lists: dict[str, str] = Field(default_factory=dict)
 
 
-def build_manifest(source: str | Path, root: str | Path | None = None, *, skipped: list[str] | None = None) -> Manifest:
+def build_manifest(
+    source: str | Path,
+    root: str | Path | None = None,
+    *,
+    skipped: list[str] | None = None,
+    max_gaussians: int = MAX_GAUSSIANS,
+    lod: int = 0,
+) -> Manifest:
     """Index a data set: find its scenes, prove their headers, hash their bytes.
 
     Args: source: a TOML description, or a folder of scenes (with train/, val/, test/ below it, or all in one split
         "all"). root: folder that the description's patterns start from; a folder given as `source` is its own root.
         skipped: if given, bad scenes are left out and their errors appended here; otherwise the first one is raised.
+        max_gaussians: larger scenes are bad; those that are listed will be read. lod: level of streamed scenes.
 
     Returns:
         Manifest sorted by split pattern, then path; the same files give the same manifest.
@@ -59,15 +63,15 @@ def build_manifest(source: str | Path, root: str | Path | None = None, *, skippe
         SceneError: a scene's header is damaged (unless `skipped` is given).
     """
     source = Path(source)
+    limits = _Limits(max_gaussians, lod)
     if source.is_dir():
-        root, description = source.resolve(), _describe_folder(source)
-    else:
-        if root is None:
-            raise ManifestError(f"{source}: a description needs the folder it describes; give --root")
-        description = load_config(DatasetDescription, source)
-        root = Path(root).resolve()
-        if not root.is_dir():
-            raise ManifestError(f"{root}: no such folder; --root is where the data set lies")
+        return _folder_manifest(source.resolve(), limits, skipped)
+    if root is None:
+        raise ManifestError(f"{source}: a description needs the folder it describes; give --root")
+    description = load_config(DatasetDescription, source)
+    root = Path(root).resolve()
+    if not root.is_dir():
+        raise ManifestError(f"{root}: no such folder; --root is where the data set lies")
     _check_description(source, description)
     lists = {split: _read_list(source, split, file) for split, file in description.split_lists.items()}
     rows: list[ManifestRow] = []
@@ -80,7 +84,8 @@ def build_manifest(source: str | Path, root: str | Path | None = None, *, skippe
                     continue
                 found.add(scene_id)
                 try:
-                    row = _row(root, description, split, path, scene_id)
+                    scene_id = plain_name(scene_id)
+                    row = _row(root, description, split, path, scene_id, limits)
                     if scene_id in seen:
                         raise ManifestError(f"{path}: scene id {scene_id} is already taken by {seen[scene_id]}")
                 except ChorusError as error:
@@ -100,11 +105,54 @@ def build_manifest(source: str | Path, root: str | Path | None = None, *, skippe
     return Manifest(root, tuple(rows))
 
 
-def _row(root: Path, description: DatasetDescription, split: str, path: Path, scene_id: str) -> ManifestRow:
+@dataclass(frozen=True)
+class _Limits:
+    """max_gaussians: larger scenes are refused. lod: level of streamed scenes."""
+
+    max_gaussians: int
+    lod: int
+
+
+def _folder_manifest(root: Path, limits: _Limits, skipped: list[str] | None) -> Manifest:
+    """Manifest of a folder without a description."""
+    rows = []
+    for scene in scenes_in_folder(root):
+        try:
+            resolve_under(root, scene.path.relative_to(root).as_posix())
+            found = _probed(scene.path, limits)
+            rows.append(
+                ManifestRow(
+                    plain_name(root.name), scene.scene_id, scene.split, found.format, scene.path, scene.cameras, "",
+                    found.n_gaussians, path_digest(scene.path), _level(found, limits), found.render_mode.value,
+                )
+            )  # fmt: skip
+        except ChorusError as error:
+            if skipped is None:
+                raise
+            skipped.append(one_line(error))
+    if not rows:
+        raise ManifestError(f"{root}: no scenes found in it, nor in train/, val/ and test/ below it")
+    return Manifest(root, tuple(rows))
+
+
+def _probed(path: Path, limits: _Limits) -> Probe:
+    """What the headers at `path` say, within the limits."""
+    found = probe(path, lod=limits.lod)
+    check_count(path, found.n_gaussians, limits.max_gaussians)
+    return found
+
+
+def _level(found: Probe, limits: _Limits) -> int:
+    return limits.lod if found.format == "sog-lod" else 0
+
+
+def _row(
+    root: Path, description: DatasetDescription, split: str, path: Path, scene_id: str, limits: _Limits
+) -> ManifestRow:
     check_name(scene_id, f"{path}: scene id")
     relative = path.relative_to(root)
     resolve_under(root, relative.as_posix())
-    found = probe(path)
+    found = _probed(path, limits)
     if description.format and found.format != description.format:
         raise ManifestError(f"{path}: is {found.format}, but the description says {description.format}")
     cameras = None
@@ -116,7 +164,7 @@ def _row(root: Path, description: DatasetDescription, split: str, path: Path, sc
             break
     return ManifestRow(
         description.name, scene_id, split, found.format, path, cameras, description.label_space,
-        found.n_gaussians, path_digest(path),
+        found.n_gaussians, path_digest(path), _level(found, limits), found.render_mode.value,
     )  # fmt: skip
 
 
@@ -144,24 +192,6 @@ def _filled(pattern: str, names: dict[str, str]) -> str:
     for key, value in names.items():
         pattern = pattern.replace(f"{{{key}}}", value)
     return pattern
-
-
-def _describe_folder(folder: Path) -> DatasetDescription:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip(".") or "scenes"
-    splits = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
-    scenes: dict[str, str | list[str]] = {}
-    for split in splits or ["all"]:
-        base = folder / split if splits else folder
-        there = sorted(
-            path.name
-            for path in base.iterdir()
-            if not path.name.startswith(".")
-            and ((path / "coord.npy").is_file() or (path.is_file() and path.suffix.lower() in _SCENE_SUFFIXES))
-        )
-        prefix = f"{split}/" if splits else ""
-        # names may hold glob characters: each is matched literally
-        scenes[split] = [prefix + re.sub(r"([*?\[])", r"[\1]", name) for name in there]
-    return DatasetDescription(name=name[:128], scenes=scenes, cameras=list(_USUAL_CAMERAS))
 
 
 def _check_description(source: Path, description: DatasetDescription) -> None:

@@ -16,12 +16,13 @@ from chorus_common.scene_io import MAX_GAUSSIANS, probe, read_scene
 _PERCENTILES = (0, 1, 50, 99, 100)
 
 
-def inspect_path(path: Path, *, max_gaussians: int = MAX_GAUSSIANS) -> dict[str, Any]:
+def inspect_path(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, lod: int = 0) -> dict[str, Any]:
     """Report on the scene or manifest at `path`; plain dicts, lists, numbers and strings."""
     if path.is_file() and path.suffix.lower() == ".parquet":
         return _manifest_report(path)
-    found = probe(path)
-    return {"path": str(path), "format": found.format} | scene_report(read_scene(path, max_gaussians=max_gaussians))
+    found = probe(path, lod=lod)
+    scene = read_scene(path, max_gaussians=max_gaussians, lod=lod)
+    return {"path": str(path), "format": found.format, "render_mode": found.render_mode.value} | scene_report(scene)
 
 
 def scene_report(scene: GaussianScene) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError,
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_check import Alignment, AlignmentSettings, Finding, align_scene
-from chorus_common.scene_io import read_scene
+from chorus_common.scene_io import MAX_GAUSSIANS, read_scene
 from chorus_common.scene_io.npy_folder import names_label_space
 
 
@@ -47,6 +47,8 @@ class EvalScene:
     label_space: str = ""
     cameras: Path | None = None
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    lod: int = 0
+    max_gaussians: int = MAX_GAUSSIANS
 
     @property
     def name(self) -> str:
@@ -110,7 +112,12 @@ class EvalScene:
         those of a file that names no space are of the manifest's.
         """
         assert self.source is not None, "a scene has a store or a source"
-        gaussians = read_scene(self.source, label_space=label_space or self.label_space)
+        gaussians = read_scene(
+            self.source,
+            label_space=label_space or self.label_space,
+            lod=self.lod,
+            max_gaussians=self.max_gaussians,
+        )
         other = label_space and self.label_space and label_space != self.label_space
         if other and not names_label_space(self.source, label_space):
             return replace(gaussians, labels=None, label_space="")
@@ -233,14 +240,32 @@ def select_scenes(
     if not stores:
         return Selection(
             [
-                EvalScene(r.dataset, r.scene_id, None, Path(r.scene_path), r.label_space, r.cameras_path, settings)
+                EvalScene(
+                    r.dataset,
+                    r.scene_id,
+                    None,
+                    Path(r.scene_path),
+                    r.label_space,
+                    r.cameras_path,
+                    settings,
+                    lod=r.lod,
+                    max_gaussians=r.max_gaussians,
+                )
                 for r in rows
             ],
         )
     selection = Selection([])
     for row in rows:
         there = found.get((row.dataset, row.scene_id))
-        scene = EvalScene(row.dataset, row.scene_id, there or stores[0], Path(row.scene_path), row.label_space)
+        scene = EvalScene(
+            row.dataset,
+            row.scene_id,
+            there or stores[0],
+            Path(row.scene_path),
+            row.label_space,
+            lod=row.lod,
+            max_gaussians=row.max_gaussians,
+        )
         if there is None:
             selection.leave_out(scene, "not in the store; run chorus-stage1", failed=True)
         else:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.weight_files import weights_fingerprint
 from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, scene_identities
 from stage2_distill.engine.distributed import Processes
@@ -28,7 +29,7 @@ from stage2_distill.losses.prototypes import prototypes_of_scenes
 from stage2_distill.losses.schedule import TermWeights, term_weights
 from stage2_distill.losses.total import total_loss
 from stage2_distill.settings import TeacherSettings, TrainConfig
-from stage2_distill.start import TrainData, make_student, tensors_hash
+from stage2_distill.start import TrainData, make_student
 from stage2_distill.student import Student, save_student
 from stage2_distill.validation import validate
 from stage2_distill.zero_shot import ZeroShotCheck, text_aligned_teacher
@@ -69,7 +70,7 @@ class DistillRecipe(Recipe[Batch]):
             "validation": scene_identities(data.validation),
             "teachers": {n: s.fingerprint for n, s in standardisers.items()},
             "encoder": self.plain.encoder.config.model_dump(mode="json"),
-            "start": tensors_hash(self.plain) if config.student or config.encoder.weights else "",
+            "start": weights_fingerprint(self.plain) if config.student or config.encoder.weights else "",
         }
         dataset = partial(
             CacheDataset, teachers={n: s.channels for n, s in standardisers.items()}, settings=self.teachers,

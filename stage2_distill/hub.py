@@ -11,7 +11,6 @@ Published models are looked up in the folder `CHORUS_CHECKPOINT_DIR`, then throu
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from chorus_common.runtime.config import Config
-from chorus_common.runtime.errors import WeightsError, one_line
+from chorus_common.runtime.errors import WeightsError, did_you_mean, one_line
 from chorus_common.runtime.weight_files import SUFFIXES, quiet_downloads
 
 #: Folder that is searched before the hub, as with the authors' own package.
@@ -127,8 +126,7 @@ def locate(name: str | Path) -> WeightsSource:
         return _published_source(text, known)
     if "/" in text or "\\" in text or text.endswith(SUFFIXES):
         raise WeightsError(f"{text}: no such file or folder")
-    near = difflib.get_close_matches(text, PUBLISHED, n=1, cutoff=0.6)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = did_you_mean(text, PUBLISHED, likeness=0.6)
     raise WeightsError(
         f"{text}: no such file or folder, and no published model{hint} (known: {', '.join(PUBLISHED)}; others are "
         "hf:OWNER/REPO/FILE)"

@@ -3,14 +3,13 @@ teachers."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from chorus_common.cache import SceneCache, published_scenes
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.manifest import Manifest
-from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.errors import CacheError, ConfigError, did_you_mean
 from chorus_common.runtime.store_path import StorePath
 from stage2_distill.data.dataset import SceneEntry
 
@@ -74,8 +73,7 @@ def read_standardisers(
     names = sorted(wanted) or present
     for name in names:
         if name not in present:
-            near = difflib.get_close_matches(name, present, n=1, cutoff=0.0)
-            hint = f"; did you mean '{near[0]}'?" if near else "; the stores hold no dense teacher"
+            hint = did_you_mean(name, present) or "; the stores hold no dense teacher"
             raise ConfigError(f"no scene has features of teacher '{name}'{hint}")
     standardisers: dict[str, PhiSStandardiser] = {}
     for name in names:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import ConfigError
@@ -71,15 +68,6 @@ def make_student(config: TrainConfig, data: TrainData) -> tuple[Student, dict[st
                 "use the same weights"
             )
     return student, standardisers
-
-
-def tensors_hash(module: torch.nn.Module) -> str:
-    """Hash of all tensors of a module, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _student_teachers(data: TrainData, config: TrainConfig) -> dict[str, StudentTeacher]:

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.camera_io.view import MAX_BYTES, NO_DISTORTION, View, camera_set, fail, read_text, skip_damaged
+from chorus_common.camera_io.view import (
+    MAX_BYTES,
+    NO_DISTORTION,
+    View,
+    camera_set,
+    fail,
+    read_text,
+    shown,
+    skip_damaged,
+)
 from chorus_common.cameras import CameraSet
 from chorus_common.scene import quats_to_rotations
 
@@ -102,15 +111,16 @@ class _Views:
 
     def add(self, name: str, camera: int, pose: list[float]) -> None:
         """One image: its pose as quaternion (w, x, y, z) and translation."""
+        who = shown(name)
         if camera not in self.cameras:
-            fail(self.path, f"{name} uses camera {camera}, which the cameras file lacks")
+            fail(self.path, f"{who} uses camera {camera}, which the cameras file lacks")
         lens = self.cameras[camera]
         if lens.problem:
-            fail(self.path, f"{name} uses a camera that cannot be used: {lens.problem}")
+            fail(self.path, f"{who} uses a camera that cannot be used: {lens.problem}")
         quat, translation = np.array(pose[:4]), np.array(pose[4:])
         norm = float(np.linalg.norm(quat)) if np.abs(quat).max() < 2 else np.inf  # the square of 1e200 overflows
         if not np.isfinite(pose).all() or not 0.5 < norm < 2:
-            self.problems.append(f"pose of {name} is not a rotation and a translation")
+            self.problems.append(f"pose of {who} is not a rotation and a translation")
             return
         view = np.eye(4)
         view[:3, :3] = quats_to_rotations(quat / norm)

@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from chorus_common.camera_io.view import BadPose, View, camera_set, fail, names_of_files, skip_damaged, world_to_camera
+from chorus_common.camera_io.view import (
+    BadPose,
+    View,
+    camera_set,
+    fail,
+    names_of_files,
+    shown,
+    skip_damaged,
+    world_to_camera,
+)
 from chorus_common.cameras import CameraSet
 
 
@@ -33,7 +42,7 @@ def read_inria_cameras(path: Path, entries: list[Any]) -> CameraSet:
         width, height = (_number(path, name, entry, key, 1e6) for key in ("width", "height"))
         fx, fy = (_number(path, name, entry, key, 1e9) for key in ("fx", "fy"))
         if width < 1 or height < 1:
-            fail(path, f"camera {name} has no picture size")
+            fail(path, f"camera {shown(name)} has no picture size")
         k = np.array([[fx, 0, width / 2], [0, fy, height / 2], [0, 0, 1]])
         try:
             views.append(View(name, _viewmat(name, entry), k, round(width), round(height)))
@@ -46,7 +55,7 @@ def read_inria_cameras(path: Path, entries: list[Any]) -> CameraSet:
 def _number(path: Path, name: str, entry: dict[str, Any], key: str, top: float) -> float:
     value = entry.get(key)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= top:
-        fail(path, f"{key} of camera {name} is not a positive number")
+        fail(path, f"{key} of camera {shown(name)} is not a positive number")
     return float(value)
 
 
@@ -56,5 +65,5 @@ def _viewmat(name: str, entry: dict[str, Any]) -> np.ndarray:
         rotation, position = np.array(entry["rotation"], np.float64), np.array(entry["position"], np.float64)
         pose[:3, :3], pose[:3, 3] = rotation.reshape(3, 3), position.reshape(3)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise BadPose(f"camera {name} has no rotation [3, 3] and position [3]") from None
-    return world_to_camera(f"camera {name}", pose)
+        raise BadPose(f"camera {shown(name)} has no rotation [3, 3] and position [3]") from None
+    return world_to_camera(f"camera {shown(name)}", pose)

@@ -23,6 +23,7 @@ from chorus_common.camera_io.view import (
     fail,
     names_of_files,
     read_json,
+    shown,
     skip_damaged,
     world_to_camera,
 )
@@ -88,7 +89,7 @@ def _names(path: Path, frames: list[Any]) -> list[str]:
 
 
 def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) -> View:
-    where = f"frame {name}"
+    where = f"frame {shown(name)}"
 
     def number(*keys: str) -> float | None:
         for source in (frame, data):

@@ -105,6 +105,11 @@ def skip_damaged(path: Path, problems: list[str], kept: int) -> None:
         warnings.warn(f"{path}: skipped {len(problems)} of {kept + len(problems)} views: {problems[0]}", stacklevel=3)
 
 
+def shown(name: str) -> str:
+    """A view's name in a message: on one line, and not longer than a line."""
+    return name if name.isprintable() and len(name) <= 80 else ascii(name)[:80]
+
+
 def names_of_files(files: list[str]) -> list[str]:
     """A name per picture: its file name without suffix, or the whole path where such names repeat.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numba
 import numpy as np
@@ -171,11 +171,6 @@ class Quantiser:
         out = np.empty((len(flat), channels), dtype=np.float32)
         _run(len(flat), threads, lambda a, b: _decode(flat[a:b], scales[a:b], out[a:b], levels, self.code_bits))
         return out.reshape(*codes.shape[:-1], channels)
-
-
-def parse_bits(value: object) -> Bits:
-    """`value` as a setting of bits per channel; text such as "4" is accepted. Raises ConfigError."""
-    return Quantiser(cast(Bits, int(value) if isinstance(value, str) and value.isdigit() else value)).bits
 
 
 def _first_candidates(thresholds: F32) -> U8:

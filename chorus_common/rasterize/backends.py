@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from chorus_common.rasterize.protocol import Rasterizer
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, did_you_mean
 
 
 def _cpu() -> Rasterizer:
@@ -32,7 +31,6 @@ def get_backend(name: str) -> Rasterizer:
     chorus_common.runtime.errors.ConfigError: rasteriser 'cpus' is unknown, known: cpu, gsplat; did you mean 'cpu'?
     """
     if name not in _BACKENDS:
-        near = difflib.get_close_matches(name, _BACKENDS, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, _BACKENDS, likeness=0.3)
         raise ConfigError(f"rasteriser {name!r} is unknown, known: {', '.join(_BACKENDS)}{hint}")
     return _BACKENDS[name]()

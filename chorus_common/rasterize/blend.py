@@ -1,10 +1,11 @@
 """Front-to-back blending of one row of tiles: colour, depth, alpha and the weights per (cell, Gaussian), in one pass.
 
-The rule stands in rules.py, points 3 and 4.
+The rule stands in rules.py, points 3 and 4; the arithmetic of a row of pixels is in lanes.py.
 
 How it is fast: a tile is at most 16 pixels wide and all its state lies in one flat float32 buffer with 16 lanes per
-row, so that the inner loop is 16 independent lanes without branches, which the compiler turns into vector code. Rows
-that the ellipse misses inside the tile are never visited.
+row. Splats are taken 16 at a time: first the rows and columns that each of them reaches, then the blending, so that the
+processor waits for memory and square roots of all 16 at once. Rows that the ellipse misses inside the tile are never
+visited.
 """
 
 from __future__ import annotations
@@ -13,101 +14,23 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from chorus_common.rasterize import rules
 from chorus_common.rasterize.hits import sort_and_merge
-from chorus_common.rasterize.splats import (
-    BLUE,
-    DEPTH,
-    GREEN,
-    MEAN_X,
-    MEAN_Y,
-    OPACITY,
-    RED,
-    ROW_CURVATURE,
-    ROW_SIGMA,
-    ROW_SLOPE,
-)  # fmt: skip
+from chorus_common.rasterize.lanes import LANES, PLANE, PLANES, blend_rows
 from chorus_common.rasterize.tiles import columns_of_box, rows_in_strip
 
-LANES = 16
 #: Indices into the state are unsigned: numba then drops its wrap-around for negative indices, without which nothing
 #: is vectorised. Signed and unsigned must not be mixed in one expression (numba makes floats of that), hence the
 #: second set of names.
 U = np.uint64
 U_LANES = U(LANES)
-MAX_ALPHA = np.float32(rules.MAX_ALPHA)
-MIN_ALPHA = np.float32(rules.MIN_ALPHA)
-MIN_TRANSMITTANCE = np.float32(rules.MIN_TRANSMITTANCE)
-#: exp is only needed where alpha can reach 1/255, that is on [-5.55, 0].
-MAX_SIGMA = np.float32(5.6)
 
-#: Planes of the tile's state buffer, each LANES x LANES: transmittance, colour, depth. A stopped
-#: pixel keeps its transmittance with the sign flipped: any further step leaves it negative, so it takes no weight and
-#: needs no flag.
-PLANE = LANES * LANES
-T, R, G, B, Z = (U(k * PLANE) for k in range(5))
-ROW_WEIGHTS = U(5 * PLANE)  # weights of the current row
-CELL_ROWS = 5 * PLANE + LANES  # per row of cells that the tile touches: weights summed over its pixel rows
+#: Planes of the tile's state buffer, each LANES x LANES (see lanes.py).
+T, R, G, B, Z = (U(k * PLANE) for k in range(PLANES))
+CELL_ROWS = PLANES * PLANE  # per row of cells that the tile touches: weights summed over its pixel rows
 STATE_SIZE = CELL_ROWS + (LANES + 3) * LANES
 
-#: Relative minimax polynomial of exp on [-0.7, 0], error 6e-8; raised to the 8th power below.
-C0, C1, C2, C3, C4, C5 = (
-    np.float32(c) for c in (0.99999994, 0.9999914765, 0.4998707473, 0.1659310609, 0.0397088304, 0.0058131367)
-)  # fmt: skip
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
-def exp_neg(sigma: np.float32) -> np.float32:
-    """exp(-sigma) for sigma in [0, 5.6], relative error below 2e-6 (float32); larger sigma give exp(-5.6)."""
-    s = (sigma if sigma < MAX_SIGMA else MAX_SIGMA) * np.float32(-0.125)
-    p = C0 + s * (C1 + s * (C2 + s * (C3 + s * (C4 + s * C5))))
-    p = p * p
-    p = p * p
-    return p * p
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"}, inline="always")
-def _blend_row(
-    state: NDArray[np.float32], row: int, splat: NDArray[np.float32], x0: np.float32, y0: np.float32, into: int,
-    keep: np.float32,
-) -> None:  # fmt: skip
-    """Blend one splat into the 16 lanes of one pixel row.
-
-    row: first lane in each plane; x0, y0: centre of lane 0 in the picture, px; the row's weights go to the 16 places
-    from `into` on, added to `keep` (0 or 1) times what is there. row and into are unsigned. Distances are formed from
-    whole-picture coordinates, so that a pixel's bits do not depend on where tiles lie.
-    """
-    dy = y0 - splat[MEAN_Y]
-    row_sigma = dy * dy * splat[ROW_SIGMA]  # at the row's nearest point, which is row_x
-    row_x = splat[MEAN_X] + dy * splat[ROW_SLOPE]
-    opacity, curvature, z = splat[OPACITY], splat[ROW_CURVATURE], splat[DEPTH]
-    red, green, blue = splat[RED], splat[GREEN], splat[BLUE]
-    for x in range(U_LANES):
-        i = row + x
-        dx = (np.float32(x) + x0) - row_x
-        a = opacity * exp_neg(row_sigma + curvature * dx * dx)
-        a = a if a < MAX_ALPHA else MAX_ALPHA
-        before = state[T + i]
-        after = before - before * a
-        counts = a >= MIN_ALPHA
-        goes_on = after > MIN_TRANSMITTANCE
-        w = before * a if goes_on else np.float32(0)
-        w = w if counts else np.float32(0)
-        stopped = before if before < 0 else -before
-        left = after if goes_on else stopped
-        state[T + i] = left if counts else before
-        state[R + i] += w * red
-        state[G + i] += w * green
-        state[B + i] += w * blue
-        state[Z + i] += w * z
-        state[into + x] = w + keep * state[into + x]
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _add_row_weights(state: NDArray[np.float32], cell_row: int, share: np.float32) -> None:
-    """Add share times the current row's weights to the row of cells that starts at `cell_row` (unsigned)."""
-    for x in range(U_LANES):
-        state[cell_row + x] += share * state[ROW_WEIGHTS + x]
+#: Splats whose reach is found together.
+BATCH = 16
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
@@ -205,18 +128,30 @@ def blend_tile_row(
     state = np.empty(STATE_SIZE, np.float32)
     hits = 0
     room = 0
-    grid_cols = 0
+    grid_cols, most = 0, 0
     if cell > 0:
-        room = 64 + 2 * (start[(tile_row + 1) * tile_cols] - start[tile_row * tile_cols])
         grid_cols = -(-width // cell)
+        most = BATCH * (-(-tile // cell) + 2) ** 2  # cells that a batch can touch
+        room = most + 2 * (start[(tile_row + 1) * tile_cols] - start[tile_row * tile_cols])
     hit_cells, hit_ids, hit_weights = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
     first_cell_row, row_low, row_share = interpolation_table(
         y0, y1 - y0, max(cell, 1), -(-height // max(cell, 1)), bilinear
     )
     half = np.float32(0.5)
-    keep = np.float32(0) if bilinear or cell == 0 else np.float32(1)  # nearest: rows of a cell add up in place
     reach = 2 if bilinear else 1  # cells per axis that a pixel is shared over
     col_shares = np.empty((LANES + 3) * LANES, np.float32)
+    row_shares = np.zeros(2 * LANES, np.float32)  # what a pixel row gives to its cell row and to the next
+    row_end = np.empty(LANES, np.int64)  # one past the last pixel row of the same cell row
+    for y in range(y1 - y0 - 1, -1, -1):
+        row_shares[y], row_shares[y + LANES] = np.float32(1) - row_share[y], row_share[y]
+        row_end[y] = row_end[y + 1] if y + 1 < y1 - y0 and row_low[y + 1] == row_low[y] else y + 1
+    splats_of = np.empty(BATCH, np.int64)
+    firsts, lasts, lefts, rights = (
+        np.empty(BATCH, np.int64),
+        np.empty(BATCH, np.int64),
+        np.empty(BATCH, np.int64),
+        np.empty(BATCH, np.int64),
+    )
 
     for tile_col in range(tile_cols):
         x0, x1 = tile_col * tile, min((tile_col + 1) * tile, width)
@@ -235,49 +170,50 @@ def blend_tile_row(
             for x in range(columns):
                 state[T + U(y * LANES + x)] = 1
         live_first, live_last = y0, y1
+        lane_x, lane_y = np.float32(x0) + half, np.float32(y0) + half
         t = tile_row * tile_cols + tile_col
-        for k in range(start[t], start[t + 1]):
-            if (k - start[t]) % 16 == 0:  # forget rows at the tile's top and bottom that have stopped altogether
-                while live_first < live_last and not _row_is_live(state, U((live_first - y0) * LANES)):
-                    live_first += 1
-                while live_last > live_first and not _row_is_live(state, U((live_last - 1 - y0) * LANES)):
-                    live_last -= 1
-                if live_first == live_last:
-                    break
-            rank = ranks[k]
-            splat = splats[rank]
-            first, last = rows_in_strip(splat, x0, x1, live_first, live_last)
-            if first >= last:
-                continue
-            cell_first, cell_last = 0, 0
-            if cell > 0:
-                cell_first, cell_last = row_low[first - y0], row_low[last - 1 - y0] + reach
-                for i in range(CELL_ROWS + cell_first * LANES, CELL_ROWS + cell_last * LANES):
-                    state[i] = 0
-            for y in range(first, last):
-                row = U((y - y0) * LANES)
-                lane_x, lane_y = np.float32(x0) + half, np.float32(y) + half
-                at = CELL_ROWS + row_low[y - y0] * LANES
-                into = ROW_WEIGHTS if bilinear or cell == 0 else U(at)
-                _blend_row(state, row, splat, lane_x, lane_y, into, keep)
-                if bilinear:
-                    share = row_share[y - y0]
-                    _add_row_weights(state, U(at), np.float32(1) - share)
-                    if share > 0:
-                        _add_row_weights(state, U(at + LANES), share)
-            if cell_first < cell_last:
-                left, right = columns_of_box(splat, x0, x1)
+        for batch in range(start[t], start[t + 1], BATCH):
+            # forget rows at the tile's top and bottom that have stopped altogether
+            while live_first < live_last and not _row_is_live(state, U((live_first - y0) * LANES)):
+                live_first += 1
+            while live_last > live_first and not _row_is_live(state, U((live_last - 1 - y0) * LANES)):
+                live_last -= 1
+            if live_first == live_last:
+                break
+            while room - hits < most:
+                hit_cells, hit_ids, hit_weights = _grown(hit_cells, hit_ids, hit_weights)
+                room *= 2
+            size = min(BATCH, start[t + 1] - batch)
+            for j in range(size):
+                splats_of[j] = ranks[batch + j]
+                splat = splats[splats_of[j]]
+                firsts[j], lasts[j] = rows_in_strip(splat, x0, x1, live_first, live_last)
+                if cell > 0:
+                    lefts[j], rights[j] = columns_of_box(splat, x0, x1)
+            for j in range(size):
+                first, last = firsts[j] - y0, lasts[j] - y0
+                if first >= last:
+                    continue
+                splat = splats[splats_of[j]]
+                if cell == 0:
+                    blend_rows(state, splat, U(first), U(last), lane_x, lane_y, row_shares, U(CELL_ROWS), True)
+                    continue
+                cell_first, cell_last = row_low[first], row_low[last - 1] + reach
+                y = first
+                while y < last:
+                    end = min(row_end[y], last)
+                    into = U(CELL_ROWS + row_low[y] * LANES)
+                    blend_rows(state, splat, U(y), U(end), lane_x, lane_y, row_shares, into, y == first)
+                    y = end
+                left, right = lefts[j], rights[j]
                 column_first, column_last = col_low[left - x0], col_low[max(left, right - 1) - x0] + reach
-                while room - hits < (cell_last - cell_first) * (column_last - column_first):
-                    hit_cells, hit_ids, hit_weights = _grown(hit_cells, hit_ids, hit_weights)
-                    room *= 2
                 for cell_row in range(cell_first, cell_last):
                     first_of_row = (first_cell_row + cell_row) * grid_cols + first_cell_col
                     for c in range(column_first, column_last):
                         w = _weighted_sum(state, U(CELL_ROWS + cell_row * LANES), col_shares, U(c * LANES))
                         if w > 0:
                             hit_cells[hits] = first_of_row + c
-                            hit_ids[hits] = ids[rank]
+                            hit_ids[hits] = ids[splats_of[j]]
                             hit_weights[hits] = w
                             hits += 1
         for y in range(y1 - y0):

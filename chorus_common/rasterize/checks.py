@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.lifting import CellGrid
-from chorus_common.rasterize.blend import LANES
+from chorus_common.rasterize.lanes import LANES
 from chorus_common.runtime.errors import ConfigError, SceneError
 from chorus_common.scene import GaussianScene
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.lifting import CellGrid, CellHits
-from chorus_common.rasterize.blend import LANES, blend_tile_row
+from chorus_common.rasterize.blend import blend_tile_row
 from chorus_common.rasterize.checks import checked_camera, checked_grid
 from chorus_common.rasterize.hits import join_sorted
+from chorus_common.rasterize.lanes import LANES
 from chorus_common.rasterize.protocol import Interpolation, Rendered
 from chorus_common.rasterize.rules import low_pass
 from chorus_common.rasterize.splats import DEPTH, SPLAT_WIDTH, project

@@ -7,8 +7,6 @@ thin slanted Gaussians saves most of the box.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -26,6 +24,8 @@ from chorus_common.rasterize.splats import (
 
 #: Pixels added to every analytic bound, so that rounding never loses a pixel; the blending rule itself decides.
 SLACK = np.float32(0.02)
+#: An end of a chord that loses every comparison.
+NOTHING = np.float32(1e30)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -69,20 +69,19 @@ def _chord(
 
     extent, across: half widths along this axis and the other; slope: this per other (b / var_other); slope_back:
     other per this; ratio: sqrt(det) / var_other.
+
+    Both candidates for an end are computed and compared: a branch here is taken at random, and a wrong guess costs more
+    than the square root.
     """
     tip = slope_back * extent  # where on the other axis the ellipse reaches `extent`; -tip for the opposite end
     at = min(max(tip, low), high)
-    top = (
-        extent
-        if at == tip
-        else slope * at + ratio * np.float32(math.sqrt(max(across * across - at * at, np.float32(0))))
-    )
+    cut = slope * at + ratio * np.sqrt(max(across * across - at * at, np.float32(0)))
+    whole = extent if at == tip else -NOTHING
+    top = cut if cut > whole else whole
     at = min(max(-tip, low), high)
-    bottom = (
-        -extent
-        if at == -tip
-        else slope * at - ratio * np.float32(math.sqrt(max(across * across - at * at, np.float32(0))))
-    )
+    cut = slope * at - ratio * np.sqrt(max(across * across - at * at, np.float32(0)))
+    whole = -extent if at == -tip else NOTHING
+    bottom = cut if cut < whole else whole
     return mean + bottom - SLACK, mean + top + SLACK
 
 
@@ -90,7 +89,7 @@ def _chord(
 def _first_pixel(bound: np.float32, limit: int) -> int:
     """First pixel, clamped to [0, limit], whose centre is at or beyond `bound`. Clamps before the cast: bounds may be
     huge."""
-    return int(min(max(math.ceil(bound - np.float32(0.5)), 0.0), limit))
+    return int(min(max(np.ceil(bound - np.float32(0.5)), np.float32(0)), np.float32(limit)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

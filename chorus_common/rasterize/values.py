@@ -11,9 +11,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus_common.rasterize.blend import LANES, blend_tile_row
+from chorus_common.rasterize.blend import blend_tile_row
 from chorus_common.rasterize.checks import checked_camera
 from chorus_common.rasterize.cpu import visible_splats
+from chorus_common.rasterize.lanes import LANES
 from chorus_common.rasterize.splats import BLUE, RED
 from chorus_common.rasterize.tiles import tile_lists
 from chorus_common.runtime.errors import SceneError

@@ -6,7 +6,6 @@ output.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -16,7 +15,7 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, did_you_mean
 
 
 class Config(BaseModel):
@@ -131,9 +130,7 @@ def first_problem(kind: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = sorted(known_keys(kind))
-        near = difflib.get_close_matches(where, known, n=1, cutoff=0.0)
-        return f"unknown key '{where}'; did you mean '{near[0]}'?" if near else f"unknown key '{where}'"
+        return f"unknown key '{where}'" + did_you_mean(where, sorted(known_keys(kind)))
     if isinstance(problem["input"], dict):  # a check of several keys together, whose message names them
         message = problem["msg"].removeprefix("Value error, ")
         return f"'{where}': {message}" if where else message

@@ -6,10 +6,11 @@ setting and says what to do. Exit codes (docs/architecture.md): 0 done, 1 some s
 
 from __future__ import annotations
 
+import difflib
 import errno
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_BAD_INPUT = 0, 1, 2
@@ -37,6 +38,15 @@ class ConfigError(ChorusError):
 
 class WeightsError(ChorusError):
     """Model weights are missing or do not fit the architecture."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, likeness: float = 0.0) -> str:
+    """The end of a line about an unknown name: "; did you mean 'X'?" with the nearest of `known`, or "" where none is.
+
+    likeness: the least similarity in [0, 1] (difflib's ratio) of a name that is suggested.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -117,6 +117,16 @@ def alignment_options() -> Callable[[F], F]:
     return wrap  # fmt: skip
 
 
+def reading_options() -> Callable[[F], F]:
+    """-> max_gaussians, lod: how a scene is read"""
+    return together(
+        click.option(
+            "--max-gaussians", type=click.IntRange(min=1), default=20_000_000, help="Refuse scenes with more Gaussians."
+        ),
+        click.option("--lod", type=click.IntRange(min=0), default=0, help="Level of a streamed scene, 0 the finest."),
+    )
+
+
 def json_option(help: str = "Print one JSON object.") -> Callable[[F], F]:
     """-> as_json"""
     return click.option("--json", "as_json", is_flag=True, help=help)

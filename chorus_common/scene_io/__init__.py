@@ -9,13 +9,14 @@ if TYPE_CHECKING:
     from chorus_common.scene_io.inria_ply import write_ply
     from chorus_common.scene_io.npy_folder import read_npy_folder, write_npy_folder
     from chorus_common.scene_io.point_gaussians import PointCloudOptions, points_to_gaussians
-    from chorus_common.scene_io.read import FORMATS, Probe, probe, read_scene, write_scene
+    from chorus_common.scene_io.read import FORMATS, Probe, is_scene_folder, probe, read_scene, write_scene
 
 __all__ = [
     "FORMATS",
     "MAX_GAUSSIANS",
     "PointCloudOptions",
     "Probe",
+    "is_scene_folder",
     "points_to_gaussians",
     "probe",
     "read_npy_folder",
@@ -32,6 +33,6 @@ __getattr__, __dir__ = lazy_exports(
         "chorus_common.scene_io.inria_ply": ("write_ply",),
         "chorus_common.scene_io.npy_folder": ("read_npy_folder", "write_npy_folder"),
         "chorus_common.scene_io.point_gaussians": ("PointCloudOptions", "points_to_gaussians"),
-        "chorus_common.scene_io.read": ("FORMATS", "Probe", "probe", "read_scene", "write_scene"),
+        "chorus_common.scene_io.read": ("FORMATS", "Probe", "is_scene_folder", "probe", "read_scene", "write_scene"),
     },
 )

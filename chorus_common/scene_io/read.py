@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from chorus_common.scene import GaussianScene
+from chorus_common.scene import GaussianScene, RenderMode
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, fail
 from chorus_common.scene_io.compressed_ply import check_compressed, is_compressed, read_compressed_ply
 from chorus_common.scene_io.gltf import count_gltf, is_gltf, read_gltf
-from chorus_common.scene_io.inria_ply import inria_layout, is_inria, read_inria_ply, write_ply
+from chorus_common.scene_io.inria_ply import inria_layout, is_inria, read_inria_ply, render_mode, write_ply
 from chorus_common.scene_io.ksplat import read_ksplat, read_ksplat_header
 from chorus_common.scene_io.npy_folder import count_npy_folder, is_npy_folder, read_npy_folder, write_npy_folder
 from chorus_common.scene_io.ply import PlyElement, PlyHeader, read_ply_header
@@ -29,7 +29,7 @@ from chorus_common.scene_io.point_cloud import (
     read_point_ply,
 )
 from chorus_common.scene_io.point_gaussians import PointCloudOptions
-from chorus_common.scene_io.sog import META, count_sog, read_sog, sog_files
+from chorus_common.scene_io.sog import META, count_sog, mode_of_sog, read_sog, sog_files
 from chorus_common.scene_io.sog_lod import LOD_META, count_sog_lod, lod_folder, read_sog_lod
 from chorus_common.scene_io.splat import count_splat, read_splat
 from chorus_common.scene_io.spz import read_spz, read_spz_header
@@ -38,10 +38,13 @@ from chorus_common.scene_io.unread import refuse_unread
 
 @dataclass(frozen=True)
 class Probe:
-    """What a path holds, as far as its headers tell: the format's name and the number of Gaussians (or points)."""
+    """What a path holds, as far as its headers tell: the format's name, the number of Gaussians (or points), and how
+    they were rasterised.
+    """
 
     format: str
     n_gaussians: int
+    render_mode: RenderMode = RenderMode.CLASSIC
 
 
 def read_scene(
@@ -103,8 +106,19 @@ def probe(path: str | Path, *, lod: int = 0) -> Probe:
         vertex = header.element("vertex")
         assert vertex is not None
         _CHECKS[kind](path, header, vertex)  # what reading would refuse, indexing refuses
-        return Probe(kind, vertex.count)
-    return Probe(kind, count_sog_lod(path, lod) if kind == "sog-lod" else _COUNTS[kind](path))
+        layout = inria_layout(path, vertex) if kind == "inria-ply" else None
+        return Probe(kind, vertex.count, render_mode(header.comments, layout))
+    if kind == "sog-lod":
+        return Probe(kind, count_sog_lod(path, lod))
+    if kind == "spz":
+        head = read_spz_header(path)
+        return Probe(kind, head.count, RenderMode.ANTIALIASED if head.antialiased else RenderMode.CLASSIC)
+    return Probe(kind, _COUNTS[kind](path), mode_of_sog(path) if kind == "sog" else RenderMode.CLASSIC)
+
+
+def is_scene_folder(path: Path) -> bool:
+    """Whether the folder `path` is a scene itself: SceneSplat's arrays, an unpacked or a streamed SOG scene."""
+    return is_npy_folder(path) or lod_folder(path) is not None or (path / "means_l.webp").is_file()
 
 
 def write_scene(scene: GaussianScene, path: str | Path) -> Path:

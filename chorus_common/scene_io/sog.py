@@ -71,6 +71,13 @@ def count_sog(path: Path) -> int:
     return _count(path, read_meta(path, files))
 
 
+def mode_of_sog(path: Path) -> RenderMode:
+    """How the Gaussians were rasterised, from meta.json."""
+    files = sog_files(path)
+    assert files is not None
+    return _mode(read_meta(path, files))
+
+
 def read_sog(
     path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_space: str = "", harmonics: bool = False
 ) -> GaussianScene:

@@ -6,7 +6,6 @@ inside functions: a class name must be encoded by the very tower whose picture s
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from chorus_common.runtime.devices import Precision, split_precision
-from chorus_common.runtime.errors import ChorusError, ConfigError, WeightsError, one_line
+from chorus_common.runtime.errors import ChorusError, ConfigError, WeightsError, did_you_mean, one_line
 from chorus_common.runtime.weight_files import existing_file, looks_like_file, quiet_downloads, read_state_dict
 
 FAMILY = "open_clip:"
@@ -56,8 +55,8 @@ def load_open_clip(argument: str) -> OpenClipModel:
     plain, precision = split_precision(argument)
     name, _, weights = plain.partition(":")
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=1, cutoff=0.0)
-        raise ConfigError(f"{FAMILY}{argument}: open_clip knows no model '{name}'; did you mean '{near[0]}'?")
+        hint = did_you_mean(name, open_clip.list_models())
+        raise ConfigError(f"{FAMILY}{argument}: open_clip knows no model '{name}'{hint}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag, equals, file = weights.partition("=")
     if not equals and looks_like_file(weights):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
-from chorus_common.runtime.options import PATH, alignment_options, json_option
+from chorus_common.runtime.options import PATH, alignment_options, json_option, reading_options
 
 if TYPE_CHECKING:
     from chorus_common.scene_check import AlignmentSettings
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 @click.argument("scene", type=PATH)
 @click.option("--cameras", type=PATH, help="Cameras of the scene: a COLMAP folder, transforms.json, a pose folder.")
 @alignment_options()
+@reading_options()
 @json_option()
-def check_command(scene: Path, cameras: Path | None, alignment: AlignmentSettings, as_json: bool) -> int:
+def check_command(
+    scene: Path, cameras: Path | None, alignment: AlignmentSettings, max_gaussians: int, lod: int, as_json: bool
+) -> int:
     """Check a scene before a long run.
 
     Looks at the rows, the render mode, which way is up, the size, stray Gaussians, and whether the cameras belong to
@@ -31,7 +34,11 @@ def check_command(scene: Path, cameras: Path | None, alignment: AlignmentSetting
     from chorus_common.scene_io import read_scene
     from data_manifests.check import check_scene
 
-    report = check_scene(read_scene(scene), alignment, None if cameras is None else read_cameras(cameras))
+    report = check_scene(
+        read_scene(scene, max_gaussians=max_gaussians, lod=lod),
+        alignment,
+        None if cameras is None else read_cameras(cameras),
+    )
     if as_json:
         click.echo(json.dumps({"scene": str(scene)} | report.as_dict(), indent=2))
     else:

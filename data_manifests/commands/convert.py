@@ -8,15 +8,13 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE
-from chorus_common.runtime.options import json_option
-from chorus_common.scene_io.bounds import MAX_GAUSSIANS
+from chorus_common.runtime.options import json_option, reading_options
 
 
 @click.command("convert")
 @click.argument("source", metavar="IN", type=click.Path(exists=True, path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--lod", default=0, show_default=True, help="Level of a streamed scene (lod-meta.json), 0 the finest.")
-@click.option("--max-gaussians", default=MAX_GAUSSIANS, show_default=True, help="Refuse larger scenes.")
+@reading_options()
 @click.option("--drop-outliers", is_flag=True, help="Leave out rows that lie too far for any scene.")
 @json_option()
 def convert_command(source: Path, out: Path, lod: int, max_gaussians: int, drop_outliers: bool, as_json: bool) -> int:

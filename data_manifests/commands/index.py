@@ -7,15 +7,18 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
-from chorus_common.runtime.options import PATH
+from chorus_common.runtime.options import PATH, reading_options
 
 
 @click.command("index")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--root", type=PATH, help="Folder that a description's patterns start from.")
 @click.option("-o", "--out", "output", type=PATH, help="Manifest to write.  [default: ROOT/manifest.parquet]")
+@reading_options()
 @click.option("--skip-bad", is_flag=True, help="Leave out scenes that cannot be read, say so, and exit with 1.")
-def index_command(source: Path, root: Path | None, output: Path | None, skip_bad: bool) -> int:
+def index_command(
+    source: Path, root: Path | None, output: Path | None, max_gaussians: int, lod: int, skip_bad: bool
+) -> int:
     """Index scenes into a manifest.
 
     SOURCE is a TOML file like those of data_manifests/, or a folder of scenes.
@@ -23,7 +26,7 @@ def index_command(source: Path, root: Path | None, output: Path | None, skip_bad
     from data_manifests.index import build_manifest
 
     skipped: list[str] | None = [] if skip_bad else None
-    manifest = build_manifest(source, root, skipped=skipped)
+    manifest = build_manifest(source, root, skipped=skipped, max_gaussians=max_gaussians, lod=lod)
     path = manifest.write(output or manifest.root / "manifest.parquet")
     for line in skipped or []:
         click.echo(f"skipped: {line}", err=True)

@@ -8,21 +8,20 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE
-from chorus_common.runtime.options import json_option
-from chorus_common.scene_io.bounds import MAX_GAUSSIANS
+from chorus_common.runtime.options import json_option, reading_options
 
 
 @click.command("inspect")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @json_option()
-@click.option("--max-gaussians", default=MAX_GAUSSIANS, help="Refuse larger scenes.")
-def inspect_command(path: Path, as_json: bool, max_gaussians: int) -> int:
+@reading_options()
+def inspect_command(path: Path, as_json: bool, max_gaussians: int, lod: int) -> int:
     """Describe a scene or a manifest.
 
     Prints counts, extents and ranges of what lies at PATH.
     """
     from data_manifests.inspection import inspect_path, summary_lines
 
-    report = inspect_path(path, max_gaussians=max_gaussians)
+    report = inspect_path(path, max_gaussians=max_gaussians, lod=lod)
     click.echo(json.dumps(report, indent=2) if as_json else "\n".join(summary_lines(report)))
     return EXIT_DONE

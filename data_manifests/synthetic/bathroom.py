@@ -7,7 +7,6 @@ import numpy as np
 from data_manifests.synthetic.item import Item, Support
 from data_manifests.synthetic.shapes import (
     Patch,
-    cylinder,
     folded_sheet,
     lathe,
     moved,
@@ -193,11 +192,4 @@ def washing_machine(rng: Rng, style: Style) -> Item:
     ring = lathe([(0.19, 0.0), (0.18, 0.03), (0.13, 0.035), (0.0, 0.02)], k=20)
     item.add("door", style.second, moved(tilted(ring, -np.pi / 2, (0, 0, 0)), (0, d / 2, 0.42)))
     item.supports.append(Support(-w / 2, w / 2, -d / 2, d / 2, h))
-    return item
-
-
-def towel_cylinder(rng: Rng, style: Style) -> Item:
-    """A small open bin for a bathroom floor."""
-    item = Item("other furniture", "trash can", detail=0.6)
-    item.add("body", style.main, cylinder((0, 0, 0), rng.uniform(0.1, 0.14), rng.uniform(0.24, 0.34), 14))
     return item

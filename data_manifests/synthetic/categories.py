@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chorus_common.labels import SCANNET20, SCANNET20_NYU40_IDS
+from chorus_common.labels import SCANNET20_NYU40_IDS
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,3 @@ def labels_tsv() -> bytes:
         }  # fmt: skip
         lines.append("\t".join(known.get(column, "") for column in TSV_COLUMNS))
     return ("\r\r\n".join(lines) + "\r\r\n").encode("utf-8")
-
-
-def label_name(category: str) -> str:
-    """ScanNet20 name of a raw category, "" for none."""
-    index = CATEGORIES[category].scannet20
-    return SCANNET20[index] if index >= 0 else ""

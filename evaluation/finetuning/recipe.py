@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chorus_common.runtime.weight_files import weights_fingerprint
 from evaluation.finetuning.data import LabelledBatch, LabelledDataset
 from evaluation.finetuning.model import Outputs, Segmentor
 from evaluation.finetuning.settings import FineTuneConfig, FineTuneLossSettings
@@ -19,7 +20,6 @@ from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run, launch
 from stage2_distill.engine.recipe import Loss, Measured, Recipe
 from stage2_distill.engine.seeds import model_seed
-from stage2_distill.start import tensors_hash
 
 
 def finetune_model(
@@ -53,7 +53,7 @@ class FineTuneRecipe(Recipe[LabelledBatch]):
         self.device = next(model.parameters()).device
         self.steps, self.batch_size, self.workers = config.steps, config.batch_size, config.workers
         self.memory = {}
-        start = tensors_hash(model)
+        start = weights_fingerprint(model)
         self.identity = {"config": config.model_dump(mode="json"), "start": start, **dataset.identity()}
 
     def seed(self, step: int) -> int:

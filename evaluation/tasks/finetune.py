@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.runtime.config import dump_config
+from chorus_common.runtime.weight_files import weights_fingerprint
 from evaluation.benchmarks import class_groups, thing_classes
 from evaluation.data_efficiency import Limit
 from evaluation.finetuning.data import LabelledDataset
@@ -37,7 +38,6 @@ from evaluation.tasks.probe import random_twin
 from evaluation.tasks.zero_shot import score_row
 from stage2_distill.encoder import Encoder
 from stage2_distill.engine.distributed import is_main_process
-from stage2_distill.start import tensors_hash
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ScoreScene:
 
     def key(self) -> str:
         """Hash of everything but the scene that changes a count."""
-        words = [dump_config(self.config), tensors_hash(self.model), self.label_space, self.target, str(self.k)]
+        words = [dump_config(self.config), weights_fingerprint(self.model), self.label_space, self.target, str(self.k)]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
     def __call__(self, where: EvalScene) -> SceneResult:

@@ -80,7 +80,7 @@ def _capture(
         raise SceneError(f"scene {row.scene_id}: has no cameras in the manifest; a capture needs poses")
     cameras = read_cameras(row.cameras_path).filled(*size)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scene = read_scene(row.scene_path, label_space=row.label_space)
+    scene = read_scene(row.scene_path, label_space=row.label_space, lod=row.lod, max_gaussians=row.max_gaussians)
     seed = zlib.crc32(f"{row.dataset}/{row.scene_id}".encode())  # noise is the scene's own, whatever else is rendered
     write_capture(folder, cameras, partial(_render, rasterizer, scene), layout=layout, sensor=sensor, seed=seed)
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option(
     "--max-failures", type=click.IntRange(min=0), default=0, help="Stop after this many failed scenes; 0 goes on."
 )
+@click.option(
+    "--retries", type=click.IntRange(min=0), default=1, help="More tries for what may pass, such as a silent bucket."
+)
 def run_command(
     manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
     config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings, shard: str, **how: Any,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, did_you_mean
 from stage1_render_teachers.teachers.protocol import DenseTeacher, MaskTeacher, Teacher, teacher_name
 
 __all__ = ["DenseTeacher", "MaskTeacher", "Teacher", "build_teacher", "known_teachers", "teacher_name"]
@@ -120,5 +119,5 @@ def build_teacher(spec: str, device: str = "cpu") -> Teacher:
     family, _, argument = spec.partition(":")
     if argument and f"{family}:" in _BUILDERS:
         return _BUILDERS[f"{family}:"](argument, device)
-    near = difflib.get_close_matches(spec, known_teachers(), n=1, cutoff=0.0)
-    raise ConfigError(f"unknown teacher '{spec}'; did you mean '{near[0]}'? Known: {', '.join(known_teachers())}")
+    hint = did_you_mean(spec, known_teachers())
+    raise ConfigError(f"unknown teacher '{spec}'{hint} Known: {', '.join(known_teachers())}")

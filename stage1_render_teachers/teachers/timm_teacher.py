@@ -9,7 +9,6 @@ network's own, mostly 32; timm makes a smaller one (8, 16) by dilating the last 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chorus_common.runtime.devices import pick_device, split_precision
-from chorus_common.runtime.errors import ConfigError, WeightsError, one_line
+from chorus_common.runtime.errors import ConfigError, WeightsError, did_you_mean, one_line
 from chorus_common.runtime.packaged_weights import packaged_file
 from chorus_common.runtime.weight_files import quiet_downloads, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.token_teacher import PatchNetwork, TokenTeacher
@@ -112,8 +111,7 @@ def _create(name: str, file: str, **options: Any) -> Any:
 
     if not timm.is_model(name):
         known = timm.list_models(pretrained=True)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ConfigError(f"timm:{name}: timm knows no model '{name}'; did you mean '{near[0]}'?")
+        raise ConfigError(f"timm:{name}: timm knows no model '{name}'" + did_you_mean(name, known))
     hub = f"https://huggingface.co/timm/{name}"
     path = packaged_file(file, ROLE, f"download model.safetensors from {hub} and give its path") if file else None
     if path is not None:

@@ -246,15 +246,6 @@ def greedy_cover(seen: sparse.csr_matrix, camera_centre: NDArray[np.int64], coun
     return np.array(chosen)
 
 
-def seen_by_view(index: LiftingIndex) -> sparse.csr_matrix:
-    """Bool matrix [V, R] (ones as f32): which matrix rows of the index have visibility in which view."""
-    rows = np.repeat(np.arange(len(index)), np.diff(index.indptr))
-    views = index.columns // index.grid.cells
-    seen = sparse.csr_matrix((np.ones(len(rows), np.float32), (views, rows)), shape=(index.n_views, len(index)))
-    seen.data[:] = 1
-    return seen
-
-
 def coverage(index: LiftingIndex, min_views: int = ENOUGH_VIEWS) -> float:
     """Share of the Gaussians that at least `min_views` views have visibility for."""
     return float((index.visibility()[1] >= min_views).mean()) if len(index) else 0.0
@@ -266,14 +257,6 @@ def overlap_matrix(seen: sparse.csr_matrix) -> F64:
     size = both.diagonal()
     either = size[:, None] + size[None, :] - both
     return np.divide(both, either, out=np.zeros_like(both), where=either > 0)
-
-
-def overlap_pairs(overlap: F64, least: float = 0.0) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, overlap) with i < j and overlap > least, most overlap first, ties by (i, j)."""
-    i, j = np.triu_indices(len(overlap), 1)
-    value = overlap[i, j]
-    order = np.argsort(-value, kind="stable")
-    return [(int(i[k]), int(j[k]), float(value[k])) for k in order if value[k] > least]
 
 
 def chain_by_overlap(overlap: F64) -> NDArray[np.int64]:

@@ -51,7 +51,9 @@ def load_scene(row: ManifestRow) -> GaussianScene:
     stands for the scene in the cache's fingerprint, so it has to be true.
     """
     scene = replace(
-        read_scene(row.scene_path, label_space=row.label_space), name=row.scene_id, label_space=row.label_space
+        read_scene(row.scene_path, label_space=row.label_space, lod=row.lod, max_gaussians=row.max_gaussians),
+        name=row.scene_id,
+        label_space=row.label_space,
     )
     scene.without_outliers().validated()
     if path_digest(row.scene_path) != row.sha256:

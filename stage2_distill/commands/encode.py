@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus_common.runtime.options import PATH, alignment_options, device_option, out_option
+from chorus_common.runtime.options import PATH, alignment_options, device_option, out_option, reading_options
 
 if TYPE_CHECKING:
     from chorus_common.scene_check import AlignmentSettings
@@ -80,6 +80,7 @@ class _Fragments(click.ParamType):
     help="Feed this attribute (color, normal) as zeros, as Utonia takes what is missing. May be given several times.",
 )  # fmt: skip
 @alignment_options()
+@reading_options()
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Scenes at a time; they share one model.")
 @click.option(
     "--block-voxels",
@@ -107,6 +108,8 @@ def encode_command(
     scratch: Path | None,
     device: str,
     alignment: AlignmentSettings,
+    max_gaussians: int,
+    lod: int,
 ) -> int:
     """Write the features of scenes' Gaussians, rows in the file's order.
 
@@ -142,7 +145,7 @@ def encode_command(
         model = load_encoder(checkpoint).to(target)
     outputs(model, wanted)  # an unknown name is refused before the work, not after
     absent = check_without(model, without)
-    job = Job(model, locate(checkpoint).origin(), request, kind, absent, block_voxels, scratch)
+    job = Job(model, locate(checkpoint).origin(), request, kind, absent, block_voxels, scratch, max_gaussians, lod)
     if len(scenes) == 1 and scenes[0][1] == scene:
         new = job.run(scene, files[0])
         click.echo(f"{out}: {'written' if new else 'was there already'} ({', '.join(wanted)})", err=True)

@@ -34,23 +34,10 @@ def spread_bits(value: Tensor) -> Tensor:
     return value
 
 
-def gather_bits(value: Tensor) -> Tensor:
-    """Inverse of `spread_bits`: bit 3i of each value moved to bit i."""
-    value = value & _SPREAD[-1][1]
-    for (shift, _), mask in zip(reversed(_SPREAD), [m for _, m in reversed(_SPREAD[:-1])] + [0x1FFFFF]):
-        value = (value | (value >> shift)) & mask
-    return value
-
-
 def z_encode(grid: Tensor) -> Tensor:
     """Morton codes [N] i64 of grid coordinates [N, 3] (each < 2^20); x has the top bit of each triple."""
     x, y, z = grid.unbind(-1)
     return (spread_bits(x) << 2) | (spread_bits(y) << 1) | spread_bits(z)
-
-
-def z_decode(code: Tensor) -> Tensor:
-    """Inverse of `z_encode`: [N] -> [N, 3]."""
-    return torch.stack([gather_bits(code >> 2), gather_bits(code >> 1), gather_bits(code)], dim=-1)
 
 
 def hilbert_encode(grid: Tensor, depth: int) -> Tensor:
@@ -80,24 +67,6 @@ def hilbert_encode(grid: Tensor, depth: int) -> Tensor:
     return z_encode(torch.stack([a ^ parity for a in axes], dim=-1))
 
 
-def hilbert_decode(code: Tensor, depth: int) -> Tensor:
-    """Inverse of `hilbert_encode`: [N] -> [N, 3]."""
-    if depth == 0:
-        return code.new_zeros((len(code), 3))
-    x, y, z = z_decode(code).unbind(-1)
-    half = z >> 1
-    axes = [x ^ half, y ^ x, z ^ y]
-    for bit in range(1, depth):
-        low = (1 << bit) - 1
-        for i in (2, 1, 0):
-            inverted = -((axes[i] >> bit) & 1) & low
-            swapped = (axes[0] ^ axes[i]) & low & ~inverted
-            if i:
-                axes[i] = axes[i] ^ swapped
-            axes[0] = axes[0] ^ (swapped | inverted) if i else axes[0] ^ inverted
-    return torch.stack(axes, dim=-1)
-
-
 def curve_encode(grid: Tensor, depth: int, order: str) -> Tensor:
     """Codes [N] i64 of grid coordinates [N, 3] < 2^depth along "z", "z-trans", "hilbert" or "hilbert-trans"."""
     curve, _, trans = order.partition("-")
@@ -106,13 +75,6 @@ def curve_encode(grid: Tensor, depth: int, order: str) -> Tensor:
     if trans:
         grid = grid[:, [1, 0, 2]]
     return z_encode(grid) if curve == "z" else hilbert_encode(grid, depth)
-
-
-def curve_decode(code: Tensor, depth: int, order: str) -> Tensor:
-    """Inverse of `curve_encode`: [N] -> [N, 3]."""
-    curve, _, trans = order.partition("-")
-    grid = z_decode(code) if curve == "z" else hilbert_decode(code, depth)
-    return grid[:, [1, 0, 2]] if trans else grid
 
 
 def required_depth(grid: Tensor, rule: str) -> int:

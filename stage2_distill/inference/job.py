@@ -18,7 +18,7 @@ from chorus_common.manifest import Manifest
 from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.errors import ChorusError, ConfigError, one_line
 from chorus_common.runtime.progress import progress
-from chorus_common.scene_io import probe, read_scene
+from chorus_common.scene_io import MAX_GAUSSIANS, is_scene_folder, probe, read_scene
 from chorus_common.scene_io.bounds import scene_name
 from stage2_distill.encode import Blocks
 from stage2_distill.encoder import Encoder
@@ -29,7 +29,7 @@ from stage2_distill.inference.scene import Request, write_features
 from stage2_distill.student import Student
 
 #: Endings of files in a folder of scenes that are read.
-ENDINGS = (".ply", ".splat", ".spz", ".npz")
+ENDINGS = (".ply", ".splat", ".ksplat", ".spz", ".sog", ".glb", ".gltf", ".npz")
 
 
 def warn(line: str) -> None:
@@ -54,6 +54,8 @@ class Job:
     without: tuple[str, ...] = ()
     block_voxels: int | None = None
     scratch: Path | None = None
+    max_gaussians: int = MAX_GAUSSIANS
+    lod: int = 0
 
     @property
     def encoder(self) -> Encoder:
@@ -68,7 +70,7 @@ class Job:
         if _finished(target, key):
             return False
         started = time.monotonic()
-        scene = read_scene(path)
+        scene = read_scene(path, max_gaussians=self.max_gaussians, lod=self.lod)
         absent = (*self._absent(path), *self.without)
         blocks = Blocks((self.scratch or target.work.parent) / target.work.name / "blocks", self.block_voxels)
         facts = write_features(self.model, scene, target, self.request, absent=absent, blocks=blocks, shown=shown)
@@ -101,7 +103,7 @@ class Job:
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
         what = [str(path.resolve()), stats, asdict(self.request), self.origin.sha256, self.kind, self.without,
-                self.block_voxels, str(next(self.encoder.parameters()).device)]  # fmt: skip
+                self.block_voxels, self.lod, str(next(self.encoder.parameters()).device)]  # fmt: skip
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -152,9 +154,9 @@ def _scenes(path: Path) -> Iterator[tuple[str, Path]]:
         repeated = len({row.scene_id for row in rows}) < len(rows)
         for row in rows:
             yield (f"{row.dataset}_{row.scene_id}" if repeated else row.scene_id), row.scene_path
-    elif path.is_dir() and not (path / "coord.npy").is_file():
+    elif path.is_dir() and not is_scene_folder(path):
         for child in sorted(path.iterdir()):
-            is_scene = (child / "coord.npy").is_file() if child.is_dir() else child.suffix.lower() in ENDINGS
+            is_scene = is_scene_folder(child) if child.is_dir() else child.suffix.lower() in ENDINGS
             if is_scene and not child.name.startswith("."):
                 yield scene_name(child), child
     else:

@@ -89,7 +89,7 @@ def write_points(path: Path) -> None:
 Case = tuple[Callable[[Path], object], Callable[[Path], object]]
 FAMILIES: dict[str, dict[str, Case]] = {
     "ply": {
-        "inria.ply": (lambda p: write_inria(p, SCENE, n_rest=2), read_any_scene),
+        "inria.ply": (lambda p: write_inria(p, SCENE, n_rest=9), read_any_scene),
         "big.ply": (lambda p: write_inria(p, SCENE, order=">"), read_any_scene),
         "compressed.ply": (lambda p: write_compressed(p, SCENE, color_ranges=True), read_any_scene),
         "ascii.ply": (write_points, read_any_scene),

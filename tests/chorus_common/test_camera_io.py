@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,17 @@ def test_damaged_inria_cameras(tmp_path: Path) -> None:
     path.write_text(json.dumps([entries[0] | {"rotation": [1, 2]}, *entries[1:]]))
     with pytest.warns(UserWarning, match="skipped 1 of 3 views: camera 0000 has no rotation"):
         assert read_cameras(path).names == ("0001", "0002")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x16" * 3000])
+def test_names_of_damaged_files_stay_on_one_line(tmp_path: Path, name: str) -> None:
+    truth = cameras(2)
+    colmap_bin(tmp_path, replace(truth, names=(name, "b")))
+    (tmp_path / "cameras.bin").write_bytes(struct.pack("<Q", 0))
+    with pytest.raises(SceneError, match="uses camera") as error:
+        read_cameras(tmp_path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 def test_colmap_truncated_anywhere(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chorus_common.segments import ids_to_indptr, segment_reduce, segment_softmax, torch_scatter_module
+from chorus_common.segments import segment_reduce, torch_scatter_module
 
 
 def slow_reduce(values: Tensor, ids: Tensor, n: int, reduce: str) -> Tensor:
@@ -47,19 +47,6 @@ def test_max_gradient_goes_to_the_first_of_equals() -> None:
     segment_reduce(values, torch.tensor([0, 0, 0, 1]), 3, "max").sum().backward()
     assert values.grad is not None
     assert values.grad.squeeze(1).tolist() == [0.0, 1.0, 0.0, 1.0]
-
-
-def test_softmax_sums_to_one_per_segment() -> None:
-    g = torch.Generator().manual_seed(2)
-    ids = torch.tensor([2, 0, 2, 2, 0])
-    logits = torch.randn(5, 4, generator=g) * 50
-    out = segment_softmax(logits, ids, 3)
-    assert torch.allclose(out[ids == 2], logits[ids == 2].softmax(0))
-    assert torch.allclose(out[ids == 0], logits[ids == 0].softmax(0))
-
-
-def test_indptr() -> None:
-    assert ids_to_indptr(torch.tensor([0, 0, 2, 3, 3]), 5).tolist() == [0, 2, 2, 3, 5, 5]
 
 
 def test_wrong_ids_are_refused() -> None:

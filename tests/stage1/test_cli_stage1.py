@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from stage1_render_teachers import cli
+from stage1_render_teachers import run as run_module
+from stage1_render_teachers.run import RunSummary
+from stage1_render_teachers.settings import RunConfig
 from tests.stage1.small_rooms import write_rooms
 
 SMALL = [
@@ -63,6 +66,15 @@ def test_the_whole_life_of_a_store(call, rooms: Path, tmp_path: Path) -> None:  
     code, out, _ = call("verify", *where, "--json")
     assert code == 1
     assert list(json.loads(out)["problems"]) == ["tiny/scene00"]
+
+
+def test_patience_of_a_run_is_set_on_the_command_line(  # type: ignore[no-untyped-def]
+    call, rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[RunConfig] = []
+    monkeypatch.setattr(run_module, "run_stage1", lambda *work, **_: given.append(work[3]) or RunSummary())
+    code, _, _ = call("run", "--manifest", rooms, "--store", tmp_path, "--retries", 4, "--max-failures", 7)
+    assert (code, given[0].retries, given[0].max_failures) == (0, 4, 7)
 
 
 def test_a_failed_scene_gives_exit_code_1_and_its_reason(call, rooms: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -20,8 +20,6 @@ from stage1_render_teachers.views.choose import (
     coverage,
     greedy_cover,
     overlap_matrix,
-    overlap_pairs,
-    seen_by_view,
 )
 from stage1_render_teachers.views.free_space import find_free_space, furthest_points, robust_bounds, upright_frame
 
@@ -109,6 +107,15 @@ def test_room_cameras_stand_inside_and_apart_from_matter(room_views: tuple[Gauss
     assert distance.min() > 0.15
     assert len(np.unique(cameras.centers.round(3), axis=0)) >= 16  # spread over many camera centres
     assert (cameras.viewmats[:, 1, 2] < 0).all()  # upright: the picture's y axis points down in the world
+
+
+def seen_by_view(index: LiftingIndex) -> sparse.csr_matrix:
+    """Bool matrix [V, R] (ones as f32): which matrix rows of the index have visibility in which view."""
+    rows = np.repeat(np.arange(len(index)), np.diff(index.indptr))
+    views = index.columns // index.grid.cells
+    seen = sparse.csr_matrix((np.ones(len(rows), np.float32), (views, rows)), shape=(index.n_views, len(index)))
+    seen.data[:] = 1
+    return seen
 
 
 def test_choice_is_a_function_of_its_arguments() -> None:
@@ -202,13 +209,11 @@ def test_greedy_cover_takes_the_best_at_every_turn() -> None:
     assert len(set(greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), camera_centre, 99).tolist())) == 12
 
 
-def test_overlap_pairs_and_chain() -> None:
+def test_overlap_and_chain() -> None:
     dense = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], np.float32)
     overlap = overlap_matrix(sparse.csr_matrix(dense))
     want = np.array([[1, 0.25, 2 / 3, 0], [0.25, 1, 0.5, 0], [2 / 3, 0.5, 1, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(overlap, want)
-    assert [pair[:2] for pair in overlap_pairs(overlap)] == [(0, 2), (1, 2), (0, 1)]
-    assert [pair[:2] for pair in overlap_pairs(overlap, least=0.4)] == [(0, 2), (1, 2)]
     np.testing.assert_array_equal(chain_by_overlap(overlap), [0, 2, 1, 3])
 
 

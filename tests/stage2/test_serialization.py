@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_common.runtime.errors import SceneError
-from stage2_distill.encoder.serialization import curve_decode, curve_encode, required_depth, serialize
+from stage2_distill.encoder.serialization import curve_encode, required_depth, serialize
+from tests.stage2.curves import curve_decode
 
 ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
 POINTS = torch.tensor(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.config import load_config
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, did_you_mean
 from evaluation.studies.distillation.variants import COMMON, REFERENCE, SHORT, VARIANTS, Variant
 from stage2_distill.settings import TrainConfig
 
@@ -56,8 +55,7 @@ class Study:
         names = {v.name for v in VARIANTS}
         for name in self.variants:
             if name not in names:
-                near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)[0]
-                raise ConfigError(f"--variants {name}: no such variant; did you mean '{near}'?")
+                raise ConfigError(f"--variants {name}: no such variant" + did_you_mean(name, sorted(names)))
         named = [v for v in VARIANTS if not self.variants or v.name in self.variants]
         beside = {REFERENCE.name, *(v.start for v in named), *(SHORT.name for v in named if v.short)}
         return [v for v in VARIANTS if v in named or v.name in beside]

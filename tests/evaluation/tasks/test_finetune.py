@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 import evaluation.finetuning.recipe as recipe_module
 from chorus_common.runtime.errors import ChorusError, ConfigError
+from chorus_common.runtime.weight_files import weights_fingerprint
 from chorus_common.scene_io.npy_folder import read_npy_folder, write_npy_folder
 from evaluation.cli import cli
 from evaluation.data_efficiency import Limit
@@ -27,7 +28,6 @@ from evaluation.finetuning.recipe import FineTuneRecipe, class_weights, finetune
 from evaluation.finetuning.settings import FineTuneConfig
 from evaluation.scene_scores import SceneScores
 from evaluation.tasks.finetune import ScoreScene
-from stage2_distill.start import tensors_hash
 from tests.evaluation.labelled_rooms import (
     LabelledRooms,
     labelled_scene,
@@ -124,7 +124,7 @@ def test_resuming_and_workers_change_no_bit(
     monkeypatch.setattr(FineTuneRecipe, "loss", loss)
     again, data = model_and_data(labelled, free := config.model_copy(update={"workers": workers, "memory_mb": 0}))
     finetune_model(again, data, free, tmp_path / "parts", "test")
-    assert tensors_hash(again) == tensors_hash(model)
+    assert weights_fingerprint(again) == weights_fingerprint(model)
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(4))
 
@@ -170,11 +170,11 @@ def test_steps_that_are_not_finite_are_skipped_and_then_given_up(
     labelled: LabelledRooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = model_and_data(labelled, config := settings(max_bad_steps=3, mode="full"))
-    before = tensors_hash(model)
+    before = weights_fingerprint(model)
     monkeypatch.setattr(recipe_module, "lovasz_softmax", lambda p, y: p.sum() * float("nan"))
     with pytest.raises(ChorusError, match="3 steps in a row were not finite"):
         finetune_model(model, data, config, tmp_path, "test")
-    assert tensors_hash(model) == before
+    assert weights_fingerprint(model) == before
 
 
 def test_class_weights_are_inverse_shares(labelled: LabelledRooms) -> None:
