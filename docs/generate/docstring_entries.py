@@ -1,4 +1,7 @@
-"""A griffe extension: `a, b: text` in a docstring's Attributes or Args stands for an entry `a` and an entry `b`."""
+"""A griffe extension: what docstrings write shortly, as Markdown needs it.
+
+`a, b: text` under Attributes or Args stands for an entry `a` and an entry `b`; doctests become blocks of code.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,12 @@ _SHARED = re.compile(r"^(?P<indent> +)(?P<names>\w+(?:, \w+)+): (?P<text>.*(?:\n
 _BRACKETS = re.compile(r"\]\[")
 
 
+#: A doctest: a line with the prompt and what follows it until an empty line.
+_DOCTEST = re.compile(r"^(?P<indent> *)>>> .*(?:\n(?P=indent)\S.*)*", re.MULTILINE)
+
+
 class SharedEntries(Extension):
-    """Splits shared entries before mkdocstrings reads them; the source keeps its shorter form."""
+    """Rewrites docstrings before mkdocstrings reads them; the source keeps its shorter form."""
 
     def on_instance(self, *, obj: Object, **kwargs: Any) -> None:
         """Called for each module, class, function and attribute that griffe has read."""
@@ -22,6 +29,7 @@ class SharedEntries(Extension):
 
 
 def _rewrite(docstring: Docstring) -> None:
+    docstring.value = _DOCTEST.sub(r"\g<indent>```pycon\n\g<0>\n\g<indent>```", docstring.value)
     head, section, entries = docstring.value.partition("Attributes:")
     if not section:
         head, section, entries = docstring.value.partition("Args:")

@@ -25,7 +25,12 @@ def python_pages() -> dict[str, str]:
 
 
 def _page(name: str) -> str:
-    return f"# {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    """Names that a subpackage re-exports are shown once, in the module they live in."""
+    folder = _ROOT.joinpath(*name.split("."))
+    inside = [path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    modules = ", ".join(sorted(set(inside) - {*_LEFT_OUT, "__init__"}))
+    options = f"      show_root_heading: false\n      show_root_toc_entry: false\n      members: [{modules}]\n"
+    return f"# {name}\n\n::: {name}\n    options:\n{options}"
 
 
 def _package_page(package: str) -> str:
