@@ -27,11 +27,13 @@ def write_coloured_file(
 ) -> Path:
     """Write the file of `scene` to the .ply `path` with colours [N, 3] and `numbers` (name -> [N]) of its Gaussians.
 
-    Rows of the file that were left out are grey; their numbers are -1 (whole) or 0. A scene from a store, which does
-    not hold the file, is written as it lies in the cache, in the order of the file's rows.
+    Rows of the file that were left out are grey; their numbers are -1 (whole) or 0. A store does not hold
+    the file: where no manifest names it, the Gaussians of the cache are written in the order of the file's rows.
     """
     gaussians = scene.gaussians
-    source = scene.where.source if scene.cache is None else None
+    source = scene.where.source
+    if source is not None and (not source.exists() or probe(source).n_gaussians != gaussians.source_rows):
+        source = None  # the manifest of a store may outlive its files
     path.parent.mkdir(parents=True, exist_ok=True)
     if source is None:
         order = np.argsort(gaussians.source_ids, kind="stable")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from evaluation.predictions.coloured_file import write_coloured_file
 from evaluation.predictions.coloured_ply import write_coloured_ply
 from evaluation.predictions.ids import benchmark_ids
 from evaluation.predictions.instance_masks import write_instances
@@ -40,12 +41,12 @@ class PredictionFolder:
         folder = self._folder(row, where)
         in_file = target.in_file_order(classes)
         write_semantic_text(folder / "semantic" / f"{where.scene_id}.txt", in_file, self.label_space)
-        write_coloured_ply(
+        ids = benchmark_ids(self.label_space).astype(np.int32)[classes]
+        self._coloured(
             folder / "ply" / f"{where.scene_id}_semantic.ply",
-            target.coord,
+            target,
             class_palette(self.class_names)[classes],
-            {"label": classes},
-            None if target.points else target.scene.gaussians,
+            {"predicted_id": ids},
         )
 
     def instances(
@@ -70,13 +71,22 @@ class PredictionFolder:
             best[masks.indices[masks.indptr[p] : masks.indptr[p + 1]]] = p
         palette = class_palette(tuple(f"instance {i}" for i in range(masks.shape[0])))
         label = np.append(np.asarray(labels, np.int32), -1)[best]
-        write_coloured_ply(
+        ids = benchmark_ids(self.label_space).astype(np.int32)[label]
+        self._coloured(
             folder / "ply" / f"{where.scene_id}_instances.ply",
-            target.coord,
+            target,
             palette[best],
-            {"instance": best, "label": label.astype(np.int32)},
-            None if target.points else target.scene.gaussians,
+            {"predicted_instance": best, "predicted_id": ids},
         )
+
+    def _coloured(
+        self, path: Path, target: EvalTarget, colors: NDArray[np.floating], numbers: dict[str, NDArray[np.int32]]
+    ) -> None:
+        """A .ply in the order and the frame of the file that the places came from."""
+        if not target.points:
+            write_coloured_file(path, target.scene, colors, numbers)
+            return
+        write_coloured_ply(path, target.scene.alignment.points_back(target.coord), colors, numbers)
 
 
 def _file_columns(masks: sparse.csr_matrix, target: EvalTarget) -> sparse.csr_matrix:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from chorus_common.labels import SCANNET20
+from chorus_common.labels import SCANNET20, SCANNET20_NYU40_IDS
 from chorus_common.runtime.errors import ChorusError
 from chorus_common.scene_check import Alignment
 from chorus_common.scene_io import read_scene, write_ply
@@ -24,7 +24,10 @@ from chorus_common.scene_io.source_properties import read_properties
 from evaluation.boxes import oriented_box
 from evaluation.cli import cli
 from evaluation.label import nearest_class, read_classes
+from evaluation.predictions.folder import PredictionFolder
 from evaluation.prompts import class_embeddings
+from evaluation.scenes import scene_at
+from evaluation.targets import open_target
 from tests.chorus_common.test_scene_io_convert import plain_table
 from tests.chorus_common.test_scene_io_foreign import FILES
 from tests.evaluation.instance_rooms import BOXES, room_with_instances
@@ -275,3 +278,23 @@ def test_a_query_keeps_the_rows_and_harmonics_of_the_file(tmp_path: Path, monkey
                 np.testing.assert_array_equal(given == 0, truth == 0)
         if n:
             np.testing.assert_allclose(objects[0]["box"]["centre"], [0.75, 0.75, 0.45], atol=0.06)
+
+
+def test_predictions_have_the_rows_and_the_numbering_of_the_text_file(tmp_path: Path) -> None:
+    scene, truth = room()
+    source = write_ply(scene, tmp_path / "in" / "room.ply")  # type: ignore[arg-type]
+    loaded = scene_at(source).load()
+    target = open_target(loaded, "gaussians", "scannet20")
+    classes = np.array([SCANNET20.index(name) for name in NAMES], np.int32)[truth]
+    folder = PredictionFolder(tmp_path / "out", "scannet20", SCANNET20)
+    folder.semantic("student", target, classes[loaded.gaussians.source_ids])
+    written = next((tmp_path / "out").rglob("room_semantic.ply"))
+    _, old, _ = plain_table(source)
+    _, new, _ = plain_table(written)
+    for name, values in old.items():
+        assert name.startswith("f_dc_") or new[name] == values, name
+    ids = np.frombuffer(b"".join(new["predicted_id"]), "<i4")
+    lines = next((tmp_path / "out").rglob("room.txt")).read_text().split()
+    np.testing.assert_array_equal(ids, np.array(lines, int))
+    np.testing.assert_array_equal(ids, np.array(SCANNET20_NYU40_IDS)[classes])
+    assert read_scene(written).labels is None, "a prediction is no ground truth"
