@@ -9,7 +9,7 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo real-teachers test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint docs scatter gsplat-ext clean
+.PHONY: help demo real-teachers demo-real test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint docs scatter gsplat-ext clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -48,6 +48,11 @@ demo: $(READY)
 real-teachers: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[onnx]'
 	$(BIN)/python -m stage1_render_teachers.real_teachers
+
+# Real teachers about a scene of yours: make demo-real SCENE=file [ARGS='--query "a sofa" --up -y'] (make real-teachers first).
+demo-real: $(READY)
+	@test -n "$(SCENE)" || { echo "error: give SCENE=file"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m evaluation.demo.real "$(SCENE)" $(ARGS)
 
 test: $(TOOLS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2

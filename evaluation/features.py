@@ -196,13 +196,18 @@ def check_pair(name: str, fingerprint: str, encoder: TextEncoder) -> None:
         )
 
 
-def text_aligned_teacher(specs: dict[str, str], wanted: str | None) -> tuple[str, TextEncoder]:
+def text_aligned_teacher(
+    specs: dict[str, str], wanted: str | None, embeddings: TextEncoder | None = None
+) -> tuple[str, TextEncoder]:
     """Name and text encoder of the teacher to ask: `wanted`, or the first by name that has a text side.
 
-    specs: teacher name -> spec. Raises ConfigError where there is none, or `wanted` has no text side.
+    specs: teacher name -> spec. embeddings: in place of the teacher's own text side. Raises ConfigError where there is
+    none, or `wanted` has no text side.
     """
     if wanted is not None and wanted not in specs:
         raise ConfigError(f"no teacher '{wanted}'; known: {', '.join(specs) or 'none'}")
+    if embeddings is not None and (wanted is not None or specs):
+        return wanted if wanted is not None else min(specs), embeddings
     problems = []
     for name in [wanted] if wanted is not None else sorted(specs):
         try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.text import TextEncoder
+from chorus_common.text.embedding_file import EmbeddingFile
 
 #: Templates by name. A class's embedding is the renormalised mean over them (CLIP, Radford et al. 2021, section 3.1.4).
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -51,10 +52,13 @@ def class_embeddings(
 ) -> NDArray[np.float32]:
     """Unit rows [K, C] f32: per class the renormalised mean over templates (and synonyms, where asked for).
 
+    Vectors of a file are taken as they are, without templates: they were made with whatever prompts their maker chose.
     Raises ConfigError for an unknown set of templates.
     """
     if templates not in TEMPLATES:
         raise ConfigError(f"unknown prompts '{templates}'; known: {', '.join(TEMPLATES)}")
+    if isinstance(encoder, EmbeddingFile):
+        templates = "plain"
     texts: list[str] = []
     owner: list[int] = []
     for k, name in enumerate(class_names):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.text import TextEncoder
+from chorus_common.text.known_words import refuse_unknown
 from chorus_common.text.relevancy import CANONICAL_PHRASES
 from chorus_common.text.relevancy import relevancy as relevancy_of_units
 from evaluation.features import PASS, SceneFeatures
@@ -27,8 +28,9 @@ def relevancy(features: NDArray[np.floating], queries: F32, negatives: F32) -> N
 
 def query_embeddings(encoder: TextEncoder, queries: Sequence[str], prompts: str) -> tuple[F32, F32]:
     """(queries [Q, C], canonical phrases [4, C]), unit rows. Queries are asked through the prompt templates; the
-    canonical phrases are LERF's, as they stand.
+    canonical phrases are LERF's, as they stand. ConfigError for a query that the text side knows nothing of.
     """
+    refuse_unknown(encoder, queries)
     return class_embeddings(encoder, list(queries), templates=prompts), encoder.encode(list(CANONICAL_PHRASES))
 
 

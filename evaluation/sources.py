@@ -14,6 +14,7 @@ import torch
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.text import TextEncoder, load_text_encoder
+from chorus_common.text.embedding_file import EmbeddingFile
 from evaluation.features import (
     EncoderFeatures,
     FeatureFiles,
@@ -41,7 +42,8 @@ class SourceOptions:
         features: folder of <scene id>.npy. lifted: add the teacher's own features, lifted from the cache; None = where
             there is a cache.
         teacher: name of the text-aligned teacher, where there are several. text: spec of the text encoder, where
-            neither a student nor a cache tells (published encoders, feature files).
+            neither a student nor a cache tells (published encoders, feature files). text_embeddings: a file of vectors
+            in place of the text encoder.
         tta_rotations: yaw angles that an encoder sees a scene at (`stage2_distill.tta`).
     """
 
@@ -51,6 +53,7 @@ class SourceOptions:
     lifted: bool | None = False
     teacher: str | None = None
     text: str | None = None
+    text_embeddings: Path | None = None
     device: str = "cpu"
     seed: int = 0
     tta_rotations: int = 1
@@ -90,6 +93,9 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
 
     Raises ConfigError, one line, where they do not share one text-aligned space or nothing is asked for.
     """
+    if options.text is not None and options.text_embeddings is not None:
+        raise ConfigError("--text and --text-embeddings both name a text side; give one of them")
+    embeddings = None if options.text_embeddings is None else EmbeddingFile(options.text_embeddings)
     lifted = options.lifted if options.lifted is not None else selection.scenes[0].store is not None
     if options.lifted and selection.scenes[0].store is None:
         raise ConfigError(
@@ -108,8 +114,11 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
             )
         student = load_student(options.encoder, options.device)
         name, text_encoder = text_aligned_teacher(
-            {n: t.spec for n, t in student.config.teachers.items()}, options.teacher
+            {n: t.spec for n, t in student.config.teachers.items() if embeddings is None or t.text_aligned},
+            options.teacher,
+            embeddings,
         )
+        _check_width(text_encoder, student.config.teachers[name].channels, f"teacher '{name}' of {options.encoder}")
         check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
         sources["student"] = StudentFeatures(student, name, options.tta_rotations)
         if options.random:
@@ -120,25 +129,23 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
                 f"{student.config.teachers[name].spec}; use --no-lifted"
             )
     elif options.encoder is not None:
-        if options.text is None:
+        if options.text is None and embeddings is None:
             raise ConfigError(
                 f"{options.encoder}: an encoder without projectors does not say whose text space it answers to; "
-                "give --text SPEC"
+                "give --text SPEC or --text-embeddings FILE"
             )
-        name, text_encoder = "", load_text_encoder(options.text)
+        name, text_encoder = "", embeddings or load_text_encoder(options.text or "")
         encoder = load_encoder(options.encoder).to(options.device)
-        if encoder.out_channels != text_encoder.channels:
-            raise ConfigError(
-                f"{options.encoder}: gives {encoder.out_channels} channels, text encoder {options.text} "
-                f"{text_encoder.channels}"
-            )
+        _check_width(text_encoder, encoder.out_channels, str(options.encoder))
         sources["student"] = EncoderFeatures(encoder, options.tta_rotations)
         if options.random:
             sources["random"] = EncoderFeatures(random_twin(encoder, options.seed), options.tta_rotations)
+    elif embeddings is not None and not lifted:
+        name, text_encoder = "", embeddings
     elif options.text is not None and not lifted:
         name, text_encoder = "", load_text_encoder(options.text)
     else:
-        name, text_encoder = text_aligned_teacher(cached, options.teacher)
+        name, text_encoder = text_aligned_teacher(cached, options.teacher, embeddings)
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, text_encoder.channels)
     if lifted:
@@ -186,6 +193,11 @@ def random_student(student: Student, seed: int) -> Student:
     for name in student.teachers:
         twin.standardiser(name).load_state_dict(student.standardiser(name).state_dict())
     return twin.to(next(student.parameters()).device).eval()
+
+
+def _check_width(text_encoder: TextEncoder, channels: int, who: str) -> None:
+    if text_encoder.channels != channels:
+        raise ConfigError(f"{who}: gives {channels} channels, text side {text_encoder.spec} {text_encoder.channels}")
 
 
 def _cached_specs(scenes: Sequence[EvalScene]) -> dict[str, str]:

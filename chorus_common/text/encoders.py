@@ -133,6 +133,10 @@ def load_text_encoder(spec: str) -> TextEncoder:
         from chorus_common.text.conse_text import ConseTextEncoder
 
         return ConseTextEncoder(spec)
+    if spec.startswith("file:"):
+        from chorus_common.text.embedding_file import EmbeddingFile
+
+        return EmbeddingFile(Path(spec.removeprefix("file:")))
     raise ConfigError(
         f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}, open_clip:MODEL:WEIGHTS, conse:BACKBONE:TEXT"
     )

@@ -123,6 +123,11 @@ text_source_options = bundle(
     click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
     click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
+    click.option(
+        "--text-embeddings",
+        type=FILE,
+        help="File phrase -> vector (.npz, .safetensors, .pt) in place of a text encoder. It takes no --prompts.",
+    ),
     seed_option("Seed of the random weights."),
     tta_option,
     encoder_device_option(),
