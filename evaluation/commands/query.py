@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 @lifted_option
 @prompts_option
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Objects to list.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Relevancy above which something answers.  [default: 0.5 for clusters, any for masks]",
+)
 @out_option("Folder: heat.ply, heat.png, objects.ply, query.json.", FOLDER)
 @alignment_options()
 @json_option("Print query.json instead of the table.")
@@ -34,6 +39,7 @@ def query_command(
     sources: SourceOptions,
     prompts: str,
     top: int,
+    threshold: float | None,
     out: Path,
     as_json: bool,
     alignment: AlignmentSettings,
@@ -46,7 +52,7 @@ def query_command(
     """
     from chorus_common.text.relevancy import SHARPNESS
     from evaluation.heat_picture import heat_range, write_heat_picture
-    from evaluation.predictions.coloured_ply import write_coloured_ply
+    from evaluation.predictions.coloured_file import write_coloured_file
     from evaluation.relevancy import query_embeddings
     from evaluation.report.colours import class_palette, heat
     from evaluation.scenes import Selection, scene_at
@@ -56,19 +62,18 @@ def query_command(
     if not words.strip():
         raise ConfigError("query: no words to look for")
     where = scene_at(scene, alignment)
+    if where.source is not None and where.source.parent == out.resolve() and where.source.stem in ("heat", "objects"):
+        raise ConfigError(f"{scene}: would be written over; give another --out")
     name, source, text_encoder = one_source(sources, Selection([where]))
     loaded = where.load()
     query, negatives = query_embeddings(text_encoder, [words], prompts)
-    found = answer(loaded, source.open(loaded), query, negatives, top=top)
+    found = answer(loaded, source.open(loaded), query, negatives, top=top, threshold=threshold)
     low, high = heat_range(found.relevancy)
-    gaussians = loaded.gaussians
-    write_coloured_ply(
-        out / "heat.ply", gaussians.means, heat(found.relevancy, low, high), {"relevancy": found.relevancy}, gaussians
-    )
+    write_coloured_file(out / "heat.ply", loaded, heat(found.relevancy, low, high), {"relevancy": found.relevancy})
     write_heat_picture(out / "heat.png", loaded, found.relevancy, f'{name}: "{words}"')
     ranks = found.ranks()
     colours = class_palette([f"object {i}" for i in range(len(found.objects))])[ranks]
-    write_coloured_ply(out / "objects.ply", gaussians.means, colours, {"rank": ranks}, gaussians)
+    write_coloured_file(out / "objects.ply", loaded, colours, {"rank": ranks})
     document = result_document(
         "query",
         command_line(),
@@ -80,8 +85,10 @@ def query_command(
             **sources.inputs(),
             "text_encoder": text_encoder.spec,
             "scale": SHARPNESS,
+            "threshold": threshold,
         },
         {
+            "file_to_metres": loaded.alignment.as_dict(),
             "objects": list(found.objects),
             "objects_from": found.origin,
             "relevancy": {"max": float(found.relevancy.max()), "shown_low": low, "shown_high": high},
@@ -91,9 +98,9 @@ def query_command(
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return EXIT_DONE
-    header = (f'"{words}": objects from {found.origin}', "relevancy %", "Gaussians", "centre (m)")
+    header = (f'"{words}": objects from {found.origin}', "relevancy %", "Gaussians", "centre (file)")
     rows = [
-        (f"{i + 1}", o["relevancy"], str(o["n_gaussians"]), " ".join(f"{x:.2f}" for x in o["centre_m"]))
+        (f"{i + 1}", o["relevancy"], str(o["n_gaussians"]), " ".join(f"{x:.2f}" for x in o["centre"]))
         for i, o in enumerate(found.objects)
     ]
     click.echo(text_table(header, rows))

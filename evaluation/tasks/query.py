@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from chorus_common.scene import GaussianScene
+from evaluation.boxes import oriented_box
 from evaluation.features import SceneFeatures
 from evaluation.neighbours import nearest_gaussians
 from evaluation.proposals.merged_masks import MergeConfig, MergedMasks
@@ -45,12 +46,21 @@ class Answer:
         return best
 
 
-def answer(scene: LoadedScene, features: SceneFeatures, query: F32, negatives: F32, *, top: int = 5) -> Answer:
+def answer(
+    scene: LoadedScene,
+    features: SceneFeatures,
+    query: F32,
+    negatives: F32,
+    *,
+    top: int = 5,
+    threshold: float | None = None,
+) -> Answer:
     """Answer one query (unit row [1, C]).
 
     Objects are the merged 2D masks where the scene's cache has a mask teacher, ranked by the relevancy of their pooled
     feature; otherwise connected clusters of Gaussians with relevancy above 0.5, ranked by their mean relevancy. No
-    ground truth is looked at.
+    ground truth is looked at. threshold: relevancy above which a Gaussian, or a mask, answers; None: 0.5 for Gaussians,
+    any for masks.
     """
     gaussians = scene.gaussians
     heat = scene_relevancy(features, len(gaussians), query, negatives)[:, 0]
@@ -62,19 +72,22 @@ def answer(scene: LoadedScene, features: SceneFeatures, query: F32, negatives: F
         scores = relevancy(pooled, query, negatives)[:, 0]
     else:
         origin = "clusters"
-        rows = hot_clusters(gaussians, heat)
+        rows = hot_clusters(gaussians, heat, HOT if threshold is None else threshold)
         masks = rows_to_masks(rows, len(gaussians))
         scores = np.array([float(heat[row].mean()) for row in rows])
-    order = np.lexsort((np.arange(len(scores)), -scores))[:top]
-    objects = tuple(_describe(gaussians, masks, int(i), float(scores[i])) for i in order)
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    if threshold is not None:
+        order = order[scores[order] > threshold]
+    order = order[:top]
+    objects = tuple(_describe(scene, masks, int(i), float(scores[i])) for i in order)
     return Answer(heat, objects, masks[order], origin)
 
 
-def hot_clusters(scene: GaussianScene, heat: F32) -> list[NDArray[np.int64]]:
-    """Connected sets of Gaussians with relevancy above `HOT`: neighbours (8 nearest hot ones) that are nearer than four
-    times the median distance to the nearest one.
+def hot_clusters(scene: GaussianScene, heat: F32, threshold: float = HOT) -> list[NDArray[np.int64]]:
+    """Connected sets of Gaussians with relevancy above `threshold`: neighbours (8 nearest hot ones) that are nearer
+    than four times the median distance to the nearest one.
     """
-    hot = np.flatnonzero(heat > HOT)
+    hot = np.flatnonzero(heat > threshold)
     if len(hot) < _MIN_CLUSTER:
         return []
     means = scene.means[hot].astype(np.float64)
@@ -88,13 +101,16 @@ def hot_clusters(scene: GaussianScene, heat: F32) -> list[NDArray[np.int64]]:
     return [hot[label == c] for c in np.flatnonzero(sizes >= _MIN_CLUSTER)]
 
 
-def _describe(scene: GaussianScene, masks: sparse.csr_matrix, row: int, score: float) -> dict[str, Any]:
+def _describe(scene: LoadedScene, masks: sparse.csr_matrix, row: int, score: float) -> dict[str, Any]:
+    """An object for JSON: in metres in the upright frame, and as centre and oriented box in the frame of the file."""
     members = masks.indices[masks.indptr[row] : masks.indptr[row + 1]]
-    means = scene.means[members].astype(np.float64)
+    means = scene.gaussians.means[members].astype(np.float64)
     return {
         "relevancy": score,
         "n_gaussians": len(members),
         "centre_m": [round(float(x), 4) for x in means.mean(axis=0)],
         "low_m": [round(float(x), 4) for x in means.min(axis=0)],
         "high_m": [round(float(x), 4) for x in means.max(axis=0)],
+        "centre": np.round(scene.alignment.points_back(means.mean(axis=0)[None])[0], 6).tolist(),
+        "box": oriented_box(means).in_file(scene.alignment).as_dict(),
     }

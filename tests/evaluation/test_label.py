@@ -249,3 +249,29 @@ def test_a_box_holds_its_points(n: int, seed: int, flat: bool) -> None:
     ]
     assert box.size[0] * box.size[1] <= min(areas) + 1e-6
     assert box.in_file(Alignment()).as_dict() == box.as_dict()
+
+
+def test_a_query_keeps_the_rows_and_harmonics_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.heat_picture.WIDTH", 64)
+    monkeypatch.setattr("evaluation.heat_picture.HEIGHT", 48)
+    scene, truth = room()
+    source = write_ply(scene, tmp_path / "in" / "room.ply")  # type: ignore[arg-type]
+    features = perfect(tmp_path / "features", "room", truth)
+    asked = ["query", source, "chair", *ASK[2:], "--features", features, "--up", "off", "--scale", "off", "--out"]
+    for out, more, n in (("a", [], 1), ("b", ["--threshold", "1"], 0)):
+        result = CliRunner().invoke(cli, [str(a) for a in [*asked, tmp_path / out, *more]], standalone_mode=False)
+        assert result.exception is None, result.exception
+        objects = json.loads((tmp_path / out / "query.json").read_text())["objects"]
+        assert len(objects) == n
+        _, old, _ = plain_table(source)
+        for file, column, kind in (("heat.ply", "relevancy", "<f4"), ("objects.ply", "rank", "<i4")):
+            _, new, _ = plain_table(tmp_path / out / file)
+            for name, values in old.items():
+                assert name.startswith("f_dc_") or new[name] == values, name
+            given = np.frombuffer(b"".join(new[column]), kind)
+            if column == "relevancy":
+                np.testing.assert_array_equal(given > 0.5, truth == 0)
+            elif n:
+                np.testing.assert_array_equal(given == 0, truth == 0)
+        if n:
+            np.testing.assert_allclose(objects[0]["box"]["centre"], [0.75, 0.75, 0.45], atol=0.06)
