@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from chorus_common.features.standardise import PhiSStandardiser
@@ -23,6 +24,8 @@ from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
+from stage2_distill.folded_projector import FoldedProjector
+from stage2_distill.projectors import NormInputProjector
 from stage2_distill.release import UNRECORDED
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
@@ -31,6 +34,8 @@ F32 = NDArray[np.float32]
 
 #: Gaussians per pass.
 PASS = 1 << 15
+#: Rows at a time of a projector's hidden layer: 80 MB at 4928 channels.
+TILE = 4096
 
 
 class SceneFeatures(Protocol):
@@ -38,6 +43,15 @@ class SceneFeatures(Protocol):
 
     def rows(self, start: int, stop: int) -> F32:
         """[stop - start, C]; a row of zeros = nothing is known about that Gaussian."""
+        ...
+
+
+@runtime_checkable
+class ScoredFeatures(Protocol):
+    """Features that can be scored with texts without being made."""
+
+    def scores(self, start: int, stop: int, text: F32) -> F32 | None:
+        """[stop - start, K], in every row in proportion to the cosines with text [K, C]; None = not of these."""
         ...
 
 
@@ -73,6 +87,18 @@ class _StudentScene:
 
     def rows(self, start: int, stop: int) -> F32:
         return self.rotated.in_teacher_space(self.student, self.teacher, start, stop).numpy()
+
+    @torch.no_grad()
+    def scores(self, start: int, stop: int, text: F32) -> F32 | None:
+        """See `ScoredFeatures`: of a projector whose directions are the teacher's own, at one angle."""
+        projector = self.student.projector(self.teacher)
+        unit = self.student.config.teachers[self.teacher].space == "unit"
+        if not unit or not isinstance(projector, NormInputProjector) or len(self.rotated.angles) != 1:
+            return None
+        latent = self.rotated.mean(start, stop).to(next(self.student.parameters()).device)
+        folded = FoldedProjector(projector, torch.from_numpy(text))
+        scores: F32 = torch.cat([folded(part) for part in latent.split(TILE)]).cpu().numpy()
+        return scores
 
 
 @dataclass(frozen=True)

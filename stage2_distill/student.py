@@ -110,6 +110,11 @@ class Student(nn.Module):
             )
         self.standardisers[_key(name)].load_state_dict(StandardiserModule.of(standardiser).state_dict())
 
+    def projector(self, name: str) -> nn.Module:
+        """Projector of teacher `name`; ConfigError where the student has no such teacher."""
+        self._check(name)
+        return self.projectors[_key(name)]
+
     def translation(self, name: str, standardiser: PhiSStandardiser) -> Translation | None:
         """From `standardiser` of teacher `name`, as some store has it, to the student's own; None where they are the
         same."""

@@ -2,7 +2,7 @@
 
 People hold cameras upright, so the mean of the cameras' own up axes is the best witness. Without cameras, six axis
 directions and the scene's dominant normals are compared by what an indoor scene looks like along the vertical (the
-weights are ours, fitted on synthetic rooms, closed and cut open; docs/scene-check.md has the figures):
+weights are ours, fitted on synthetic rooms, closed and cut open; see docs/guide/scene-check.md):
 
 - it is shorter along the vertical than across;
 - floor and ceiling are flat and lie at the ends of the vertical;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -48,7 +49,7 @@ def soiled(metres: float) -> Variant:
     """One nearly clear Gaussian (opacity 0.02) so far below the floor, as the last row."""
 
     def add(scene: GaussianScene) -> GaussianScene:
-        columns = {
+        columns: dict[str, Any] = {
             key: np.concatenate([value, value[:1]])
             for key in COLUMNS
             if key not in ("source_ids", "outliers") and (value := getattr(scene, key)) is not None
@@ -85,7 +86,7 @@ def estimates(rooms: int) -> list[tuple[str, ...]]:
 def zero_shot(student: Student, teacher: str, scenes: list[GaussianScene]) -> list[tuple[str, ...]]:
     """Rows (variant, mIoU with auto, mIoU with off) in per cent, over all `scenes` together."""
     names = LABEL_SPACES[scenes[0].label_space]
-    text = torch.from_numpy(load_text_encoder(student.teachers[teacher].spec).encode(list(names)))
+    text = torch.from_numpy(load_text_encoder(student.config.teachers[teacher].spec).encode(list(names)))
 
     def miou(variant: Variant, settings: AlignmentSettings) -> float:
         confusion = np.zeros((len(names), len(names)))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from chorus_common.runtime.config import Config
 from evaluation.benchmarks import class_groups
-from evaluation.features import PASS, FeatureSource, SceneFeatures
+from evaluation.features import PASS, FeatureSource, SceneFeatures, ScoredFeatures
 from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix
 from evaluation.neighbours import nearest_fill
 from evaluation.predictions.folder import PredictionFolder
@@ -82,7 +82,12 @@ def classify(features: SceneFeatures, n: int, text: F32) -> I32:
     """
     classes = np.full(n, -1, dtype=np.int32)
     for start in range(0, n, PASS):
-        rows = features.rows(start, min(n, start + PASS))
+        stop = min(n, start + PASS)
+        scores = features.scores(start, stop, text) if isinstance(features, ScoredFeatures) else None
+        if scores is not None:
+            classes[start:stop] = scores.argmax(axis=1)
+            continue
+        rows = features.rows(start, stop)
         known = rows.any(axis=1)
         classes[start : start + len(rows)][known] = (rows[known] @ text.T).argmax(axis=1)
     return classes

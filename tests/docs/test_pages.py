@@ -29,6 +29,15 @@ _PATH = re.compile(
 )
 
 
+def test_pages_that_code_names_exist() -> None:
+    files = [
+        path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".toml", ".sh")
+    ]
+    for path in [*files, ROOT / "Makefile", ROOT / "pyproject.toml"]:
+        for named in re.findall(r"(?<![\w/-])docs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
+            assert (ROOT / named).exists() or "Instant-NGP" in path.read_text(encoding="utf-8"), f"{path}: {named}"
+
+
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
