@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,14 @@ def _scene(
     if normals is not None:
         normals = unit_normals(path, normals)
     try:
-        return points_to_gaussians(
+        scene = points_to_gaussians(
             points, colors, normals, options, **found, name=scene_name(path), label_space=label_space
         )
     except SceneError as error:
         fail(path, str(error))
+    # A point that lies too far stretches the spacing, and with it the size, of points that do not.
+    outliers = too_far(scene.means, scene.scales)
+    return scene if outliers is None else replace(scene, outliers=outliers)
 
 
 # ---- zip archives ----------------------------------------------------------------------------------------------------

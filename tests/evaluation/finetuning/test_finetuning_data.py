@@ -20,6 +20,8 @@ from tests.evaluation.labelled_rooms import (
     tiny_encoder,
 )
 
+#: Crops per step.
+CROPS = 2
 THINGS = np.array([False, False] + [True] * 18)
 
 
@@ -29,7 +31,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> LabelledRooms:
 
 
 def dataset(rooms: LabelledRooms, **settings: object) -> LabelledDataset:
-    config = FineTuneConfig.model_validate({"batch_size": 2, "max_points": 300, **settings})
+    config = FineTuneConfig.model_validate({"batch_size": CROPS, "max_points": 300, **settings})
     scenes = [source_scene(rooms, f"train_{i}") for i in range(3)]
     return LabelledDataset(scenes, "scannet20", THINGS, tiny_encoder().config, config, Limit.of(config.limit))
 
@@ -41,15 +43,15 @@ def same(a: LabelledBatch, b: LabelledBatch) -> bool:
 
 def test_batches_are_a_function_of_the_step(labelled: LabelledRooms) -> None:
     first, second = dataset(labelled), dataset(labelled, memory_mb=0)
-    wanted = [first.batch(step) for step in range(4)]
+    wanted = [first.batch(step, 0, CROPS) for step in range(4)]
     for step in (3, 0, 2, 1):  # in any order, remembered or read again
-        assert same(second.batch(step), wanted[step])
+        assert same(second.batch(step, 0, CROPS), wanted[step])
     assert not same(wanted[0], wanted[2])
-    assert not same(dataset(labelled, seed=1).batch(0), wanted[0])
+    assert not same(dataset(labelled, seed=1).batch(0, 0, CROPS), wanted[0])
 
 
 def test_offsets_lead_to_the_middle_of_the_instance(labelled: LabelledRooms) -> None:
-    batch = dataset(labelled, task="instance", max_points=0).batch(0)
+    batch = dataset(labelled, task="instance", max_points=0).batch(0, 0, CROPS)
     ends = batch.points.coord[batch.centred] + batch.offsets
     kinds = batch.labels[batch.centred]
     cloud = batch.points.batch[batch.centred]
@@ -122,6 +124,6 @@ def test_scenes_that_cannot_teach(labelled: LabelledRooms, tmp_path: Path) -> No
         where = EvalScene("toy", name, None, path, "scannet20")
         data = LabelledDataset([where], "scannet20", THINGS, tiny_encoder().config, config, Limit.of(config.limit))
         with pytest.raises(ChorusError, match=f"toy/{name}: .*{message}"):
-            data.batch(0)
+            data.batch(0, 0, CROPS)
     with pytest.raises(ConfigError, match="no scenes to learn from"):
         LabelledDataset([], "scannet20", THINGS, tiny_encoder().config, config, Limit(config.limit, listed_scenes=()))
