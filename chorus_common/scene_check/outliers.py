@@ -7,6 +7,7 @@ numbered, where its views stand. They are found by distance, not by a quantile, 
 2. Groups that hold at least `GROUP_SHARE` of the opacity are kept: a second room or a garden is no outlier.
 3. Of all other rows, those further from every kept Gaussian than a gap are outliers. The gap is the cell's width, plus
    the size of the nearest kept Gaussian, because large flat Gaussians lie far apart on plain walls.
+   Rows inside the box of the kept ones decide nothing and stay: the floor under a bed may be a single Gaussian.
 
 The lowest rows decide where the floor is, so a smaller gap counts there: `below_all_others` finds the few rows of an
 upright scene that lie below everything else, a typical spacing or more apart from it.
@@ -64,7 +65,8 @@ def find_outliers(scene: GaussianScene, gap: float | None = None) -> NDArray[np.
     if len(candidates):
         distance, nearest = cKDTree(means[kept]).query(means[candidates], k=1)
         size = 0.0 if gap is not None else np.minimum(2 * scene.scales[kept[nearest]].max(axis=1), 4 * cell)
-        apart[candidates] = distance > cell + size
+        inside = ((means[candidates] >= means[kept].min(0)) & (means[candidates] <= means[kept].max(0))).all(axis=1)
+        apart[candidates] = (distance > cell + size) & ~inside
     return nothing if gap is None and apart.mean() > MOST else apart
 
 

@@ -159,10 +159,19 @@ def test_off_changes_nothing_and_warns() -> None:
 
 def test_what_is_told_is_done() -> None:
     scene, _ = room()
-    aligned = align_scene(scene, AlignmentSettings(up="-y", scale="0.5", outliers="0.0001"))
-    assert (aligned.alignment.rotation @ [0, -1, 0]).tolist() == [0, 0, 1]
-    assert aligned.alignment.scale == 0.5
-    assert aligned.outliers.any()
+    soiled = with_extra(scene, far_below(scene, 0.7))
+    for metres, found in (("0.3", [len(scene)]), ("0.4", [])):  # a unit is half a metre
+        aligned = align_scene(soiled, AlignmentSettings(up="-y", scale="0.5", outliers=metres))
+        assert (aligned.alignment.rotation @ [0, -1, 0]).tolist() == [0, 0, 1]
+        assert aligned.alignment.scale == 0.5
+        assert np.flatnonzero(aligned.outliers).tolist() == found
+
+
+def test_a_lone_gaussian_inside_the_room_decides_nothing_and_stays() -> None:
+    scene, _ = room()
+    middle = (scene.means.min(0) + scene.means.max(0)) / 2
+    assert np.linalg.norm(scene.means - middle, axis=1).min() > 0.3
+    assert not find_outliers(with_extra(scene, middle[None], 0.9)).any()
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100))
