@@ -21,7 +21,9 @@ cli = program(
         "retrieval": LazyCommand(
             f"{_COMMANDS}.retrieval:retrieval_command", "Find the objects of a changed scene in the clean one."
         ),
-        "label": LazyCommand(f"{_COMMANDS}.label:label_command", "Label a scene in its own file."),
+        "label": LazyCommand(
+            f"{_COMMANDS}.label:label_command", "Label every Gaussian of a scene, in the scene's own file."
+        ),
         "query": LazyCommand(f"{_COMMANDS}.query:query_command", "Find where a scene shows what a text says."),
         "batch": LazyCommand(f"{_COMMANDS}.batch:batch_command", "Run a matrix of encoders, data sets and tasks."),
         "compare": LazyCommand(
