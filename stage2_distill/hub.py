@@ -29,7 +29,7 @@ _PREFIX = "hf:"
 
 
 @dataclass(frozen=True)
-class Published:
+class HubFile:
     """A released model: where its file lies, under which licence ("" = not stated on a page that we know)."""
 
     repository: str
@@ -40,21 +40,21 @@ class Published:
 _CONCERTO = "CC BY-NC 4.0"
 #: Models by the name of their preset.
 PUBLISHED = {
-    "chorus-3dgs": Published("SceneSplatPro/Chorus", "lang-dino-enc-pretrain-scan-ppv2-mp3d-mcmc.pth", "CC BY-SA 4.0"),
-    "chorus-pts": Published(
+    "chorus-3dgs": HubFile("SceneSplatPro/Chorus", "lang-dino-enc-pretrain-scan-ppv2-mp3d-mcmc.pth", "CC BY-SA 4.0"),
+    "chorus-pts": HubFile(
         "SceneSplatPro/Chorus", "lang-dino-enc-pretrain-ppv2-mcmc-from-pts-params.pth", "CC BY-SA 4.0"
     ),
-    "sonata": Published("facebook/sonata", "sonata.pth", "CC BY-NC 4.0"),
-    "concerto-small": Published("Pointcept/Concerto", "concerto_small.pth", _CONCERTO),
-    "concerto-base": Published("Pointcept/Concerto", "concerto_base.pth", _CONCERTO),
-    "concerto-large": Published("Pointcept/Concerto", "concerto_large.pth", _CONCERTO),
-    "utonia": Published("Pointcept/Utonia", "utonia.pth"),
-    "scenesplat": Published(
+    "sonata": HubFile("facebook/sonata", "sonata.pth", "CC BY-NC 4.0"),
+    "concerto-small": HubFile("Pointcept/Concerto", "concerto_small.pth", _CONCERTO),
+    "concerto-base": HubFile("Pointcept/Concerto", "concerto_base.pth", _CONCERTO),
+    "concerto-large": HubFile("Pointcept/Concerto", "concerto_large.pth", _CONCERTO),
+    "utonia": HubFile("Pointcept/Utonia", "utonia.pth"),
+    "scenesplat": HubFile(
         "GaussianWorld/SceneSplat_lang-pretrain-concat-scan-ppv2-matt-mcmc-wo-normal-contrastive",
         "model_best.pth",
         "CC BY-SA 4.0",
     ),
-    "litept-s": Published("prs-eth/LitePT", "scannet-semseg-litept-small-v1m1/model/model_best.pth"),
+    "litept-s": HubFile("prs-eth/LitePT", "scannet-semseg-litept-small-v1m1/model/model_best.pth"),
 }
 
 
@@ -133,7 +133,7 @@ def locate(name: str | Path) -> WeightsSource:
     )
 
 
-def _own_names(known: Published) -> tuple[str, ...]:
+def _own_names(known: HubFile) -> tuple[str, ...]:
     """The stem by which the file of a published model is known; none for names that any trainer gives."""
     stem = Path(known.file).stem
     return () if stem == "model_best" else (stem,)

@@ -79,7 +79,7 @@ class ZipFiles:
         return data
 
 
-class FolderFiles:
+class SceneFolder:
     """The files of a folder; names that lead out of it are refused."""
 
     def __init__(self, path: Path) -> None:

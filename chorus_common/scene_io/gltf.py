@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from chorus_common.harmonics import turned_harmonics
 from chorus_common.rotations import quat_from_rotation
 from chorus_common.scene import SH_C0, GaussianScene, quat_product
-from chorus_common.scene_io.archive import FolderFiles
+from chorus_common.scene_io.archive import SceneFolder
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, fail, finish, scene_name
 from chorus_common.scene_io.ksplat import joined_columns
 
@@ -81,7 +81,7 @@ class Gltf:
                 return np.frombuffer(base64.b64decode(uri.partition(",")[2], validate=True), np.uint8)
             except ValueError:
                 fail(self.path, "a buffer's data URI is damaged")
-        return np.frombuffer(FolderFiles(self.path.parent).read(uri), np.uint8)
+        return np.frombuffer(SceneFolder(self.path.parent).read(uri), np.uint8)
 
 
 def is_gltf(path: Path, head: bytes) -> bool:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from chorus_common.harmonics import SH_SIZES
 from chorus_common.scene import SH_C0, GaussianScene, RenderMode
-from chorus_common.scene_io.archive import Files, FolderFiles, ZipFiles, open_zip
+from chorus_common.scene_io.archive import Files, SceneFolder, ZipFiles, open_zip
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, fail, finish, scene_name
 from chorus_common.scene_io.compressed_ply import largest_restored
 from chorus_common.scene_io.webp import read_picture, read_table
@@ -41,9 +41,9 @@ _MAX_PER_BYTE = 64
 def sog_files(path: Path) -> Files | None:
     """The files of the SOG scene at `path` (a folder, its meta.json, or a zip with one); None where it is none."""
     if path.is_dir():
-        return FolderFiles(path) if (path / META).is_file() else None
+        return SceneFolder(path) if (path / META).is_file() else None
     if path.name == META:
-        return FolderFiles(path.parent)
+        return SceneFolder(path.parent)
     with open_zip(path, "a .sog scene") as archive:
         found = [name for name in archive.namelist() if name == META or name.endswith(f"/{META}")]
     if not found:

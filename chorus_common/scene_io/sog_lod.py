@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from chorus_common.scene import GaussianScene
-from chorus_common.scene_io.archive import FolderFiles
+from chorus_common.scene_io.archive import SceneFolder
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS, check_count, fail, finish
 from chorus_common.scene_io.ksplat import joined_columns
 from chorus_common.scene_io.sog import read_meta, read_sog_columns, sog_files, sog_name
@@ -54,7 +54,7 @@ def read_sog_lod(
     check_count(path, sum(run.count for run in runs), max_gaussians)
     folder = lod_folder(path)
     assert folder is not None
-    files = FolderFiles(folder)
+    files = SceneFolder(folder)
     opened: dict[int, dict[str, Any]] = {}
     parts: list[dict[str, Any]] = []
     for run in runs:
@@ -79,7 +79,7 @@ def _runs(path: Path, lod: int) -> tuple[list[str], list[_Run]]:
     """Names of the files, and the runs of level `lod` in the tree's order."""
     folder = lod_folder(path)
     assert folder is not None
-    meta = read_meta(path, FolderFiles(folder), LOD_META)
+    meta = read_meta(path, SceneFolder(folder), LOD_META)
     names, levels = meta.get("filenames"), meta.get("lodLevels")
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or type(levels) is not int:
         fail(path, f"{LOD_META} has no filenames or lodLevels")

@@ -211,7 +211,7 @@ def bathroom(room: RoomLayout) -> None:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RoomRecipe:
     """How to furnish one type of room, its size range in metres, and how often it occurs."""
 
     furnish: Callable[[RoomLayout], None]
@@ -221,10 +221,10 @@ class Recipe:
     tiled: bool = False
 
 
-RECIPES: dict[str, Recipe] = {
-    "living room": Recipe(living_room, (4.2, 7.0), (3.6, 5.6), 0.23),
-    "bedroom": Recipe(bedroom_room, (3.4, 5.2), (3.2, 4.6), 0.2),
-    "office": Recipe(office, (3.4, 6.5), (3.2, 5.2), 0.22),
-    "kitchen": Recipe(kitchen, (3.4, 5.6), (3.0, 4.6), 0.19),
-    "bathroom": Recipe(bathroom, (3.0, 4.0), (2.4, 3.4), 0.16, tiled=True),
+RECIPES: dict[str, RoomRecipe] = {
+    "living room": RoomRecipe(living_room, (4.2, 7.0), (3.6, 5.6), 0.23),
+    "bedroom": RoomRecipe(bedroom_room, (3.4, 5.2), (3.2, 4.6), 0.2),
+    "office": RoomRecipe(office, (3.4, 6.5), (3.2, 5.2), 0.22),
+    "kitchen": RoomRecipe(kitchen, (3.4, 5.6), (3.0, 4.6), 0.19),
+    "bathroom": RoomRecipe(bathroom, (3.0, 4.0), (2.4, 3.4), 0.16, tiled=True),
 }

@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class PicturePool:
     """The rendered rooms of a training, as data_manifests/synthetic/teacher_pictures.py writes them.
 
     arrays: by name, one entry per picture (or per class or kind); the `rooms` training rooms come first, then the
@@ -40,7 +40,7 @@ class Pool:
         return self.rooms * self.views
 
 
-def load_pool(path: Path, what: str, names: Sequence[str]) -> Pool:
+def load_pool(path: Path, what: str, names: Sequence[str]) -> PicturePool:
     """The pool in the .npz `path` with the arrays `names`.
 
     Raises ConfigError where the file is not a pool of `what`, or was rendered with cells of another size.
@@ -57,7 +57,7 @@ def load_pool(path: Path, what: str, names: Sequence[str]) -> Pool:
     rooms, held_out, cell = (int(arrays[name]) for name in ("rooms", "held_out", "cell"))
     if cell != PATCH:
         raise ConfigError(f"{path}: was rendered for cells of {cell} px, the network's have {PATCH}; {remedy}")
-    return Pool(arrays, rooms, held_out, len(arrays["images"]) // (rooms + held_out))
+    return PicturePool(arrays, rooms, held_out, len(arrays["images"]) // (rooms + held_out))
 
 
 def augment(images: Tensor, cells: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

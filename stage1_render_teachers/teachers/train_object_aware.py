@@ -25,7 +25,7 @@ from chorus_common.runtime.errors import run_cli
 from stage1_render_teachers.teachers import text_aligned
 from stage1_render_teachers.teachers.cell_network import load_network
 from stage1_render_teachers.teachers.embedded_training import (
-    Pool,
+    PicturePool,
     augment,
     descend,
     learning_rate,
@@ -81,7 +81,7 @@ def kind_loss(logits: Tensor, kinds: Tensor, shares: Tensor, weight: Tensor) -> 
 
 
 @torch.inference_mode()
-def evaluate(model: KindsOfCells, pool: Pool) -> float:
+def evaluate(model: KindsOfCells, pool: PicturePool) -> float:
     """Mean IoU over ScanNet20 of held-out cells that an object fills, by the nearest centre of a kind that is one of
     its classes.
     """

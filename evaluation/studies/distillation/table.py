@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.errors import ConfigError
 from evaluation.studies.distillation.plan import Study
-from evaluation.studies.distillation.variants import FINDINGS, LABEL_SHARES, REFERENCE, SHORT, Finding, Variant
+from evaluation.studies.distillation.variants import FINDINGS, LABEL_SHARES, REFERENCE, SHORT, StudyFinding, Variant
 
 BEGIN, END = "<!-- figures: written by python -m evaluation.studies.distillation -->", "<!-- end of figures -->"
 
@@ -88,7 +88,7 @@ def spread(values: Mapping[int, float]) -> str:
     return f"{mean(found):.1f} ± {stdev(found):.1f}" if len(found) > 1 else f"{found[0]:.1f}"
 
 
-def judged(finding: Finding, scores: Scores) -> tuple[str, str]:
+def judged(finding: StudyFinding, scores: Scores) -> tuple[str, str]:
     """ "holds" where the difference is positive in every seed, "does not hold" where in none, else "undecided"; and the
     differences. One seed decides nothing.
     """
@@ -112,7 +112,7 @@ def write_page(path: Path, body: str) -> None:
     write_text_atomically(path, f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
 
 
-def _applies(finding: Finding, scores: Scores) -> bool:
+def _applies(finding: StudyFinding, scores: Scores) -> bool:
     sides = [scores.get((name, finding.measure), {}) for name in (finding.better, finding.worse)]
     return bool(sides[0].keys() & sides[1].keys())
 

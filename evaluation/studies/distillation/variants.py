@@ -148,7 +148,7 @@ VARIANTS: tuple[Variant, ...] = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class StudyFinding:
     """`better` should score more than `worse` in `measure` ("zero_shot": f-mIoU, "probe_5": mIoU with 5 % of
     the labels, "shifted": f-mIoU in the shifted domain).
     """
@@ -159,23 +159,25 @@ class Finding:
     measure: str
 
 
-FINDINGS: tuple[Finding, ...] = (
-    Finding("a student beats the lifted teacher on rooms it never saw", "reference", "lifted teacher", "zero_shot"),
-    Finding("three teachers in one trunk beat language alone in zero-shot", "reference", "language", "zero_shot"),
-    Finding("three teachers in one trunk beat language alone in probing", "reference", "language", "probe_5"),
-    Finding("training beats random weights at 1 % of labels", "reference", "random weights", "probe_1"),
-    Finding("adaptation helps a short run in the shifted domain", "short-adapted", "short", "shifted"),
-    Finding("adaptation helps the reference in the shifted domain", "adapted", "reference", "shifted"),
-    Finding("low-rank adapters harm the reference less", "adapted-lora", "adapted", "shifted"),
-    Finding("one trunk beats the generalist branch in probing", "short", "generalist", "probe_5"),
-    Finding("the object-aware teacher helps a short run in zero-shot", "object-aware", "short", "zero_shot"),
-    Finding("the object-aware teacher helps a short run in probing", "object-aware", "short", "probe_5"),
-    Finding("contrast from masks helps probing", "mask-contrast", "short", "probe_5"),
-    Finding("both losses beat cosine alone", "short", "cosine", "zero_shot"),
-    Finding("prototypes help in zero-shot", "short", "no-prototypes", "zero_shot"),
-    Finding("PHI-S helps", "short", "no-phi-s", "zero_shot"),
-    Finding("perturbations made for 3DGS help", "3dgs-augmentation", "short", "zero_shot"),
-    Finding("staging helps", "staged", "short", "zero_shot"),
-    Finding("label-based contrast helps zero-shot", "label-contrast", "short", "zero_shot"),
-    Finding("2 bits per channel cost quality", "short", "bits-2", "zero_shot"),
+FINDINGS: tuple[StudyFinding, ...] = (
+    StudyFinding(
+        "a student beats the lifted teacher on rooms it never saw", "reference", "lifted teacher", "zero_shot"
+    ),
+    StudyFinding("three teachers in one trunk beat language alone in zero-shot", "reference", "language", "zero_shot"),
+    StudyFinding("three teachers in one trunk beat language alone in probing", "reference", "language", "probe_5"),
+    StudyFinding("training beats random weights at 1 % of labels", "reference", "random weights", "probe_1"),
+    StudyFinding("adaptation helps a short run in the shifted domain", "short-adapted", "short", "shifted"),
+    StudyFinding("adaptation helps the reference in the shifted domain", "adapted", "reference", "shifted"),
+    StudyFinding("low-rank adapters harm the reference less", "adapted-lora", "adapted", "shifted"),
+    StudyFinding("one trunk beats the generalist branch in probing", "short", "generalist", "probe_5"),
+    StudyFinding("the object-aware teacher helps a short run in zero-shot", "object-aware", "short", "zero_shot"),
+    StudyFinding("the object-aware teacher helps a short run in probing", "object-aware", "short", "probe_5"),
+    StudyFinding("contrast from masks helps probing", "mask-contrast", "short", "probe_5"),
+    StudyFinding("both losses beat cosine alone", "short", "cosine", "zero_shot"),
+    StudyFinding("prototypes help in zero-shot", "short", "no-prototypes", "zero_shot"),
+    StudyFinding("PHI-S helps", "short", "no-phi-s", "zero_shot"),
+    StudyFinding("perturbations made for 3DGS help", "3dgs-augmentation", "short", "zero_shot"),
+    StudyFinding("staging helps", "staged", "short", "zero_shot"),
+    StudyFinding("label-based contrast helps zero-shot", "label-contrast", "short", "zero_shot"),
+    StudyFinding("2 bits per channel cost quality", "short", "bits-2", "zero_shot"),
 )

@@ -14,7 +14,7 @@ from chorus_common.runtime.errors import ChorusError, ConfigError
 from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Study, StudyJob, plan
 from evaluation.studies.distillation.run import log_path, run_jobs
 from evaluation.studies.distillation.table import BEGIN, END, figures, judged, read_scores, spread, write_page
-from evaluation.studies.distillation.variants import FINDINGS, REFERENCE, SHORT, VARIANTS, Finding
+from evaluation.studies.distillation.variants import FINDINGS, REFERENCE, SHORT, VARIANTS, StudyFinding
 from stage2_distill.settings import AdaptConfig, TrainConfig
 
 
@@ -103,7 +103,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_findings_need_every_seed() -> None:
-    finding = Finding("a beats b", "a", "b", "probe_5")
+    finding = StudyFinding("a beats b", "a", "b", "probe_5")
     for a, b, verdict in (
         ([0.5, 0.6], [0.4, 0.5], "holds"),
         ([0.3, 0.6], [0.4, 0.5], "undecided"),
