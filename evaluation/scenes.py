@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene import GaussianScene
-from chorus_common.scene_check import Alignment, AlignmentSettings, Finding, align_scene
+from chorus_common.scene_check import Alignment, AlignmentSettings, align_scene
 from chorus_common.scene_io import MAX_GAUSSIANS, read_scene
 from chorus_common.scene_io.npy_folder import names_label_space
 
@@ -94,9 +95,12 @@ class EvalScene:
             found = cache.attributes.alignment
             return LoadedScene(self, gaussians, cache, Alignment.from_quat(found.quat, found.scale))
         aligned = align_scene(self.read_source(label_space), self.alignment, self._cameras())
+        for finding in aligned.findings:
+            if finding.severity in ("note", "warning"):
+                click.echo(f"{self.name}: {finding.line()}", err=True)
         # The cache's order: what is computed does not depend on the order of the rows in the file.
         gaussians = aligned.scene.select(morton_order(aligned.scene.means))
-        return LoadedScene(self, gaussians, None, aligned.alignment, aligned.findings)
+        return LoadedScene(self, gaussians, None, aligned.alignment)
 
     def _cameras(self) -> CameraSet | None:
         """The cameras of the source, where the manifest names some that can be read."""
@@ -128,14 +132,13 @@ class EvalScene:
 class LoadedScene:
     """A scene in memory. `gaussians` are in Morton order, like everything in a cache; `cache` is None where the scene
     was read from its source. variant: "", or the folder of features for a scene that was changed. alignment: from the
-    file's frame to that of `gaussians`; findings: what the scene check said of a source.
+    file's frame to that of `gaussians`.
     """
 
     where: EvalScene
     gaussians: GaussianScene
     cache: SceneCache | None
     alignment: Alignment = field(default_factory=Alignment)
-    findings: tuple[Finding, ...] = ()
     variant: str = ""
 
     @property
@@ -163,9 +166,18 @@ def scene_at(path: StorePath, alignment: AlignmentSettings | None = None) -> Eva
         return EvalScene(path.parent.name, path.stem, path.parent.parent)
     path = path.resolve()
     if path.suffix == ".zarr":
+        _refuse_alignment(alignment or AlignmentSettings(), str(path))
         return EvalScene(path.parent.name, path.stem, path.parent.parent)
     name = path.stem if path.is_file() else path.name
     return EvalScene(path.parent.name, name, None, path, alignment=alignment or AlignmentSettings())
+
+
+def _refuse_alignment(settings: AlignmentSettings, who: str) -> None:
+    """Raise ConfigError for options that would do nothing: a cache holds the scene as stage 1 brought it in order."""
+    if settings != AlignmentSettings():
+        raise ConfigError(
+            f"{who}: --up, --scale and --outliers belong to chorus-stage1 run; a cache was made from an aligned scene"
+        )
 
 
 @dataclass
@@ -221,6 +233,8 @@ def select_scenes(
     if not stores and manifest is None:
         raise ConfigError("no scenes given; use --manifest, --store or both")
     settings = alignment or AlignmentSettings()
+    if stores:
+        _refuse_alignment(settings, str(stores[0]))
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")

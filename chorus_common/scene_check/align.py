@@ -121,8 +121,8 @@ def align_scene(
     settings = settings or AlignmentSettings()
     findings: list[Finding] = []
     apart = find_outliers(scene, _gap(settings))
-    impossible = scene.outliers if scene.outliers is not None else np.zeros(len(scene), dtype=bool)
-    apart |= impossible
+    if scene.outliers is not None:
+        apart |= scene.outliers
     surfaces = scene_surfaces(scene, apart)
     interior = is_interior(surfaces)
     rotation = _rotation(settings, surfaces, cameras, interior, findings)
@@ -131,8 +131,10 @@ def align_scene(
         apart |= below_all_others(scene.means.astype(np.float64) @ rotation.T, ~apart)
     turned = Surfaces(surfaces.points @ rotation.T, surfaces.normals @ rotation.T, surfaces.weights)
     seen_from = None if cameras is None else upright.cameras(cameras)
-    scale = _scale(settings, turned, seen_from, interior, findings)
-    outliers = _outliers(settings, apart, impossible, findings)
+    # Heights say nothing where up may be another axis.
+    upright_interior = interior and all(finding.severity != "warning" for finding in findings)
+    scale = _scale(settings, turned, seen_from, upright_interior, findings)
+    outliers = _outliers(settings, apart, findings)
     alignment = Alignment(rotation, scale)
     kept = scene if not outliers.any() else scene.select(~outliers)
     nearest = np.zeros(0, dtype=np.int64)
@@ -225,7 +227,6 @@ def _scale(
 def _outliers(
     settings: AlignmentSettings,
     apart: NDArray[np.bool_],
-    impossible: NDArray[np.bool_],
     findings: list[Finding],
 ) -> NDArray[np.bool_]:
     """Which rows are left out, with what is to be said about it."""
@@ -235,7 +236,7 @@ def _outliers(
             findings.append(
                 Finding("outliers", "warning", f"{count} Gaussians lie apart from all others", 0.9, "--outliers auto")
             )
-        return impossible & False
+        return np.zeros(len(apart), dtype=np.bool_)
     if count:
         what = f"{count} Gaussians lie apart from all others; left out"
         findings.append(Finding("outliers", "note", what, 0.9))

@@ -94,9 +94,6 @@ def label_command(
     name, features, text_encoder = one_source(sources, Selection([where]))
     text = class_embeddings(text_encoder, names, templates=prompts, synonyms=synonyms)
     loaded = where.load()
-    for finding in loaded.findings:
-        if finding.severity == "warning":
-            click.echo(f"{where.name}: {finding.line()}", err=True)
     labels = label_scene(loaded, features.open(loaded), text, instances=instances, radius=radius, min_size=min_size)
     columns = labels.columns(loaded)
     written = write_properties(source, columns, out)

@@ -45,7 +45,7 @@ def test_query_finds_the_chair(room: Path, tmp_path: Path) -> None:
     features = ("--features", tmp_path / "features", "--text", "embedded:text", "--prompts", "plain")
     result = call("query", room, "chair", *features, "--out", out, "--json")
     assert result.exception is None, result.exception
-    document = json.loads(result.output)
+    document = json.loads(result.stdout)
     assert document == json.loads((out / "query.json").read_text())
     assert document["objects_from"] == "clusters"
     assert len(document["objects"]) == 1, "nothing else is nearer to the query than to the canonical phrases"

@@ -102,7 +102,7 @@ def test_labels_in_a_trained_ply(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(out / f"predicted_{name}.npy"), values)
     assert read_scene(out / "room.ply").labels is None, "a prediction is no ground truth"
     document = json.loads((out / "labels.json").read_text())
-    assert json.loads(result.output) == document
+    assert json.loads(result.stdout) == document
     assert [c["name"] for c in document["classes"]] == list(NAMES)
     assert sorted(o["class"] for o in document["objects"]) == sorted(NAMES)
     for entry in document["objects"]:
