@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import ConfigError
@@ -26,7 +27,6 @@ from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
 from stage2_distill.folded_projector import FoldedProjector
 from stage2_distill.projectors import NormInputProjector
-from stage2_distill.release import UNRECORDED
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
 
