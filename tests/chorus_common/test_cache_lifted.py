@@ -78,7 +78,8 @@ def test_a_lifted_store_reads_back_as_written(store: tuple[Path, dict[str, tuple
     for name, own in features.items():
         values, known = expected(own)
         found, there = cache.lifted_features(name)
-        assert np.array_equal(found, values) and np.array_equal(there, known), name
+        assert np.array_equal(found, values), name
+        assert np.array_equal(there, known), name
         assert cache.dense_teachers[name].lifted_rows == len(own[0])
     assert cache.attributes.coverage == pytest.approx(
         np.mean(expected(features["lang"])[1] | expected(features["dino"])[1])

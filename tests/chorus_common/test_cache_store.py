@@ -327,7 +327,7 @@ def test_writer_refuses(example: Example, tmp_path: Path, spoil: Callable[..., A
     [
         (lambda w: dense(w).append(np.zeros((1, 3, 5, 9))), "9 channels, expected 8"),
         (lambda w: dense(w).append(np.full((1, 3, 5, 8), np.nan)), "finite"),
-        (lambda w: dense(w).append(np.zeros((1, 4, 5, 8))), "views of shape"),
+        (lambda w: dense(w).append(np.zeros((1, 4, 5, 8))), "entries of shape"),
         (lambda w: masks(w, "m").append({"b": np.zeros((2, 2))}), "levels"),
         (lambda w: masks(w, "m").append({"a": np.full((2, 2), -2)}), "mask id -2"),
         (lambda w: masks(w, "m").append({"a": np.full((2, 2), 40000)}), "outside int16"),
