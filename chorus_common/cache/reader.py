@@ -177,19 +177,24 @@ class SceneCache:
         features = Quantiser(teacher.bits).decode(self.codes(name, views), teacher.channels)
         return features
 
+    def lifted_rows(self, name: str) -> NDArray[np.int64]:
+        """Matrix rows [K], ascending, that have a vector of a dense teacher that came lifted. Raises CacheError for
+        one that has features per view.
+        """
+        if self._teacher(name, self.dense_teachers, "dense").lifted_rows is None:
+            raise CacheError(f"cache {self.path}: teacher {name} has features per view; lift them through the index")
+        if name not in self._lifted_rows:
+            self._lifted_rows[name] = self._read(f"teachers/{name}/rows")
+        return self._lifted_rows[name]
+
     def lifted_features(
         self, name: str, rows: slice | NDArray[np.integer] | None = None
     ) -> tuple[F32, NDArray[np.bool_]]:
         """Of a dense teacher that came lifted: standardised features [R, C] f32 of all matrix rows, of a contiguous
         slice or of ascending row numbers, and which of them [R] have a vector (the others are zeros).
         """
-        teacher = self._teacher(name, self.dense_teachers, "dense")
-        if teacher.lifted_rows is None:
-            raise CacheError(f"cache {self.path}: teacher {name} has features per view; lift them through the index")
+        teacher, own = self._teacher(name, self.dense_teachers, "dense"), self.lifted_rows(name)
         wanted = np.arange(self.attributes.n_gaussians)[slice(None) if rows is None else rows]
-        if name not in self._lifted_rows:
-            self._lifted_rows[name] = self._read(f"teachers/{name}/rows")
-        own = self._lifted_rows[name]
         place = np.searchsorted(own, wanted)
         known = np.zeros(len(wanted), np.bool_)
         inside = place < len(own)
