@@ -69,10 +69,10 @@ def run_stage1(
 
 
 def run_jobs(
-    jobs: Iterable[Job], pool: Pool, task: Callable[[Job], SceneOutcome], log: OutcomeLog, report: Progress,
+    jobs: Iterable[Job], pool: Pool, task: Callable[[Job], SceneOutcome], log: OutcomeLog | None, report: Progress,
     max_failures: int = 0, retries: int = 0,
 ) -> RunSummary:  # fmt: skip
-    """Put `jobs` through `pool`, record every outcome, and stop early after `max_failures` (0 = never).
+    """Put `jobs` through `pool`, record every outcome in `log`, and stop early after `max_failures` (0 = never).
 
     What failed for a reason that may pass is tried again after all others, up to `retries` times.
     """
@@ -89,7 +89,8 @@ def run_jobs(
         if isinstance(outcome, WorkerLost):
             line = f"scene {row.scene_id}: {outcome.reason}, twice; is it too large for worker_memory?"
             outcome = SceneOutcome(row.dataset, row.scene_id, "failed", line, finished=time.time())
-        log.add(outcome)
+        if log is not None:
+            log.add(outcome)
         counts[outcome.status] += 1
         size += outcome.bytes
         if outcome.status == "failed":

@@ -1,4 +1,4 @@
-"""One published cache -> a folder as SceneSplat and the released Chorus keep them: Gaussians, and features per Gaussian.
+"""One published cache -> a folder as SceneSplat and the released Chorus keep them: Gaussians with a vector each.
 
 Rows are in the order of the scene's file, without those that the cache left out; coordinates are the cache's (z up,
 metres). Features are lifted a block of rows at a time, brought back to the teacher's own space and written as f16.
@@ -96,8 +96,8 @@ def _already_exported(job: ExportJob, cache: SceneCache, settings: str) -> bool:
         return True
     if not job.overwrite:
         raise CacheError(
-            f"scene {job.row.scene_id}: {job.folder} holds something else than this export; give --overwrite to replace "
-            "it, or use another --out"
+            f"scene {job.row.scene_id}: {job.folder} holds something else than this export; give --overwrite to "
+            "replace it, or use another --out"
         )
     condemned = job.folder.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     os.rename(job.folder, condemned)

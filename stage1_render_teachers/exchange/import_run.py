@@ -64,12 +64,16 @@ def run_import(
         for stem in present_stems(row):
             if stem in specs or not specs:
                 having.setdefault(stem, []).append(row)
-    if not any(having.values()):
+    absent = [stem for stem, found in having.items() if not found] if having else ["<name>"]
+    if absent:
         raise ConfigError(
-            f"none of {len(everything)} scenes has features beside it ({_wanted(specs)}); chorus-data index the folders "
-            "that hold them"
+            f"none of {len(everything)} scenes has a {absent[0]}_feat.npy beside it; chorus-data index makes a manifest "
+            "of the folders that hold features"
         )
     origins = {stem: origin_of(stem, specs.get(stem, ""), found) for stem, found in sorted(having.items())}
+    names = [teacher_name(origin.spec) for origin in origins.values()]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two kinds of features are of one teacher ({', '.join(names)}); --teachers tells them apart")
     with open_pool(run) as pool:
         teachers = {stem: _planned(stem, origin, having[stem], store, config, pool) for stem, origin in origins.items()}
         jobs = [
@@ -80,10 +84,6 @@ def run_import(
         ]
         with progress(len(jobs), "import") as report, OutcomeLog(store) as log:
             return run_jobs(jobs, pool, import_scene, log, report, run.max_failures, run.retries)
-
-
-def _wanted(specs: Mapping[str, str]) -> str:
-    return ", ".join(f"{stem}_feat.npy" for stem in specs or {"<name>": ""})
 
 
 def origin_of(stem: str, spec: str, rows: Sequence[ManifestRow]) -> TeacherOrigin:
@@ -101,11 +101,10 @@ def _planned(
     """A teacher with its standardiser, which is fitted where the store has none. Raises ConfigError for another's."""
     path = standardiser_path(store, origin.spec)
     if not path.is_file():
-        samples = [
-            FeatureSample(row, stem, config.calibration.rows, config.seed) for row in draw_rows(rows, config.seed)
-        ]
-        with progress(min(config.calibration.scenes, len(samples)), f"calibration of {stem}") as report:
-            moments = merged_moments(samples, config.calibration.scenes, sampled_moments, pool, report)[stem]
+        sample = config.calibration
+        jobs = [FeatureSample(row, stem, sample.rows, config.seed) for row in draw_rows(rows, config.seed)]
+        with progress(min(sample.scenes, len(jobs)), f"calibration of {stem}") as report:
+            moments = merged_moments(jobs, sample.scenes, sampled_moments, pool, report)[stem]
         fitted = phi_s(moments, spec=origin.spec, teacher_fingerprint=origin.fingerprint, seed=config.seed)
         save_standardiser(fitted, path, overwrite=False)
     standardiser = PhiSStandardiser.load(path)

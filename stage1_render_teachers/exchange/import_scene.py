@@ -78,6 +78,8 @@ def import_fingerprint(job: ImportJob) -> str:
 
 def _publish(job: ImportJob, path: StorePath, watch: Stopwatch) -> SceneOutcome:
     config, row = job.config, job.row
+    if not job.teachers:
+        raise SceneError(f"{row.scene_path}: has no features beside it (<name>_feat.npy)")
     with watch("read"):
         source = load_scene(row)
         aligned = align_scene(source, config.alignment, None)
