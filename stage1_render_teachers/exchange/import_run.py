@@ -67,7 +67,7 @@ def run_import(
     absent = [stem for stem, found in having.items() if not found] if having else ["<name>"]
     if absent:
         raise ConfigError(
-            f"none of {len(everything)} scenes has a {absent[0]}_feat.npy beside it; chorus-data index makes a manifest "
+            f"none of {len(everything)} scenes has {absent[0]}_feat.npy beside it; chorus-data index makes a manifest "
             "of the folders that hold features"
         )
     origins = {stem: origin_of(stem, specs.get(stem, ""), found) for stem, found in sorted(having.items())}
@@ -88,11 +88,18 @@ def run_import(
 
 def origin_of(stem: str, spec: str, rows: Sequence[ManifestRow]) -> TeacherOrigin:
     """Whose features of `stem` these are: as the user says, else as the folders do, else nobody known."""
-    told = next((found for row in rows if (found := read_document(row.scene_path).teachers.get(stem))), None)
+    told = next((found for row in rows if (found := _told(row, stem)) is not None), None)
     if told is not None and spec in ("", told.spec):
         return told
     spec = spec or f"imported:{stem}"
     return TeacherOrigin(spec=spec, text_aligned=has_text_side(spec))
+
+
+def _told(row: ManifestRow, stem: str) -> TeacherOrigin | None:
+    try:
+        return read_document(row.scene_path).teachers.get(stem)
+    except SceneError:  # the scene itself will fail with this line
+        return None
 
 
 def _planned(
