@@ -1,7 +1,7 @@
 """Bytes and fidelity of imported features: a folder in the released layout against the cache that is made of it.
 
-A furnished room of 100,000 Gaussians, of which 85 % have vectors: `lang` of 1152 channels and `dino` of 1024, f16 and of
-unit length, as the released Chorus keeps them. The features are synthetic: a random non-linear map of position and
+A furnished room of 100,000 Gaussians, of which 85 % have vectors: `lang` of 1152 channels and `dino` of 1024, f16 and
+of unit length, as the released Chorus keeps them. The features are synthetic: a random non-linear map of position and
 object with a 1/k spectrum and 5 % of the variance as noise, around a common mean as real ones have. Cosines are between
 the f16 vectors and ours, in the teacher's own space, and once more without the common mean, which flatters them.
 """
@@ -38,7 +38,8 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "room"
         theirs = write_folder(folder)
-        row = ManifestRow("bench", "room", "train", "npy-folder", folder, None, "", GAUSSIANS, path_digest(folder))
+        n = len(np.load(folder / "coord.npy"))
+        row = ManifestRow("bench", "room", "train", "npy-folder", folder, None, "", n, path_digest(folder))
         config = ImportConfig(calibration=ImportCalibration(scenes=1))
         started = time.perf_counter()
         run_import([row], Path(name) / "store", config, RunConfig(), {})
@@ -81,9 +82,8 @@ def features(scene: GaussianScene, index: NDArray[np.int32], channels: int, seed
     code = rng.normal(size=(int(objects.max()) + 2, 8))
     place = np.concatenate([scene.means / 2, code[objects]], axis=1)[index].astype(np.float32)
     mix = rng.normal(size=(place.shape[1], channels)).astype(np.float32)
-    values = np.cos(place @ mix + rng.uniform(0, 2 * np.pi, channels).astype(np.float32)) * np.float32(
-        np.sqrt(2 * 0.95)
-    )
+    values = np.cos(place @ mix + rng.uniform(0, 2 * np.pi, channels).astype(np.float32))
+    values *= np.float32(np.sqrt(2 * 0.95))
     values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(np.sqrt(0.05))
     spectrum = (np.arange(1, channels + 1) ** -0.5).astype(np.float32)
     values = (values + rng.normal(size=channels).astype(np.float32)) * rng.permutation(spectrum)

@@ -25,6 +25,7 @@ from stage2_distill.sources import find_scenes, open_scenes, read_standardisers
 from stage2_distill.start import TrainData
 from tests.stage1.release_folders import index_release, write_release
 from tests.stage1.small_rooms import CONFIG, write_rooms
+from tests.stage2.test_data_dataset import ENCODER
 from tests.stage2.train_child import TINY
 
 DENSE = "embedded-dense"
@@ -105,7 +106,7 @@ def test_what_renders_needs_views(mixed: Path) -> None:
     config = load_config(TrainConfig, None, TINY)
     with pytest.raises(ConfigError, match="was imported with features per Gaussian and has no views"):
         CacheDataset(
-            scenes, {DENSE: 80}, {}, config.encoder.build(), config.data, config.augment, seed=0, batch_size=1,
+            scenes, {DENSE: 80}, {}, ENCODER, config.data, config.augment, seed=0, batch_size=1,
             objective="rendered",
         )  # fmt: skip
     assert isinstance(scenes[0].store, SceneCache)
