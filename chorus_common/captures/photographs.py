@@ -116,7 +116,10 @@ def _in_usual_places(place: Path, views: Sequence[View]) -> dict[str, Path]:
     step = max(1, len(views) // _PROBES)
     probes = views[::step][:_PROBES]
     best: tuple[int, Path | None] = (0, None)
+    bent = any(view.lens.bends for view in probes)
     for folder in _candidates(place):
+        if bent and "undistorted" in folder.name:  # the lens of these pictures was undone by another program
+            continue
         count = len(_in_folder(folder, probes))
         if count > best[0]:
             best = (count, folder)

@@ -76,6 +76,17 @@ def test_a_bent_picture_is_straightened_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(color, straight, atol=1e-6)
 
 
+def test_pictures_whose_lens_was_undone_are_not_taken_for_bent_ones(tmp_path: Path) -> None:
+    cameras, taken = views(2), pictures(2)
+    write_colmap(tmp_path / "dslr" / "colmap", cameras, ["a.png", "b.png"], "OPENCV_FISHEYE", "0.1 0 0 0")
+    for name, picture in zip("ab", taken):
+        save(tmp_path / "dslr" / "resized_undistorted_images" / f"{name}.png", picture)
+    with pytest.raises(SceneError, match="holds no picture of the 2 views"):
+        read_photographs(tmp_path)
+    write_colmap(tmp_path / "dslr" / "colmap", cameras, ["a.png", "b.png"])
+    assert len(read_photographs(tmp_path).paths) == 2
+
+
 def test_pictures_are_found_by_folder_and_name(tmp_path: Path) -> None:
     where = colmap(tmp_path, views(), pictures())
     (tmp_path / "images").rename(tmp_path / "elsewhere")
