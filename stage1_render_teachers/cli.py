@@ -20,6 +20,9 @@ cli = program(
         "copy": LazyCommand(
             f"{_COMMANDS}.copy:copy_command", "Copy published scenes and standardisers to another store."
         ),
+        "embed": LazyCommand(
+            f"{_COMMANDS}.embed:embed_command", "Write what a teacher says of a picture as one vector."
+        ),
         "capture": LazyCommand(
             f"{_COMMANDS}.capture:capture_command", "Render scenes as RGB-D captures with sensor noise."
         ),
