@@ -14,6 +14,7 @@ from chorus_common.runtime.errors import ConfigError
 from evaluation.features import FeatureSource, SceneFeatures
 from evaluation.like_sources import one_head, picture_vector
 from evaluation.likeness import expanded, feature_at, typical_features
+from evaluation.prompts import prompts_for
 from evaluation.relevancy import query_embeddings
 from evaluation.scenes import LoadedScene, Selection
 from evaluation.sources import SourceOptions, one_source
@@ -25,10 +26,10 @@ Vectors = Callable[[LoadedScene, SceneFeatures], tuple[F32, F32]]
 
 @dataclass(frozen=True)
 class Words:
-    """A text, asked through prompt templates and compared with LERF's canonical phrases."""
+    """A text, asked through the prompt templates of that name and compared with LERF's canonical phrases."""
 
     text: str
-    prompts: str = "rooms"
+    prompts: str
     half = "canonical phrases"
 
     @property
@@ -37,7 +38,7 @@ class Words:
 
     def inputs(self) -> dict[str, Any]:
         """For a result file."""
-        return {"query": self.text, "prompts": self.prompts}
+        return {"query": self.text}
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ def ask(question: Words | Likeness, options: SourceOptions, selection: Selection
     """
     if isinstance(question, Words):
         row, source, text_encoder = one_source(options, selection)
-        texts = query_embeddings(text_encoder, [question.text], question.prompts)
-        return Asked(row, source, lambda scene, features: texts, {"text_encoder": text_encoder.spec})
+        prompts = prompts_for(text_encoder, question.prompts)
+        texts = query_embeddings(text_encoder, [question.text], prompts)
+        spoken = {"prompts": prompts, "text_encoder": text_encoder.spec}
+        return Asked(row, source, lambda scene, features: texts, spoken)
     head = one_head(options, selection, picture=question.picture is not None)
     spoken = {"teacher": head.teacher, "teacher_spec": head.spec}
     if question.picture is None:
