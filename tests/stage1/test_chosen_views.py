@@ -27,7 +27,7 @@ def test_kind_interior_coverage_and_empty_pixels(tmp_path: Path) -> None:
     count, digest = len(building.scene), path_digest(row.scene_path)
     row = replace(row, cameras_path=None, n_gaussians=count, sha256=digest)
     store = tmp_path / "store"
-    config = CONFIG.model_copy(update={"n_views": 12, "teachers": ("embedded:dense",)})
+    config = CONFIG.model_copy(update={"n_views": 24, "teachers": ("embedded:dense",)})
     run_stage1([row], store, config, RunConfig())
     status = store_status([row], store)
     assert status.interior_coverage is not None
