@@ -83,7 +83,8 @@ def deflated(planes: list[U8]) -> bytes:
 
 def differences(values: NDArray[np.integer]) -> U8:
     """[N] as differences from the row before, modulo 256: neighbours along the curve are alike."""
-    steps: I64 = np.diff(values.astype(np.int64), prepend=np.int64(0))
+    steps = values.astype(np.int64)
+    steps[1:] -= steps[:-1].copy()
     return (steps & 255).astype(np.uint8)
 
 
