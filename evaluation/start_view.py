@@ -55,8 +55,7 @@ def start_view(scene: LoadedScene, focus: NDArray[np.bool_] | None = None) -> St
     what is close before the camera.
     """
     gaussians = scene.gaussians
-    low, high = np.percentile(gaussians.means, [2, 98], axis=0).astype(np.float64)
-    low, high = low - float(np.median(gaussians.scales)), high + float(np.median(gaussians.scales))  # never empty
+    low, high = _box(gaussians, 2)
     size = float(np.linalg.norm(high - low))
     if focus is not None and not focus.any():
         focus = None
@@ -65,11 +64,22 @@ def start_view(scene: LoadedScene, focus: NDArray[np.bool_] | None = None) -> St
     candidates = _of_cameras(scene, size) if scene.cache is not None else []
     if not candidates:
         inside = is_interior(scene_surfaces(gaussians))
-        candidates = _inside(low, high, wanted, middle) if inside else _around(low, high, wanted)
+        if inside:
+            candidates = _inside(low, high, wanted, middle)
+        else:
+            low, high = _box(gaussians, 0.5)
+            candidates = _around(low, high, (low + high) / 2 if focus is None else wanted)
     places = np.floor((gaussians.means - low) / max(float((high - low).max()), 1e-6) * _VOXELS)
     _, place = np.unique(np.clip(places, -1, _VOXELS).astype(np.int64), axis=0, return_inverse=True)
     scores = [_score(gaussians, view, place.reshape(-1), focus, _NEAR * size) for view in candidates]
     return candidates[int(np.argmax(scores))]
+
+
+def _box(scene: GaussianScene, percent: float) -> tuple[F64, F64]:
+    """The corners of the box that holds all centres but so many percent on each side, a Gaussian wider; never empty."""
+    low, high = np.percentile(scene.means, [percent, 100 - percent], axis=0).astype(np.float64)
+    wide = float(np.median(scene.scales))
+    return low - wide, high + wide
 
 
 def _score(
@@ -112,9 +122,11 @@ def _inside(low: F64, high: F64, wanted: F64, middle: F64) -> list[StartView]:
 
 
 def _around(low: F64, high: F64, wanted: F64) -> list[StartView]:
-    """A ring around the scene at two heights, far enough to see the whole of it."""
+    """A ring around the scene at two heights, far enough to see the whole of it: a ball fits into 60 degrees from twice
+    its radius.
+    """
     middle = (low + high) / 2
-    far = 1.9 * float(np.linalg.norm(high - low)) / 2
+    far = 2.1 * float(np.linalg.norm(high - low)) / 2
     views = []
     for elevation in np.radians([12.0, 35.0]):
         for turn in np.arange(12) * np.pi / 6:
