@@ -1,7 +1,8 @@
 """From where a scene is best looked at: the first view of the viewer and of a shared page, and the picture of a query.
 
-Candidates are the cameras of the scene's cache. Where there is no cache, they stand inside an interior, or around
-whatever else the scene is. Every candidate is drawn small, and the one that shows most of the scene wins.
+Candidates are the cameras of the scene's cache. Where there is no cache, they are places where people can stand
+(chorus_common/viewpoints), or rings around an object. Every candidate is drawn small, and the one that shows most of
+the scene wins.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
 from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene
-from chorus_common.scene_check.enclosure import is_interior
-from chorus_common.scene_check.surfaces import scene_surfaces
+from chorus_common.viewpoints import good_view, survey_scene
+from chorus_common.viewpoints.places import ring_places, standing_places
 from evaluation.scenes import LoadedScene
 
 F64 = NDArray[np.float64]
@@ -27,8 +28,9 @@ _WIDTH, _HEIGHT = 96, 72
 FIELD = 75.2
 #: Voxels along the scene's longest side: how much of the scene a view shows is how many it has something of.
 _VOXELS = 24
-#: Cameras of a cache that are tried.
-_MOST_CAMERAS = 24
+#: Cameras of a cache that are tried; places to stand, twice as many around an object; and their least distance from
+#: what they look at, in metres.
+_MOST_CAMERAS, _PLACES, _APART = 24, 16, 0.3
 #: What is nearer than this share of the scene's size hides the rest.
 _NEAR = 0.1
 #: Share of the picture that is enough for what is asked for.
@@ -55,31 +57,18 @@ def start_view(scene: LoadedScene, focus: NDArray[np.bool_] | None = None) -> St
     what is close before the camera.
     """
     gaussians = scene.gaussians
-    low, high = _box(gaussians, 2)
-    size = float(np.linalg.norm(high - low))
-    if focus is not None and not focus.any():
+    low, high = np.percentile(gaussians.means, [2, 98], axis=0).astype(np.float64)
+    size = max(float(np.linalg.norm(high - low)), 1e-6)
+    wanted = None
+    if focus is not None and focus.any():
+        wanted = np.median(gaussians.means[focus], axis=0).astype(np.float64)
+    else:
         focus = None
-    middle = low + (high - low) * np.array([0.5, 0.5, 0.4])
-    wanted = middle if focus is None else np.median(gaussians.means[focus], axis=0).astype(np.float64)
-    candidates = _of_cameras(scene, size) if scene.cache is not None else []
-    if not candidates:
-        inside = is_interior(scene_surfaces(gaussians))
-        if inside:
-            candidates = _inside(low, high, wanted, middle)
-        else:
-            low, high = _box(gaussians, 0.5)
-            candidates = _around(low, high, (low + high) / 2 if focus is None else wanted)
+    candidates = _of_cameras(scene, size) if scene.cache is not None else _standing(gaussians, wanted, size)
     places = np.floor((gaussians.means - low) / max(float((high - low).max()), 1e-6) * _VOXELS)
     _, place = np.unique(np.clip(places, -1, _VOXELS).astype(np.int64), axis=0, return_inverse=True)
     scores = [_score(gaussians, view, place.reshape(-1), focus, _NEAR * size) for view in candidates]
     return candidates[int(np.argmax(scores))]
-
-
-def _box(scene: GaussianScene, percent: float) -> tuple[F64, F64]:
-    """The corners of the box that holds all centres but so many percent on each side, a Gaussian wider; never empty."""
-    low, high = np.percentile(scene.means, [percent, 100 - percent], axis=0).astype(np.float64)
-    wide = float(np.median(scene.scales))
-    return low - wide, high + wide
 
 
 def _score(
@@ -106,31 +95,17 @@ def _of_cameras(scene: LoadedScene, size: float) -> list[StartView]:
     return [StartView(eye, eye + axis * size / 3) for eye, axis in zip(cameras.centers[rows], forward)]
 
 
-def _inside(low: F64, high: F64, wanted: F64, middle: F64) -> list[StartView]:
-    """Near the corners and walls, at two heights, looking at what is wanted; in the middle, looking to four sides."""
-    views = []
-    for height in (0.55, 0.8):
-        for x in (0.1, 0.5, 0.9):
-            for y in (0.1, 0.5, 0.9):
-                eye = low + (high - low) * np.array([x, y, height])
-                if (x, y) != (0.5, 0.5) or not np.array_equal(wanted, middle):
-                    views.append(StartView(eye, wanted))
-                    continue
-                for side in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)):
-                    views.append(StartView(eye, eye + (high - low) * np.array([*side, -0.25]) / 2))
-    return [view for view in views if np.linalg.norm(view.target - view.eye) > 1e-6]
-
-
-def _around(low: F64, high: F64, wanted: F64) -> list[StartView]:
-    """A ring around the scene at two heights, far enough to see the whole of it: a ball fits into 60 degrees from twice
-    its radius.
+def _standing(scene: GaussianScene, wanted: F64 | None, size: float) -> list[StartView]:
+    """Where people can stand, or around an object: the view that the scene is best opened with, and other places that
+    look at the same point or at what is wanted.
     """
-    middle = (low + high) / 2
-    far = 2.1 * float(np.linalg.norm(high - low)) / 2
-    views = []
-    for elevation in np.radians([12.0, 35.0]):
-        for turn in np.arange(12) * np.pi / 6:
-            flat = np.cos(elevation)
-            back = np.array([flat * np.cos(turn), flat * np.sin(turn), np.sin(elevation)])
-            views.append(StartView(middle + far * back, (middle + wanted) / 2))
-    return views
+    survey = survey_scene(scene)
+    first = good_view(scene, fov_x=FIELD, aspect=_WIDTH / _HEIGHT, survey=survey)
+    views = [StartView(first.eye, first.target)] if wanted is None else []
+    eyes, _ = standing_places(survey, _PLACES, np.random.default_rng(0))
+    if not len(eyes):
+        half = np.tan(np.radians(FIELD) / 2)
+        eyes = ring_places(survey, 2 * _PLACES, np.array([half, half * _HEIGHT / _WIDTH]))[0]
+    target = first.target if wanted is None else wanted
+    apart = min(_APART, size / 10)
+    return views + [StartView(eye, target) for eye in eyes if np.linalg.norm(eye - target) > apart]

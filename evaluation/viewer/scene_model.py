@@ -13,6 +13,7 @@ from chorus_common.text import TextEncoder
 from evaluation.features import PASS, FeatureSource, HeadedFeatures, SceneFeatures, StudentFeatures
 from evaluation.heat_picture import heat_range
 from evaluation.label import Labels, label_scene
+from evaluation.likeness import feature_at, typical_features
 from evaluation.prompts import class_embeddings
 from evaluation.relevancy import query_embeddings, scene_relevancy
 from evaluation.report.colours import PcaColours
@@ -113,16 +114,16 @@ class SceneModel:
         return self._done[name]
 
     def like(self, row: int) -> Layer:
-        """How like Gaussian `row` every Gaussian is: the cosine of the features."""
-        n = len(self.scene.gaussians)
-        if not 0 <= row < n:
-            raise ConfigError(f"there is no Gaussian {row}; the scene has {n}")
+        """What is like the place of Gaussian `row`, as `chorus-eval query --like-point` says it."""
+        scene = self.scene.gaussians
+        if not 0 <= row < len(scene):
+            raise ConfigError(f"there is no Gaussian {row}; the scene has {len(scene)}")
         features = self._features
-        wanted = _unit(features.rows(row, row + 1))[0]
-        parts = [_unit(features.rows(a, min(n, a + PASS))) @ wanted for a in range(0, n, PASS)]
-        cosines = np.concatenate(parts).astype(np.float32)
-        low = min(float(np.percentile(cosines, 50)), 0.999)
-        return heat_layer("like the clicked one", cosines, low, 1.0, note="Cosine with the feature of the clicked one.")
+        place = self.scene.alignment.points_back(scene.means[row].astype(np.float64)[None])[0]
+        wanted = feature_at(self.scene, features, place)
+        found = scene_relevancy(features, len(scene), wanted, typical_features(features, len(scene), wanted))[:, 0]
+        note = "Relevancy. 0.5: as like the clicked place as the scene's other typical features."
+        return heat_layer("like the clicked one", found, *heat_range(found), note=note)
 
     @cached_property
     def objects(self) -> Objects:
@@ -181,8 +182,3 @@ def pca_colours(features: SceneFeatures, n: int) -> F32:
         rows = features.rows(start, min(n, start + PASS))
         parts.append(np.where((rows != 0).any(axis=1, keepdims=True), basis(rows), _PALE))
     return np.concatenate(parts).astype(np.float32)
-
-
-def _unit(features: NDArray[np.floating]) -> NDArray[np.floating]:
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return np.divide(features, length, out=np.zeros_like(features), where=length > 0)

@@ -97,5 +97,8 @@ def test_it_is_the_same_every_time_and_survives_little() -> None:
         alone = start_view(loaded(splats(few)))
         assert np.isfinite(alone.eye).all()
         assert np.linalg.norm(alone.eye - alone.target) > 0
+    small = splats(0.01 * shell(4, 300), size=0.0005)
+    near = start_view(loaded(small), np.arange(300) < 30)
+    assert np.isfinite(near.eye).all()
     nothing = start_view(scene, np.zeros(300, bool))
     np.testing.assert_array_equal(nothing.eye, first.eye)
