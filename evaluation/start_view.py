@@ -32,7 +32,7 @@ _VOXELS = 24
 #: what they look at, in metres.
 _MOST_CAMERAS, _PLACES, _APART = 24, 16, 0.3
 #: What is nearer than this share of the scene's size hides the rest.
-_NEAR = 0.1
+_NEAR = 0.15
 #: Share of the picture that is enough for what is asked for.
 _ENOUGH = 0.08
 
@@ -105,7 +105,7 @@ def _standing(scene: GaussianScene, wanted: F64 | None, size: float) -> list[Sta
     eyes, _ = standing_places(survey, _PLACES, np.random.default_rng(0))
     if not len(eyes):
         half = np.tan(np.radians(FIELD) / 2)
-        eyes = ring_places(survey, 2 * _PLACES, np.array([half, half * _HEIGHT / _WIDTH]))[0]
+        eyes = ring_places(survey, 4 * _PLACES, np.array([half, half * _HEIGHT / _WIDTH]))[0][::2]  # that see it whole
     target = first.target if wanted is None else wanted
     apart = min(_APART, size / 10)
     return views + [StartView(eye, target) for eye in eyes if np.linalg.norm(eye - target) > apart]
