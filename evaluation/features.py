@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus_common.cache import SceneCache
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.npy import open_npy
 from chorus_common.text import TextEncoder, load_text_encoder
@@ -26,7 +28,6 @@ from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
 from stage2_distill.folded_projector import FoldedProjector
 from stage2_distill.projectors import NormInputProjector
-from stage2_distill.release import UNRECORDED
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
 
@@ -36,6 +37,8 @@ F32 = NDArray[np.float32]
 PASS = 1 << 15
 #: Rows at a time of a projector's hidden layer: 80 MB at 4928 channels.
 TILE = 4096
+#: The head that is no head: the encoder's own output.
+LATENT = "encoder"
 
 
 class SceneFeatures(Protocol):
@@ -52,6 +55,15 @@ class ScoredFeatures(Protocol):
 
     def scores(self, start: int, stop: int, text: F32) -> F32 | None:
         """[stop - start, K], in every row in proportion to the cosines with text [K, C]; None = not of these."""
+        ...
+
+
+@runtime_checkable
+class HeadedFeatures(Protocol):
+    """Features of a network that has other heads, too; all are made of one encoding of the scene."""
+
+    def head(self, name: str) -> SceneFeatures:
+        """What head `name` says of the scene's Gaussians."""
         ...
 
 
@@ -74,6 +86,11 @@ class StudentFeatures:
     teacher: str
     tta_rotations: int = 1
 
+    @property
+    def other_heads(self) -> tuple[str, ...]:
+        """What else the student says of a scene: for its other teachers, and before any projector."""
+        return (*(name for name in self.student.teachers if name != self.teacher), LATENT)
+
     def open(self, scene: LoadedScene) -> SceneFeatures:
         rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
         return _StudentScene(self.student, self.teacher, rotated)
@@ -88,6 +105,10 @@ class _StudentScene:
     def rows(self, start: int, stop: int) -> F32:
         return self.rotated.in_teacher_space(self.student, self.teacher, start, stop).numpy()
 
+    def head(self, name: str) -> SceneFeatures:
+        """See `HeadedFeatures`; `LATENT` = the encoder's own output."""
+        return _Latent(self.rotated) if name == LATENT else _StudentScene(self.student, name, self.rotated)
+
     @torch.no_grad()
     def scores(self, start: int, stop: int, text: F32) -> F32 | None:
         """See `ScoredFeatures`: of a projector whose directions are the teacher's own, at one angle."""
@@ -99,6 +120,14 @@ class _StudentScene:
         folded = FoldedProjector(projector, torch.from_numpy(text))
         scores: F32 = torch.cat([folded(part) for part in latent.split(TILE)]).cpu().numpy()
         return scores
+
+
+@dataclass(frozen=True)
+class _Latent:
+    rotated: TtaFeatures
+
+    def rows(self, start: int, stop: int) -> F32:
+        return self.rotated.mean(start, stop).numpy()
 
 
 @dataclass(frozen=True)
@@ -144,7 +173,24 @@ class LiftedTeacher:
             raise ConfigError(
                 f"{who}: teacher '{self.teacher}' was standardised in another way; calibrate and run stage 1 again"
             )
+        if cache.dense_teachers[self.teacher].lifted_rows is not None:
+            return _ImportedScene(self.standardiser, cache, self.teacher)
         return _LiftedScene(self.standardiser, cache.lifting(), cache.features(self.teacher))
+
+
+@dataclass(frozen=True)
+class _ImportedScene:
+    """Features that came lifted; rows without one are zeros."""
+
+    standardiser: PhiSStandardiser
+    cache: SceneCache
+    teacher: str
+
+    def rows(self, start: int, stop: int) -> F32:
+        values, known = self.cache.lifted_features(self.teacher, slice(start, stop))
+        lifted = np.zeros((len(values), self.standardiser.channels), dtype=np.float32)
+        lifted[known] = self.standardiser.inverse(values[known])
+        return lifted
 
 
 class _LiftedScene:
@@ -240,5 +286,7 @@ def text_aligned_teacher(
             return name, load_text_encoder(specs[name])
         except ConfigError as error:
             problems.append(str(error))
+        except WeightsError as error:
+            raise WeightsError(f"{error}; or name a copy with --text, or vectors with --text-embeddings") from None
     reason = problems[0] if problems else "zero-shot needs one"
     raise ConfigError(f"no text-aligned teacher among {', '.join(specs) or 'none'}: {reason}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.camera_io import read_cameras
+from chorus_common.camera_io.view_list import find_view_list, listed_views
 from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.manifest import ManifestRow, path_digest
@@ -19,6 +20,7 @@ from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_check import AlignedScene, align_scene
 from chorus_common.scene_io import read_scene
+from chorus_common.viewpoints import Survey
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.views.captured import spread_views
 from stage1_render_teachers.views.choose import choose_views
@@ -67,8 +69,9 @@ def align_row(scene: GaussianScene, own: CameraSet | None, config: Stage1Config)
     return replace(aligned, scene=aligned.scene.validated())
 
 
-def own_cameras(row: ManifestRow) -> CameraSet | None:
-    """The cameras that the scene brings, as its files have them; None where it brings none.
+def own_cameras(row: ManifestRow, config: Stage1Config) -> CameraSet | None:
+    """The cameras that the scene brings, as its files have them, of a view list those that it names; None where the
+    scene brings none.
 
     Raises SceneError where they hold no view.
     """
@@ -77,14 +80,19 @@ def own_cameras(row: ManifestRow) -> CameraSet | None:
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")
-    return cameras
+    found = find_view_list(row.cameras_path, config.view_list) if config.view_list else None
+    return cameras if found is None else listed_views(cameras, found)
 
 
-def pick_views(own: CameraSet | None, scene: GaussianScene, config: Stage1Config) -> CameraSet:
-    """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none."""
+def pick_views(
+    own: CameraSet | None, scene: GaussianScene, config: Stage1Config, survey: Survey | None = None
+) -> CameraSet:
+    """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none;
+    `survey` of the scene, where it is known already, saves the choice a moment.
+    """
     if own is None:
         size = config.width, config.height
-        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed)
+        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, survey=survey)
     cameras = own.filled(config.width, config.height)
     if not 0 < config.max_views < len(cameras):
         return cameras
