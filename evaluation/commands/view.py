@@ -42,6 +42,7 @@ def view_command(
     truth are shown.
     """
     from chorus_common.labels import LABEL_SPACES
+    from chorus_common.text.relevancy import encode_canonical
     from evaluation.scenes import Selection, scene_at
     from evaluation.sources import one_source
     from evaluation.viewer.scene_model import SceneModel
@@ -53,6 +54,7 @@ def view_command(
     source = text_encoder = None
     if sources.given:
         _, source, text_encoder = one_source(sources, Selection([where]))
+        encode_canonical(text_encoder)  # a file of vectors that can answer no query is refused now
     loaded = where.load(label_space if where.store is None else "")
     names = LABEL_SPACES.get(label_space or loaded.gaussians.label_space, ())
     server = ViewerServer(SceneModel(loaded, source, text_encoder, names, prompts), host=host, port=port)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ChorusError, ConfigError, one_line
 from evaluation.viewer.scene_model import QUERY, SceneModel
 
 
@@ -51,9 +51,15 @@ class ViewerServer:
         return f"http://{self._server.get_host()}:{self._server.get_port()}"
 
     def refresh(self) -> None:
-        """Bring colours and legend up to date with the mode and query of the panel."""
+        """Bring colours and legend up to date with the mode and query of the panel; what cannot be answered is said in
+        the legend.
+        """
         with self._lock:
-            shown = self.model.show(self.mode.value, self.query.value)
+            try:
+                shown = self.model.show(self.mode.value, self.query.value)
+            except ChorusError as error:
+                self.legend.content = f"Not answered: {one_line(error)}"
+                return
             self._splats.rgbs = np.clip(np.rint(shown.colors * 255), 0, 255).astype(np.uint8)
             self.legend.content = shown.legend
 

@@ -61,5 +61,13 @@ def test_server_follows_the_panel() -> None:
         server._asked()
         assert server.mode.value == QUERY
         assert "Relevancy to “table”" in server.legend.content
+        before = server.legend.content
+
+        def refuse(*_: object) -> None:
+            raise ConfigError("phrases.npz: has no vector of 'chair'")
+
+        server.model.show = refuse  # type: ignore[assignment, method-assign]
+        server.refresh()
+        assert server.legend.content == "Not answered: phrases.npz: has no vector of 'chair'" != before
     finally:
         server.stop()
