@@ -18,6 +18,7 @@ from chorus_common.text.relevancy import CANONICAL_PHRASES
 from evaluation import cli
 from evaluation.viewer.scene_model import SceneModel
 from tests.evaluation.instance_rooms import room_with_instances
+from tests.evaluation.rooms import Rooms
 
 DATA = Path(__file__).parents[1] / "data"
 MODES = ("3dgs", "pts")
@@ -119,3 +120,17 @@ def test_view(
     np.savez(tmp_path / "lost.npz", chair=np.ones(48))
     assert run(monkeypatch, "view", room, *asked, tmp_path / "lost.npz") == 2
     assert "lacks the phrases object, things, stuff, texture" in capsys.readouterr().err
+
+
+def test_report_of_a_student_whose_teacher_the_store_lacks(
+    rooms: Rooms, phrases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures show the teacher's cells beside the student's, so there are none; the tables are there."""
+    where = ["--store", rooms.store, "--manifest", rooms.manifest, "--no-lifted", "--device", "cpu"]
+    asked = ["--encoder", DATA / "chorus_3dgs_small.pth", "--text-embeddings", phrases]
+    assert (
+        run(monkeypatch, "zero-shot", *where, *asked, "--out", tmp_path / "run" / "z.json") == 1
+    )  # a scene is missing
+    assert run(monkeypatch, "report", "--run", tmp_path / "run", "--out", tmp_path / "report") == 0
+    assert "has none of 'lang'" in capsys.readouterr().err
+    assert "chorus_release" in (tmp_path / "report" / "report.html").read_text()
