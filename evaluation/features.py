@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.npy import open_npy
 from chorus_common.text import TextEncoder, load_text_encoder
@@ -240,5 +240,7 @@ def text_aligned_teacher(
             return name, load_text_encoder(specs[name])
         except ConfigError as error:
             problems.append(str(error))
+        except WeightsError as error:
+            raise WeightsError(f"{error}; or name a copy with --text, or vectors with --text-embeddings") from None
     reason = problems[0] if problems else "zero-shot needs one"
     raise ConfigError(f"no text-aligned teacher among {', '.join(specs) or 'none'}: {reason}")
