@@ -24,6 +24,7 @@ from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import (
     align_row,
     config_grid,
@@ -95,7 +96,8 @@ def calibrate(
     paths: list[StorePath] = []
     for teacher in teachers:
         moments = merged[teacher.spec]
-        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        spec = split_name(teacher.spec)[1]
+        standardiser = phi_s(moments, spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
         paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
     return paths
 

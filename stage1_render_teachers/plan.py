@@ -16,6 +16,7 @@ from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import config_grid
 
 
@@ -24,7 +25,7 @@ class TeacherFacts:
     """What a run must know of a teacher before any work.
 
     Attributes:
-        spec, name: as given, and as files are called.
+        spec, name: as given (SPEC, or NAME=SPEC), and as files are called.
         dense: dense features (with a standardiser) or masks (without).
         fingerprint: of its weights and settings.
     """
@@ -40,7 +41,7 @@ class TeacherPlan:
     """One teacher of a run.
 
     Attributes:
-        spec, name: as given, and as files are called.
+        spec, name: as given (SPEC, or NAME=SPEC), and as files are called.
         dense: dense features (with a standardiser) or masks (without).
         fingerprint: of its weights and settings.
         standardiser: fingerprint of the teacher's standardiser, "" for mask teachers.
@@ -61,7 +62,7 @@ def standardiser_path(store: StorePath, spec: str) -> StorePath:
 @lru_cache(maxsize=16)
 def shared_teacher(spec: str, device: str) -> Teacher:
     """The teacher `spec`, built once per process."""
-    return build_teacher(spec, device)
+    return build_teacher(split_name(spec)[1], device)
 
 
 @lru_cache(maxsize=16)

@@ -33,7 +33,7 @@ scene_options = together(
 #: -> teachers, config_path, settings, and what `run_config` takes
 work_options = together(
     click.option(
-        "--teachers", multiple=True, metavar="SPEC",
+        "--teachers", multiple=True, metavar="[NAME=]SPEC",
         help="One teacher. May be given several times.  [default: the embedded ones]",
     ),
     config_option("docs/guide/stage1.md"),
