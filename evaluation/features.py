@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus_common.cache import SceneCache
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
 from chorus_common.runtime.errors import ConfigError, WeightsError
@@ -26,7 +28,6 @@ from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
 from stage2_distill.folded_projector import FoldedProjector
 from stage2_distill.projectors import NormInputProjector
-from stage2_distill.release import UNRECORDED
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
 
@@ -144,7 +145,24 @@ class LiftedTeacher:
             raise ConfigError(
                 f"{who}: teacher '{self.teacher}' was standardised in another way; calibrate and run stage 1 again"
             )
+        if cache.dense_teachers[self.teacher].lifted_rows is not None:
+            return _ImportedScene(self.standardiser, cache, self.teacher)
         return _LiftedScene(self.standardiser, cache.lifting(), cache.features(self.teacher))
+
+
+@dataclass(frozen=True)
+class _ImportedScene:
+    """Features that came lifted; rows without one are zeros."""
+
+    standardiser: PhiSStandardiser
+    cache: SceneCache
+    teacher: str
+
+    def rows(self, start: int, stop: int) -> F32:
+        values, known = self.cache.lifted_features(self.teacher, slice(start, stop))
+        lifted = np.zeros((len(values), self.standardiser.channels), dtype=np.float32)
+        lifted[known] = self.standardiser.inverse(values[known])
+        return lifted
 
 
 class _LiftedScene:

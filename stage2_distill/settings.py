@@ -253,7 +253,8 @@ class TrainConfig(EngineSettings):
             does: all teachers then pull alike, whatever their scale.
         projector_hidden: width of the projectors' hidden layer.
         projector_layout: where their LayerNorm stands, "norm_hidden" (on the hidden layer) or "norm_input" (before the
-            MLP, as in the released Chorus, whose hidden layer is 4 times the latent).
+            MLP, as in the released Chorus, whose hidden layer is 4 times the latent); or "identity": no projector at
+            all, as in SceneSplat, whose latent is as wide as its teacher.
         validate_every: epochs between passes over the validation scenes (0 = only after the last one).
         zero_shot: whether validation also asks text-aligned teachers' heads for the scenes' classes by their names.
         best_by: what the best student has: the lowest distillation loss, or the highest zero-shot f-mIoU.
@@ -269,7 +270,7 @@ class TrainConfig(EngineSettings):
     balance: Literal["none", "adaloss"] = "none"
     balance_decay: float = Field(default=0.99, ge=0, lt=1)
     projector_hidden: int = Field(default=512, ge=1)
-    projector_layout: Literal["norm_hidden", "norm_input"] = "norm_hidden"
+    projector_layout: Literal["norm_hidden", "norm_input", "identity"] = "norm_hidden"
     data: DataSettings = DataSettings()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimSettings = OptimSettings()

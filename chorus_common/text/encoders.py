@@ -117,6 +117,11 @@ def read_pair(weights: Path) -> str:
     return pair
 
 
+def has_text_side(spec: str) -> bool:
+    """Whether `load_text_encoder` knows the family of teacher `spec`; its weights are not looked for."""
+    return spec == EMBEDDED_TEXT_SPEC or spec.startswith(("open_clip:", "conse:", "file:"))
+
+
 def load_text_encoder(spec: str) -> TextEncoder:
     """The text encoder of the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side.
 
