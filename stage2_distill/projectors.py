@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from chorus_common.runtime.errors import ConfigError
 
 #: Where the LayerNorm stands: on the hidden layer (ours), or before the MLP (the released Chorus); "identity": the
-latent #: itself is the prediction (SceneSplat, whose decoder ends as wide as its teacher).
+latent  #: itself is the prediction (SceneSplat, whose decoder ends as wide as its teacher).
 ProjectorLayout = Literal["norm_hidden", "norm_input", "identity"]
 
 
@@ -51,8 +51,8 @@ class IdentityProjector(nn.Module):
         super().__init__()
         if width != channels:
             raise ConfigError(
-                f'projector_layout = "identity" needs a latent as wide as the teacher: {width} and {channels} channels;
-                ' "set encoder.overrides.dec_channels"
+                f'projector_layout = "identity" needs a latent as wide as the teacher ({width} and {channels} channels); '
+                "set encoder.overrides.dec_channels"
             )
         self.width, self.channels = width, channels
 
