@@ -51,8 +51,8 @@ class IdentityProjector(nn.Module):
         super().__init__()
         if width != channels:
             raise ConfigError(
-                f'projector_layout = "identity" needs a latent as wide as the teacher ({width} and {channels} channels); '
-                "set encoder.overrides.dec_channels"
+                f'projector_layout = "identity" needs a latent as wide as the teacher, not {width} and {channels} '
+                "channels; set encoder.overrides.dec_channels"
             )
         self.width, self.channels = width, channels
 
