@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from chorus_common.runtime.errors import ConfigError
 
-#: Where the LayerNorm stands: on the hidden layer (ours), or before the MLP (the released Chorus); "identity": the
-latent  #: itself is the prediction (SceneSplat, whose decoder ends as wide as its teacher).
+#: Where the LayerNorm stands: on the hidden layer (ours), or before the MLP (the released Chorus). "identity" is no
+#: projector: the latent itself is the prediction (SceneSplat, whose decoder ends as wide as its teacher).
 ProjectorLayout = Literal["norm_hidden", "norm_input", "identity"]
 
 
