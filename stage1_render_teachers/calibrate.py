@@ -66,7 +66,7 @@ class SceneMoments:
 
 def missing_standardisers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[TeacherFacts, ...]:
     """The dense teachers that have no standardiser in `store` yet."""
-    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.spec).exists())
+    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.name).exists())
 
 
 def calibrate(
@@ -85,7 +85,7 @@ def calibrate(
         moments = merged[teacher.spec]
         spec = split_name(teacher.spec)[1]
         standardiser = phi_s(moments, spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
+        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.name), overwrite=overwrite))
     return paths
 
 

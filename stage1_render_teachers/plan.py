@@ -55,9 +55,9 @@ class TeacherPlan:
     standardiser: str = ""
 
 
-def standardiser_path(store: StorePath, spec: str) -> StorePath:
-    """Where the standardiser of a dense teacher lies."""
-    return store / "standardisers" / f"{teacher_name(spec)}.safetensors"
+def standardiser_path(store: StorePath, name: str) -> StorePath:
+    """Where the standardiser of the dense teacher that is called `name` lies."""
+    return store / "standardisers" / f"{name}.safetensors"
 
 
 @lru_cache(maxsize=16)
@@ -78,7 +78,7 @@ def _load_standardiser(path: StorePath, fingerprint: str) -> PhiSStandardiser:
 
 def load_standardiser(store: StorePath, plan: TeacherPlan) -> PhiSStandardiser:
     """The standardiser that `plan` was made with, read once per process."""
-    return _load_standardiser(standardiser_path(store, plan.spec), plan.standardiser)
+    return _load_standardiser(standardiser_path(store, plan.name), plan.standardiser)
 
 
 def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
@@ -122,7 +122,7 @@ def plan_teachers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[T
     for teacher in teachers:
         fitted = ""
         if teacher.dense:
-            path = standardiser_path(store, teacher.spec)
+            path = standardiser_path(store, teacher.name)
             if not path.is_file():
                 raise CacheError(
                     f"{path}: no standardiser of teacher '{teacher.spec}' yet; run chorus-stage1 calibrate"

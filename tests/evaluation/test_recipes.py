@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from chorus_common.runtime.config import Config, load_config
+from evaluation.batch.matrix import BatchConfig, cells
+from evaluation.cli import cli
 from evaluation.commands.finetune import finetune_command
 from evaluation.finetuning.settings import FineTuneConfig
 from stage1_render_teachers.commands.run import run_command
@@ -38,7 +40,7 @@ from tests.evaluation.recipe_rooms import (
 KINDS: dict[str, type[Config]] = {
     "stage1": Stage1Config, "train": TrainConfig, "join": TrainConfig, "adapt": AdaptConfig, "field": FieldConfig,
     "pretrain": GaussianCrossConfig, "finetune": FineTuneConfig, "linear": FineTuneConfig, "decoder": FineTuneConfig,
-    "full": FineTuneConfig, "instances": FineTuneConfig,
+    "full": FineTuneConfig, "instances": FineTuneConfig, "paper": BatchConfig,
 }  # fmt: skip
 FILES = sorted(p.relative_to(RECIPES).as_posix() for p in RECIPES.glob("*/*.toml"))
 
@@ -72,6 +74,12 @@ def test_a_recipe_loads_as_it_is(file: str) -> None:
     kind = KINDS[Path(file).stem]
     config = load_config(kind, RECIPES / file, ["student=RUN"] if kind is AdaptConfig else [])
     assert type(config).model_validate(config.model_dump()) == config
+    if isinstance(config, BatchConfig):
+        for cell in cells(config):  # its commands are commands, and the recipes that they name are there
+            values = dict(zip(cell.arguments[1::2], cell.arguments[2::2]))
+            assert Path(values.get("--config", ".")).exists()
+            command = cli.lazy[cell.command].load()
+            command.make_context(cell.command, [*cell.arguments[1:], "--out", "result.json"])
     if isinstance(config, TrainConfig):
         beside = load_config(Stage1Config, RECIPES / (file.split("/")[0].replace("-pts", "-3dgs")) / "stage1.toml")
         assert set(config.teachers) <= {
