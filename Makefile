@@ -74,7 +74,7 @@ stage1-slurm: $(READY)
 	@test -n "$(MANIFEST)" && test -n "$(STORE)" || { echo "error: give MANIFEST=... and STORE=..."; exit 2; }
 	@command -v sbatch > /dev/null || { echo "error: there is no sbatch on this machine"; exit 2; }
 	MANIFEST="$(MANIFEST)" STORE="$(STORE)" ARGS="$(ARGS)" CHORUS_STAGE1="$(CURDIR)/$(BIN)/chorus-stage1" \
-	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) stage1_render_teachers/cluster/slurm/array.sbatch
+	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) cluster/slurm/stage1-array.sbatch
 
 bench: $(TOOLS)
 	$(BIN)/python -m tests.bench

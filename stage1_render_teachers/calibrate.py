@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from chorus_common.cluster.pool import Pool, WorkerLost
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -20,7 +21,6 @@ from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher

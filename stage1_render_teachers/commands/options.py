@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.options import (
-    PATH,
     alignment_options,
     config_option,
     dataset_option,
     device_option,
     json_option,
     manifest_option,
+    scheduler_options,
     set_option,
     split_option,
     store_option,
@@ -40,11 +40,7 @@ work_options = together(
     set_option(),
     alignment_options(),
     click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes; 0 works in this one."),
-    click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
-    click.option(
-        "--slurm", type=PATH, metavar="FILE.toml",
-        help="What each Slurm job asks for; docs/guide/cluster.md lists the keys.",
-    ),
+    scheduler_options(),
     device_option("Where neural teachers run: auto, cpu, cuda or cuda:N."),
     click.option("--worker-memory", default="auto", help="Memory limit of each local worker, such as 8GiB."),
     click.option(
@@ -70,8 +66,8 @@ def stage1_config(
 
 def run_config(slurm: Path | None, **how: Any) -> RunConfig:
     """How the work is spread; `slurm`: a TOML file with the keys of SlurmConfig."""
+    from chorus_common.cluster.slurm_jobs import SlurmConfig
     from chorus_common.runtime.config import load_config
-    from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
     from stage1_render_teachers.settings import RunConfig
 
     return RunConfig(slurm=load_config(SlurmConfig, slurm), **how)
