@@ -15,7 +15,9 @@ from stage1_render_teachers.commands.options import scene_options
 @click.command("status")
 @scene_options
 @click.option(
-    "--at-least", type=click.FloatRange(0, 1), metavar="SHARE",
+    "--at-least",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
     help="End with 0 if so much of the scenes is done, else with 1.",
 )
 def status_command(

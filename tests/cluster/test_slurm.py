@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -129,13 +128,16 @@ def test_a_job_whose_time_is_nearly_up_is_queued_again(
     assert "start 2" in log
 
 
-def test_the_pipeline_from_scenes_to_the_table(slurm: VirtualSlurm, rooms: Path, tmp_path: Path) -> None:
+def test_the_pipeline_from_scenes_to_the_table(slurm: VirtualSlurm, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    words = ["synth", "--out", tmp_path / "rooms", "--rooms", 3, "--val", 1, "--gaussians", 4000, "--views", 4]
+    subprocess.run([sys.executable, "-m", "data_manifests.cli", *map(str, words)], cwd=ROOT, check=True)
+    rooms = tmp_path / "rooms" / "manifest.parquet"
     matrix = tmp_path / "matrix.toml"
     matrix.write_text(
         f'[encoders]\nstudent = "{out}/student"\n'
-        f'[datasets.tiny]\nmanifest = "{rooms}"\nstores = ["{tmp_path}/store"]\nsplit = "train"\ntrain_splits = ["train"]\n'
-        '[tasks.probe]\ncommand = "probe"\nseeds = [0, 1]\n'
+        f'[datasets.rooms]\nmanifest = "{rooms}"\nstores = ["{tmp_path}/store"]\n'
+        '[tasks.zero-shot]\ncommand = "zero-shot"\n[tasks.probe]\ncommand = "probe"\n'
     )
     said = slurm.run(
         "make", "-C", str(ROOT), "--no-print-directory", "-o", ".venv/.ready", "pipeline-slurm",
@@ -145,12 +147,14 @@ def test_the_pipeline_from_scenes_to_the_table(slurm: VirtualSlurm, rooms: Path,
     )  # fmt: skip
     jobs = dict(line.split(": job ") for line in said.splitlines() if ": job " in line)
     assert list(jobs) == ["calibrate", "stage1", "stage1-complete", "stage2", "evaluate"]
-    logs = "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted((out / "jobs").glob("*.log")))
-    assert slurm.wait(jobs["evaluate"]) == "COMPLETED", logs
+    ended = slurm.wait(jobs["evaluate"])
+    logs = [*sorted((out / "jobs").glob("*.log")), *sorted((out / "evaluation" / "cells").glob("*.log"))]
+    assert ended == "COMPLETED", "\n".join(f"== {log.name}\n{log.read_text()}" for log in logs)
     table = (out / "evaluation" / "results.md").read_text()
-    assert table.count("probe") >= 2
+    assert "## zero-shot on rooms" in table
+    assert "## probe on rooms" in table
     status = slurm.run("sh", str(ROOT / "cluster" / "slurm" / "status.sh"), str(out))
-    assert "4 done, 0 failed, 0 pending of 4 scenes" in status
+    assert "3 done, 0 failed, 0 pending of 3 scenes" in status
     assert "a student is saved" in status
     assert "2 cells done, table in" in status
     assert status.count("COMPLETED") == 5

@@ -92,8 +92,9 @@ class VirtualSlurm:
         self.start(node, find("slurmd"), "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """What a power failure does: slurmd and everything that runs on the node is gone without a word. Returns when the
-        controller has noticed.
+        """What a power failure does: slurmd and everything that runs on the node is gone without a word.
+
+        Returns when the controller has noticed.
         """
         for pid in [self._daemons.pop(node).pid, *self.processes_on(node)]:
             with contextlib.suppress(ProcessLookupError):
