@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import ConfigError
-from chorus_common.runtime.options import PATH
+from chorus_common.runtime.options import FILE, PATH
 from evaluation.commands.options import encoder_device_option, result_option
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -29,6 +29,11 @@ from evaluation.results import command_line, result_document, text_table, write_
 )
 @click.option("--box", default=30, help="Side of the averaging box in pixels.")
 @click.option("--threshold", default=0.4, help="Threshold of the published IoU rule.")
+@click.option(
+    "--text-embeddings",
+    type=FILE,
+    help="File phrase -> vector (.npz, .safetensors, .pt) in place of the text encoder, canonical phrases included.",
+)
 @click.option("--allow-training-views", is_flag=True, help="Score frames that the field was trained on, too.")
 @result_option
 @encoder_device_option()
@@ -38,6 +43,7 @@ def lerf_command(
     labels: tuple[Path, ...],
     box: int,
     threshold: float,
+    text_embeddings: Path | None,
     allow_training_views: bool,
     out: Path,
     device: str,
@@ -48,6 +54,7 @@ def lerf_command(
     """
     from chorus_common.cache import SceneCache
     from chorus_common.text import load_text_encoder
+    from chorus_common.text.embedding_file import EmbeddingFile
     from evaluation.features import check_pair
     from evaluation.lerf.annotations import read_annotations
     from evaluation.lerf.field_answers import FieldAnswers
@@ -58,15 +65,19 @@ def lerf_command(
     if not len(fields) == len(scenes) == len(labels):
         raise ConfigError(f"{len(fields)} --field, {len(scenes)} --scene, {len(labels)} --labels: give one of each")
     rules = LerfRules(box=box, threshold=threshold)
-    found, held_out = {}, True
+    embeddings = None if text_embeddings is None else EmbeddingFile(text_embeddings)
+    found, held_out, text_sides = {}, True, set()
     for field, scene, folder in zip(fields, scenes, labels):
         view = FieldView(load_field(field, device), SceneCache.open(scene))
         card = view.field.card
         name = f"{card.dataset}/{card.scene_id}"
         if name in found:
             raise ConfigError(f"scene {name} is given twice")
-        encoder = load_text_encoder(card.source.spec)
+        encoder = embeddings or load_text_encoder(card.source.spec)
+        if encoder.channels != card.width:
+            raise ConfigError(f"{field}: gives {card.width} channels, text side {encoder.spec} {encoder.channels}")
         check_pair(card.masks, card.source.fingerprint, encoder)
+        text_sides.add(encoder.spec)
         frames = read_annotations(folder)
         trained = () if allow_training_views else card.views
         rows = match_frames(frames, view.cache.cameras().names, trained, name)
@@ -77,6 +88,7 @@ def lerf_command(
         "fields": [str(f) for f in fields],
         "scenes": [str(s) for s in scenes],
         "labels": [str(p) for p in labels],
+        "text_encoder": ", ".join(sorted(text_sides)),
         "held_out": held_out,
         **rules.model_dump(),
     }

@@ -53,6 +53,7 @@ def query_command(
     from chorus_common.text.relevancy import SHARPNESS
     from evaluation.heat_picture import heat_range, write_heat_picture
     from evaluation.predictions.coloured_file import write_coloured_file
+    from evaluation.prompts import prompts_for
     from evaluation.relevancy import query_embeddings
     from evaluation.report.colours import class_palette, heat
     from evaluation.scenes import Selection, scene_at
@@ -65,8 +66,9 @@ def query_command(
     if where.source is not None and where.source.parent == out.resolve() and where.source.stem in ("heat", "objects"):
         raise ConfigError(f"{scene}: would be written over; give another --out")
     name, source, text_encoder = one_source(sources, Selection([where]))
-    loaded = where.load()
+    prompts = prompts_for(text_encoder, prompts)
     query, negatives = query_embeddings(text_encoder, [words], prompts)
+    loaded = where.load()
     found = answer(loaded, source.open(loaded), query, negatives, top=top, threshold=threshold)
     low, high = heat_range(found.relevancy)
     write_coloured_file(out / "heat.ply", loaded, heat(found.relevancy, low, high), {"relevancy": found.relevancy})
