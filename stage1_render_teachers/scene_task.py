@@ -26,6 +26,7 @@ from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import SceneError
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene_check import Alignment
+from chorus_common.viewpoints import Survey, survey_scene
 from stage1_render_teachers.attempt import Stopwatch, attempt
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
@@ -46,6 +47,8 @@ from stage1_render_teachers.views.surfaces import SceneSurfaces
 STAGE1_VERSION = 5
 
 
+#: Stands for the cameras of a scene that brings none; another word when they are chosen in another way.
+CHOSEN = "chosen where people stand"
 #: Share of empty pixels over all views from which something is wrong: of an object, of an interior.
 MOSTLY_EMPTY = (0.9, 0.5)
 
@@ -89,7 +92,8 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         aligned = align_row(load_scene(job.row), own, config)
         scene = aligned.scene
     with watch("views"):
-        cameras = pick_views(aligned.cameras, scene, config)
+        survey = survey_scene(scene) if own is None else None
+        cameras = pick_views(aligned.cameras, scene, config, survey)
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
@@ -134,6 +138,9 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
             errors = {step.name: step.finish() for step in passes}
             figures = {f"{name}/{key}": value for name, found in errors.items() for key, value in found.items()}
             figures["empty_pixels"] = empty / len(cameras)
+            if survey is not None and survey.kind == "interior":
+                inside = survey.inside(scene.means)[index.order]
+                figures["interior_coverage"] = float((n_views >= config.coverage_views)[inside].mean())
             writer.put_measures({f"covered_by_{config.coverage_views}_views": coverage, **figures})
         with watch("publish"):
             published = writer.publish()
@@ -146,10 +153,21 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         n_views=len(cameras),
         coverage=coverage,
         empty_pixels=empty / len(cameras),
-        mostly_empty=empty / len(cameras) > MOSTLY_EMPTY[aligned.interior],
+        mostly_empty=_mostly_empty(empty / len(cameras), aligned.interior, survey),
+        kind="" if survey is None else survey.kind,
+        interior_coverage=figures.get("interior_coverage"),
         notes=tuple(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
         errors={name: found for name, found in errors.items() if found},
     )
+
+
+def _mostly_empty(empty: float, interior: bool, survey: Survey | None) -> bool:
+    """Whether that share of empty pixels is more than a scene of its kind explains; an object that was given its views
+    by us may be as thin as it is.
+    """
+    if survey is None:
+        return empty > MOSTLY_EMPTY[interior]
+    return survey.kind != "object" and empty > MOSTLY_EMPTY[survey.kind == "interior"]
 
 
 def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
@@ -177,6 +195,6 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
     return cache_fingerprint(
         job.row.sha256,
-        "chosen" if own is None else own,
+        CHOSEN if own is None else own,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
     )
