@@ -22,7 +22,8 @@ echo "stage 1:"
 chorus-stage1 status --manifest "$(value manifest)" --store "$(value store)" 2>&1 | sed 's/^/  /'
 
 echo "stage 2:"
-last=$(grep -s '"loss"' "$OUT/student/log.jsonl" | tail -n 1 || true)
+last=$(grep -s '"kind": "step"' "$OUT/student/log.jsonl" | tail -n 1 |
+    sed 's/.*"step": \([0-9]*\), "loss": \([^,]*\),.*"epoch": \([^,]*\),.*/step \1, epoch \3, loss \2/' || true)
 if [ -f "$OUT/student/model.safetensors" ] && [ -f "$OUT/student/train.json" ]; then saved=", a student is saved"; else saved=""; fi
 echo "  ${last:-not begun}$saved"
 
