@@ -26,6 +26,21 @@ def pool() -> Iterator[DaskPool]:
         yield pool
 
 
+def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPool) -> None:
+    seen: list[object] = []
+    pids: set[str] = set()
+    deadline = time.monotonic() + 120
+    while len(pids) < 2 and time.monotonic() < deadline:  # a worker that starts late misses the first jobs
+        seen += [done.result for done in pool.map(jobs.environment, range(6))]
+        pids = {result["pid"] for result in seen if isinstance(result, dict)}
+    assert len(pids) == 2
+    for result in seen:
+        assert isinstance(result, dict)
+        assert result["OMP_NUM_THREADS"] == "1"
+        assert int(result["NUMBA_NUM_THREADS"]) >= 1
+        assert result["zarr"] == result["NUMBA_NUM_THREADS"]  # compression does not take the other workers' cores
+
+
 def test_every_job_comes_back_once_with_its_result(pool: DaskPool) -> None:
     for where in (pool, InProcess()):
         results = [(done.job, done.result) for done in where.map(jobs.double, range(25))]
@@ -63,21 +78,6 @@ def test_a_bug_in_a_job_is_not_hidden(pool: DaskPool) -> None:
     with pytest.raises(RuntimeError, match="a bug met job"):
         list(pool.map(jobs.broken, range(3)))
     assert [done.result for done in pool.map(jobs.double, [4])] == [8]  # the pool is still usable
-
-
-def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPool) -> None:
-    seen: list[object] = []
-    pids: set[str] = set()
-    deadline = time.monotonic() + 120
-    while len(pids) < 2 and time.monotonic() < deadline:  # a worker that starts late misses the first jobs
-        seen += [done.result for done in pool.map(jobs.environment, range(6))]
-        pids = {result["pid"] for result in seen if isinstance(result, dict)}
-    assert len(pids) == 2
-    for result in seen:
-        assert isinstance(result, dict)
-        assert result["OMP_NUM_THREADS"] == "1"
-        assert int(result["NUMBA_NUM_THREADS"]) >= 1
-        assert result["zarr"] == result["NUMBA_NUM_THREADS"]  # compression does not take the other workers' cores
 
 
 def test_each_worker_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
