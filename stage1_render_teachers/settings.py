@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from chorus_common.cache.schema import MaskForm
+from chorus_common.camera_io.view_list import VIEW_LIST
 from chorus_common.features.quantise import Bits
 from chorus_common.runtime.config import Config
 from chorus_common.scene_check.settings import AlignmentSettings
@@ -37,6 +38,20 @@ class Stage1Config(Config):
     cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
     interpolation: Literal["nearest", "bilinear"] = Field(
         default="bilinear", description="how pixels share their weight"
+    )
+    pictures: Literal["renders", "photos"] = Field(
+        default="renders", description="what teachers look at: renders, or the photographs of the scene's own cameras"
+    )
+    photo_folder: str = Field(
+        default="", description="where photographs lie, relative to the cameras; empty looks in the usual places"
+    )
+    photo_agreement: float = Field(
+        default=0.0,
+        ge=0,
+        description="cells weigh exp(-difference / this) where photograph and render differ; 0 = all alike",
+    )
+    view_list: str = Field(
+        default=VIEW_LIST, description="file beside the cameras that names the views to use, where it is there"
     )
     n_views: int = Field(default=64, ge=1, description="views chosen for a scene that brings no cameras")
     fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
