@@ -107,9 +107,9 @@ def overhead_share(root: Path, views: int = 24) -> Row:
 
 
 def overlap(root: Path, views: int = 24, milliseconds: float = 60) -> Row:
-    """A scene with a teacher that takes 60 ms a view on another device (it sleeps): steps overlapped as on a GPU, against
-    one after the other. 640x480, cells of 16, 75,000 Gaussians. Overlapped, a scene should take what the slower of the
-    two sides takes.
+    """A scene with a teacher that takes 60 ms a view on another device (it sleeps): steps overlapped as on a GPU,
+    against one after the other. 640x480, cells of 16, 75,000 Gaussians. Overlapped, a scene should take what the slower
+    of the two sides takes.
     """
     config = CONFIG.model_copy(update={"batch": 2})
     room = write_rooms(root, 1, RoomOptions(gaussians=75_000, views=views, width=640, height=480))
