@@ -23,7 +23,7 @@ from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.teachers import DenseTeacher
 from stage1_render_teachers.views.render_views import (
     align_row,
@@ -128,7 +128,7 @@ def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
 def scene_moments(job: CalibrationJob) -> SceneMoments:
     """Moments of the tokens of a few seeded views of one scene. Never raises for bad input."""
     keep_freed_memory()
-    config = job.config
+    config = scene_settings(job.config, job.row)
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
         aligned = align_row(load_scene(job.row), own_cameras(job.row), config)

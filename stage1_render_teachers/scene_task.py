@@ -30,7 +30,7 @@ from chorus_common.viewpoints import Survey, survey_scene
 from stage1_render_teachers.attempt import Stopwatch, attempt
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.store import already_published
 from stage1_render_teachers.teacher_passes import open_passes
 from stage1_render_teachers.views.render_views import (
@@ -68,6 +68,11 @@ class SceneJob:
     def path(self) -> StorePath:
         return self.store / self.row.dataset / f"{self.row.scene_id}.zarr"
 
+    @property
+    def settings(self) -> Stage1Config:
+        """The settings of this scene: what the manifest says of it, where `config` leaves it open."""
+        return scene_settings(self.config, self.row)
+
 
 def run_scene(job: SceneJob) -> SceneOutcome:
     """Do one scene and say what happened; see `attempt`."""
@@ -87,7 +92,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
 
     Raises ChorusError, or whatever a broken file or a full disk raises.
     """
-    config = job.config
+    config = job.settings
     with watch("read"):
         aligned = align_row(load_scene(job.row), own, config)
         scene = aligned.scene
@@ -172,7 +177,7 @@ def _mostly_empty(empty: float, interior: bool, survey: Survey | None) -> bool:
 
 def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
     """What the cache says of itself."""
-    config = job.config
+    config = job.settings
     return SceneHeader(
         scene_id=job.row.scene_id,
         dataset=job.row.dataset,
@@ -182,6 +187,7 @@ def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> 
         ),
         settings=config.model_dump(mode="json"),
         alignment=AlignmentAttributes(**alignment.as_dict()),
+        lod=job.row.lod,
     )
 
 
@@ -192,9 +198,14 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
     part is what is read of them: beside poses their folder may hold every picture of the capture.
     """
-    settings = job.config.model_dump(mode="json", exclude={"calibration"})
+    settings = job.settings.model_dump(mode="json", exclude={"calibration"})
     return cache_fingerprint(
         job.row.sha256,
         CHOSEN if own is None else own,
-        {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
+        {
+            "version": STAGE1_VERSION,
+            "settings": settings,
+            "lod": job.row.lod,
+            "teachers": [asdict(teacher) for teacher in job.teachers],
+        },
     )

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from chorus_common.runtime.options import FILE, FOLDER, PATH, alignment_options, json_option, out_option
+from chorus_common.runtime.options import (
+    FILE,
+    FOLDER,
+    PATH,
+    alignment_options,
+    json_option,
+    out_option,
+    reading_options,
+)
 from evaluation.commands.options import lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -57,6 +65,7 @@ class _Place(click.ParamType):
 )
 @out_option("Folder: heat.ply, heat.png, objects.ply, query.json.", FOLDER)
 @alignment_options()
+@reading_options()
 @json_option("Print query.json instead of the table.")
 def query_command(
     scene: Path,
@@ -70,6 +79,8 @@ def query_command(
     out: Path,
     as_json: bool,
     alignment: AlignmentSettings,
+    max_gaussians: int,
+    lod: int,
 ) -> int:
     """Find where a scene shows what a text says.
 
@@ -90,7 +101,7 @@ def query_command(
         raise ConfigError("query: give WORDS, --like-point or --like-image, one of them")
     if words is not None and not words.strip():
         raise ConfigError("query: no words to look for")
-    where = scene_at(scene, alignment)
+    where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     if where.source is not None and where.source.parent == out.resolve() and where.source.stem in ("heat", "objects"):
         raise ConfigError(f"{scene}: would be written over; give another --out")
     question = Words(words, prompts) if words is not None else Likeness(like_point, like_image)
@@ -115,6 +126,7 @@ def query_command(
             **sources.inputs(),
             **asked.inputs,
             "alignment": alignment.model_dump(),
+            "lod": lod,
             "scale": SHARPNESS,
             "threshold": threshold,
         },

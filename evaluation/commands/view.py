@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from chorus_common.runtime.options import PATH, alignment_options
+from chorus_common.runtime.options import PATH, alignment_options, reading_options
 from evaluation.commands.options import lifted_option, prompts_option, space_option, text_source_options
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @prompts_option
 @space_option
 @alignment_options()
+@reading_options()
 @click.option("--host", default="127.0.0.1", help="Address to listen on. Others can reach anything but 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Port to listen on; 0 takes any free one.")
 def view_command(
@@ -33,6 +34,8 @@ def view_command(
     host: str,
     port: int,
     alignment: AlignmentSettings,
+    max_gaussians: int,
+    lod: int,
 ) -> int:
     """Look at a scene in a browser.
 
@@ -49,7 +52,7 @@ def view_command(
 
     if label_space and label_space not in LABEL_SPACES:
         raise ConfigError(f"unknown label space '{label_space}'; known: {', '.join(LABEL_SPACES)}")
-    where = scene_at(scene, alignment)
+    where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     source = text_encoder = None
     if sources.given:
         _, source, text_encoder = one_source(sources, Selection([where]))

@@ -17,7 +17,7 @@ from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.scene import I64, GaussianScene
 from chorus_common.scene_check import AlignmentSettings, align_scene
-from chorus_common.scene_check.settings import AUTO, OFF
+from chorus_common.scene_check.words import AUTO, OFF
 from stage2_distill.encode import Blocks
 from stage2_distill.encoder import Encoder
 from stage2_distill.inference.clouds import Cloud, Clouds, own_clouds, release_clouds
