@@ -37,10 +37,11 @@ class DatasetDescription(Config):
     label_space: str = ""
     #: Format that every scene must have; "" takes each as it is.
     format: str = ""
-    #: How the scenes are brought in order, for files that do not tell it clearly: upward direction, metres per unit,
-    #: stray Gaussians (auto, off or a value each).
+    #: Upward direction of the files: auto (as each scene tells), off, an axis such as -y, or x,y,z.
     up: str = "auto"
+    #: Metres per unit of the files: auto, off, or a number.
     scale: str = "auto"
+    #: Gaussians apart from all others: auto (left out), off, or the gap in metres.
     outliers: str = "auto"
     #: Level of streamed scenes, 0 the finest.
     lod: int = Field(default=0, ge=0)
