@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from chorus_common.cluster.pool import Pool, WorkerLost
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -21,7 +22,7 @@ from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.cluster.pool import Pool, WorkerLost
+from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.teachers import DenseTeacher
@@ -131,14 +132,17 @@ def scene_moments(job: CalibrationJob) -> SceneMoments:
     config = scene_settings(job.config, job.row)
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
-        aligned = align_row(load_scene(job.row), own_cameras(job.row), config)
+        photographs = photographs_of(job.row, config)
+        own, _ = photographed(photographs, own_cameras(job.row, config))
+        aligned = align_row(load_scene(job.row), own, config)
         scene = aligned.scene
         cameras = pick_views(aligned.cameras, scene, config)
         rng = np.random.default_rng([config.seed, zlib.crc32(_key(job.row).encode())])
         views = np.sort(rng.choice(len(cameras), min(config.calibration.views, len(cameras)), replace=False))
+        chosen, taken = take_pictures(photographs, cameras.select(views))
         moments: dict[str, Moments] = {}
         with teacher_threads(config.teacher_threads):
-            for batch in render_batches(scene, cameras.select(views), config):
+            for batch in with_pictures(render_batches(scene, chosen, config), taken, config):
                 for spec, teacher in teachers.items():
                     assert isinstance(teacher, DenseTeacher)
                     tokens = teacher.features(batch.images, config_grid(config)).reshape(-1, teacher.channels)

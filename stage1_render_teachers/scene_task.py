@@ -29,6 +29,7 @@ from chorus_common.scene_check import Alignment
 from chorus_common.viewpoints import Survey, survey_scene
 from stage1_render_teachers.attempt import Stopwatch, attempt
 from stage1_render_teachers.outcomes import SceneOutcome
+from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.store import already_published
@@ -78,7 +79,7 @@ def run_scene(job: SceneJob) -> SceneOutcome:
     """Do one scene and say what happened; see `attempt`."""
 
     def work(watch: Stopwatch) -> SceneOutcome:
-        own = own_cameras(job.row)
+        own = own_cameras(job.row, job.config)
         fingerprint = scene_fingerprint(job, own)
         if already_published(job.path, job.row.scene_id, fingerprint, overwrite=job.overwrite):
             return SceneOutcome(job.row.dataset, job.row.scene_id, "skipped")
@@ -94,11 +95,13 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
     """
     config = job.settings
     with watch("read"):
-        aligned = align_row(load_scene(job.row), own, config)
+        photographs = photographs_of(job.row, config)
+        posed, absent = photographed(photographs, own)
+        aligned = align_row(load_scene(job.row), posed, config)
         scene = aligned.scene
     with watch("views"):
         survey = survey_scene(scene) if own is None else None
-        cameras = pick_views(aligned.cameras, scene, config, survey)
+        cameras, taken = take_pictures(photographs, pick_views(aligned.cameras, scene, config, survey))
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
@@ -107,7 +110,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         writer.put_cameras(cameras)
         surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
         passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
-        batches = render_batches(scene, cameras, config)
+        batches = with_pictures(render_batches(scene, cameras, config), taken, config)
         with teacher_threads(config.teacher_threads):
             while True:
                 with watch("render"):
@@ -161,7 +164,10 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         mostly_empty=_mostly_empty(empty / len(cameras), aligned.interior, survey),
         kind="" if survey is None else survey.kind,
         interior_coverage=figures.get("interior_coverage"),
-        notes=tuple(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
+        notes=(
+            *(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
+            *(note for note in (absent, "" if taken is None else taken.note) if note),
+        ),
         errors={name: found for name, found in errors.items() if found},
     )
 
@@ -196,9 +202,12 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     this code.
 
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
-    part is what is read of them: beside poses their folder may hold every picture of the capture.
+    part is what is read of them: beside poses their folder may hold every picture of the capture. Of photographs that
+    teachers look at, it is file names, sizes and lenses.
     """
     settings = job.settings.model_dump(mode="json", exclude={"calibration"})
+    found = photographs_of(job.row, job.config)
+    photographs = "" if found is None or own is None else found.digest(own.names)
     return cache_fingerprint(
         job.row.sha256,
         CHOSEN if own is None else own,
@@ -206,6 +215,7 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
             "version": STAGE1_VERSION,
             "settings": settings,
             "lod": job.row.lod,
+            "photographs": photographs,
             "teachers": [asdict(teacher) for teacher in job.teachers],
         },
     )

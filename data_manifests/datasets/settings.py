@@ -36,6 +36,21 @@ class ScannetRelease(Config):
     unknown_category: Literal["fail", "ignore"] = "fail"
 
 
+class ScannetppRelease(Config):
+    """ScanNet++ as its owners hand it out: data/<id>/ with scans/ (mesh, segments, objects) and dslr/colmap/."""
+
+    #: Which reader the release is for.
+    layout: Literal["scannetpp"]
+    #: split -> folder with the scenes of that split, where it is not data/.
+    folders: dict[str, str] = Field(default={"test": "sem_test"})
+    #: split -> file of scene ids, or the ids themselves.
+    split_lists: SplitLists = Field(default={split: f"splits/nvs_sem_{split}.txt" for split in ("train", "val")})
+    #: Splits that come without annotations.
+    unlabelled: list[str] = Field(default=["test"])
+    #: From annotators' classes to those of the benchmark.
+    label_table: str = "metadata/semantic_benchmark/map_benchmark.csv"
+
+
 class S3disRelease(Config):
     """Stanford3dDataset_v1.2: Area_k/<room>/Annotations/<class>_<n>.txt."""
 
@@ -93,7 +108,8 @@ class PointTables(Config):
 
 
 Release = Annotated[
-    ScannetRelease | S3disRelease | SceneSplatFolders | PointceptFolders | PointTables, Field(discriminator="layout")
+    ScannetRelease | ScannetppRelease | S3disRelease | SceneSplatFolders | PointceptFolders | PointTables,
+    Field(discriminator="layout"),
 ]
 
 

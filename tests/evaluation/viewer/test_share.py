@@ -127,3 +127,13 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         assert isinstance(found, ChorusError), (arguments, found)
         assert words in str(found), (arguments, str(found))
         assert "\n" not in str(found)
+
+
+def test_view_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, features = room_file(tmp_path, 50)
+    served = []
+    monkeypatch.setattr("evaluation.viewer.server.ViewerServer.serve", lambda server: served.append(server.model))
+    result = call("view", source, *UPRIGHT, "--features", features, *TEXT, "--classes", ",".join(NAMES), "--port", 0)
+    assert result.exception is None, result.exception
+    assert re.search(r"open http://127\.0\.0\.1:\d+ \(Ctrl-C ends\)", result.output)
+    assert served[0].modes == ("colour", "features", "prediction")
