@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from chorus_common.cluster.pool import Pool, WorkerLost
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -21,7 +22,6 @@ from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.cluster.pool import Pool, WorkerLost
 from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config

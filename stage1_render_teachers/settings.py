@@ -8,10 +8,10 @@ from pydantic import Field, field_validator
 
 from chorus_common.cache.schema import MaskForm
 from chorus_common.camera_io.view_list import VIEW_LIST
+from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.features.quantise import Bits
 from chorus_common.runtime.config import Config
 from chorus_common.scene_check.settings import AlignmentSettings
-from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
@@ -95,20 +95,9 @@ class Stage1Config(Config):
         return specs
 
 
-class RunConfig(Config):
+class RunConfig(ClusterConfig):
     """How the work is spread and how patient we are; never changes a byte of the cache."""
 
-    workers: int = Field(default=0, ge=0, description="processes on this machine; 0 = in this process")
-    scheduler: str = Field(default="local", description='"local", "slurm", or the scheduler file of a dask cluster')
-    slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what each job asks for, with slurm")
-    device: str = Field(default="cpu", description='where neural teachers run: "auto", "cpu", "cuda"')
     overwrite: bool = Field(default=False, description="redo scenes that were published with other settings")
     retries: int = Field(default=1, ge=0, description="more tries for what may pass: a file system or bucket hiccup")
     max_failures: int = Field(default=0, ge=0, description="stop after this many failed scenes; 0 = never")
-    worker_patience: float = Field(default=7200.0, gt=0, description="seconds of silence until a worker is replaced")
-    worker_memory: str = Field(default="auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
-
-    @property
-    def works_here(self) -> bool:
-        """Whether scenes are made in this process, without workers."""
-        return self.scheduler == "local" and self.workers == 0

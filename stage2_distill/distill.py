@@ -21,6 +21,7 @@ from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, scene_identities
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run, RunResult, launch
+from stage2_distill.engine.means import Number
 from stage2_distill.engine.recipe import Loss, Measured, Recipe, Validation
 from stage2_distill.engine.seeds import model_seed
 from stage2_distill.feature_norms import calibrate_feature_norms
@@ -113,7 +114,7 @@ class DistillRecipe(Recipe[Batch]):
             f"teachers/{name}": Measured({"weight": weights[name].teacher, **term.values()}, term.seen)
             for name, term in found.terms.items()
         }
-        losses = {n: float(found.terms[n].loss.detach()) if n in found.terms else 0.0 for n in self.teachers}
+        losses: dict[str, Number] = {n: found.terms[n].loss if n in found.terms else 0.0 for n in self.teachers}
         return Loss(found.total, measured, losses)
 
     def term_weights(self, step: int) -> dict[str, TermWeights]:

@@ -219,7 +219,8 @@ def is_student(source: str | Path) -> bool:
     path = locate(source).path
     if path.is_dir():
         return is_own_folder(path) and read_folder_header(path).format == "chorus-student"
-    return bool(split_state(read_published(path).tensors, path).projectors)
+    file = read_published(path)
+    return bool(split_state(file.tensors, path, file.adapter).projectors)
 
 
 def export_release(student: Student, path: str | Path) -> None:
@@ -252,7 +253,7 @@ def _read_folder(folder: Path) -> Student:
 def _read_release(found: WeightsSource) -> tuple[Student, WeightsSource]:
     path = found.path
     file = read_published(path)
-    parts = split_state(file.tensors, path)
+    parts = split_state(file.tensors, path, file.adapter)
     if not parts.projectors:
         raise WeightsError(
             f"{found.name}: holds an encoder alone, without projectors, so it answers to no teacher; use it where an "

@@ -89,6 +89,17 @@ def workers_option(help: str = "Processes. They change no byte of the result.") 
     return click.option("--workers", type=click.IntRange(1, 256), default=1, help=help)
 
 
+def scheduler_options() -> Callable[[F], F]:
+    """-> scheduler, slurm: where workers run, and what each Slurm job asks for"""
+    return together(
+        click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
+        click.option(
+            "--slurm", type=PATH, metavar="FILE.toml",
+            help="What each Slurm job asks for; docs/guide/cluster.md lists the keys.",
+        ),
+    )  # fmt: skip
+
+
 def device_option(help: str = "Where networks run: auto, cpu, cuda or cuda:N.") -> Callable[[F], F]:
     """-> device: as torch names it; "auto" is CUDA where this machine has it."""
     return click.option("--device", default="auto", help=help)

@@ -131,7 +131,10 @@ text_source_options = bundle(
     click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
     click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
-    click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
+    click.option(
+        "--text",
+        help="Spec of the text encoder, where neither student nor store tells, or of another copy of the student's.",
+    ),
     click.option(
         "--text-embeddings",
         type=FILE,

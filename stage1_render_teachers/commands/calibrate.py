@@ -28,9 +28,9 @@ def calibrate_command(
 
     `run` does so by itself. With --overwrite all standardisers are fitted again.
     """
+    from chorus_common.cluster.pool import open_pool
     from chorus_common.manifest import Manifest
     from stage1_render_teachers.calibrate import calibrate, missing_standardisers
-    from stage1_render_teachers.cluster.pool import open_pool
     from stage1_render_teachers.plan import teacher_facts
     from stage1_render_teachers.rows import select_rows
     from stage1_render_teachers.store import prepare_store

@@ -14,6 +14,7 @@ import numpy as np
 
 from chorus_common.cache import sweep_orphans
 from chorus_common.cache.names import UNRECORDED
+from chorus_common.cluster.pool import Pool, open_pool
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import ConfigError, SceneError, one_line
@@ -21,8 +22,7 @@ from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.text import has_text_side
 from stage1_render_teachers.calibrate import SceneMoments, draw_rows, merged_moments, save_standardiser
-from stage1_render_teachers.cluster.pool import Pool, open_pool
-from stage1_render_teachers.exchange.feature_files import TeacherOrigin, open_features, read_document
+from stage1_render_teachers.exchange.feature_files import IMPORTED, TeacherOrigin, open_features, read_document
 from stage1_render_teachers.exchange.import_scene import ImportJob, ImportTeacher, import_scene, present_stems
 from stage1_render_teachers.exchange.settings import ImportConfig
 from stage1_render_teachers.outcomes import OutcomeLog
@@ -91,7 +91,7 @@ def origin_of(stem: str, spec: str, rows: Sequence[ManifestRow]) -> TeacherOrigi
     told = next((found for row in rows if (found := _told(row, stem)) is not None), None)
     if told is not None and spec in ("", told.spec):
         return told
-    spec = spec or f"imported:{stem}"
+    spec = spec or f"{IMPORTED}{stem}"
     return TeacherOrigin(spec=spec, text_aligned=has_text_side(spec))
 
 

@@ -35,7 +35,7 @@ class TeacherTerms:
 
     loss: Tensor
     distillation: DistillationTerms
-    seen: float
+    seen: Tensor
     others: Mapping[str, Tensor]
 
     def values(self) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ def teacher_terms(
         if weights.prototypes > 0 and prototypes is not None:
             asked = settings.prototypes
             term = prototype_loss(
-                predicted, target.values, shares, target.cloud, prototypes, asked.temperature, asked.balance
+                predicted, target.values, shares, target.cloud, len(batch), prototypes, asked.temperature, asked.balance
             )
             others["prototypes"] = term.detach()
             loss = loss + weights.prototypes * term * seen

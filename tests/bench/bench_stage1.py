@@ -12,11 +12,11 @@ import psutil
 import torch
 
 from chorus_common.camera_io import write_transforms_json
+from chorus_common.cluster.pool import open_pool
 from chorus_common.manifest import ManifestRow, path_digest
 from chorus_common.runtime.processes import in_child
 from chorus_common.scene_io import write_npy_folder
 from data_manifests.synthetic import RoomOptions, generate_room
-from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, read_outcomes
 from stage1_render_teachers.plan import describe_teachers, plan_teachers
 from stage1_render_teachers.run import run_jobs, run_stage1

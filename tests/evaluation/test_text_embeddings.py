@@ -8,18 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from chorus_common.labels import SCANNET20
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene_io import write_npy_folder, write_scene
+from chorus_common.text import load_text_encoder
 from chorus_common.text.relevancy import CANONICAL_PHRASES
 from evaluation import cli
 from evaluation.features import StudentFeatures
 from evaluation.scenes import scene_at
 from stage2_distill.student import load_student
+from tests.chorus_common.text.siglip_files import NAME, OUT, write_open_clip, write_transformers
 from tests.evaluation.instance_rooms import room_with_instances
 from tests.evaluation.rooms import Rooms, make_scene
 
@@ -185,3 +188,36 @@ def test_two_text_sides_and_a_wrong_one(run: Run, room: Path, tmp_path: Path) ->
     assert (code, "teacher 'dino'" in said, "gives 32 channels" in said) == (2, True, True)
     code, said = run(*arguments, tmp_path / "o", "--text", "open_clip:ViT-B-16:openai")
     assert (code, "is no text side of its teachers" in said) == (2, True)
+
+
+def test_the_text_side_of_a_student_by_another_way(run: Run, room: Path, tmp_path: Path) -> None:
+    """--text transformers:FOLDER in place of the open_clip model that the released Chorus names."""
+    before = list(open_clip.factory._MODEL_CONFIG_PATHS)
+    state = load_file(write_open_clip(tmp_path / "open_clip"))
+    open_clip.factory._MODEL_CONFIG_PATHS[:] = before
+    open_clip.factory._MODEL_CONFIGS.pop(NAME)
+    folder = write_transformers(tmp_path / "siglip2", state)
+    assert OUT == CHANNELS
+    arguments = [
+        "label",
+        room,
+        "--classes",
+        "chair,table",
+        "--encoder",
+        GOLDEN,
+        "--device",
+        "cpu",
+        "--prompts",
+        "plain",
+    ]
+    code, said = run(*arguments, "--text", f"transformers:{folder}", "--out", tmp_path / "a")
+    assert code == 0, said
+    inputs = json.loads((tmp_path / "a" / "labels.json").read_text())["inputs"]
+    assert inputs["text_encoder"] == f"transformers:{folder}"
+    words = ("chair", "table")
+    rows = load_text_encoder(f"transformers:{folder}").encode(list(words))
+    file = write(tmp_path / "same.npz", dict(zip(words, rows)))
+    code, said = run(*arguments, "--text-embeddings", file, "--out", tmp_path / "b")
+    assert code == 0, said
+    first, second = (np.load(tmp_path / name / "predicted_class.npy") for name in "ab")
+    assert np.array_equal(first, second)

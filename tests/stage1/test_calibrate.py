@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chorus_common.cluster.pool import Finished, InProcess
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.runtime.errors import CacheError
@@ -22,7 +23,6 @@ from stage1_render_teachers.calibrate import (
     save_standardiser,
     scene_moments,
 )
-from stage1_render_teachers.cluster.pool import Finished, InProcess
 from stage1_render_teachers.plan import describe_teachers, standardiser_path
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
