@@ -27,8 +27,9 @@ from chorus_common.runtime.errors import SceneError
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene_check import Alignment
 from chorus_common.viewpoints import Survey, survey_scene
-from stage1_render_teachers.attempt import Stopwatch, attempt
+from stage1_render_teachers.attempt import Stopwatch, attempt, timed
 from stage1_render_teachers.outcomes import SceneOutcome
+from stage1_render_teachers.overlap import done_aside, made_ahead, teachers_run_elsewhere
 from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config, scene_settings
@@ -110,13 +111,14 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         writer.put_cameras(cameras)
         surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
         passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
-        batches = with_pictures(render_batches(scene, cameras, config), taken, config)
-        with teacher_threads(config.teacher_threads):
-            while True:
-                with watch("render"):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
+        made = with_pictures(render_batches(scene, cameras, config), taken, config)
+        overlap = teachers_run_elsewhere(job.device)
+        with (
+            teacher_threads(config.teacher_threads),
+            made_ahead(timed(made, watch, "render"), overlap=overlap) as batches,
+            done_aside(overlap=overlap) as aside,
+        ):
+            for batch in batches:
                 hits += batch.hits
                 empty += float((batch.depth <= 0).mean(axis=(1, 2)).sum())
                 if config.store_rgb:
@@ -125,7 +127,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
                     depths.append(batch.depth.astype(np.float16))
                 tokens: dict[str, NDArray[np.float32]] = {}
                 for step in passes:
-                    step.add(batch, tokens, watch)
+                    aside(step.add(batch, tokens, watch))
         if not any(map(len, hits)):
             raise SceneError(
                 f"scene {job.row.scene_id}: none of its {len(cameras)} views sees any Gaussian; "

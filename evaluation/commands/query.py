@@ -112,7 +112,7 @@ def query_command(
     found = answer(loaded, features, query, others, top=top, threshold=threshold)
     low, high = heat_range(found.relevancy)
     write_coloured_file(out / "heat.ply", loaded, heat(found.relevancy, low, high), {"relevancy": found.relevancy})
-    write_heat_picture(out / "heat.png", loaded, found.relevancy, f"{asked.row}: {question.title}", question.half)
+    write_heat_picture(out / "heat.png", loaded, found.relevancy, f"{asked.row}: {question.title}", asked.half)
     ranks = found.ranks()
     colours = class_palette([f"object {i}" for i in range(len(found.objects))])[ranks]
     write_coloured_file(out / "objects.ply", loaded, colours, {"rank": ranks})
@@ -134,7 +134,7 @@ def query_command(
             "file_to_metres": loaded.alignment.as_dict(),
             "objects": list(found.objects),
             "objects_from": found.origin,
-            "compared_with": question.half,
+            "compared_with": asked.half,
             "relevancy": {"max": float(found.relevancy.max()), "shown_low": low, "shown_high": high},
         },
     )
@@ -149,6 +149,6 @@ def query_command(
     ]
     click.echo(text_table(header, rows))
     if not found.objects:
-        click.echo(f"no object answers: nothing is more like the query than like the {question.half}")
+        click.echo(f"no object answers: nothing is more like the query than like the {asked.half}")
     click.echo(f"written: {out}/heat.ply, heat.png, objects.ply, query.json")
     return EXIT_DONE
