@@ -24,7 +24,7 @@ from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.teachers import DenseTeacher
 from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import (
@@ -131,7 +131,7 @@ def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
 def scene_moments(job: CalibrationJob) -> SceneMoments:
     """Moments of the tokens of a few seeded views of one scene. Never raises for bad input."""
     keep_freed_memory()
-    config = job.config
+    config = scene_settings(job.config, job.row)
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
         photographs = photographs_of(job.row, config)

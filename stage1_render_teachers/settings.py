@@ -10,6 +10,7 @@ from chorus_common.cache.schema import MaskForm
 from chorus_common.camera_io.view_list import VIEW_LIST
 from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.features.quantise import Bits
+from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.config import Config
 from chorus_common.scene_check.settings import AlignmentSettings
 from stage1_render_teachers.teachers.protocol import teacher_name
@@ -94,6 +95,11 @@ class Stage1Config(Config):
         if len(set(names)) != len(names):
             raise ValueError("a teacher is named twice")
         return specs
+
+
+def scene_settings(config: Stage1Config, row: ManifestRow) -> Stage1Config:
+    """`config` for the scene of `row`: what the manifest says of the scene, where the settings leave it open."""
+    return config.model_copy(update={"alignment": config.alignment.or_else(row.alignment)})
 
 
 class RunConfig(ClusterConfig):

@@ -73,7 +73,7 @@ def stage1_config(
 
 def aligned_settings(alignment: AlignmentSettings) -> list[str]:
     """What --up, --scale and --outliers say, as settings; nothing where they say "auto"."""
-    from chorus_common.scene_check.settings import AUTO
+    from chorus_common.scene_check.words import AUTO
 
     return [f"alignment.{key}={json.dumps(value)}" for key, value in alignment.model_dump().items() if value != AUTO]
 
