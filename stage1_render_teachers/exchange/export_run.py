@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chorus_common.cache import published_scenes, sweep_orphans
+from chorus_common.cluster.pool import open_pool
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import CacheError
 from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.exchange.export_scene import ExportJob, export_scene
 from stage1_render_teachers.run import RunSummary, run_jobs
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.store import require_store, scene_path
+
+
+def published_rows(store: StorePath, dataset: str | None = None) -> list[ManifestRow]:
+    """A row per published scene (of `dataset`), without a split, since a store knows of none."""
+    require_store(store)
+    found = [path for path in published_scenes(store) if dataset in (None, path.parent.name)]
+    return [ManifestRow(path.parent.name, path.stem, "", "", Path(), None, "", 0, "") for path in found]
 
 
 def run_export(
