@@ -37,6 +37,8 @@ F32 = NDArray[np.float32]
 PASS = 1 << 15
 #: Rows at a time of a projector's hidden layer: 80 MB at 4928 channels.
 TILE = 4096
+#: The head that is no head: the encoder's own output.
+LATENT = "encoder"
 
 
 class SceneFeatures(Protocol):
@@ -53,6 +55,15 @@ class ScoredFeatures(Protocol):
 
     def scores(self, start: int, stop: int, text: F32) -> F32 | None:
         """[stop - start, K], in every row in proportion to the cosines with text [K, C]; None = not of these."""
+        ...
+
+
+@runtime_checkable
+class HeadedFeatures(Protocol):
+    """Features of a network that has other heads, too; all are made of one encoding of the scene."""
+
+    def head(self, name: str) -> SceneFeatures:
+        """What head `name` says of the scene's Gaussians."""
         ...
 
 
@@ -75,6 +86,11 @@ class StudentFeatures:
     teacher: str
     tta_rotations: int = 1
 
+    @property
+    def other_heads(self) -> tuple[str, ...]:
+        """What else the student says of a scene: for its other teachers, and before any projector."""
+        return (*(name for name in self.student.teachers if name != self.teacher), LATENT)
+
     def open(self, scene: LoadedScene) -> SceneFeatures:
         rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
         return _StudentScene(self.student, self.teacher, rotated)
@@ -89,6 +105,10 @@ class _StudentScene:
     def rows(self, start: int, stop: int) -> F32:
         return self.rotated.in_teacher_space(self.student, self.teacher, start, stop).numpy()
 
+    def head(self, name: str) -> SceneFeatures:
+        """See `HeadedFeatures`; `LATENT` = the encoder's own output."""
+        return _Latent(self.rotated) if name == LATENT else _StudentScene(self.student, name, self.rotated)
+
     @torch.no_grad()
     def scores(self, start: int, stop: int, text: F32) -> F32 | None:
         """See `ScoredFeatures`: of a projector whose directions are the teacher's own, at one angle."""
@@ -100,6 +120,14 @@ class _StudentScene:
         folded = FoldedProjector(projector, torch.from_numpy(text))
         scores: F32 = torch.cat([folded(part) for part in latent.split(TILE)]).cpu().numpy()
         return scores
+
+
+@dataclass(frozen=True)
+class _Latent:
+    rotated: TtaFeatures
+
+    def rows(self, start: int, stop: int) -> F32:
+        return self.rotated.mean(start, stop).numpy()
 
 
 @dataclass(frozen=True)

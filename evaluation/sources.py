@@ -144,7 +144,7 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, text_encoder.channels)
     if lifted:
-        sources["lifted_teacher"] = _lifted(selection.scenes[0], name, text_encoder)
+        sources["lifted_teacher"] = lifted_teacher(selection.scenes[0], name, text_encoder)
     if not sources:
         raise ConfigError("nothing to evaluate; give --encoder, --features or --lifted")
     return TextSources(sources, text_encoder, name)
@@ -228,10 +228,12 @@ def _cached_specs(scenes: Sequence[EvalScene]) -> dict[str, str]:
     return {name: teacher.spec for name, teacher in first.open().dense_teachers.items()}
 
 
-def _lifted(first: EvalScene, name: str, text_encoder: TextEncoder) -> LiftedTeacher:
+def lifted_teacher(first: EvalScene, name: str, text_encoder: TextEncoder | None = None) -> LiftedTeacher:
+    """The teacher `name` of the cache that `first` lies in. text_encoder: the text side that it must be a pair with."""
     assert first.store is not None, "refused before"
     cache = first.open()
     if name not in cache.dense_teachers:
         raise CacheError(f"cache {cache.path}: no dense teacher '{name}'; it has {', '.join(cache.dense_teachers)}")
-    check_pair(name, cache.dense_teachers[name].fingerprint, text_encoder)
+    if text_encoder is not None:
+        check_pair(name, cache.dense_teachers[name].fingerprint, text_encoder)
     return LiftedTeacher(name, PhiSStandardiser.load(first.store / "standardisers" / f"{name}.safetensors"))

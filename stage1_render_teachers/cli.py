@@ -20,6 +20,9 @@ cli = program(
         "copy": LazyCommand(
             f"{_COMMANDS}.copy:copy_command", "Copy published scenes and standardisers to another store."
         ),
+        "embed": LazyCommand(
+            f"{_COMMANDS}.embed:embed_command", "Write what a teacher says of a picture as one vector."
+        ),
         "import": LazyCommand(
             f"{_COMMANDS}.import_features:import_command",
             "Publish caches from features per Gaussian that lie beside the scenes.",

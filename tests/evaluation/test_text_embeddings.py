@@ -117,9 +117,12 @@ def test_zero_shot_and_instances(run: Run, tmp_path: Path) -> None:
     for task, more in (("zero-shot", []), ("instances", ["--proposals", "truth"])):
         code, said = run(task, *more, *asked, tmp_path / f"{task}.json")
         assert code == 0, said
-        inputs = json.loads((tmp_path / f"{task}.json").read_text())["inputs"]
+        document = json.loads((tmp_path / f"{task}.json").read_text())
+        inputs = document["inputs"]
         assert inputs["text_encoder"] == f"file:{file}"
         assert (inputs["teacher"], inputs["prompts"]) == ("lang", "plain")
+        if task == "zero-shot":
+            assert "chorus_release" in document["rows"]["student"]["published_definitions"]
 
 
 @pytest.mark.parametrize("task", ["zero-shot", "label", "query"])
