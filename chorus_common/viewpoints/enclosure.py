@@ -67,7 +67,9 @@ def enclosure_at(grid: Occupancy, voxels: NDArray[np.int64]) -> Enclosure:
     lower[:, 2] = np.maximum(lower[:, 2] - round(LOWER / grid.step), 0)
     free = ~grid.solid[tuple(lower.T)]
     return Enclosure(
-        *(share_of_hits(grid.solid, voxels, rays, reach) for rays in (around, above, below)),
+        share_of_hits(grid.solid, voxels, around, reach),
+        share_of_hits(grid.solid, voxels, above, reach),
+        share_of_hits(grid.solid, voxels, below, reach),
         share_of_hits(grid.solid, lower, level, LEVEL_REACH / grid.step) * free.astype(np.float32),
     )
 
