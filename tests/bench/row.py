@@ -10,7 +10,8 @@ from typing import Any
 class Row:
     """`ratio` = value / baseline_value of the same quantity in the same run, or `value` itself without a baseline.
 
-    Where the unit says "times faster", ratio = baseline_value / value: larger is better.
+    Where the unit says "times faster", ratio = baseline_value / value: larger is better. `spread`: least and largest
+    ratio of the row's rounds (`measure.interleaved`); the ratio twice where there is one round, or nothing to vary.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Row:
     command: str
     baseline: str = ""
     baseline_value: float | None = None
+    spread: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"spread": self.spread or (self.ratio, self.ratio)}
