@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
 from stage2_distill.folded_projector import FoldedProjector
+from stage2_distill.preconditions import unmet
 from stage2_distill.projectors import NormInputProjector
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
@@ -92,6 +94,7 @@ class StudentFeatures:
         return (*(name for name in self.student.teachers if name != self.teacher), LATENT)
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
+        _say_unmet(self.student.encoder, scene)
         rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
         return _StudentScene(self.student, self.teacher, rotated)
 
@@ -138,6 +141,7 @@ class EncoderFeatures:
     tta_rotations: int = 1
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
+        _say_unmet(self.encoder, scene)
         return ArrayFeatures(encode_latent(self.encoder, scene.gaussians, self.tta_rotations))
 
 
@@ -249,6 +253,11 @@ class _FileScene:
         if not np.isfinite(part).all():
             raise MetricError(f"{self.path}: holds values that are not finite")
         return part
+
+
+def _say_unmet(encoder: Encoder, scene: LoadedScene) -> None:
+    for finding in unmet(encoder.config, scene.gaussians):
+        click.echo(f"{scene.name}: {finding.line()}", err=True)
 
 
 def encode_latent(encoder: Encoder, scene: GaussianScene, tta_rotations: int = 1) -> F32:

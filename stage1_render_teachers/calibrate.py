@@ -24,8 +24,9 @@ from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import (
     align_row,
     config_grid,
@@ -66,7 +67,7 @@ class SceneMoments:
 
 def missing_standardisers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[TeacherFacts, ...]:
     """The dense teachers that have no standardiser in `store` yet."""
-    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.spec).exists())
+    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.name).exists())
 
 
 def calibrate(
@@ -83,8 +84,9 @@ def calibrate(
     paths: list[StorePath] = []
     for teacher in teachers:
         moments = merged[teacher.spec]
-        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
+        spec = split_name(teacher.spec)[1]
+        standardiser = phi_s(moments, spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.name), overwrite=overwrite))
     return paths
 
 
@@ -129,7 +131,7 @@ def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
 def scene_moments(job: CalibrationJob) -> SceneMoments:
     """Moments of the tokens of a few seeded views of one scene. Never raises for bad input."""
     keep_freed_memory()
-    config = job.config
+    config = scene_settings(job.config, job.row)
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
         photographs = photographs_of(job.row, config)

@@ -32,7 +32,7 @@ from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.overlap import done_aside, made_ahead, teachers_run_elsewhere
 from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.store import already_published
 from stage1_render_teachers.teacher_passes import open_passes
 from stage1_render_teachers.views.render_views import (
@@ -70,6 +70,11 @@ class SceneJob:
     def path(self) -> StorePath:
         return self.store / self.row.dataset / f"{self.row.scene_id}.zarr"
 
+    @property
+    def settings(self) -> Stage1Config:
+        """The settings of this scene: what the manifest says of it, where `config` leaves it open."""
+        return scene_settings(self.config, self.row)
+
 
 def run_scene(job: SceneJob) -> SceneOutcome:
     """Do one scene and say what happened; see `attempt`."""
@@ -89,7 +94,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
 
     Raises ChorusError, or whatever a broken file or a full disk raises.
     """
-    config = job.config
+    config = job.settings
     with watch("read"):
         photographs = photographs_of(job.row, config)
         posed, absent = photographed(photographs, own)
@@ -180,7 +185,7 @@ def _mostly_empty(empty: float, interior: bool, survey: Survey | None) -> bool:
 
 def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
     """What the cache says of itself."""
-    config = job.config
+    config = job.settings
     return SceneHeader(
         scene_id=job.row.scene_id,
         dataset=job.row.dataset,
@@ -190,6 +195,7 @@ def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> 
         ),
         settings=config.model_dump(mode="json"),
         alignment=AlignmentAttributes(**alignment.as_dict()),
+        lod=job.row.lod,
     )
 
 
@@ -201,7 +207,7 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     part is what is read of them: beside poses their folder may hold every picture of the capture. Of photographs that
     teachers look at, it is file names, sizes and lenses.
     """
-    settings = job.config.model_dump(mode="json", exclude={"calibration"})
+    settings = job.settings.model_dump(mode="json", exclude={"calibration"})
     found = photographs_of(job.row, job.config)
     photographs = "" if found is None or own is None else found.digest(own.names)
     return cache_fingerprint(
@@ -210,6 +216,7 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
         {
             "version": STAGE1_VERSION,
             "settings": settings,
+            "lod": job.row.lod,
             "photographs": photographs,
             "teachers": [asdict(teacher) for teacher in job.teachers],
         },

@@ -10,6 +10,7 @@ from chorus_common.cache.schema import MaskForm
 from chorus_common.camera_io.view_list import VIEW_LIST
 from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.features.quantise import Bits
+from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.config import Config
 from chorus_common.scene_check.settings import AlignmentSettings
 from stage1_render_teachers.teachers.protocol import teacher_name
@@ -29,7 +30,8 @@ class Stage1Config(Config):
     """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
 
     teachers: tuple[str, ...] = Field(
-        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/guide/stage1.md"
+        default=("embedded:text", "embedded:dense", "embedded:masks"),
+        description="specs, or NAME=SPEC each; see docs/guide/teachers.md",
     )
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
@@ -93,6 +95,11 @@ class Stage1Config(Config):
         if len(set(names)) != len(names):
             raise ValueError("a teacher is named twice")
         return specs
+
+
+def scene_settings(config: Stage1Config, row: ManifestRow) -> Stage1Config:
+    """`config` for the scene of `row`: what the manifest says of the scene, where the settings leave it open."""
+    return config.model_copy(update={"alignment": config.alignment.or_else(row.alignment)})
 
 
 class RunConfig(ClusterConfig):

@@ -128,13 +128,24 @@ def alignment_options() -> Callable[[F], F]:
     return wrap  # fmt: skip
 
 
-def reading_options() -> Callable[[F], F]:
-    """-> max_gaussians, lod: how a scene is read"""
+def reading_options(recorded: str = "") -> Callable[[F], F]:
+    """-> max_gaussians, lod: how a scene is read.
+
+    recorded: where a command reads these per scene, such as "the manifest's"; both are then None unless they are given.
+    """
+    most = click.IntRange(min=1)
+    level = click.IntRange(min=0)
+    large, fine = "Refuse scenes with more Gaussians.", "Level of a streamed scene, 0 the finest."
+    if recorded:
+        return together(
+            click.option(
+                "--max-gaussians", type=most, help=f"{large}  [default: 20000000, or as many as were indexed]"
+            ),
+            click.option("--lod", type=level, help=f"{fine}  [default: {recorded}, else 0]"),
+        )
     return together(
-        click.option(
-            "--max-gaussians", type=click.IntRange(min=1), default=20_000_000, help="Refuse scenes with more Gaussians."
-        ),
-        click.option("--lod", type=click.IntRange(min=0), default=0, help="Level of a streamed scene, 0 the finest."),
+        click.option("--max-gaussians", type=most, default=20_000_000, help=large),
+        click.option("--lod", type=level, default=0, help=fine),
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from chorus_common.labels import SPACES
 from chorus_common.runtime.config import Config
-from chorus_common.scene_io import PointCloudOptions
+from chorus_common.scene_io import MAX_GAUSSIANS, PointCloudOptions
 
 #: split -> file of scene ids (looked for in the release, then in data_manifests/splits), or the ids themselves.
 SplitLists = dict[str, str | list[str]]
@@ -122,6 +122,10 @@ class TrainedGaussians(Config):
     margin: float = Field(default=0.25, ge=0)
     #: A Gaussian takes the label of its nearest point up to this distance in metres; beyond it has none.
     reach: float = Field(default=0.25, gt=0)
+    #: Scenes with more trained Gaussians are refused.
+    max_gaussians: int = Field(default=MAX_GAUSSIANS, ge=1)
+    #: Level of streamed scenes, 0 the finest.
+    lod: int = Field(default=0, ge=0)
 
 
 class PrepareConfig(Config):

@@ -18,6 +18,7 @@ from chorus_common.runtime.options import (
     alignment_options,
     manifest_option,
     out_option,
+    reading_options,
     seed_option,
     split_option,
     stores_option,
@@ -168,6 +169,7 @@ scene_options = bundle(
     scored_split_option,
     space_option,
     alignment_options(),
+    reading_options("the manifest's"),
 )
 
 

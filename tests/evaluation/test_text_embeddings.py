@@ -20,6 +20,7 @@ from chorus_common.text import load_text_encoder
 from chorus_common.text.relevancy import CANONICAL_PHRASES
 from evaluation import cli
 from evaluation.features import StudentFeatures
+from evaluation.likeness import expanded, typical_features
 from evaluation.scenes import scene_at
 from stage2_distill.student import load_student
 from tests.chorus_common.text.siglip_files import NAME, OUT, write_open_clip, write_transformers
@@ -108,6 +109,31 @@ def test_query_is_lerfs_relevancy_of_the_vectors(
     code, said = run(*arguments, lost, "--out", tmp_path / "q")
     assert code == 2
     assert "lost.npz: lacks the phrases things, stuff, texture" in said
+
+
+def test_words_without_canonical_phrases_are_compared_with_the_scene(
+    run: Run, room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of one phrase answers as a picture of it would: see evaluation.likeness."""
+    monkeypatch.setattr("evaluation.heat_picture.WIDTH", 64)
+    monkeypatch.setattr("evaluation.heat_picture.HEIGHT", 48)
+    phrases = vectors("a red chair")
+    file = write(tmp_path / "one.npz", phrases)
+    arguments = ["query", room, "a red chair", "--encoder", GOLDEN, "--device", "cpu", "--text-embeddings", file]
+    code, said = run(*arguments, "--out", tmp_path / "q")
+    assert code == 0, said
+    document = json.loads((tmp_path / "q" / "query.json").read_text())
+    assert document["compared_with"] == "scene's other typical features"
+    assert document["inputs"]["text_encoder"] == f"file:{file}"
+    loaded = scene_at(room).load()
+    features = StudentFeatures(load_student(GOLDEN), "lang").open(loaded)
+    n = len(loaded.gaussians)
+    unit = phrases["a red chair"] / np.linalg.norm(phrases["a red chair"])
+    query = expanded(features, n, unit[None])
+    rows = features.rows(0, n)
+    cosines = rows @ np.concatenate([query, typical_features(features, n, query)]).T
+    rivals = [1 / (1 + np.exp(-10 * (cosines[:, 0] - cosines[:, k]))) for k in range(1, cosines.shape[1])]
+    assert document["relevancy"]["max"] == pytest.approx(np.min(rivals, axis=0).max(), abs=1e-4)
 
 
 def test_zero_shot_and_instances(run: Run, tmp_path: Path) -> None:
