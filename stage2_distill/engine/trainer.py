@@ -17,9 +17,9 @@ from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.interruptions import StopRequest
 from stage2_distill.engine.means import Means, Number, read_numbers
 from stage2_distill.engine.move import to_device
-from stage2_distill.engine.optim import set_learning_rate
+from stage2_distill.engine.optim import set_first_beta, set_learning_rate
 from stage2_distill.engine.recipe import B, Recipe
-from stage2_distill.engine.schedule import learning_rate
+from stage2_distill.engine.schedule import first_beta, learning_rate
 from stage2_distill.engine.synced_norm import synchronise_batch_norm
 
 
@@ -75,6 +75,8 @@ class Trainer(Generic[B]):
         model.train()
         lr = learning_rate(step, recipe.steps, optim)
         set_learning_rate(self.optimizer, lr)
+        if optim.cycle_beta1 is not None:
+            set_first_beta(self.optimizer, first_beta(step, recipe.steps, optim))
         statistics = [b.clone() for b in model.buffers()]
         means = Means()
         losses: list[tuple[Number, float]] = []  # with the share of the batch that each counts for

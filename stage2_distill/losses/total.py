@@ -100,10 +100,13 @@ def teacher_terms(
     masks = batch.masks.get(name) if weights.masks > 0 else None
     labels = batch.labels.get(name) if weights.labels > 0 else None
     if masks is None and labels is None and batch.pixels is None:
-        predicted = student.project(name, take_rows(latent, target.rows))
-    else:
-        everywhere = student.project(name, latent)
-        predicted = take_rows(everywhere if batch.pixels is None else batch.pixels @ everywhere, target.rows)
+        predicted = student.matched(name, student.project(name, take_rows(latent, target.rows)))
+    elif batch.pixels is None:
+        everywhere = student.matched(name, student.project(name, latent))
+        predicted = take_rows(everywhere, target.rows)
+    else:  # what a cell shows is a mean of directions, and compared as a direction again
+        everywhere = student.matched(name, student.project(name, latent))
+        predicted = student.matched(name, take_rows(batch.pixels @ everywhere, target.rows))
     # autocast ends at the predictions: it would take the products within the terms, too, back from float to bf16
     with torch.autocast(predicted.device.type, enabled=False):
         shares, seen = cloud_shares(

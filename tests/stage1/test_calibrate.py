@@ -63,7 +63,7 @@ def test_the_standardiser_is_phi_s_of_the_drawn_tokens(rows: list[ManifestRow], 
     for row in drawn:
         moments = moments.merge(scene_moments(CalibrationJob(row, SPECS, CONFIG, "cpu")).moments["embedded:dense"])
     assert moments.count == 2 * 2 * 48  # scenes x views x cells
-    standardiser = PhiSStandardiser.load(standardiser_path(tmp_path, "embedded:dense"))
+    standardiser = PhiSStandardiser.load(standardiser_path(tmp_path, "embedded-dense"))
     np.testing.assert_allclose(standardiser.mean, moments.mean)
     assert standardiser.phi == pytest.approx(phi_s(moments).phi)
     assert standardiser.spec == "embedded:dense"
