@@ -12,6 +12,7 @@ from chorus_common.lifting import CellGrid
 from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene, RenderMode
 from chorus_common.scene_check import AlignedScene, AlignmentSettings, Finding, align_scene
+from chorus_common.viewpoints import Survey, survey_scene
 
 #: Pixels of the longer side of the pictures that cameras are judged by, and how many of the cameras are.
 PROBE, MOST_VIEWS = 160, 24
@@ -25,10 +26,13 @@ ENOUGH_VIEWS, ENOUGH_COVERAGE = 3, 0.8
 
 @dataclass(frozen=True, eq=False)
 class SceneReport:
-    """findings: in the order they were looked at; aligned: the scene as commands would take it."""
+    """findings: in the order they were looked at; aligned: the scene as commands would take it; survey: what it is and
+    where people can stand in it.
+    """
 
     findings: tuple[Finding, ...]
     aligned: AlignedScene
+    survey: Survey
 
     @property
     def usable(self) -> bool:
@@ -39,7 +43,11 @@ class SceneReport:
         """For JSON."""
         return {
             "usable": self.usable,
-            "kind": "interior" if self.aligned.interior else "object or outdoors",
+            "kind": self.survey.kind,
+            "rooms": [
+                {"storey": room.storey, "area": round(room.area, 2), "height": _finite(room.height)}
+                for room in self.survey.rooms
+            ],
             "n_gaussians": len(self.aligned.outliers),
             "n_outliers": int(self.aligned.outliers.sum()),
             "alignment": self.aligned.alignment.as_dict(),
@@ -53,12 +61,31 @@ def check_scene(
     """Judge `scene`, and its cameras where it has some."""
     findings = [*_rows(scene), _render_mode(scene)]
     aligned = align_scene(scene, settings, cameras)
-    kind = "an interior" if aligned.interior else "an object, or outdoors"
-    findings.append(Finding("kind", "ok", kind, 0.8))
+    survey = survey_scene(aligned.scene)
+    findings.append(Finding("kind", "ok", _kind(survey), 0.8))
     findings += aligned.findings
     if aligned.cameras is not None:
-        findings += _cameras(aligned.scene, aligned.cameras, aligned.interior)
-    return SceneReport(tuple(findings), aligned)
+        findings += _cameras(aligned.scene, aligned.cameras, survey.kind == "interior")
+    return SceneReport(tuple(findings), aligned, survey)
+
+
+def _kind(survey: Survey) -> str:
+    """What a scene is, and from where it would be looked at."""
+    if survey.kind == "object":
+        return "an object, looked at from rings around it"
+    if survey.kind == "outdoors":
+        return "outdoors, looked at from its ground"
+    area = sum(room.area for room in survey.rooms)
+    storeys = len({room.storey for room in survey.rooms})
+    rooms = "1 room" if len(survey.rooms) == 1 else f"{len(survey.rooms)} rooms"
+    on = "" if storeys == 1 else f" on {storeys} storeys"
+    roof = "" if np.isfinite(survey.rooms[0].height) else ", without a ceiling"
+    return f"an interior: {rooms}{on}{roof}, {area:.0f} m2 of free floor, looked at from eye height"
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which knows no infinity."""
+    return round(value, 2) if np.isfinite(value) else None
 
 
 def _rows(scene: GaussianScene) -> list[Finding]:

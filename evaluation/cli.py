@@ -29,7 +29,9 @@ cli = program(
         "compare": LazyCommand(
             f"{_COMMANDS}.compare:compare_command", "Compare two results with confidence intervals."
         ),
-        "lerf": LazyCommand(f"{_COMMANDS}.lerf:lerf_command", "Score language fields under the LERF-OVS protocol."),
+        "lerf": LazyCommand(
+            f"{_COMMANDS}.lerf:lerf_command", "Score language fields, or an encoder, under the LERF-OVS protocol."
+        ),
         "view": LazyCommand(f"{_COMMANDS}.view:view_command", "Look at a scene in a browser."),
         "report": LazyCommand(f"{_COMMANDS}.report:report_command", "Make one page of the results of a run."),
     },

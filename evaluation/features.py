@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chorus_common.cache import SceneCache
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
-from chorus_common.runtime.errors import ConfigError
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.npy import open_npy
 from chorus_common.text import TextEncoder, load_text_encoder
@@ -32,7 +34,6 @@ from stage2_distill.encoder.products import fast_products
 from stage2_distill.folded_projector import FoldedProjector
 from stage2_distill.inference.outputs import OfBlock, projection
 from stage2_distill.projectors import NormInputProjector
-from stage2_distill.release import UNRECORDED
 from stage2_distill.split_projector import SplitProjector, voxels_at_once
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
@@ -196,7 +197,24 @@ class LiftedTeacher:
             raise ConfigError(
                 f"{who}: teacher '{self.teacher}' was standardised in another way; calibrate and run stage 1 again"
             )
+        if cache.dense_teachers[self.teacher].lifted_rows is not None:
+            return _ImportedScene(self.standardiser, cache, self.teacher)
         return _LiftedScene(self.standardiser, cache.lifting(), cache.features(self.teacher))
+
+
+@dataclass(frozen=True)
+class _ImportedScene:
+    """Features that came lifted; rows without one are zeros."""
+
+    standardiser: PhiSStandardiser
+    cache: SceneCache
+    teacher: str
+
+    def rows(self, start: int, stop: int) -> F32:
+        values, known = self.cache.lifted_features(self.teacher, slice(start, stop))
+        lifted = np.zeros((len(values), self.standardiser.channels), dtype=np.float32)
+        lifted[known] = self.standardiser.inverse(values[known])
+        return lifted
 
 
 class _LiftedScene:
@@ -292,5 +310,7 @@ def text_aligned_teacher(
             return name, load_text_encoder(specs[name])
         except ConfigError as error:
             problems.append(str(error))
+        except WeightsError as error:
+            raise WeightsError(f"{error}; or name a copy with --text, or vectors with --text-embeddings") from None
     reason = problems[0] if problems else "zero-shot needs one"
     raise ConfigError(f"no text-aligned teacher among {', '.join(specs) or 'none'}: {reason}")

@@ -71,8 +71,8 @@ def heat_over(picture: F32, alpha: F32, relevancy: F32, low: float, high: float)
     return (1 - mix) * (0.25 + 0.6 * grey) + mix * heat_colours(relevancy, low, high)
 
 
-def write_heat_picture(path: Path, scene: LoadedScene, relevancy: F32, title: str) -> Path:
-    """Write the PNG: colours on the left, heat on the right, with the scale."""
+def write_heat_picture(path: Path, scene: LoadedScene, relevancy: F32, title: str, half: str) -> Path:
+    """Write the PNG: colours on the left, heat on the right, with the scale. half: what a relevancy of 0.5 means."""
     gaussians: GaussianScene = scene.gaussians
     view, intrinsics = best_view(scene, relevancy)
     low, high = heat_range(relevancy)
@@ -92,7 +92,7 @@ def write_heat_picture(path: Path, scene: LoadedScene, relevancy: F32, title: st
     for axis in axes:
         axis.set_axis_off()
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(low, high), "turbo")
-    figure.colorbar(scale, ax=axes[1], shrink=0.85, label="relevancy (0.5 = canonical phrases)")
+    figure.colorbar(scale, ax=axes[1], shrink=0.85, label=f"relevancy (0.5 = {half})")
     buffer = io.BytesIO()
     canvas.print_figure(buffer, format="png", metadata={"Software": None})
     write_bytes_atomically(path, buffer.getvalue())

@@ -47,18 +47,23 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def class_embeddings(
-    encoder: TextEncoder, class_names: Sequence[str], *, templates: str = "rooms", synonyms: bool = False
-) -> NDArray[np.float32]:
-    """Unit rows [K, C] f32: per class the renormalised mean over templates (and synonyms, where asked for).
-
-    Vectors of a file are taken as they are, without templates: they were made with whatever prompts their maker chose.
-    Raises ConfigError for an unknown set of templates.
+def prompts_for(encoder: TextEncoder, templates: str) -> str:
+    """The set of templates that `encoder` is asked through: `templates`, or "plain" for vectors of a file, which were
+    made with whatever prompts their maker chose. Raises ConfigError for an unknown set.
     """
     if templates not in TEMPLATES:
         raise ConfigError(f"unknown prompts '{templates}'; known: {', '.join(TEMPLATES)}")
-    if isinstance(encoder, EmbeddingFile):
-        templates = "plain"
+    return "plain" if isinstance(encoder, EmbeddingFile) else templates
+
+
+def class_embeddings(
+    encoder: TextEncoder, class_names: Sequence[str], *, templates: str = "rooms", synonyms: bool = False
+) -> NDArray[np.float32]:
+    """Unit rows [K, C] f32: per class the renormalised mean over `prompts_for` (and synonyms, where asked for).
+
+    Raises ConfigError for an unknown set of templates.
+    """
+    templates = prompts_for(encoder, templates)
     texts: list[str] = []
     owner: list[int] = []
     for k, name in enumerate(class_names):

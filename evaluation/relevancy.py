@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from chorus_common.text import TextEncoder
 from chorus_common.text.known_words import refuse_unknown
-from chorus_common.text.relevancy import CANONICAL_PHRASES, relevancy_of_cosines
+from chorus_common.text.relevancy import encode_canonical, relevancy_of_cosines
 from chorus_common.text.relevancy import relevancy as relevancy_of_units
 from evaluation.features import PASS, AskedFeatures, SceneFeatures
 from evaluation.prompts import class_embeddings
@@ -31,7 +31,7 @@ def query_embeddings(encoder: TextEncoder, queries: Sequence[str], prompts: str)
     canonical phrases are LERF's, as they stand. ConfigError for a query that the text side knows nothing of.
     """
     refuse_unknown(encoder, queries)
-    return class_embeddings(encoder, list(queries), templates=prompts), encoder.encode(list(CANONICAL_PHRASES))
+    return class_embeddings(encoder, list(queries), templates=prompts), encode_canonical(encoder)
 
 
 def scene_relevancy(features: SceneFeatures, n: int, queries: F32, negatives: F32) -> F32:

@@ -15,6 +15,7 @@ from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.text import TextEncoder, load_text_encoder
 from chorus_common.text.embedding_file import EmbeddingFile
+from chorus_common.text.encoders import is_text_side
 from evaluation.features import (
     EncoderFeatures,
     FeatureFiles,
@@ -42,8 +43,8 @@ class SourceOptions:
         features: folder of <scene id>.npy. lifted: add the teacher's own features, lifted from the cache; None = where
             there is a cache.
         teacher: name of the text-aligned teacher, where there are several. text: spec of the text encoder, where
-            neither a student nor a cache tells (published encoders, feature files). text_embeddings: a file of vectors
-            in place of the text encoder.
+            neither a student nor a cache tells (published encoders, feature files); for a student another copy of its
+            own text side. text_embeddings: a file of vectors in place of the text encoder.
         tta_rotations: yaw angles that an encoder sees a scene at (`stage2_distill.tta`).
     """
 
@@ -105,19 +106,13 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     sources: dict[str, FeatureSource] = {}
     if options.random and options.encoder is None:
         raise ConfigError("--random needs --encoder: it takes its architecture")
-    if options.text is not None:
-        cached = {name: spec for name, spec in cached.items() if spec == options.text}
+    student = None
     if options.encoder is not None and is_student(options.encoder):
-        if options.text is not None:
-            raise ConfigError(
-                f"{options.encoder}: a student knows its own text side; leave out --text, or use --teacher"
-            )
         student = load_student(options.encoder, options.device)
-        name, text_encoder = text_aligned_teacher(
-            {n: t.spec for n, t in student.config.teachers.items() if embeddings is None or t.text_aligned},
-            options.teacher,
-            embeddings,
-        )
+    if options.text is not None and student is None:
+        cached = {name: spec for name, spec in cached.items() if spec == options.text}
+    if student is not None:
+        name, text_encoder = _student_text(student, options, embeddings)
         _check_width(text_encoder, student.config.teachers[name].channels, f"teacher '{name}' of {options.encoder}")
         check_pair(name, student.config.teachers[name].fingerprint, text_encoder)
         sources["student"] = StudentFeatures(student, name, options.tta_rotations)
@@ -149,10 +144,35 @@ def text_sources(options: SourceOptions, selection: Selection) -> TextSources:
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, text_encoder.channels)
     if lifted:
-        sources["lifted_teacher"] = _lifted(selection.scenes[0], name, text_encoder)
+        sources["lifted_teacher"] = lifted_teacher(selection.scenes[0], name, text_encoder)
     if not sources:
         raise ConfigError("nothing to evaluate; give --encoder, --features or --lifted")
     return TextSources(sources, text_encoder, name)
+
+
+def _student_text(
+    student: Student, options: SourceOptions, embeddings: EmbeddingFile | None
+) -> tuple[str, TextEncoder]:
+    """The teacher to ask and its text side: the teacher's own, one of the same weights that --text names, or a file."""
+    teachers, who = student.config.teachers, options.encoder
+    if embeddings is not None:
+        specs = {n: t.spec for n, t in teachers.items() if t.text_aligned or n == options.teacher}
+        if not specs and options.teacher is None:  # of widths that are not the published ones
+            specs = {n: t.spec for n, t in teachers.items() if t.channels == embeddings.channels}
+        if not specs and options.teacher is None:
+            widths = ", ".join(f"{n} {t.channels}" for n, t in teachers.items())
+            raise ConfigError(
+                f"{who}: no teacher has the {embeddings.channels} channels of {embeddings.spec} ({widths})"
+            )
+        return text_aligned_teacher(specs, options.teacher, embeddings)
+    if options.text is None:
+        return text_aligned_teacher({n: t.spec for n, t in teachers.items()}, options.teacher)
+    wanted = {n: t.spec for n, t in teachers.items() if options.teacher in (None, n)}
+    fits = [n for n, spec in wanted.items() if is_text_side(options.text, spec)]
+    if not fits:
+        known = ", ".join(f"{n}: {spec}" for n, spec in (wanted or {n: t.spec for n, t in teachers.items()}).items())
+        raise ConfigError(f"{who}: --text {options.text} is no text side of its teachers ({known})")
+    return fits[0], load_text_encoder(options.text)
 
 
 def one_source(options: SourceOptions, selection: Selection) -> tuple[str, FeatureSource, TextEncoder]:
@@ -208,10 +228,12 @@ def _cached_specs(scenes: Sequence[EvalScene]) -> dict[str, str]:
     return {name: teacher.spec for name, teacher in first.open().dense_teachers.items()}
 
 
-def _lifted(first: EvalScene, name: str, text_encoder: TextEncoder) -> LiftedTeacher:
+def lifted_teacher(first: EvalScene, name: str, text_encoder: TextEncoder | None = None) -> LiftedTeacher:
+    """The teacher `name` of the cache that `first` lies in. text_encoder: the text side that it must be a pair with."""
     assert first.store is not None, "refused before"
     cache = first.open()
     if name not in cache.dense_teachers:
         raise CacheError(f"cache {cache.path}: no dense teacher '{name}'; it has {', '.join(cache.dense_teachers)}")
-    check_pair(name, cache.dense_teachers[name].fingerprint, text_encoder)
+    if text_encoder is not None:
+        check_pair(name, cache.dense_teachers[name].fingerprint, text_encoder)
     return LiftedTeacher(name, PhiSStandardiser.load(first.store / "standardisers" / f"{name}.safetensors"))

@@ -8,8 +8,9 @@ standardiser does not depend on workers, on shards, or on which scene was finish
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -44,6 +45,16 @@ class CalibrationJob:
     device: str
 
 
+class JobOnScene(Protocol):
+    """Work on one scene."""
+
+    @property
+    def row(self) -> ManifestRow: ...
+
+
+Job = TypeVar("Job", bound=JobOnScene)
+
+
 @dataclass(frozen=True)
 class SceneMoments:
     """Moments per teacher spec of one scene, or the reason why there are none."""
@@ -63,20 +74,33 @@ def calibrate(
 ) -> list[StorePath]:  # fmt: skip
     """Fit and save the standardisers of dense `teachers` on a sample of `rows`; returns their paths.
 
-    `device` is where the jobs run. A scene that fails is replaced by the next one of the draw. Raises CacheError when
-    none can be used.
+    `device` is where the jobs run. Raises CacheError when no scene can be used.
     """
     specs = tuple(teacher.spec for teacher in teachers)
-    wanted = config.calibration.scenes
-    draw = draw_rows(rows, config.seed)
+    jobs = [CalibrationJob(row, specs, config, device) for row in draw_rows(rows, config.seed)]
+    merged = merged_moments(jobs, config.calibration.scenes, scene_moments, pool, report)
+    paths: list[StorePath] = []
+    for teacher in teachers:
+        moments = merged[teacher.spec]
+        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
+    return paths
+
+
+def merged_moments(
+    draw: Sequence[Job], wanted: int, task: Callable[[Job], SceneMoments], pool: Pool, report: Progress
+) -> dict[str, Moments]:
+    """Moments of the first `wanted` jobs of a draw whose scenes can be used, merged in the order of the draw.
+
+    A scene that fails is replaced by the next one. Raises CacheError when none can be used.
+    """
     merged: dict[str, Moments] = {}
-    used, next_row, first_error = 0, 0, ""
-    while used < wanted and next_row < len(draw):
-        wave = draw[next_row : next_row + wanted - used]
-        next_row += len(wave)
-        jobs = [CalibrationJob(row, specs, config, device) for row in wave]
+    used, next_job, first_error = 0, 0, ""
+    while used < wanted and next_job < len(draw):
+        wave = draw[next_job : next_job + wanted - used]
+        next_job += len(wave)
         found: dict[str, SceneMoments] = {}
-        for done in pool.map(scene_moments, jobs):
+        for done in pool.map(task, wave):
             result = done.result
             if isinstance(result, WorkerLost):
                 result = SceneMoments(error=f"scene {done.job.row.scene_id}: {result.reason}")
@@ -84,20 +108,15 @@ def calibrate(
                 report.say(f"left out of the calibration: {result.error}")
             report.advance()
             found[_key(done.job.row)] = result
-        for row in wave:
-            result = found[_key(row)]
+        for job in wave:
+            result = found[_key(job.row)]
             first_error = first_error or result.error
             used += not result.error
-            for spec, moments in result.moments.items():
-                merged[spec] = merged[spec].merge(moments) if spec in merged else moments
+            for name, moments in result.moments.items():
+                merged[name] = merged[name].merge(moments) if name in merged else moments
     if used == 0:
         raise CacheError(f"calibration: none of {len(draw)} scenes can be used; the first: {first_error}")
-    paths: list[StorePath] = []
-    for teacher in teachers:
-        moments = merged[teacher.spec]
-        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
-    return paths
+    return merged
 
 
 def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:

@@ -20,6 +20,17 @@ cli = program(
         "copy": LazyCommand(
             f"{_COMMANDS}.copy:copy_command", "Copy published scenes and standardisers to another store."
         ),
+        "embed": LazyCommand(
+            f"{_COMMANDS}.embed:embed_command", "Write what a teacher says of a picture as one vector."
+        ),
+        "import": LazyCommand(
+            f"{_COMMANDS}.import_features:import_command",
+            "Publish caches from features per Gaussian that lie beside the scenes.",
+        ),
+        "export": LazyCommand(
+            f"{_COMMANDS}.export_features:export_command",
+            "Write caches as folders with features per Gaussian, for other programs.",
+        ),
         "capture": LazyCommand(
             f"{_COMMANDS}.capture:capture_command", "Render scenes as RGB-D captures with sensor noise."
         ),

@@ -38,6 +38,8 @@ class SceneOutcome:
         coverage: share of Gaussians that enough views see.
         empty_pixels: mean share of the pixels of a view that show nothing.
         mostly_empty: whether that is more than a scene of its kind can explain.
+        kind: what a scene is whose views were chosen: "interior", "object" or "outdoors"; "" with cameras of its own.
+        interior_coverage: share of the Gaussians of an interior's rooms that enough of its chosen views see.
         notes: what the scene check found and did, a line each.
         peak_memory: bytes, the largest resident size of the worker up to the end of this scene.
         errors: teacher -> {"token_cosine": ..., "lifted_cosine": ..., "lifted_cosine_p01": ...}.
@@ -56,6 +58,8 @@ class SceneOutcome:
     coverage: float = 0.0
     empty_pixels: float = 0.0
     mostly_empty: bool = False
+    kind: str = ""
+    interior_coverage: float | None = None
     notes: tuple[str, ...] = ()
     peak_memory: int = 0
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -73,6 +77,7 @@ SCHEMA = pa.schema(
         ("dataset", pa.string()), ("scene_id", pa.string()), ("status", pa.string()), ("error", pa.string()),
         ("seconds", _NUMBERS), ("bytes", pa.int64()), ("n_gaussians", pa.int64()), ("n_views", pa.int64()),
         ("coverage", pa.float64()), ("empty_pixels", pa.float64()), ("mostly_empty", pa.bool_()),
+        ("kind", pa.string()), ("interior_coverage", pa.float64()),
         ("notes", pa.list_(pa.string())), ("peak_memory", pa.int64()), ("errors", pa.map_(pa.string(), _NUMBERS)),
         ("transient", pa.bool_()), ("finished", pa.float64()),
     ]
@@ -154,6 +159,7 @@ def _from_row(row: dict[str, Any]) -> dict[str, Any]:
     # files of runs that knew no such column read as null
     row |= {
         "notes": tuple(row["notes"] or ()),
+        "kind": row["kind"] or "",
         "empty_pixels": row["empty_pixels"] or 0.0,
         "mostly_empty": bool(row["mostly_empty"]),
     }

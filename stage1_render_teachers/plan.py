@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.runtime.processes import in_child
@@ -126,7 +127,8 @@ def plan_teachers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[T
                     f"{path}: no standardiser of teacher '{teacher.spec}' yet; run chorus-stage1 calibrate"
                 )
             standardiser = PhiSStandardiser.load(path)
-            if standardiser.teacher_fingerprint != teacher.fingerprint:
+            # one that was fitted on imported features takes the teacher's spec at its word
+            if standardiser.teacher_fingerprint not in (UNRECORDED, teacher.fingerprint):
                 raise ConfigError(
                     f"teacher '{teacher.spec}' is not the one that {path} was fitted on (fingerprint "
                     f"{teacher.fingerprint} against {standardiser.teacher_fingerprint}); use another --store, "

@@ -17,7 +17,7 @@ from chorus_common.manifest import ManifestRow
 from chorus_common.rasterize import get_backend
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.calibrate import calibrate, missing_standardisers
+from stage1_render_teachers.calibrate import Job, calibrate, missing_standardisers
 from stage1_render_teachers.cluster.pool import Finished, Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import TeacherFacts, plan_teachers, teacher_facts
@@ -69,10 +69,10 @@ def run_stage1(
 
 
 def run_jobs(
-    jobs: Iterable[SceneJob], pool: Pool, task: Callable[[SceneJob], SceneOutcome], log: OutcomeLog, report: Progress,
+    jobs: Iterable[Job], pool: Pool, task: Callable[[Job], SceneOutcome], log: OutcomeLog | None, report: Progress,
     max_failures: int = 0, retries: int = 0,
 ) -> RunSummary:  # fmt: skip
-    """Put `jobs` through `pool`, record every outcome, and stop early after `max_failures` (0 = never).
+    """Put `jobs` through `pool`, record every outcome in `log`, and stop early after `max_failures` (0 = never).
 
     What failed for a reason that may pass is tried again after all others, up to `retries` times.
     """
@@ -89,7 +89,8 @@ def run_jobs(
         if isinstance(outcome, WorkerLost):
             line = f"scene {row.scene_id}: {outcome.reason}, twice; is it too large for worker_memory?"
             outcome = SceneOutcome(row.dataset, row.scene_id, "failed", line, finished=time.time())
-        log.add(outcome)
+        if log is not None:
+            log.add(outcome)
         counts[outcome.status] += 1
         size += outcome.bytes
         if outcome.status == "failed":
@@ -112,11 +113,11 @@ def run_jobs(
 
 
 def _with_retries(
-    jobs: Iterable[SceneJob], pool: Pool, task: Callable[[SceneJob], SceneOutcome], retries: int, report: Progress
-) -> Generator[Finished[SceneJob, SceneOutcome], None, None]:
+    jobs: Iterable[Job], pool: Pool, task: Callable[[Job], SceneOutcome], retries: int, report: Progress
+) -> Generator[Finished[Job, SceneOutcome], None, None]:
     """Every job once, with its last outcome."""
     for tries_left in range(retries, -1, -1):
-        again: list[SceneJob] = []
+        again: list[Job] = []
         for done in pool.map(task, jobs):
             outcome = done.result
             if tries_left and not isinstance(outcome, WorkerLost) and outcome.transient:

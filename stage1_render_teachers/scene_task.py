@@ -7,42 +7,31 @@ the PHI-S standardisers; where it runs and beside what makes no difference to a 
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
-import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import (
     GridAttributes,
-    SceneCache,
     SceneCacheWriter,
     SceneHeader,
     cache_fingerprint,
-    is_published,
     published_bytes,
-    unpublish,
 )
 from chorus_common.cache.schema import AlignmentAttributes
 from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
-from chorus_common.runtime.allocator import keep_freed_memory
-from chorus_common.runtime.bucket import BucketError
-from chorus_common.runtime.errors import CacheError, ChorusError, SceneError, is_full_disk, one_line
-from chorus_common.runtime.peak_memory import peak_memory
+from chorus_common.runtime.errors import SceneError
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene_check import Alignment
+from chorus_common.viewpoints import Survey, survey_scene
+from stage1_render_teachers.attempt import Stopwatch, attempt
 from stage1_render_teachers.outcomes import SceneOutcome
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
 from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.store import already_published
 from stage1_render_teachers.teacher_passes import open_passes
 from stage1_render_teachers.views.render_views import (
     align_row,
@@ -58,6 +47,8 @@ from stage1_render_teachers.views.surfaces import SceneSurfaces
 STAGE1_VERSION = 5
 
 
+#: Stands for the cameras of a scene that brings none; another word when they are chosen in another way.
+CHOSEN = "chosen where people stand"
 #: Share of empty pixels over all views from which something is wrong: of an object, of an interior.
 MOSTLY_EMPTY = (0.9, 0.5)
 
@@ -78,50 +69,17 @@ class SceneJob:
         return self.store / self.row.dataset / f"{self.row.scene_id}.zarr"
 
 
-class Stopwatch:
-    """Seconds of wall clock per named step; a step may be entered again and again."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[step] = self._seconds.get(step, 0.0) + time.perf_counter() - start
-
-    def seconds(self) -> dict[str, float]:
-        return {**self._seconds, "total": time.perf_counter() - self._start}
-
-
 def run_scene(job: SceneJob) -> SceneOutcome:
-    """Do one scene and say what happened; bad input of any kind becomes a failed outcome with one line.
+    """Do one scene and say what happened; see `attempt`."""
 
-    Only an interrupt and a broken CUDA context get out: the first is the user's wish, the second poisons every scene
-    that this process would still do, so a worker ends itself and its keeper starts a fresh one.
-    """
-    keep_freed_memory()
-    watch = Stopwatch()
-    blank = SceneOutcome(job.row.dataset, job.row.scene_id, "failed")
-    try:
+    def work(watch: Stopwatch) -> SceneOutcome:
         own = own_cameras(job.row)
-        if already_published(job, own):
-            outcome = replace(blank, status="skipped")
-        else:
-            outcome = publish_scene(job, own, watch)
-    except Exception as error:  # poisonous scenes must not stop the others; nothing is swallowed, the line is recorded
-        if "CUDA error" in str(error) and in_worker():
-            os._exit(70)
-        outcome = replace(blank, error=failure_line(job, error), transient=is_transient(error))
-    return replace(
-        outcome,
-        seconds=watch.seconds(),
-        peak_memory=peak_memory(),
-        finished=time.time(),
-    )
+        fingerprint = scene_fingerprint(job, own)
+        if already_published(job.path, job.row.scene_id, fingerprint, overwrite=job.overwrite):
+            return SceneOutcome(job.row.dataset, job.row.scene_id, "skipped")
+        return publish_scene(job, own, watch)
+
+    return attempt(job.row, job.store, work)
 
 
 def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> SceneOutcome:
@@ -134,7 +92,8 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         aligned = align_row(load_scene(job.row), own, config)
         scene = aligned.scene
     with watch("views"):
-        cameras = pick_views(aligned.cameras, scene, config)
+        survey = survey_scene(scene) if own is None else None
+        cameras = pick_views(aligned.cameras, scene, config, survey)
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
@@ -179,6 +138,9 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
             errors = {step.name: step.finish() for step in passes}
             figures = {f"{name}/{key}": value for name, found in errors.items() for key, value in found.items()}
             figures["empty_pixels"] = empty / len(cameras)
+            if survey is not None and survey.kind == "interior":
+                inside = survey.inside(scene.means)[index.order]
+                figures["interior_coverage"] = float((n_views >= config.coverage_views)[inside].mean())
             writer.put_measures({f"covered_by_{config.coverage_views}_views": coverage, **figures})
         with watch("publish"):
             published = writer.publish()
@@ -191,10 +153,21 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         n_views=len(cameras),
         coverage=coverage,
         empty_pixels=empty / len(cameras),
-        mostly_empty=empty / len(cameras) > MOSTLY_EMPTY[aligned.interior],
+        mostly_empty=_mostly_empty(empty / len(cameras), aligned.interior, survey),
+        kind="" if survey is None else survey.kind,
+        interior_coverage=figures.get("interior_coverage"),
         notes=tuple(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
         errors={name: found for name, found in errors.items() if found},
     )
+
+
+def _mostly_empty(empty: float, interior: bool, survey: Survey | None) -> bool:
+    """Whether that share of empty pixels is more than a scene of its kind explains; an object that was given its views
+    by us may be as thin as it is.
+    """
+    if survey is None:
+        return empty > MOSTLY_EMPTY[interior]
+    return survey.kind != "object" and empty > MOSTLY_EMPTY[survey.kind == "interior"]
 
 
 def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
@@ -222,64 +195,6 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
     return cache_fingerprint(
         job.row.sha256,
-        "chosen" if own is None else own,
+        CHOSEN if own is None else own,
         {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
     )
-
-
-def already_published(job: SceneJob, own: CameraSet | None) -> bool:
-    """Whether the scene's cache is there with the fingerprint this job would give it.
-
-    A cache with another fingerprint, or a damaged one, is removed when the job says overwrite and a CacheError
-    otherwise: mixing settings in one store, or trusting a broken cache, must be somebody's decision. Overwriting reads
-    every byte, so that it mends what `verify` finds; otherwise lengths and metadata are looked at.
-    """
-    if not is_published(job.path):
-        return False
-    try:
-        found = SceneCache.open(job.path, check="full" if job.overwrite else "fast").fingerprint
-        problem = "was published with other settings, teachers or input files"
-    except BucketError:  # nothing is known about the scene: neither done nor damaged
-        raise
-    except CacheError as error:
-        found, problem = "", one_line(error)
-    if found == scene_fingerprint(job, own):
-        return True
-    if not job.overwrite:
-        raise CacheError(f"scene {job.row.scene_id}: {problem}; give --overwrite to redo it, or use another --store")
-    unpublish(job.path)
-    return False
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether trying again may help: a server that did not answer, a network file system that lost its thread."""
-    passing = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EBUSY)
-    return isinstance(error, BucketError) or (isinstance(error, OSError) and error.errno in passing)
-
-
-def failure_line(job: SceneJob, error: Exception) -> str:
-    """One line that says what is wrong with the scene; for an error nobody foresaw, also where it came up."""
-    scene = f"scene {job.row.scene_id}: "
-    if isinstance(error, ChorusError):
-        line = one_line(error)
-        return line if job.row.scene_id in line else scene + line
-    if isinstance(error, OSError) and is_full_disk(error):
-        return f"{scene}disk full under {job.store}; free some space and run the same command again"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{scene}{error.filename}: {error.strerror}"
-    if isinstance(error, MemoryError):
-        return f"{scene}out of memory; use fewer workers, a smaller batch or a smaller picture"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{scene}{one_line(error)} (at {Path(frame.filename).name}:{frame.lineno})"
-
-
-def in_worker() -> bool:
-    """Whether this process is a dask worker, which its keeper replaces when it ends."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return False
-    try:
-        distributed.get_worker()
-    except ValueError:
-        return False
-    return True

@@ -27,6 +27,8 @@ class StoreStatus:
         bytes: of all published scenes.
         scenes_per_hour: over the latest stretch of work, 0 when nothing is known; seconds_left: for pending scenes.
         coverage: mean share of Gaussians that enough views see; least_covered: the scene where it is smallest.
+        interior_coverage: mean share of the Gaussians of rooms that enough chosen views see; empty_pixels: mean share
+            of the pixels that show nothing; emptiest: the scene where it is largest.
         seconds_per_scene: step -> mean seconds.
         errors: teacher -> mean cosines of quantisation.
     """
@@ -40,6 +42,9 @@ class StoreStatus:
     seconds_left: float | None
     coverage: float | None
     least_covered: str
+    interior_coverage: float | None = None
+    empty_pixels: float | None = None
+    emptiest: str = ""
     seconds_per_scene: dict[str, float] = field(default_factory=dict)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -70,6 +75,8 @@ def store_status(rows: Sequence[ManifestRow], store: StorePath) -> StoreStatus:
     pending = len(rows) - len(done) - len(failed)
     speed = scenes_per_hour(list(done.values()))
     covered = {key: outcome.coverage for key, outcome in done.items() if outcome.n_gaussians}
+    inside = [o.interior_coverage for o in done.values() if o.interior_coverage is not None]
+    empty = {key: outcome.empty_pixels for key, outcome in done.items() if outcome.n_gaussians}
     timed = [outcome.seconds for outcome in done.values() if outcome.seconds]
     teachers = sorted({name for outcome in done.values() for name in outcome.errors})
     return StoreStatus(
@@ -82,6 +89,9 @@ def store_status(rows: Sequence[ManifestRow], store: StorePath) -> StoreStatus:
         seconds_left=round(pending / speed * 3600, 1) if speed else (0.0 if not pending else None),
         coverage=round(fmean(covered.values()), 4) if covered else None,
         least_covered=min(covered, key=lambda key: (covered[key], key)) if covered else "",
+        interior_coverage=round(fmean(inside), 4) if inside else None,
+        empty_pixels=round(fmean(empty.values()), 4) if empty else None,
+        emptiest=max(empty, key=lambda key: (empty[key], key)) if empty else "",
         seconds_per_scene=_means(timed),
         errors={name: _means([o.errors[name] for o in done.values() if name in o.errors]) for name in teachers},
     )
@@ -111,6 +121,8 @@ def _from_cache(row: ManifestRow, path: StorePath) -> SceneOutcome:
         row.dataset, row.scene_id, "done", bytes=published_bytes(path), n_gaussians=attributes.n_gaussians,
         n_views=attributes.n_views,
         coverage=next((v for k, v in attributes.measures.items() if k.startswith("covered_by_")), attributes.coverage),
+        empty_pixels=attributes.measures.get("empty_pixels", 0.0),
+        interior_coverage=attributes.measures.get("interior_coverage"),
     )  # fmt: skip
 
 
@@ -130,6 +142,10 @@ def describe(status: StoreStatus) -> str:
         lines.append(f"{status.scenes_per_hour:.1f} scenes per hour{left}")
     if status.coverage is not None:
         lines.append(f"coverage {status.coverage:.1%} on average, least in {status.least_covered}")
+    if status.interior_coverage is not None:
+        lines.append(f"coverage of rooms whose views were chosen {status.interior_coverage:.1%} on average")
+    if status.empty_pixels is not None:
+        lines.append(f"empty pixels {status.empty_pixels:.1%} on average, most in {status.emptiest}")
     for name, errors in status.errors.items():
         lines.append(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in errors.items()))
     if status.seconds_per_scene:

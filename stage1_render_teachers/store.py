@@ -6,8 +6,8 @@ import os
 import uuid
 
 from chorus_common.manifest import ManifestRow
-from chorus_common.runtime.bucket import BucketPath
-from chorus_common.runtime.errors import CacheError
+from chorus_common.runtime.bucket import BucketError, BucketPath
+from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.store_path import StorePath
 
 
@@ -48,3 +48,29 @@ def check_bucket(store: BucketPath) -> None:
             raise CacheError(f"--store {store}: this server ignores If-None-Match, so that two writers would clash")
     finally:
         probe.unlink()
+
+
+def already_published(path: StorePath, scene_id: str, fingerprint: str, *, overwrite: bool) -> bool:
+    """Whether the scene's cache is at `path` with the `fingerprint` that it would get now.
+
+    A cache with another fingerprint, or a damaged one, is removed with `overwrite` and a CacheError otherwise: mixing
+    settings in one store, or trusting a broken cache, must be somebody's decision. Overwriting reads every byte, so
+    that it mends what `verify` finds; otherwise lengths and metadata are looked at.
+    """
+    from chorus_common.cache import SceneCache, is_published, unpublish
+
+    if not is_published(path):
+        return False
+    try:
+        found = SceneCache.open(path, check="full" if overwrite else "fast").fingerprint
+        problem = "was published with other settings, teachers or input files"
+    except BucketError:  # nothing is known about the scene: neither done nor damaged
+        raise
+    except CacheError as error:
+        found, problem = "", one_line(error)
+    if found == fingerprint:
+        return True
+    if not overwrite:
+        raise CacheError(f"scene {scene_id}: {problem}; give --overwrite to redo it, or use another --store")
+    unpublish(path)
+    return False

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.runtime.errors import WeightsError
 from stage2_distill.encoder.checkpoints import FORMATS, RELEASE_HEAD
@@ -33,8 +34,6 @@ RELEASE_TEACHERS: dict[str, tuple[str, int, str, bool]] = {
     "dino": ("timm:vit_large_patch16_dinov3.lvd1689m", 1024, "unit", False),
     "pe_spatial": ("timm:vit_pe_spatial_large_patch14_448.fb", 1024, "plain", False),
 }
-#: In place of a teacher's fingerprint, where nobody recorded it.
-UNRECORDED = "unrecorded"
 #: The two that every released file has.
 REQUIRED_TEACHERS = ("lang", "dino")
 #: Width of a projector's hidden layer in widths of the latent.

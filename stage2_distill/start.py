@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import ConfigError
 from stage2_distill.data.dataset import SceneEntry
 from stage2_distill.encoder import Encoder, build_encoder, load_encoder
-from stage2_distill.release import UNRECORDED
 from stage2_distill.settings import EncoderSettings, TrainConfig
 from stage2_distill.student import Student, StudentTeacher, load_student, with_origin
 

@@ -43,7 +43,7 @@ class StudentTeacher(Config):
 
     Attributes:
         spec, fingerprint: which teacher it was, and the hash of its weights and settings, as recorded by stage 1, or
-            `release.UNRECORDED`.
+            `chorus_common.cache.names.UNRECORDED`.
         channels: width of its features. hidden: width of the projector's hidden layer. projector: its layout.
         space: of the projector's output, "standardised" = by PHI-S, to be mapped back; "unit" = the teacher's own,
             normalised to length 1; "plain" = the teacher's own as it is.

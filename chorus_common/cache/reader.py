@@ -50,6 +50,7 @@ class SceneCache:
         self._layouts = schema.layouts(attributes)
         self._arrays: dict[str, zarr.Array] = {}
         self._indptr: NDArray[np.int64] | None = None
+        self._lifted_rows: dict[str, NDArray[np.int64]] = {}
 
     @staticmethod
     def open(path: str | StorePath, *, check: Literal["fast", "full"] = "fast") -> SceneCache:
@@ -97,6 +98,11 @@ class SceneCache:
     @property
     def mask_teachers(self) -> dict[str, schema.MaskTeacherAttributes]:
         return self.attributes.mask_teachers
+
+    @property
+    def n_views(self) -> int:
+        """Number of views; 0 where every teacher came lifted (`chorus-stage1 import`)."""
+        return self.attributes.n_views
 
     def scene(self) -> GaussianScene:
         """The source scene, permuted: row r is Gaussian order[r] of the source. Values are those of the source, to the
@@ -155,8 +161,14 @@ class SceneCache:
         return self._read("visibility/weight"), self._read("visibility/n_views")
 
     def codes(self, name: str, views: Views = None) -> NDArray[np.uint8]:
-        """Quantised features [V, rows, cols, bytes] u8 of a dense teacher."""
-        self._teacher(name, self.dense_teachers, "dense")
+        """Quantised features [V, rows, cols, bytes] u8 of a dense teacher. Raises CacheError for one that came
+        lifted.
+        """
+        if self._teacher(name, self.dense_teachers, "dense").lifted_rows is not None:
+            raise CacheError(
+                f"cache {self.path}: teacher {name} was imported with one vector per Gaussian; it has no features of "
+                "views"
+            )
         return self._read_views(f"teachers/{name}/codes", views)
 
     def features(self, name: str, views: Views = None) -> F32:
@@ -164,6 +176,33 @@ class SceneCache:
         teacher = self._teacher(name, self.dense_teachers, "dense")
         features = Quantiser(teacher.bits).decode(self.codes(name, views), teacher.channels)
         return features
+
+    def lifted_rows(self, name: str) -> NDArray[np.int64]:
+        """Matrix rows [K], ascending, that have a vector of a dense teacher that came lifted. Raises CacheError for
+        one that has features per view.
+        """
+        if self._teacher(name, self.dense_teachers, "dense").lifted_rows is None:
+            raise CacheError(f"cache {self.path}: teacher {name} has features per view; lift them through the index")
+        if name not in self._lifted_rows:
+            self._lifted_rows[name] = self._read(f"teachers/{name}/rows")
+        return self._lifted_rows[name]
+
+    def lifted_features(
+        self, name: str, rows: slice | NDArray[np.integer] | None = None
+    ) -> tuple[F32, NDArray[np.bool_]]:
+        """Of a dense teacher that came lifted: standardised features [R, C] f32 of all matrix rows, of a contiguous
+        slice or of ascending row numbers, and which of them [R] have a vector (the others are zeros).
+        """
+        teacher, own = self._teacher(name, self.dense_teachers, "dense"), self.lifted_rows(name)
+        wanted = np.arange(self.attributes.n_gaussians)[slice(None) if rows is None else rows]
+        place = np.searchsorted(own, wanted)
+        known = np.zeros(len(wanted), np.bool_)
+        inside = place < len(own)
+        known[inside] = own[place[inside]] == wanted[inside]
+        values = np.zeros((len(wanted), teacher.channels), np.float32)
+        codes = self._gathered_rows(f"teachers/{name}/codes", place[known])
+        values[known] = Quantiser(teacher.bits).decode(codes, teacher.channels)
+        return values, known
 
     def masks(self, name: str, level: str, views: Views = None) -> NDArray[np.int32]:
         """Mask ids [V, H', W'] i32 of one level, -1 = none."""
@@ -256,6 +295,18 @@ class SceneCache:
             weights[into] = self._read("lifting/data", part)[keep]
             order[begin:end] = self._read("lifting/order", slice(first, last))[chosen - first]
         return LiftingIndex(order, pointers, columns, weights, self.attributes.grid.grid, self.attributes.n_views)
+
+    def _gathered_rows(self, path: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Entries [R, ...] of ascending `rows`; gaps smaller than a chunk are read along."""
+        layout = self._layouts[path]
+        out = np.empty((len(rows), *layout.shape[1:]), layout.dtype)
+        edges = np.concatenate([[0], np.flatnonzero(np.diff(rows) > layout.chunks[0]) + 1, [len(rows)]])
+        for begin, end in itertools.pairwise(edges):
+            if end > begin:
+                first = int(rows[begin])
+                part = self._read(path, slice(first, int(rows[end - 1]) + 1))
+                out[begin:end] = part[rows[begin:end] - first]
+        return out
 
     def _teacher(self, name: str, teachers: dict[str, Any], kind: str) -> Any:
         if name not in teachers:

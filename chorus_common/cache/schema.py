@@ -7,12 +7,18 @@ One Zarr v3 store per scene, a folder `<scene_id>.zarr`. N Gaussians in Morton o
     lifting/     anndata's CSR: indptr [N+1] i64, indices [nnz] i32 (= view * cells + cell), data [nnz] f16;
                  and order [N] i64
     teachers/<name>/codes               [V, R, C, bytes] u8            dense teachers (quantise.py)
+    teachers/<name>/codes, rows         [K, bytes] u8, [K] i64         dense teachers that came lifted: code k is that
+                                                                       of matrix row rows[k]; rows ascend
     teachers/<name>/masks/<level>       [V, H', W'] i16, -1 = none     mask teachers
     teachers/<name>/embeddings/<level>  [M, E] f16 unit rows
     teachers/<name>/offsets/<level>     [V+1] i64: the embedding of mask k of view v is row offsets[v] + k
     visibility/  weight [N] f32 (accumulated blending weight), n_views [N] i32
     views/       optional rgb [V, H, W, 3] u8, depth [V, H, W] f16 metres
     _files.json  every other file with its length and crc32c; written last
+
+A scene whose features were all lifted elsewhere (`chorus-stage1 import`) has no views: V = 0, a grid of one cell, and a
+matrix without entries, whose `order` still says which Gaussian a row is. Its visibility is 1 (or what the import was
+told) where some teacher has a vector and 0 elsewhere, and n_views is 0 everywhere.
 
 Floats are finite by construction, so that NaN, their fill value, betrays a missing chunk; integers have a fill value
 outside their range. Bytes (codes, rgb) have no spare value: `store.CheckedStore` refuses a missing or shortened file
@@ -45,6 +51,7 @@ OPTIONAL_COLUMNS = ("normals", "labels", "instances", "parts")
 _ROWS_PER_CHUNK, _ROWS_PER_SHARD = 1 << 16, 1 << 23
 _ENTRIES_PER_CHUNK, _ENTRIES_PER_SHARD = 1 << 17, 1 << 23
 VIEWS_PER_SHARD = 32
+LIFTED_ROWS_PER_CHUNK = 1 << 12
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
@@ -90,6 +97,7 @@ class DenseTeacherAttributes(Config):
     text_aligned: bool = False
     token_cosine_mean: float = 1.0  #: cosine of stored to original standardised tokens
     token_cosine_p01: float = 1.0  #: its first percentile
+    lifted_rows: Count | None = None  #: Gaussians with a vector, of a teacher that came lifted; None: vectors per cell
 
 
 #: What of a mask its embedding is made of: the mean of the dense tokens under it, or a crop with the rest blurred.
@@ -254,6 +262,8 @@ def visibility_layouts(n: int) -> dict[str, ArrayLayout]:
 
 def codes_layout(views: int, grid: CellGrid, teacher: DenseTeacherAttributes) -> ArrayLayout:
     token = Quantiser(teacher.bits).token_bytes(teacher.channels)
+    if teacher.lifted_rows is not None:
+        return row_layout(teacher.lifted_rows, "uint8", token, chunk=LIFTED_ROWS_PER_CHUNK, shard=1 << 16, codec="zstd")
     return view_layout((views, grid.rows, grid.cols, token), "uint8", "zstd")
 
 
@@ -277,6 +287,8 @@ def layouts(attributes: CacheAttributes) -> dict[str, ArrayLayout]:
     arrays |= lifting_layouts(a.n_gaussians, a.nnz) | visibility_layouts(a.n_gaussians)
     for name, dense in a.dense_teachers.items():
         arrays[f"teachers/{name}/codes"] = codes_layout(views, a.grid.grid, dense)
+        if dense.lifted_rows is not None:
+            arrays[f"teachers/{name}/rows"] = row_layout(dense.lifted_rows, "int64")
     for name, masks in a.mask_teachers.items():
         arrays |= mask_layouts(views, name, masks)
     if a.rgb is not None:

@@ -1,4 +1,4 @@
-"""Append views to a store's arrays: pictures, a dense teacher's features, a mask teacher's ids."""
+"""Append to a store's arrays: pictures, a dense teacher's features per view or per Gaussian, a mask teacher's ids."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class ViewStream:
-    """Appends batches of views to an array, a whole shard at a time: a partly written shard would be read and written
-    again.
+    """Appends batches of views (or of rows) to an array, a whole shard at a time: a partly written shard would be read
+    and written again.
     """
 
     def __init__(self, writer: SceneCacheWriter, path: str, layout: ArrayLayout) -> None:
@@ -29,17 +29,17 @@ class ViewStream:
         self._done = 0
 
     def append(self, batch: NDArray[Any]) -> None:
-        """Views [B, ...]."""
+        """Views (or rows) [B, ...]."""
         _, *rest = self.layout.shape
         if list(batch.shape[1:]) != rest:
             raise CacheError(
-                f"scene {self._writer.scene_id}: {self._path} got views of shape {batch.shape[1:]}, expected "
+                f"scene {self._writer.scene_id}: {self._path} got entries of shape {batch.shape[1:]}, expected "
                 f"{tuple(rest)}"
             )
         if self._count + len(batch) > self.layout.shape[0]:
             raise CacheError(
-                f"scene {self._writer.scene_id}: {self._path} got more than the {self.layout.shape[0]} views of "
-                "the cameras"
+                f"scene {self._writer.scene_id}: {self._path} got more than the {self.layout.shape[0]} entries "
+                "that were announced"
             )
         # a copy: the caller may reuse its buffer
         self._held.append(np.array(self._writer.checked(self._path, batch, self.layout)))
@@ -54,7 +54,7 @@ class ViewStream:
         """Write the rest. Raises CacheError where views are missing."""
         if self._count != self.layout.shape[0]:
             raise CacheError(
-                f"scene {self._writer.scene_id}: {self._path} got {self._count} of {self.layout.shape[0]} views"
+                f"scene {self._writer.scene_id}: {self._path} got {self._count} of {self.layout.shape[0]} entries"
             )
         self._write(
             np.concatenate(self._held) if self._held else np.empty((0, *self.layout.shape[1:]), self.layout.dtype)
@@ -78,12 +78,14 @@ class DenseTeacherWriter:
         path = f"teachers/{name}/codes"
         self._writer, self._name, self._attributes = writer, name, attributes
         self._quantiser = Quantiser(attributes.bits)
-        grid = writer._header.grid.grid
-        self._stream = ViewStream(writer, path, schema.codes_layout(writer.n_views(path), grid, attributes))
+        views = writer.n_views(path) if attributes.lifted_rows is None else 0
+        self._stream = ViewStream(writer, path, schema.codes_layout(views, writer._header.grid.grid, attributes))
         self._cosines: list[NDArray[np.float32]] = []
 
     def append(self, standardised: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Standardised features [B, rows, cols, C] of the next B views; returns them as a reader will get them."""
+        """Standardised features [B, rows, cols, C] of the next B views, or [B, C] of the next B Gaussians of a teacher
+        that comes lifted; returns them as a reader will get them.
+        """
         channels = self._attributes.channels
         if standardised.shape[-1] != channels:
             raise CacheError(
@@ -96,7 +98,8 @@ class DenseTeacherWriter:
             raise CacheError(f"scene {self._writer.scene_id}: teacher {self._name}: {error}") from None
         self._stream.append(codes)
         stored = self._quantiser.decode(codes, channels)
-        for exact, found in zip(standardised, stored):  # view by view, for the memory of the products
+        # view by view, for the memory of the products
+        for exact, found in zip(standardised, stored) if standardised.ndim > 2 else [(standardised, stored)]:
             self._cosines.append(_cosine(exact, found))
         return stored
 

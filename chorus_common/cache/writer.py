@@ -75,6 +75,7 @@ class SceneCacheWriter:
         self._draft: dict[str, Any] = {}
         self._dense: dict[str, DenseTeacherWriter] = {}
         self._masks: dict[str, MaskTeacherWriter] = {}
+        self._last_rows: dict[str, int] = {}  # of teachers that come lifted
         self._written: dict[str, ArrayLayout] = {}
         self._temporary: Path | None = None
         self._lock = -1
@@ -142,8 +143,20 @@ class SceneCacheWriter:
         """The views, in the order of the lifting index and of every teacher."""
         for path, layout in schema.camera_layouts(len(cameras)).items():
             self._put(path, layout, getattr(cameras, path.rpartition("/")[2]))
-        self._cameras = {"names": list(cameras.names), "width": cameras.width, "height": cameras.height}
+        grid = self._header.grid
+        width, height = (cameras.width, cameras.height) if len(cameras) else (grid.width, grid.height)
+        self._cameras = {"names": list(cameras.names), "width": width, "height": height}
         self._draft["n_views"] = len(cameras)
+
+    def put_no_views(self, order: NDArray[np.integer]) -> None:
+        """In place of cameras and index, for a scene whose teachers all came lifted: no view, a matrix without entries.
+
+        order [N]: which Gaussian each row is, in Morton order.
+        """
+        n, grid = len(order), self._header.grid
+        self.put_cameras(CameraSet(np.empty((0, 4, 4)), np.empty((0, 3, 3)), grid.width, grid.height, ()))
+        empty = np.empty(0, np.int32), np.empty(0, np.float32)
+        self.put_lifting(LiftingIndex(np.asarray(order), np.zeros(n + 1, np.int64), *empty, grid.grid, 0))
 
     def put_lifting(self, index: LiftingIndex, *, dropped_share: float = DROPPED_SHARE) -> None:
         """The index, made small (prune.py): up to `dropped_share` of each Gaussian's weight is left out, and the
@@ -184,9 +197,12 @@ class SceneCacheWriter:
         standardiser: str,
         bits: Bits = "ecsq",
         text_aligned: bool = False,
+        rows: NDArray[np.integer] | None = None,
     ) -> DenseTeacherWriter:
-        """A dense teacher whose standardised features follow by `append`, views in order. `standardiser`:
-        PhiSStandardiser.fingerprint.
+        """A dense teacher whose standardised features follow by `append`, views in order.
+
+        standardiser: PhiSStandardiser.fingerprint. rows [K]: of a teacher that comes lifted, the rows of Morton order
+        that have a vector, ascending; the vectors then follow in this order. Such a teacher needs no cameras.
         """
         attributes = DenseTeacherAttributes(
             spec=spec,
@@ -195,8 +211,14 @@ class SceneCacheWriter:
             bits=bits,
             standardiser=standardiser,
             text_aligned=text_aligned,
+            lifted_rows=None if rows is None else len(rows),
         )
         self._new_teacher(name)
+        if rows is not None:
+            if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
+                raise CacheError(f"scene {self.scene_id}: rows of teacher {name} must ascend from 0 on")
+            self._last_rows[name] = int(rows[-1]) if len(rows) else -1
+            self._put(f"teachers/{name}/rows", schema.row_layout(len(rows), "int64"), np.asarray(rows, np.int64))
         self._dense[name] = DenseTeacherWriter(self, name, attributes)
         return self._dense[name]
 
@@ -285,7 +307,10 @@ class SceneCacheWriter:
         ):
             if key not in self._draft:
                 raise CacheError(f"scene {self.scene_id}: cannot publish, {part} was never written")
-        views = self._draft["n_views"]
+        views, n = self._draft["n_views"], self._draft["n_gaussians"]
+        for name, last in self._last_rows.items():
+            if last >= n:
+                raise CacheError(f"scene {self.scene_id}: teacher {name} has a vector for row {last} of {n} Gaussians")
         return CacheAttributes(
             **self._header.model_dump(),
             **self._draft,

@@ -130,7 +130,7 @@ class Reach:
         tables = [
             interpolation_table(t * TILE, min(TILE, pixels - t * TILE), cell, cells, bilinear) for t in range(tiles)
         ]
-        most = max(int(low.max()) + 1 + int(share[low.argmax()] > 0 or bilinear) for _, low, share in tables)
+        most = max(int((low + (share > 0)).max()) + 1 for _, low, share in tables)
         self.slots = 1 << (most - 1).bit_length()
         self.first = np.array([first for first, _, _ in tables], dtype=np.int64)
         self.shares = np.zeros((tiles * TILE, self.slots), dtype=np.float32)

@@ -58,7 +58,7 @@ def find_outliers(scene: GaussianScene, gap: float | None = None) -> NDArray[np.
     cell = gap if gap is not None else cell_width(means[opaque])
     if cell <= 0:
         return nothing
-    kept = opaque[_in_large_groups(means[opaque], scene.opacities[opaque], cell)]
+    kept = opaque[in_large_groups(means[opaque], scene.opacities[opaque], cell)]
     apart = np.ones(len(scene), dtype=bool)
     apart[kept] = False
     candidates = np.flatnonzero(apart)
@@ -107,7 +107,7 @@ def below_all_others(points: F64, usable: NDArray[np.bool_]) -> NDArray[np.bool_
     return below
 
 
-def _in_large_groups(points: F64, opacities: NDArray[np.floating], cell: float) -> NDArray[np.bool_]:
+def in_large_groups(points: F64, opacities: NDArray[np.floating], cell: float) -> NDArray[np.bool_]:
     """Which points [P, 3] lie in a group of touching cells that holds enough of the opacity [P]."""
     index = np.floor((points - np.median(points, axis=0)) / cell)
     near = np.asarray((np.abs(index) < FAR_CELLS).all(axis=1), dtype=np.bool_)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class EmbeddingFile:
 
     def __init__(self, path: Path) -> None:
         self.spec = f"{FAMILY}{path}"
-        self._path = path
+        self.path = path
         self._vectors: dict[str, NDArray[np.floating]] = {
             _key(phrase): vector for phrase, vector in _read(path).items()
         }
@@ -48,12 +49,16 @@ class EmbeddingFile:
         rows = [self._vector(text) for text in texts]
         return np.stack(rows).astype(np.float32) if rows else np.zeros((0, self.channels), dtype=np.float32)
 
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` that the file has no vector of."""
+        return [text for text in texts if _key(text) not in self._vectors]
+
     def _vector(self, text: str) -> NDArray[np.floating]:
         key = _key(text)
         if key not in self._vectors:
             near = difflib.get_close_matches(key, self._vectors, n=1, cutoff=0.0)
             raise ConfigError(
-                f"{self._path}: has no vector of '{text}' ({len(self._vectors)} phrases); did you mean '{near[0]}'?"
+                f"{self.path}: has no vector of '{text}' ({len(self._vectors)} phrases); did you mean '{near[0]}'?"
             )
         return self._vectors[key]
 

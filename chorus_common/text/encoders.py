@@ -117,8 +117,16 @@ def read_pair(weights: Path) -> str:
     return pair
 
 
+def has_text_side(spec: str) -> bool:
+    """Whether `load_text_encoder` knows the family of teacher `spec`; its weights are not looked for."""
+    return spec == EMBEDDED_TEXT_SPEC or spec.startswith(("open_clip:", "conse:", "file:"))
+
+
 def load_text_encoder(spec: str) -> TextEncoder:
     """The text encoder of the text-aligned teacher `spec`. Raises ConfigError for a teacher without a text side.
+
+    The `spec` of the encoder says what was loaded: where only transformers' copy of an open_clip model's weights is in
+    the hub's cache, that copy answers.
 
     >>> load_text_encoder("embedded:text").encode(["a chair", "a table"]).shape
     (2, 64)
@@ -126,9 +134,17 @@ def load_text_encoder(spec: str) -> TextEncoder:
     if spec == EMBEDDED_TEXT_SPEC:
         return EmbeddedTextEncoder()
     if spec.startswith("open_clip:"):
+        from chorus_common.text.transformers_text import here_instead
+
+        if (other := here_instead(spec)) is not None:
+            return load_text_encoder(other)
         from chorus_common.text.open_clip_text import load_open_clip_text  # seconds of imports that others need not pay
 
         return load_open_clip_text(spec)
+    if spec.startswith("transformers:"):
+        from chorus_common.text.transformers_text import TransformersTextEncoder
+
+        return TransformersTextEncoder(spec)
     if spec.startswith("conse:"):
         from chorus_common.text.conse_text import ConseTextEncoder
 
@@ -138,5 +154,15 @@ def load_text_encoder(spec: str) -> TextEncoder:
 
         return EmbeddingFile(Path(spec.removeprefix("file:")))
     raise ConfigError(
-        f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}, open_clip:MODEL:WEIGHTS, conse:BACKBONE:TEXT"
+        f"teacher '{spec}' has no text side; known: {EMBEDDED_TEXT_SPEC}, open_clip:MODEL:WEIGHTS, "
+        "transformers:MODEL, conse:BACKBONE:TEXT, file:PATH"
     )
+
+
+def is_text_side(text: str, teacher: str) -> bool:
+    """Whether `text` may name the text side of teacher `teacher` (specs): the same, the same open_clip model with
+    weights from elsewhere, or transformers' side of a SigLIP model. For the last the user's word is taken.
+    """
+    same = text == teacher
+    model, other = (spec.split(":")[1] if spec.startswith("open_clip:") else "" for spec in (teacher, text))
+    return same or (model != "" and (model == other or (text.startswith("transformers:") and "SigLIP" in model)))

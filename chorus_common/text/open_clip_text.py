@@ -14,6 +14,7 @@ from chorus_common.runtime.weight_files import quiet_downloads, weights_fingerpr
 from chorus_common.text.open_clip_model import FAMILY, OpenClipModel, load_open_clip
 
 BATCH = 64
+NO_TOKENIZER = "its text side needs the tokenizer of the package transformers: pip install transformers"
 
 
 class OpenClipTextEncoder:
@@ -47,7 +48,7 @@ def load_tokenizer(model: OpenClipModel) -> Callable[[list[str]], Tensor]:
     """open_clip's tokenizer of `model`: texts -> ids [K, context length] i64.
 
     A tokenizer of the Hugging Face hub is read from the folder of the weights file where that holds a tokenizer.json.
-    Raises WeightsError where it cannot be had.
+    It needs the package transformers. Raises WeightsError where it cannot be had.
     """
     import open_clip
 
@@ -63,8 +64,6 @@ def load_tokenizer(model: OpenClipModel) -> Callable[[list[str]], Tensor]:
                 context_length=config.get("context_length", 77),
                 **config.get("tokenizer_kwargs", {}),
             )
-    except ImportError:
-        raise WeightsError(f"{model.spec}: its text side needs a tokenizer package: pip install transformers") from None
     except Exception as error:  # hub, proxy, disk, format: many kinds of error, one remedy
         raise WeightsError(
             f"{model.spec}: cannot get its tokenizer ({one_line(error)[:120]}); download tokenizer.json and "
@@ -74,4 +73,12 @@ def load_tokenizer(model: OpenClipModel) -> Callable[[list[str]], Tensor]:
 
 def load_open_clip_text(spec: str) -> OpenClipTextEncoder:
     """The text encoder of "open_clip:MODEL:WEIGHTS[@PRECISION]"; the precision of the picture side is ignored."""
+    import open_clip
+
+    config = open_clip.get_model_config(spec.removeprefix(FAMILY).partition(":")[0])
+    if config is not None and config["text_cfg"].get("hf_tokenizer_name"):
+        try:  # before gigabytes of weights are fetched
+            import transformers  # noqa: F401
+        except ImportError:
+            raise WeightsError(f"{spec}: {NO_TOKENIZER}") from None
     return OpenClipTextEncoder(load_open_clip(spec.removeprefix(FAMILY)))

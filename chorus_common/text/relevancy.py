@@ -11,7 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.runtime.errors import ConfigError
 from chorus_common.text import TextEncoder
+from chorus_common.text.embedding_file import EmbeddingFile
 
 F32 = NDArray[np.float32]
 
@@ -35,4 +37,14 @@ def relevancy_of_cosines(queries: NDArray[np.floating], phrases: NDArray[np.floa
 
 def encode_queries(encoder: TextEncoder, queries: list[str]) -> tuple[F32, F32]:
     """(queries [Q, E], canonical phrases [P, E]) as unit vectors."""
-    return encoder.encode(list(queries)), encoder.encode(list(CANONICAL_PHRASES))
+    return encoder.encode(list(queries)), encode_canonical(encoder)
+
+
+def encode_canonical(encoder: TextEncoder) -> F32:
+    """The canonical phrases as unit rows [P, E]. ConfigError for a file of embeddings that lacks one."""
+    if isinstance(encoder, EmbeddingFile) and (missing := encoder.missing(CANONICAL_PHRASES)):
+        raise ConfigError(
+            f"{encoder.path}: lacks the phrases {', '.join(missing)}; a query's relevancy is measured against "
+            f"{', '.join(CANONICAL_PHRASES)}: add their vectors"
+        )
+    return encoder.encode(list(CANONICAL_PHRASES))

@@ -22,6 +22,11 @@ _PAGES = (
         ("stage1_render_teachers.settings:Stage1Config",),
     ),
     (
+        "settings-import", "Settings of imports",
+        "`chorus-stage1 import` reads these keys from `--config FILE.toml` and from `--set key=value`.",
+        ("stage1_render_teachers.exchange.settings:ImportConfig",),
+    ),
+    (
         "settings-cluster", "Settings of Slurm jobs",
         "`chorus-stage1 run --scheduler slurm --slurm FILE.toml` reads these keys.",
         ("stage1_render_teachers.cluster.slurm_jobs:SlurmConfig",),

@@ -72,7 +72,7 @@ def instances_command(
     """
     from chorus_common.runtime.config import load_config
     from evaluation.predictions.folder import PredictionFolder
-    from evaluation.prompts import class_embeddings
+    from evaluation.prompts import class_embeddings, prompts_for
     from evaluation.proposals.choose import proposal_sources
     from evaluation.proposals.merged_masks import MergeConfig
     from evaluation.run_scenes import PartialResults
@@ -81,6 +81,11 @@ def instances_command(
     from evaluation.tasks.instances import InstancesConfig, instances
 
     selection, class_names, space = scenes.labelled(keep_unlabelled=predictions is not None)
+    if "masks" in proposals and not scenes.stores:
+        raise ConfigError("2D masks live in the cache; give --store, or --proposals truth or a folder")
+    merge = load_config(MergeConfig, None, settings)
+    found = text_sources(sources, selection)
+    prompts = prompts_for(found.text_encoder, prompts)
     config = InstancesConfig(
         prompts=prompts,
         synonyms=synonyms,
@@ -89,10 +94,6 @@ def instances_command(
         temperature=temperature,
         label_space=space,
     )
-    if "masks" in proposals and not scenes.stores:
-        raise ConfigError("2D masks live in the cache; give --store, or --proposals truth or a folder")
-    merge = load_config(MergeConfig, None, settings)
-    found = text_sources(sources, selection)
     inputs = {
         **scenes.inputs(),
         **sources.inputs(),

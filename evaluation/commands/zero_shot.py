@@ -61,17 +61,18 @@ def zero_shot_command(
     Rows are the student, the lifted teacher, or any feature files.
     """
     from evaluation.predictions.folder import PredictionFolder
-    from evaluation.prompts import class_embeddings
+    from evaluation.prompts import class_embeddings, prompts_for
     from evaluation.run_scenes import PartialResults
     from evaluation.scene_scores import scores_path
     from evaluation.sources import text_sources
     from evaluation.tasks.zero_shot import ZeroShotConfig, methods, zero_shot
 
     selection, class_names, space = scenes.labelled(keep_unlabelled=predictions is not None)
+    found = text_sources(sources, selection)
+    prompts = prompts_for(found.text_encoder, prompts)
     config = ZeroShotConfig(
         prompts=prompts, synonyms=synonyms, target=target, k=k, oracle_instances=oracle_instances, label_space=space
     )
-    found = text_sources(sources, selection)
     inputs = {**scenes.inputs(), **sources.inputs(), **found.inputs(), **config.model_dump()}
     rows = methods(found.sources)
     key = {**inputs, "rows": list(rows), "predictions": optional_text(predictions)}

@@ -33,3 +33,7 @@ class FieldAnswers:
         return self.view.pixel_relevancy(
             cameras.viewmats[row], cameras.intrinsics[row], width, height, queries, phrases
         )
+
+    def of_gaussians(self, text: str) -> F32:
+        """Relevancy [N] of the scene's Gaussians, in the cache's row order; 0 where the field knows nothing."""
+        return self.view.gaussian_relevancy(*encode_queries(self.encoder, [text]))[:, 0]

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.cameras import CameraSet
 from chorus_common.runtime.errors import ConfigError
+from chorus_common.scene import GaussianScene
 from evaluation.lerf.annotations import AnnotatedFrame
 from evaluation.lerf.scores import THRESHOLDS, LerfRules, QueryScores, score_query
 
 F32 = NDArray[np.float32]
-#: (name of a frame, width, height, texts) -> relevancy [H, W, Q], NaN where nothing is.
-Answer = Callable[[str, int, int, list[str]], F32]
+
+
+class Answer(Protocol):
+    """What answers queries about a scene."""
+
+    def __call__(self, name: str, width: int, height: int, texts: list[str], /) -> F32:
+        """Relevancy [H, W, Q] in frame `name`, NaN where nothing is."""
+        ...
+
+
+class GaussianAnswer(Answer, Protocol):
+    """The same, for the scene's Gaussians too."""
+
+    def of_gaussians(self, text: str, /) -> F32:
+        """Relevancy [N] of the scene's Gaussians, 0 where nothing is known of one."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class AskedScene:
+    """A scene with its annotated frames, and what answers for it.
+
+    views: frame -> row of `cameras`. text_encoder: spec of the text side.
+    """
+
+    name: str
+    frames: Sequence[AnnotatedFrame]
+    gaussians: GaussianScene
+    cameras: CameraSet
+    views: Mapping[str, int]
+    answer: GaussianAnswer
+    text_encoder: str
 
 
 def score_frames(

@@ -193,7 +193,10 @@ class ConfusionMatrix:
         except KeyError:
             raise MetricError(f"unknown metric definition '{definition}'; known: {', '.join(DEFINITIONS)}") from None
         iou, accuracy, overall = rule(self)
-        return Scores(definition, self.class_names, iou, accuracy, self.foreground, overall, self.groups)
+        foreground = self.foreground
+        if definition in WITHOUT_OTHER:
+            foreground = foreground & np.array(["other" not in name.lower() for name in self.class_names])
+        return Scores(definition, self.class_names, iou, accuracy, foreground, overall, self.groups)
 
     def as_dict(self) -> dict[str, object]:
         """The matrix as plain Python: class names and rows of counts, last column = no prediction."""
@@ -248,6 +251,16 @@ def scenesplat_tester(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
     return scannet(matrix)
 
 
+def chorus_release(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
+    """The released Chorus (GaussianWorld/Chorus, its zero-shot evaluation): a class counts where it occurs; ignored
+    points are misses in the IoU and not in the accuracy. Its foreground also leaves out every name with "other" in it.
+
+    The release ignores points whose best sigmoid of a cosine is below 0.1. No sigmoid of a cosine is below 0.26, so
+    none is ignored for that; points without a feature are.
+    """
+    return scenesplat_hook(matrix)
+
+
 def pointcept_tester(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
     """Pointcept SemSegTester (pointcept/engines/test.py): plain mean over all K classes, I / (U + 1e-10), so an absent
     class counts 0.
@@ -263,11 +276,14 @@ def pointcept_tester(matrix: ConfusionMatrix) -> tuple[F64, F64, float]:
 #: definition name -> (IoU [K], accuracy [K], overall accuracy); NaN = left out of the means
 DEFINITIONS: dict[str, Callable[[ConfusionMatrix], tuple[F64, F64, float]]] = {
     "chorus": chorus,
+    "chorus_release": chorus_release,
     "scannet": scannet,
     "scenesplat_hook": scenesplat_hook,
     "scenesplat_tester": scenesplat_tester,
     "pointcept_tester": pointcept_tester,
 }
+#: Definitions whose foreground leaves out "other furniture" and the like, beside the excluded names.
+WITHOUT_OTHER = ("chorus_release",)
 
 
 def _compiled_dtype(ids: NDArray[np.integer]) -> NDArray[np.integer]:

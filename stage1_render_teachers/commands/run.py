@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
-from chorus_common.runtime.progress import duration
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.commands.options import run_config, scene_options, stage1_config, work_options
+from stage1_render_teachers.commands.options import (
+    run_config,
+    scene_options,
+    shard_option,
+    stage1_config,
+    summary_line,
+    work_options,
+)
 
 if TYPE_CHECKING:
     from chorus_common.scene_check import AlignmentSettings
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
 @click.command("run")
 @scene_options
 @work_options
-@click.option("--shard", default="1/1", metavar="I/N", help="Every N-th scene from the I-th on.")
+@shard_option()
 @click.option(
     "--max-failures", type=click.IntRange(min=0), default=0, help="Stop after this many failed scenes; 0 goes on."
 )
@@ -43,10 +49,5 @@ def run_command(
     rows = select_rows(Manifest.read(manifest), split, dataset)
     index, count = parse_shard(shard)
     summary = run_stage1(shard_rows(rows, index, count), store, config, run, calibration_rows=rows)
-    if as_json:
-        click.echo(json.dumps(summary.as_dict()))
-    else:
-        counts = ", ".join(f"{number} {name}" for name, number in sorted(summary.counts.items()))
-        stopped = "; stopped early, --max-failures reached" if summary.stopped_early else ""
-        click.echo(f"{counts} in {duration(summary.seconds)}, {summary.bytes / 1e6:.1f} MB new in {store}{stopped}")
+    click.echo(json.dumps(summary.as_dict()) if as_json else summary_line(summary, store))
     return EXIT_SOME_FAILED if summary.failures or summary.mostly_empty else EXIT_DONE

@@ -13,16 +13,9 @@ from numpy.typing import NDArray
 from chorus_common.cameras import CameraSet
 from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene
-from stage1_render_teachers.views.choose import (
-    MAX_TARGETS,
-    bool_csr,
-    chain_by_overlap,
-    greedy_cover,
-    overlap_matrix,
-    probe_size,
-    seen_in,
-)
-from stage1_render_teachers.views.free_space import furthest_points
+from chorus_common.viewpoints.geometry import furthest_points
+from stage1_render_teachers.views.candidates import Candidates, bool_csr, probe_size, seen_in
+from stage1_render_teachers.views.choose import MAX_TARGETS, chain_by_overlap, greedy_cover, overlap_matrix
 
 #: Candidates that are rendered for every view that is kept.
 CANDIDATES = 4
@@ -46,7 +39,10 @@ def spread_views(scene: GaussianScene, cameras: CameraSet, count: int, *, seed: 
         seen = seen_in(scene, small.viewmats[view], small.intrinsics[view], small.width, small.height, backend)
         rows.append(np.flatnonzero(seen[targets]))
     seen_by = bool_csr(rows, len(targets))
-    chosen = greedy_cover(seen_by, np.arange(len(candidates)), count)
+    views = np.arange(len(candidates))
+    chosen = greedy_cover(
+        Candidates(cameras.viewmats[candidates], views, np.zeros_like(views), np.ones(len(views)), seen_by), count
+    )
     return cameras.select(candidates[chosen[chain_by_overlap(overlap_matrix(seen_by[chosen]))]])
 
 

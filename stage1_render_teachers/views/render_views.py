@@ -19,6 +19,7 @@ from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_check import AlignedScene, align_scene
 from chorus_common.scene_io import read_scene
+from chorus_common.viewpoints import Survey
 from stage1_render_teachers.settings import Stage1Config
 from stage1_render_teachers.views.captured import spread_views
 from stage1_render_teachers.views.choose import choose_views
@@ -80,11 +81,15 @@ def own_cameras(row: ManifestRow) -> CameraSet | None:
     return cameras
 
 
-def pick_views(own: CameraSet | None, scene: GaussianScene, config: Stage1Config) -> CameraSet:
-    """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none."""
+def pick_views(
+    own: CameraSet | None, scene: GaussianScene, config: Stage1Config, survey: Survey | None = None
+) -> CameraSet:
+    """The scene's own cameras (`own_cameras`) at the configured picture size, or chosen ones where it brings none;
+    `survey` of the scene, where it is known already, saves the choice a moment.
+    """
     if own is None:
         size = config.width, config.height
-        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed)
+        return choose_views(scene, config.n_views, *size, fov_x=config.fov_x, seed=config.seed, survey=survey)
     cameras = own.filled(config.width, config.height)
     if not 0 < config.max_views < len(cameras):
         return cameras

@@ -146,6 +146,11 @@ class CacheDataset:
                     f"scene {scene.name}: none of the teachers {', '.join(teachers)} in its store; "
                     "leave it out or run stage 1 for it"
                 )
+            if objective == "rendered" and scene.n_views == 0:
+                raise ConfigError(
+                    f"scene {scene.name}: was imported with features per Gaussian and has no views to render to; leave "
+                    'it out, or train with objective = "lifted"'
+                )
 
     def batch(self, step: int, first: int, last: int) -> Batch:
         """Samples first..last-1 of optimiser step `step`'s batch, counted from the start of the run."""

@@ -69,7 +69,14 @@ class WithGaussianFeatures:
 
     @property
     def dense_teachers(self) -> Any:
-        return self.store.dense_teachers
+        own = dict(self.store.dense_teachers)
+        return own | {
+            name: own[name].model_copy(update={"lifted_rows": len(values)}) for name, values in self.given.items()
+        }
+
+    @property
+    def n_views(self) -> int:
+        return self.store.n_views
 
     @property
     def mask_teachers(self) -> Any:
@@ -87,8 +94,13 @@ class WithGaussianFeatures:
     def visibility(self) -> tuple[F32, NDArray[np.int32]]:
         return self.store.visibility()
 
-    def gaussian_features(self, teacher: str) -> F16 | None:
-        return self.given.get(teacher)
+    def lifted_features(
+        self, name: str, rows: slice | NDArray[np.integer] | None = None
+    ) -> tuple[F32, NDArray[np.bool_]]:
+        if name not in self.given:
+            return self.store.lifted_features(name, rows)
+        values = self.given[name][slice(None) if rows is None else rows].astype(np.float32)
+        return values, np.ones(len(values), np.bool_)
 
     def features(self, name: str, views: Any = None) -> F32:
         """Per cell: of a given teacher what its Gaussians show there, W^T F, so that cells and Gaussians agree."""

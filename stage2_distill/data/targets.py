@@ -1,4 +1,5 @@
-"""Targets of one scene: teachers' features lifted on the fly from the cache's sparse matrix, in the standardised space.
+"""Targets of one scene: teachers' features in the standardised space, lifted on the fly from the cache's sparse matrix,
+or as they came lifted already (`chorus-stage1 import`, the export of a field).
 
 Lifted features are never stored on disk (800 scenes of them would take a terabyte); what is stored are quantised cells
 and the lifting index, and the product of the two is cheap. Within a process a scene's lifted targets are remembered in
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,20 +41,18 @@ class SceneStore(Protocol):
     def dense_teachers(self) -> Any: ...
     @property
     def mask_teachers(self) -> Any: ...
+    @property
+    def n_views(self) -> int: ...
     def scene(self) -> GaussianScene: ...
     def lifting(self, rows: slice | NDArray[np.integer] | None = None) -> LiftingIndex: ...
     def features(self, name: str, views: Any = None) -> F32: ...
     def masks(self, name: str, level: str, views: Any = None) -> I32: ...
     def visibility(self) -> tuple[F32, I32]: ...
+    def lifted_features(self, name: str, rows: slice | NDArray[np.integer] | None = None) -> tuple[F32, Bool]: ...
 
 
-@runtime_checkable
-class HasGaussianFeatures(Protocol):
-    """A store that has some teachers' features per Gaussian."""
-
-    def gaussian_features(self, teacher: str) -> F16 | None:
-        """Standardised features [N, C] in row order, or None where the teacher has to be lifted."""
-        ...
+#: Rows of a teacher that came lifted, which are decoded at a time.
+_BLOCK = 1 << 15
 
 
 class ByteBudget:
@@ -88,11 +87,17 @@ class Geometry:
 @dataclass(frozen=True, eq=False)
 class LiftedRows:
     """Targets of R Gaussians: values {teacher: [R, C] f16 standardised}, weight [R] f32 (0 where a Gaussian is no
-    target).
+    target); known {teacher: [R] bool} of teachers that came lifted, which have no vector for some Gaussians.
     """
 
     values: Mapping[str, F16]
     weight: F32
+    known: Mapping[str, Bool] = field(default_factory=dict)
+
+    def select(self, rows: I64) -> LiftedRows:
+        """The targets at `rows`."""
+        known = {t: there[rows] for t, there in self.known.items()}
+        return LiftedRows({t: v[rows] for t, v in self.values.items()}, self.weight[rows], known)
 
 
 class SceneTargets:
@@ -134,7 +139,9 @@ class SceneTargets:
                 return self._geometry
             scene = self._store.scene()
             weight, n_views = self._store.visibility()
-            valid = (weight > self._min_weight) & (n_views >= self._min_views)
+            valid = weight > self._min_weight
+            if self.n_views:  # nobody recorded how many views made features that came lifted
+                valid &= n_views >= self._min_views
             if not valid.any():
                 raise CacheError(
                     f"scene {self.name}: no Gaussian has weight {self._min_weight:g} and {self._min_views} views"
@@ -150,7 +157,7 @@ class SceneTargets:
         if views is None:
             whole = self._remembered(geometry)
             if whole is not None:
-                return LiftedRows({t: v[rows] for t, v in whole.values.items()}, whole.weight[rows])
+                return whole.select(rows)
         return self._lift(rows, geometry, views)
 
     def index(self, rows: I64) -> LiftingIndex:
@@ -197,7 +204,8 @@ class SceneTargets:
 
     @property
     def n_views(self) -> int:
-        return self._store.lifting(slice(0, 0)).n_views
+        """Number of views; 0 where every teacher came lifted."""
+        return self._store.n_views
 
     def _remembered(self, geometry: Geometry) -> LiftedRows | None:
         with self._lock:
@@ -207,6 +215,9 @@ class SceneTargets:
             return self._lifted
 
     def _lift(self, rows: I64, geometry: Geometry, views: Sequence[int] | None) -> LiftedRows:
+        if all(map(self._came_lifted, self.teachers)) and views is None:
+            weight = np.where(geometry.valid[rows], geometry.weight[rows], np.float32(0))
+            return self._with_given(rows, {}, weight)
         index = self._store.lifting(rows) if self._index is None else gather_rows(self._index, rows)
         seen = np.zeros(index.n_views, dtype=bool)
         seen[np.unique(index.columns // index.grid.cells)] = True
@@ -219,17 +230,36 @@ class SceneTargets:
         weight = geometry.weight[rows] if views is None else index.visibility()[0]
         # with a subset of views a Gaussian may have lost what made it valid
         weight = np.where(geometry.valid[rows] & (weight > self._min_weight), weight, np.float32(0))
-        values = {
-            t: self._lift_teacher(t, index, needed, weight)
-            if (own := self._given(t)) is None
-            else self._translated(t, own[rows]).astype(np.float16, copy=False)
-            for t in self.teachers
-        }
-        return LiftedRows(values, weight)
+        lifted = {t: self._lift_teacher(t, index, needed, weight) for t in self.teachers if not self._came_lifted(t)}
+        return self._with_given(rows, lifted, weight)
 
-    def _given(self, teacher: str) -> F16 | None:
-        """Features [N, C] that the store has per Gaussian, in place of lifted ones (gaussian_teacher.py)."""
-        return self._store.gaussian_features(teacher) if isinstance(self._store, HasGaussianFeatures) else None
+    def _came_lifted(self, teacher: str) -> bool:
+        return self._store.dense_teachers[teacher].lifted_rows is not None
+
+    def _with_given(self, rows: I64, lifted: Mapping[str, F16], weight: F32) -> LiftedRows:
+        """Targets of all teachers in their order; those that came lifted are read."""
+        values, known = {}, {}
+        for teacher in self.teachers:
+            if teacher in lifted:
+                values[teacher] = lifted[teacher]
+            else:
+                values[teacher], known[teacher] = self._given(teacher, rows)
+        return LiftedRows(values, weight, known)
+
+    def _given(self, teacher: str, rows: I64) -> tuple[F16, Bool]:
+        """Features [R, C] of a teacher that came lifted, and which of the rows [R] have one."""
+        channels = self.teachers[teacher]
+        values, known = np.zeros((len(rows), channels), np.float16), np.zeros(len(rows), np.bool_)
+        for begin in range(0, len(rows), _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            own, there = self._store.lifted_features(teacher, rows[part])
+            if own.shape[-1] != channels:
+                raise CacheError(
+                    f"scene {self.name}: teacher {teacher} has {own.shape[-1]} channels, not {channels}; import it "
+                    "again"
+                )
+            values[part][there], known[part] = self._translated(teacher, own[there]), there
+        return values, known
 
     def cells(self, teacher: str, views: I64) -> F32:
         """Standardised features [V * cells, C] of the ascending `views`."""
@@ -267,33 +297,55 @@ def voxel_targets(
         kept: [n] which rows of `lifted` are there. inverse: [n] voxel of each.
         draw: which of a teacher's voxels are wanted (None: all), asked for teacher after teacher; no other is computed.
     """
-    weight = lifted.weight[kept]
-    has = weight > 0
-    if not has.any():
-        return {}
-    kept, weight, voxel = kept[has], weight[has], np.asarray(inverse)[has]
-    matrix = sparse.csr_matrix((weight, (voxel, np.arange(len(voxel)))), shape=(n_voxels, len(voxel)))
-    total = np.bincount(voxel, weights=weight, minlength=n_voxels)
-    rows = np.flatnonzero(total > 0)
-    matrix = matrix[rows]
-    scale = (1 / total[rows]).astype(np.float32)[:, None]
+    inverse = np.asarray(inverse)
+    everywhere = _VoxelMeans.of(lifted.weight, kept, inverse, n_voxels)  # of teachers that say something about all
+    targets = {}
+    for name, values in lifted.values.items():
+        means = everywhere
+        if name in lifted.known:
+            means = _VoxelMeans.of(np.where(lifted.known[name], lifted.weight, 0), kept, inverse, n_voxels)
+        if means is not None:
+            targets[name] = means(values, draw)
+    return targets
 
-    def means(values: F16) -> TeacherTarget:
-        if draw is None:
-            own, part, source, factor = rows, matrix, kept, scale
-        else:
-            chosen = draw(len(rows))
-            own, part, factor = rows[chosen], matrix[chosen], scale[chosen]
+
+@dataclass(frozen=True, eq=False)
+class _VoxelMeans:
+    """Which Gaussians [n] make which voxels [M], with which weight: matrix [M, n]; total [voxels]; scale [M, 1]."""
+
+    kept: I64
+    rows: I64
+    matrix: sparse.csr_matrix
+    total: NDArray[np.float64]
+    scale: F32
+
+    @staticmethod
+    def of(weight: F32, kept: I64, inverse: I64, n_voxels: int) -> _VoxelMeans | None:
+        """None where no Gaussian has weight."""
+        weight = weight[kept]
+        has = weight > 0
+        if not has.any():
+            return None
+        kept, weight, voxel = kept[has], weight[has], inverse[has]
+        matrix = sparse.csr_matrix((weight, (voxel, np.arange(len(voxel)))), shape=(n_voxels, len(voxel)))
+        total = np.bincount(voxel, weights=weight, minlength=n_voxels).astype(np.float64)
+        rows = np.flatnonzero(total > 0)
+        return _VoxelMeans(kept, rows, matrix[rows], total, (1 / total[rows]).astype(np.float32)[:, None])
+
+    def __call__(self, values: F16, draw: Draw | None) -> TeacherTarget:
+        """Means of `values` [R, C], of all voxels or of those that are drawn."""
+        own, part, source, factor = self.rows, self.matrix, self.kept, self.scale
+        if draw is not None:
+            chosen = draw(len(own))
+            own, part, factor = own[chosen], part[chosen], factor[chosen]
             members = np.unique(part.indices)
-            part, source = part[:, members], kept[members]
+            part, source = part[:, members], source[members]
         return TeacherTarget(
             torch.from_numpy(own),
             torch.from_numpy((part @ _float32(values[source])) * factor),
-            torch.from_numpy(total[own].astype(np.float32)),
+            torch.from_numpy(self.total[own].astype(np.float32)),
             torch.zeros(len(own), dtype=torch.int64),
         )
-
-    return {name: means(values) for name, values in lifted.values.items()}
 
 
 def _float32(values: F16) -> F32:

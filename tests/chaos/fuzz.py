@@ -26,6 +26,7 @@ from chorus_common.runtime.errors import ChorusError
 from chorus_common.runtime.peak_memory import peak_memory
 from chorus_common.scene_io import probe, read_scene
 from tests.chorus_common.scene_files import (
+    inria_rows,
     random_scene,
     write_compressed,
     write_inria,
@@ -81,6 +82,33 @@ def write_gltf_text(path: Path) -> None:
     as_gltf(path.parent, document, binary)
 
 
+def dialect(kind: str) -> Callable[[Path], object]:
+    """Writes Gaussians as other programs do: named in the family "ply-dialects"."""
+
+    def write(path: Path) -> None:
+        rows = inria_rows(SCENE)
+        types: dict[str, str] = {}
+        comments: tuple[str, ...] = ()
+        if kind == "bytes":
+            rows = [{k: v for k, v in row.items() if not k.startswith("f_dc")} for row in rows]
+            rows = [row | {"red": 10, "green": 200, "blue": 30} for row in rows]
+            types = dict.fromkeys(("red", "green", "blue"), "uchar")
+        elif kind == "mip":
+            rows = [row | {"filter_3D": 0.03} for row in rows]
+        elif kind == "discs":
+            rows = [{k: v for k, v in row.items() if k != "scale_2"} for row in rows]
+            comments = ("SplatRenderMode: 2dgs",)
+        elif kind == "balls":
+            gone = ("scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
+            rows = [{k: v for k, v in row.items() if k not in gone} for row in rows]
+        else:
+            rows = [row | {f"semantic_{i}": 0.5 for i in range(512)} for row in rows]
+        columns = {name: types.get(name, "float") for name in rows[0]}
+        write_ply(path, [("vertex", columns, [list(row.values()) for row in rows])], comments=comments)
+
+    return write
+
+
 def write_points(path: Path) -> None:
     write_ply(path, [("vertex", XYZRGB, [[*map(float, m), 10, 20, 30] for m in SCENE.means])], order="a")
 
@@ -93,6 +121,9 @@ FAMILIES: dict[str, dict[str, Case]] = {
         "big.ply": (lambda p: write_inria(p, SCENE, order=">"), read_any_scene),
         "compressed.ply": (lambda p: write_compressed(p, SCENE, color_ranges=True), read_any_scene),
         "ascii.ply": (write_points, read_any_scene),
+    },
+    "ply-dialects": {
+        f"{kind}.ply": (dialect(kind), read_any_scene) for kind in ("bytes", "mip", "discs", "balls", "semantic")
     },
     "splat": {"a.splat": (lambda p: write_splat(p, SCENE), read_any_scene)},
     "spz": {

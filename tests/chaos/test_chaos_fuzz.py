@@ -1,4 +1,4 @@
-"""Ten thousand damaged PLY, .splat, .spz, manifest and camera files: no crash, no hang, no memory beyond 1 GB."""
+"""Damaged scene files of every format, manifests and cameras, 2,000 of each: no crash, no hang, no more than 1 GB."""
 
 from __future__ import annotations
 

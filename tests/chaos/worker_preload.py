@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from chorus_common.cameras import CameraSet
 from stage1_render_teachers import scene_task
+from stage1_render_teachers.attempt import Stopwatch
 from stage1_render_teachers.outcomes import SceneOutcome
-from stage1_render_teachers.scene_task import SceneJob, Stopwatch
+from stage1_render_teachers.scene_task import SceneJob
 
 Publish = Callable[[SceneJob, CameraSet | None, Stopwatch], SceneOutcome]
 

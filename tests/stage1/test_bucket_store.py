@@ -32,8 +32,9 @@ from chorus_common.runtime.bucket import BucketError, BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError
 from chorus_common.runtime.store_path import parse_store_path
 from stage1_render_teachers import scene_task
+from stage1_render_teachers.attempt import Stopwatch
 from stage1_render_teachers.commands.copy import copy_command, copy_standardisers
-from stage1_render_teachers.outcomes import read_outcomes
+from stage1_render_teachers.outcomes import SceneOutcome, read_outcomes
 from stage1_render_teachers.run import run_stage1
 from stage1_render_teachers.scene_task import publish_scene
 from stage1_render_teachers.settings import RunConfig
@@ -157,7 +158,7 @@ def test_what_passes_is_tried_again(bucket: BucketPath, tmp_path: Path, monkeypa
     rows = list(Manifest.read(write_rooms(tmp_path / "rooms", 2)))
     tries: list[str] = []
 
-    def hiccup(job: scene_task.SceneJob, own: CameraSet | None, watch: scene_task.Stopwatch) -> scene_task.SceneOutcome:
+    def hiccup(job: scene_task.SceneJob, own: CameraSet | None, watch: Stopwatch) -> SceneOutcome:
         tries.append(job.row.scene_id)
         if tries.count("scene00") == 1 and job.row.scene_id == "scene00":
             raise BucketError("s3://caches: the bucket does not answer as it should (503 Slow Down)")

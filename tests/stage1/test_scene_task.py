@@ -17,10 +17,11 @@ from chorus_common.lifting import CellGrid, CellHits, LiftingIndex
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.errors import CacheError, SceneError
 from chorus_common.scene_check import AlignmentSettings
+from stage1_render_teachers.attempt import failure_line
 from stage1_render_teachers.fidelity import Fidelity, row_cosine
 from stage1_render_teachers.plan import TeacherPlan, shared_teacher
 from stage1_render_teachers.run import run_stage1
-from stage1_render_teachers.scene_task import SceneJob, failure_line, run_scene, scene_fingerprint
+from stage1_render_teachers.scene_task import SceneJob, run_scene, scene_fingerprint
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.teacher_passes import view_seed
 from stage1_render_teachers.teachers import DenseTeacher
@@ -150,7 +151,7 @@ def test_failures_are_one_line_that_names_the_scene(store: Path) -> None:
         try:
             raise error
         except Exception as caught:
-            return failure_line(job, caught)
+            return failure_line(job.row.scene_id, job.store, caught)
 
     assert line(SceneError("scene scene00: holds no Gaussians")) == "scene scene00: holds no Gaussians"
     assert line(CacheError("half a file")) == "scene scene00: half a file"

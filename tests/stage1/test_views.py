@@ -12,6 +12,10 @@ from chorus_common.lifting import CellGrid, LiftingIndex
 from chorus_common.rasterize import get_backend
 from chorus_common.runtime.errors import ConfigError, SceneError
 from chorus_common.scene import GaussianScene, canonical_quats
+from chorus_common.viewpoints import survey_scene
+from chorus_common.viewpoints.geometry import upright_frame
+from data_manifests.synthetic import RoomOptions, generate_room
+from stage1_render_teachers.views.candidates import Candidates
 from stage1_render_teachers.views.choose import (
     GAINS,
     REUSE,
@@ -21,7 +25,7 @@ from stage1_render_teachers.views.choose import (
     greedy_cover,
     overlap_matrix,
 )
-from stage1_render_teachers.views.free_space import find_free_space, furthest_points, robust_bounds, upright_frame
+from tests.chorus_common.viewpoints.buildings import make_building, wrapped
 
 F64 = NDArray[np.float64]
 ROOM = (5.0, 4.0, 2.7)
@@ -138,7 +142,7 @@ def test_an_object_is_seen_from_outside(up: tuple[float, float, float]) -> None:
     scene = solid_object()
     turned = scene.means @ upright_frame(up).astype(np.float32)  # stand it up along `up`
     scene = GaussianScene(turned, scene.quats, np.full_like(scene.scales, 0.02), scene.opacities, scene.colors)
-    assert not find_free_space(scene, up).is_room
+    assert survey_scene(scene, up).kind == "object"
     cameras = choose_views(scene, 16, 96, 72, up=up)
     centre = scene.means.mean(0)
     assert (np.linalg.norm(cameras.centers - centre, axis=1) > 0.8).all()
@@ -151,62 +155,25 @@ def test_an_object_is_seen_from_outside(up: tuple[float, float, float]) -> None:
     assert (np.asarray(outside) > 0).mean() > 0.6  # the inner box is hidden
 
 
-def test_free_space_of_a_room_and_of_an_object() -> None:
-    space = find_free_space(furnished_room(), (0, 0, 1))
-    assert space.is_room
-    points = space.camera_centres()
-    assert (points > 0.2).all()
-    assert (points < np.array(ROOM) - 0.2).all()
-    assert (points[:, 2] > 0.2 * ROOM[2]).all()
-
-
-@pytest.mark.parametrize("n", [600, 1500, 40000])
-def test_a_room_is_a_room_however_densely_it_is_sampled(n: int) -> None:
-    assert find_free_space(furnished_room(n), (0, 0, 1)).is_room
-
-
-def test_upright_frames_are_rotations() -> None:
-    ups: list[tuple[float, float, float]] = [(0, 0, 1), (0, -1, 0), (0, 1, 0), (1, 0, 0), (0.3, -0.5, 0.8)]
-    for up in ups:
-        frame = upright_frame(up)
-        np.testing.assert_allclose(np.dot(frame, frame.T), np.eye(3), atol=1e-12)
-        assert np.linalg.det(frame) == pytest.approx(1)
-        direction = np.array(up, np.float64)
-        np.testing.assert_allclose(frame[2], direction / np.linalg.norm(direction))
-    np.testing.assert_allclose(upright_frame((0, 0, 1)), np.eye(3), atol=1e-12)
-
-
-def test_robust_bounds_ignore_floaters() -> None:
-    points = np.random.default_rng(0).uniform(0, 1, (2000, 3))
-    points[:3] = 500
-    low, high = robust_bounds(points, np.ones(2000))
-    assert (low > -0.1).all()
-    assert (high < 1.1).all()
-
-
-def test_furthest_points_against_the_definition() -> None:
-    points = np.random.default_rng(0).uniform(0, 1, (60, 3))
-    chosen = furthest_points(points, 10, first=7)
-    for k in range(1, 10):
-        distance = np.linalg.norm(points[:, None] - points[None, chosen[:k]], axis=2).min(1)
-        assert distance[chosen[k]] == distance.max()
-    assert len(furthest_points(np.zeros((5, 3)), 4, 0)) == 1  # duplicates are not chosen twice
-
-
-def test_greedy_cover_takes_the_best_at_every_turn() -> None:
+def test_greedy_cover_takes_the_best_at_every_turn_and_serves_every_room_first() -> None:
     rng = np.random.default_rng(0)
     dense = rng.uniform(size=(12, 40)) < 0.3
     camera_centre = rng.integers(0, 4, 12)
-    chosen = greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), camera_centre, 6)
+    room, worth = camera_centre // 2, rng.uniform(0.5, 1, 12)
+    seen = sparse.csr_matrix(dense.astype(np.float32))
+    candidates = Candidates(np.zeros((12, 4, 4)), camera_centre, room, worth, seen)
+    chosen = greedy_cover(candidates, 6)
+    assert len(set(room[chosen[:2]].tolist())) == 2
     for k in range(6):
         times = dense[chosen[:k]].sum(0)
         gain = np.array(GAINS)[np.minimum(times, 3)]
-        value = (dense * gain).sum(1) * REUSE ** np.array(
-            [(camera_centre[chosen[:k]] == s).sum() for s in camera_centre]
-        )
+        value = (dense * gain).sum(1) * worth
+        value *= REUSE ** np.array([(camera_centre[chosen[:k]] == s).sum() for s in camera_centre])
         value[chosen[:k]] = -1
+        if k == 1:
+            value[room == room[chosen[0]]] = -1
         assert value[chosen[k]] == pytest.approx(value.max(), rel=1e-5)
-    assert len(set(greedy_cover(sparse.csr_matrix(dense.astype(np.float32)), camera_centre, 99).tolist())) == 12
+    assert len(set(greedy_cover(candidates, 99).tolist())) == 12
 
 
 def test_overlap_and_chain() -> None:
@@ -215,6 +182,30 @@ def test_overlap_and_chain() -> None:
     want = np.array([[1, 0.25, 2 / 3, 0], [0.25, 1, 0.5, 0], [2 / 3, 0.5, 1, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(overlap, want)
     np.testing.assert_array_equal(chain_by_overlap(overlap), [0, 2, 1, 3])
+
+
+def test_a_captured_building_is_looked_at_from_inside() -> None:
+    """A closed room in a rough shell, on ground 60 m wide, with floaters up to 200 m away."""
+    room = generate_room(1, RoomOptions(gaussians=30_000)).scene
+    scene = wrapped(room, seed=1)
+    cameras = choose_views(scene, 64, 160, 120)
+    low, high = room.means.min(axis=0), room.means.max(axis=0)
+    assert ((cameras.centers > low) & (cameras.centers < high)).all()
+    backend = get_backend("cpu")
+    views = zip(cameras.viewmats, cameras.intrinsics)
+    empty = [(backend.render(scene, view, K, 160, 120).alpha < 0.05).mean() for view, K in views]
+    assert np.mean(empty) < 0.05
+    index = index_of(scene, cameras)
+    times = np.zeros(len(scene), dtype=np.int64)
+    times[index.order] = index.visibility()[1]
+    assert (times[survey_scene(scene).inside(scene.means)] >= 3).mean() >= 0.95
+    assert (times[: len(room)] >= 3).mean() >= 0.9
+
+
+def test_every_room_of_a_building_gets_a_view() -> None:
+    building = make_building(0, spacing=0.12)
+    cameras = choose_views(building.scene, 8, 160, 120)
+    assert set(building.room_of(cameras.centers).tolist()) == set(range(6))
 
 
 def test_nothing_to_see_is_named() -> None:

@@ -35,8 +35,15 @@ class MemoryStore:
     fingerprint: str = "made-up"
 
     @property
-    def dense_teachers(self) -> tuple[str, ...]:
-        return tuple(self.cells)
+    def dense_teachers(self) -> dict[str, SimpleNamespace]:
+        return {name: SimpleNamespace(lifted_rows=None) for name in self.cells}
+
+    @property
+    def n_views(self) -> int:
+        return self.index.n_views
+
+    def lifted_features(self, name: str, rows: Any = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        raise AssertionError(f"{name} has features per view")
 
     @property
     def mask_teachers(self) -> dict[str, SimpleNamespace]:

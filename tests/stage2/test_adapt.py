@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import Moments, phi_s
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ConfigError
@@ -24,7 +25,6 @@ from stage2_distill.encoder.config import InputConfig
 from stage2_distill.feature_norms import FACTORS
 from stage2_distill.lora import LoraLinear, add_lora, merged_tensors
 from stage2_distill.losses.prototypes import choose_prototypes, prototypes_of_scenes
-from stage2_distill.release import UNRECORDED
 from stage2_distill.settings import AdaptConfig, DataSettings, PrototypeSettings, TeacherSettings
 from stage2_distill.start import TrainData
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student

@@ -76,6 +76,11 @@ def projected(n: int = N, mode: RenderMode = RenderMode.CLASSIC) -> tuple[torch.
 @pytest.mark.parametrize(
     ("cell", "interpolation", "mode"),
     [
+        (1, "nearest", RenderMode.CLASSIC),
+        (1, "bilinear", RenderMode.CLASSIC),
+        (2, "bilinear", RenderMode.CLASSIC),
+        (3, "nearest", RenderMode.CLASSIC),
+        (4, "bilinear", RenderMode.CLASSIC),
         (16, "bilinear", RenderMode.CLASSIC),
         (8, "nearest", RenderMode.CLASSIC),
         (7, "bilinear", RenderMode.ANTIALIASED),

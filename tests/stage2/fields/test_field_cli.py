@@ -122,7 +122,7 @@ def targets_of(entry: SceneEntry) -> np.ndarray:
 
 
 def whole(entry: SceneEntry) -> np.ndarray:
-    return entry.store.gaussian_features("text").astype(np.float32)  # type: ignore[attr-defined]
+    return entry.store.lifted_features("text")[0]
 
 
 def test_npy_export_is_in_source_order(trained: tuple[Path, Path], tmp_path: Path) -> None:

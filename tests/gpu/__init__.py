@@ -1,0 +1,1 @@
+"""What can be proved about GPUs without one: kernels compiled ahead of time, CUDA code paths on pretended devices."""
