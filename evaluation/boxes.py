@@ -27,9 +27,9 @@ class OrientedBox:
         axes = self.axes if alignment.is_identity else self.axes @ alignment.rotation
         return OrientedBox(alignment.points_back(self.centre[None])[0], axes, self.size / alignment.scale)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, decimals: int = 6) -> dict[str, Any]:
         """For JSON."""
-        return {key: np.round(getattr(self, key), 6).tolist() for key in ("centre", "axes", "size")}
+        return {key: np.round(getattr(self, key), decimals).tolist() for key in ("centre", "axes", "size")}
 
 
 def oriented_box(points: NDArray[np.floating]) -> OrientedBox:

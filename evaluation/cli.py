@@ -33,6 +33,7 @@ cli = program(
             f"{_COMMANDS}.lerf:lerf_command", "Score language fields, or an encoder, under the LERF-OVS protocol."
         ),
         "view": LazyCommand(f"{_COMMANDS}.view:view_command", "Look at a scene in a browser."),
+        "share": LazyCommand(f"{_COMMANDS}.share:share_command", "Make one page of a scene that opens anywhere."),
         "report": LazyCommand(f"{_COMMANDS}.report:report_command", "Make one page of the results of a run."),
     },
     RecordingGroup,

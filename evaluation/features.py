@@ -44,6 +44,8 @@ F32 = NDArray[np.float32]
 PASS = 1 << 15
 #: Scores [n, K] -> what is made of them, [n, ...].
 Answer = Callable[[F32], NDArray[Any]]
+#: The head that is no head: the encoder's own output.
+LATENT = "encoder"
 
 
 class SceneFeatures(Protocol):
@@ -67,6 +69,15 @@ class AskedFeatures(Protocol):
         ...
 
 
+@runtime_checkable
+class HeadedFeatures(Protocol):
+    """Features of a network that has other heads, too; all are made of one encoding of the scene."""
+
+    def head(self, name: str) -> SceneFeatures:
+        """What head `name` says of the scene's Gaussians."""
+        ...
+
+
 class FeatureSource(Protocol):
     """Something that has features for scenes."""
 
@@ -86,6 +97,11 @@ class StudentFeatures:
     teacher: str
     tta_rotations: int = 1
 
+    @property
+    def other_heads(self) -> tuple[str, ...]:
+        """What else the student says of a scene: for its other teachers, and before any projector."""
+        return (*(name for name in self.student.teachers if name != self.teacher), LATENT)
+
     def open(self, scene: LoadedScene) -> SceneFeatures:
         rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
         return StudentScene(self.student, self.teacher, rotated)
@@ -101,6 +117,10 @@ class StudentScene:
 
     def rows(self, start: int, stop: int) -> F32:
         return self._rotated.in_teacher_space(self._student, self._teacher, start, stop).numpy()
+
+    def head(self, name: str) -> SceneFeatures:
+        """See `HeadedFeatures`; `LATENT` = the encoder's own output."""
+        return _Latent(self._rotated) if name == LATENT else StudentScene(self._student, name, self._rotated)
 
     @torch.inference_mode()
     def ask(self, text: F32, answer: Answer, *, cosines: bool) -> NDArray[Any] | None:
@@ -152,6 +172,14 @@ class StudentScene:
             return (features @ text.T) / length[:, None]
 
         return first
+
+
+@dataclass(frozen=True)
+class _Latent:
+    rotated: TtaFeatures
+
+    def rows(self, start: int, stop: int) -> F32:
+        return self.rotated.mean(start, stop).numpy()
 
 
 @dataclass(frozen=True)

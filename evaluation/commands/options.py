@@ -13,6 +13,7 @@ import click
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.options import (
     FILE,
+    FOLDER,
     PATH,
     alignment_options,
     manifest_option,
@@ -50,6 +51,14 @@ tta_option = click.option(
     help="Yaw angles to encode a scene at. Features are their mean.",
 )
 lifted_option = click.option("--lifted", is_flag=True, help="Use the teacher's own features, lifted from the cache.")
+seen_classes_option = click.option(
+    "--classes",
+    default="",
+    help="What predictions are called: names between commas, a file, or a label space.  [default: the scene's own]",
+)
+seen_labels_option = click.option(
+    "--labels", type=FOLDER, help="Folder that chorus-eval label wrote for this scene: classes and objects."
+)
 voters_option = click.option(
     "-k", "k", type=click.IntRange(min=1), default=25, help="Gaussians that vote for a point (--on points)."
 )

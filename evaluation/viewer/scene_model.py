@@ -1,36 +1,33 @@
-"""What the viewer shows, without any viewer: colours of a scene's Gaussians by mode, and what they mean."""
+"""What the viewer shows, without any viewer: the ways of colouring a scene's Gaussians, and its objects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.runtime.errors import ConfigError
-from chorus_common.scene import quats_to_rotations
 from chorus_common.text import TextEncoder
-from evaluation.features import PASS, FeatureSource, SceneFeatures
+from evaluation.features import PASS, FeatureSource, HeadedFeatures, SceneFeatures, StudentFeatures
 from evaluation.heat_picture import heat_range
+from evaluation.label import Labels, label_scene
+from evaluation.likeness import feature_at, typical_features
 from evaluation.prompts import class_embeddings
 from evaluation.relevancy import query_embeddings, scene_relevancy
-from evaluation.report.colours import PcaColours, class_palette, heat
+from evaluation.report.colours import PcaColours
 from evaluation.scenes import LoadedScene
 from evaluation.tasks.zero_shot import classify
+from evaluation.viewer.layers import Layer, class_layer, heat_layer, rgb_layer
+from evaluation.viewer.objects import Objects, objects_of, read_labels, true_objects
 
 F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
-COLOUR, FEATURES, PREDICTION, TRUTH, QUERY = "colour", "features (PCA)", "prediction", "ground truth", "query"
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """colors [N, 3] f32 in [0, 1], and a legend in Markdown."""
-
-    colors: F32
-    legend: str
+COLOUR, FEATURES, PREDICTION, LABELS, TRUTH = "colour", "features", "prediction", "labels", "ground truth"
+#: Rows that a basis of colours is fitted on: so many runs of so many rows, spread over the scene.
+_RUNS, _RUN = 40, 500
+_PALE = np.float32(0.85)
 
 
 class SceneModel:
@@ -38,110 +35,150 @@ class SceneModel:
     first asked for.
 
     Args:
-        source, text_encoder: features and the text side of their space; without them only colour and truth are shown.
-        class_names: what predictions and truth are called; () where the scene has no label space.
+        source, text_encoder: features and the text side of their space, which may be missing; without features only
+            colour, labels and truth are shown.
+        class_names: what predictions are called; truth: what the scene's own labels are called. () = there are none.
+        labels: folder that `chorus-eval label` wrote for this scene.
     """
 
     def __init__(
         self,
         scene: LoadedScene,
-        source: FeatureSource | None,
-        text_encoder: TextEncoder | None,
-        class_names: tuple[str, ...],
+        source: FeatureSource | None = None,
+        text_encoder: TextEncoder | None = None,
+        class_names: tuple[str, ...] = (),
         prompts: str = "rooms",
+        *,
+        truth: tuple[str, ...] = (),
+        labels: Path | None = None,
     ) -> None:
-        self.scene, self.class_names, self.prompts = scene, class_names, prompts
+        self.scene, self.class_names, self.prompts, self.truth = scene, class_names, prompts, truth
         self._source, self._text_encoder = source, text_encoder
-        self._heat: dict[str, F32] = {}
+        self._labels = None if labels is None else read_labels(labels, scene)
+        self._done: dict[str, Layer] = {}
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Modes that this scene has, in the order in which they are offered."""
+        """Ways of colouring that this scene has, in the order in which they are offered."""
         modes = [COLOUR]
         if self._source is not None:
-            modes += [FEATURES, QUERY]
-            if self.class_names:
-                modes.insert(2, PREDICTION)
-        if self.scene.gaussians.labels is not None and self.class_names:
+            modes.append(FEATURES)
+            if isinstance(self._source, StudentFeatures):
+                modes += [f"{FEATURES}: {head}" for head in self._source.other_heads]
+        if self.answers_text and self.class_names:
+            modes.append(PREDICTION)
+        if self._labels is not None:
+            modes.append(LABELS)
+        if self.scene.gaussians.labels is not None and self.truth:
             modes.append(TRUTH)
         return tuple(modes)
 
-    def show(self, mode: str, query: str = "") -> Shown:
-        """Colours and legend of a mode. Raises ConfigError for one that the scene does not have."""
+    @property
+    def heads(self) -> dict[str, str]:
+        """Names of the student's other heads, and of the ways of colouring that show them."""
+        return {m.removeprefix(f"{FEATURES}: "): m for m in self.modes if m.startswith(f"{FEATURES}: ")}
+
+    @property
+    def has_features(self) -> bool:
+        return self._source is not None
+
+    @property
+    def answers_text(self) -> bool:
+        """Whether something can be asked in words."""
+        return self._source is not None and self._text_encoder is not None
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is something to make objects of."""
+        truth = self.scene.gaussians.instances is not None
+        return self._labels is not None or truth or (self.answers_text and bool(self.class_names))
+
+    def layer(self, mode: str) -> Layer:
+        """The colouring `mode`. Raises ConfigError for one that the scene does not have."""
         if mode not in self.modes:
             raise ConfigError(f"unknown mode '{mode}'; known: {', '.join(self.modes)}")
-        if mode == FEATURES:
-            return Shown(self._pca, "Principal directions of the features: equal colours, equal features.")
-        if mode == PREDICTION:
-            return self._classes(self._prediction)
-        if mode == TRUTH:
-            assert self.scene.gaussians.labels is not None, "a mode that is offered exists"
-            return self._classes(self.scene.gaussians.labels)
-        if mode == QUERY and query.strip():
-            return self._answer(query.strip())
-        colours = self.scene.gaussians.colors
-        return Shown(colours, "Type a query." if mode == QUERY else "The Gaussians' own colours.")
+        if mode not in self._done:
+            self._done[mode] = self._make(mode)
+        return self._done[mode]
 
-    def covariances(self) -> F32:
-        """[N, 3, 3] m^2."""
-        gaussians = self.scene.gaussians
-        axes = quats_to_rotations(gaussians.quats) * gaussians.scales[:, None, :]  # [N, 3, 3]
-        return (axes @ axes.transpose(0, 2, 1)).astype(np.float32)
+    def answer(self, query: str) -> Layer:
+        """How relevant every Gaussian is to words. Raises ConfigError without a text side."""
+        if self._text_encoder is None or self._source is None:
+            raise ConfigError("nothing can be asked in words: there is no text side; give --encoder or --features")
+        name = f"“{query}”"
+        if name not in self._done:
+            texts = query_embeddings(self._text_encoder, [query], self.prompts)
+            found = scene_relevancy(self._features, len(self.scene.gaussians), *texts)[:, 0]
+            note = "Relevancy. 0.5: as near to the words as to the nearest canonical phrase."
+            self._done[name] = heat_layer(name, found, *heat_range(found), note=note)
+        return self._done[name]
 
-    def start(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(position [3], look-at [3]) of the first view: from within an upper corner of the scene's box to its lower
-        middle. From outside a room shows its ceiling and nothing else.
-        """
-        low, high = np.percentile(self.scene.gaussians.means, [2, 98], axis=0).astype(np.float64)
-        size = high - low
-        return low + np.array([0.92, 0.08, 0.85]) * size, low + np.array([0.5, 0.5, 0.3]) * size
+    def like(self, row: int) -> Layer:
+        """What is like the place of Gaussian `row`, as `chorus-eval query --like-point` says it."""
+        scene = self.scene.gaussians
+        if not 0 <= row < len(scene):
+            raise ConfigError(f"there is no Gaussian {row}; the scene has {len(scene)}")
+        features = self._features
+        place = self.scene.alignment.points_back(scene.means[row].astype(np.float64)[None])[0]
+        wanted = feature_at(self.scene, features, place)
+        found = scene_relevancy(features, len(scene), wanted, typical_features(features, len(scene), wanted))[:, 0]
+        note = "Relevancy. 0.5: as like the clicked place as the scene's other typical features."
+        return heat_layer("like the clicked one", found, *heat_range(found), note=note)
+
+    @cached_property
+    def objects(self) -> Objects:
+        """Of the labels that were given, else of the predicted classes, else of the ground truth."""
+        scene = self.scene.gaussians
+        if self._labels is not None:
+            return objects_of(scene, *self._labels)
+        if self._text_encoder is not None and self._source is not None and self.class_names:
+            return objects_of(scene, self._predicted, self.class_names)
+        if scene.instances is None:
+            raise ConfigError("no objects: give --classes with --encoder, or --labels")
+        return objects_of(scene, true_objects(scene), self.truth)
 
     @cached_property
     def _features(self) -> SceneFeatures:
-        assert self._source is not None, "a mode that is offered exists"
+        if self._source is None:
+            raise ConfigError("there are no features; give --encoder, --features or --lifted")
         return self._source.open(self.scene)
 
     @cached_property
-    def _pca(self) -> F32:
-        n = len(self.scene.gaussians)
-        rows = np.concatenate([self._features.rows(a, min(n, a + PASS)) for a in range(0, n, PASS)])
-        known = (rows != 0).any(axis=1)
-        colours = PcaColours.fit([rows[known] if known.any() else rows])(rows)
-        return np.where(known[:, None], colours, np.float32(0.85)).astype(np.float32)
+    def _text(self) -> F32:
+        assert self._text_encoder is not None, "a mode that is offered exists"
+        return class_embeddings(self._text_encoder, self.class_names, templates=self.prompts)
 
     @cached_property
-    def _prediction(self) -> I32:
-        assert self._text_encoder is not None, "a mode that is offered exists"
-        text = class_embeddings(self._text_encoder, self.class_names, templates=self.prompts)
-        return classify(self._features, len(self.scene.gaussians), text)
+    def _predicted(self) -> Labels:
+        return label_scene(self.scene, self._features, self._text)
 
-    def _classes(self, classes: I32) -> Shown:
-        palette = class_palette(self.class_names)
-        counts = np.bincount(classes[classes >= 0], minlength=len(self.class_names))
-        lines = [
-            f'<span style="color:{_hex(palette[k])}">&#9632;</span> {self.class_names[k]} '
-            f"{100 * counts[k] / max(len(classes), 1):.1f} %"
-            for k in np.argsort(-counts, kind="stable")
-            if counts[k]
-        ]
-        return Shown(palette[classes], "<br/>".join(lines))
-
-    def _answer(self, query: str) -> Shown:
-        assert self._text_encoder is not None, "a mode that is offered exists"
-        if query not in self._heat:
-            texts = query_embeddings(self._text_encoder, [query], self.prompts)
-            self._heat[query] = scene_relevancy(self._features, len(self.scene.gaussians), *texts)[:, 0]
-        found = self._heat[query]
-        low, high = heat_range(found)
-        legend = (
-            f"Relevancy to “{_escape(query)}”: blue {low:.2f} to red {high:.2f}. 0.5: as near as the canonical phrases."
-        )
-        return Shown(heat(found, low, high), legend)
+    def _make(self, mode: str) -> Layer:
+        scene = self.scene.gaussians
+        if mode == COLOUR:
+            return Layer(COLOUR)
+        if mode == PREDICTION:
+            return class_layer(mode, classify(self._features, len(scene), self._text), self.class_names)
+        if mode == LABELS:
+            assert self._labels is not None, "a mode that is offered exists"
+            return class_layer(mode, self._labels[0].classes, self._labels[1])
+        if mode == TRUTH:
+            assert scene.labels is not None, "a mode that is offered exists"
+            return class_layer(mode, scene.labels, self.truth)
+        features = self._features
+        if mode != FEATURES:
+            assert isinstance(features, HeadedFeatures), "a mode that is offered exists"
+            features = features.head(mode.removeprefix(f"{FEATURES}: "))
+        return rgb_layer(mode, pca_colours(features, len(scene)), "Principal directions: equal colours, like features.")
 
 
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _hex(colour: F32) -> str:
-    return "#" + "".join(f"{round(255 * float(c)):02x}" for c in colour)
+def pca_colours(features: SceneFeatures, n: int) -> F32:
+    """Colours [N, 3] in [0, 1] of the three principal directions; pale grey where nothing is known."""
+    starts = np.unique(np.linspace(0, max(n - _RUN, 0), _RUNS).astype(int))
+    sample = np.concatenate([features.rows(int(a), min(n, int(a) + _RUN)) for a in starts])
+    known = (sample != 0).any(axis=1)
+    basis = PcaColours.fit([sample[known] if known.any() else sample])
+    parts = []
+    for start in range(0, n, PASS):
+        rows = features.rows(start, min(n, start + PASS))
+        parts.append(np.where((rows != 0).any(axis=1, keepdims=True), basis(rows), _PALE))
+    return np.concatenate(parts).astype(np.float32)

@@ -1,79 +1,121 @@
-"""The viewer in a browser: viser draws the splats, `SceneModel` says in which colours."""
+"""The viewer's server: the page, its blocks, and the layers that it asks for. Nothing but the standard library."""
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
-from types import ModuleType
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
-
-from chorus_common.runtime.errors import ConfigError
-from evaluation.viewer.scene_model import QUERY, SceneModel
+from chorus_common.runtime.errors import ChorusError, ConfigError
+from evaluation.viewer.content import live_content
+from evaluation.viewer.page import html
+from evaluation.viewer.scene_model import SceneModel
 
 
 class ViewerServer:
-    """Serves one scene until `stop`. Every browser that looks at it shares one state.
+    """Serves one scene until `stop`; it changes nothing, and every browser has a view of its own.
 
     Args:
         host, port: port 0 = any free one. Bound to this machine unless told otherwise: nothing asks for a password.
 
-    Raises ConfigError where viser is not installed or the port is taken.
+    Raises ConfigError where the port is taken.
     """
 
     def __init__(self, model: SceneModel, *, host: str = "127.0.0.1", port: int = 8080) -> None:
-        viser = _viser()
         self.model = model
+        self._content = live_content(model)
+        self._blocks = self._content.blocks()
+        self._page = html(self._content, {}).encode()
+        self._lock = threading.Lock()  # the model makes one thing at a time
         try:
-            self._server: Any = viser.ViserServer(host, port, label=f"Chorus: {model.scene.name}", verbose=False)
+            self._server = ThreadingHTTPServer((host, port), _handler(self))
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from None
-        self._lock = threading.Lock()  # two events at once must not mix their colours
-        gaussians = model.scene.gaussians
-        self._server.scene.set_up_direction("+z")
-        position, target = model.start()
-        self._server.initial_camera.position = tuple(position)
-        self._server.initial_camera.look_at = tuple(target)
-        shown = model.show(model.modes[0])
-        self._splats: Any = self._server.scene.add_gaussian_splats(
-            "/scene", gaussians.means, model.covariances(), shown.colors, gaussians.opacities[:, None]
-        )
-        self._server.gui.add_markdown(f"**{model.scene.name}**: {len(gaussians):,} Gaussians")
-        self.mode: Any = self._server.gui.add_dropdown("Show", model.modes, initial_value=model.modes[0])
-        self.query: Any = self._server.gui.add_text("Query", "", visible=QUERY in model.modes)
-        self.legend: Any = self._server.gui.add_markdown(shown.legend)
-        self.mode.on_update(lambda _: self.refresh())
-        self.query.on_update(lambda _: self._asked())
+        self._server.daemon_threads = True
 
     @property
     def address(self) -> str:
         """What to open in a browser."""
-        return f"http://{self._server.get_host()}:{self._server.get_port()}"
-
-    def refresh(self) -> None:
-        """Bring colours and legend up to date with the mode and query of the panel."""
-        with self._lock:
-            shown = self.model.show(self.mode.value, self.query.value)
-            self._splats.rgbs = np.clip(np.rint(shown.colors * 255), 0, 255).astype(np.uint8)
-            self.legend.content = shown.legend
+        host, port = self._server.server_address[:2]
+        return f"http://{host if isinstance(host, str) else host.decode()}:{port}"
 
     def serve(self) -> None:
-        """Wait until interrupted."""
-        self._server.sleep_forever()
+        """Answer until interrupted or stopped."""
+        self._server.serve_forever(poll_interval=0.2)
 
     def stop(self) -> None:
-        self._server.stop()
+        """End `serve`, which another thread is in, and let the port go."""
+        self._server.shutdown()
+        self.close()
 
-    def _asked(self) -> None:
-        """A typed query is also a wish to see its answer."""
-        if self.mode.value != QUERY and self.query.value.strip():
-            self.mode.value = QUERY
-        self.refresh()
+    def close(self) -> None:
+        """Let the port go, after `serve` has ended."""
+        self._server.server_close()
+
+    def answer(self, target: str) -> tuple[str, bytes] | None:
+        """(content type, body) of a path with its query; None = there is no such thing.
+
+        Raises ChorusError for a question that cannot be answered.
+        """
+        parts = urlsplit(target)
+        asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if parts.path == "/":
+            return "text/html; charset=utf-8", self._page
+        if parts.path.startswith("/block/"):
+            block = self._blocks.get(parts.path.removeprefix("/block/"))
+            return None if block is None else ("application/octet-stream", block)
+        if parts.path == "/layer":
+            return self._json(*self._layer(asked))
+        if parts.path == "/objects":
+            with self._lock:
+                objects = self.model.objects
+            header = {"objects": list(objects.described)}
+            return self._json(header, objects.packed(self._content.splats.order))
+        return None
+
+    def _layer(self, asked: dict[str, str]) -> tuple[dict[str, Any], bytes]:
+        order = self._content.splats.order
+        with self._lock:
+            if "query" in asked:
+                layer = self.model.answer(asked["query"])
+            elif "row" in asked:
+                row = asked["row"]
+                if not row.isdigit() or int(row) >= len(order):
+                    raise ConfigError(f"there is no row {row}")
+                layer = self.model.like(int(order[int(row)]))
+            else:
+                layer = self.model.layer(asked.get("layer", ""))
+        return layer.packed(order)
+
+    @staticmethod
+    def _json(header: dict[str, Any], planes: bytes) -> tuple[str, bytes]:
+        answer = {"header": header, "planes": base64.b64encode(planes).decode("ascii")}
+        return "application/json", json.dumps(answer, allow_nan=False).encode()
 
 
-def _viser() -> ModuleType:
-    try:
-        import viser
-    except ImportError:
-        raise ConfigError("the viewer needs viser; install it with: pip install 'chorus3d[view]'") from None
-    return viser
+def _handler(server: ViewerServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                found = server.answer(self.path)
+            except ChorusError as error:
+                return self._reply(400, "text/plain; charset=utf-8", str(error).encode())
+            if found is None:
+                return self._reply(404, "text/plain; charset=utf-8", b"there is no such thing here")
+            self._reply(200, *found)
+
+        def _reply(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Requests are not the user's business."""
+
+    return Handler

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from chorus_common.runtime.config import Config
 from chorus_common.runtime.errors import ConfigError
@@ -18,12 +19,24 @@ class SlurmConfig(Config):
     account: str = Field(default="", description='"" = the default one')
     walltime: str = Field(default="04:00:00", pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", description="[days-]HH:MM:SS")
     cpus: int = Field(default=4, ge=1, description="cores; our kernels use all of them, teachers `teacher_threads`")
-    memory: str = Field(default="32GB", description="of the job, and the limit at which its worker is restarted")
+    memory: str = Field(
+        default="32GB",
+        description='of the job, and the limit at which its worker is restarted; "" or "0" = as the cluster gives it '
+        "(for clusters that refuse --mem), without a limit",
+    )
     gpus: int = Field(default=0, ge=0, le=1, description="1: one GPU per worker")
     interface: str = Field(default="", description='network interface of the inner network, for example "ib0"')
     directives: tuple[str, ...] = Field(default=(), description='more lines for sbatch, as "--constraint=a100"')
     prologue: tuple[str, ...] = Field(default=(), description='shell lines before the worker, as "module load cuda"')
     log_directory: str = Field(default="slurm-logs", description="of the jobs' output")
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, text: str) -> str:
+        plain = text.strip()
+        if plain not in ("", "0") and not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B?", plain, re.IGNORECASE):
+            raise ValueError('no size of memory; write for example "32GB" or "500MiB", or "" for none')
+        return "" if plain == "0" else plain
 
     @property
     def walltime_seconds(self) -> int:
@@ -54,7 +67,9 @@ def slurm_cluster(config: SlurmConfig, scheduler: dict[str, Any]) -> Any:
         cores=1,  # threads of the worker: one scene at a time
         processes=1,
         job_cpu=config.cpus,
-        memory=config.memory,
+        memory=config.memory or "0",  # of a worker: no limit
+        job_mem=None if config.memory else "0",
+        job_directives_skip=[] if config.memory else ["--mem="],
         interface=config.interface or None,
         job_extra_directives=[*directives, *config.directives],
         job_script_prologue=[

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from chorus_common.runtime.errors import ConfigError
+from stage1_render_teachers.cli import cli
 from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig, slurm_cluster
 from stage1_render_teachers.settings import RunConfig
@@ -58,6 +61,29 @@ def test_the_job_asks_for_what_the_config_says(slurm: Path) -> None:
     assert "--nthreads 1" in script
     assert f"--lifetime {26 * 3600 - 600}s" in script
     assert config.walltime_seconds == 26 * 3600
+
+
+@pytest.mark.parametrize("memory", ["", "0", " 0 "])
+def test_clusters_that_refuse_mem_get_no_such_line(slurm: Path, memory: str) -> None:
+    with slurm_cluster(SlurmConfig(memory=memory, log_directory=str(slurm / "logs")), {"host": "127.0.0.1"}) as cluster:
+        script = cluster.job_script()
+    assert "--mem=" not in script
+    assert "#SBATCH --cpus-per-task=4" in script.splitlines()
+    assert "--memory-limit 0" in script, "no limit for the worker either"
+
+
+@pytest.mark.parametrize("memory", ["4 gigs", "lots", "-3GB", "GB", "12", "1e3GB"])
+def test_a_memory_that_is_no_size_is_one_line(tmp_path: Path, memory: str) -> None:
+    (tmp_path / "slurm.toml").write_text(f'memory = "{memory}"\n')
+    arguments = ["run", "--manifest", "m", "--store", "s", "--scheduler", "slurm", "--slurm"]
+    result = CliRunner().invoke(cli, [*arguments, str(tmp_path / "slurm.toml")], standalone_mode=False)
+    assert isinstance(result.exception, ConfigError)  # run_cli ends with 2
+    assert re.fullmatch(r".*slurm\.toml: 'memory': .*no size of memory.*", str(result.exception))
+
+
+@pytest.mark.parametrize("memory", ["500MiB", "32GB", "1.5 TB", "8g"])
+def test_sizes_of_memory(memory: str) -> None:
+    assert SlurmConfig(memory=memory).memory == memory
 
 
 def test_without_slurm_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

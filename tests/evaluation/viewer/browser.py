@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.evaluation.viewer.websocket import WebSocket
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -27,8 +29,6 @@ class Browser:
     """One page of a fresh profile in `folder`."""
 
     def __init__(self, folder: Path, *, width: int = 900, height: int = 600) -> None:
-        from websockets.sync.client import connect
-
         command = [
             str(chromium()), "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle",
             "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--remote-debugging-port=0",
@@ -38,7 +38,7 @@ class Browser:
         ready = folder / "DevToolsActivePort"
         wait_for(lambda: ready.is_file() and len(ready.read_text().split()) == 2, "the browser")
         port, path = ready.read_text().split()
-        self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, open_timeout=60)
+        self._socket = WebSocket(int(port), path)
         self._number = 0
         self._session: str | None = None
         targets = self.send("Target.getTargets")["targetInfos"]
@@ -52,7 +52,7 @@ class Browser:
         message = {"id": self._number, "method": method, "params": params}
         self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
         while True:
-            answer = json.loads(self._socket.recv(timeout=120))
+            answer = json.loads(self._socket.receive())
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return answer["result"]
@@ -72,11 +72,24 @@ class Browser:
             f"(() => {{ const r = ({script}).getBoundingClientRect(); "
             "return [r.x + r.width / 2, r.y + r.height / 2] })()"
         )
+        self.click_at(x, y)
+
+    def click_at(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Hold the left button from one place of the page to another."""
+        for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
     def type(self, text: str) -> None:
-        self.send("Input.insertText", text=text)
+        """Into what has the focus; an ending "\\r" is the key Enter."""
+        self.send("Input.insertText", text=text.rstrip("\r"))
+        if text.endswith("\r"):
+            for kind in ("keyDown", "keyUp"):
+                self.send("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+                          windowsVirtualKeyCode=13)  # fmt: skip
 
     def close(self) -> None:
         self._socket.close()
