@@ -12,13 +12,14 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from chorus_common.runtime.cpu import cpu_facts
 
 #: oneDNN compiles a kernel for every number of rows: callers with many of them round up to this.
 ROUNDED_ROWS = 128
@@ -59,17 +60,8 @@ def onednn_is_faster() -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and "GenuineIntel" not in cpu_vendor()
+        and cpu_facts()[0] not in ("", "GenuineIntel")
     )
-
-
-def cpu_vendor() -> str:
-    """The maker as the CPU names it; "GenuineIntel" where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return "GenuineIntel"
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "GenuineIntel")
 
 
 class _OneDnn(TorchFunctionMode):

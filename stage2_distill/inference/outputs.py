@@ -69,7 +69,7 @@ def _teacher(student: Student, name: str) -> Output:
     return Output(
         name,
         teacher.channels,
-        lambda block: F.normalize(project(block), dim=-1),
+        lambda block: F.normalize(project(block).float(), dim=-1),
         lambda mean: student.unstandardise(name, mean),
     )
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus_common.runtime.atomic import atomic_path
+from chorus_common.runtime.devices import Precision, autocast
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.scene import I64, GaussianScene
 from chorus_common.scene_check import AlignmentSettings, align_scene
@@ -40,7 +41,7 @@ class Request:
         outputs: names (`outputs.py`). protocol, fragments, tta_rotations: see clouds.py; fragments None = all.
         outlier_filter: mask what the released Chorus would drop: such rows are left out of the clouds, their features
             are zeros, and a file marks them.
-        dtype, format: of the files.
+        dtype, format: of the files. precision: of matrix products.
         up, scale, outliers: how a scene is brought to z up and metres first (`AlignmentSettings`). Protocol release
             takes a scene as it is where they say auto, and warns.
     """
@@ -52,6 +53,7 @@ class Request:
     outlier_filter: bool = False
     dtype: Literal["f16", "f32"] = "f32"
     format: FileFormat = "npy"
+    precision: Precision = "fp32"
     up: str = AUTO
     scale: str = AUTO
     outliers: str = AUTO
@@ -108,9 +110,11 @@ def write_features(
     with progress(clouds.number, "passes") if shown and clouds.number > 1 else nullcontext() as report:
         for i, cloud in enumerate(clouds.make):
             of_pass = None if blocks is None else replace(blocks, scratch=blocks.scratch / f"pass{i}")
-            latent = encode_cloud(encoder, cloud.batch, of_pass, shown=single)
+            with autocast(device, request.precision):
+                latent = encode_cloud(encoder, cloud.batch, of_pass, shown=single)
             voxels = voxels or len(cloud.batch)
-            with progress(len(cloud.batch), "voxels to outputs") if single else nullcontext() as tiles:
+            shown_tiles = progress(len(cloud.batch), "voxels to outputs") if single else nullcontext()
+            with autocast(device, request.precision), shown_tiles as tiles:
                 merged.take(latent, cloud, tiles, device)
             if LAST in request.outputs and latent.tokens is not None:
                 tokens.append(latent.tokens)
@@ -215,7 +219,7 @@ class _Merged:
                 if len(of_block):
                     local = local.to(device)
                     for output, file in zip(self.outputs, self.files):
-                        values = output.of_latent(block)
+                        values = output.of_latent(block).float()
                         if self.passes == 1:
                             file.set(of_block, output.finish(values)[local])
                         else:

@@ -40,10 +40,7 @@ def main(topics: list[str]) -> int:
             continue
         for row in measured:
             rows[row.name] = row.as_dict()
-            against = (
-                f"   {row.ratio:8.2f} x  against {row.baseline} ({row.baseline_value:.4g})" if row.baseline else ""
-            )
-            print(f"{row.name:42s} {row.value:10.4g} {row.unit:24s}{against}", flush=True)
+            print(row.line(), flush=True)
         print(f"  ({topic}: {time.monotonic() - started:.0f} s)", flush=True)
         write_text_atomically(RESULTS, json.dumps(list(rows.values()), indent=2) + "\n")
     print(f"written to {RESULTS}")

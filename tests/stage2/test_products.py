@@ -61,12 +61,12 @@ def test_what_decides_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from stage2_distill.encoder import products
 
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    for vendor, faster in (("AuthenticAMD", True), ("GenuineIntel", False)):
-        monkeypatch.setattr(products, "cpu_vendor", lambda vendor=vendor: vendor)
+    for vendor, faster in (("AuthenticAMD", True), ("GenuineIntel", False), ("", False)):
+        monkeypatch.setattr(products, "cpu_facts", lambda vendor=vendor: (vendor, frozenset()))
         onednn_is_faster.cache_clear()
         assert onednn_is_faster() == (faster and torch.backends.mkl.is_available())
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(products, "cpu_vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(products, "cpu_facts", lambda: ("AuthenticAMD", frozenset()))
     onednn_is_faster.cache_clear()
     assert not onednn_is_faster()
     onednn_is_faster.cache_clear()
