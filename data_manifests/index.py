@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
@@ -12,6 +12,7 @@ from pydantic import Field
 from chorus_common.manifest import Manifest, ManifestRow, check_name, path_digest, plain_name, resolve_under
 from chorus_common.runtime.config import Config, load_config
 from chorus_common.runtime.errors import ChorusError, ManifestError, one_line
+from chorus_common.scene_check.settings import AlignmentSettings, alignment_settings
 from chorus_common.scene_io import FORMATS, MAX_GAUSSIANS, Probe, probe
 from chorus_common.scene_io.bounds import check_count, scene_name
 from data_manifests.folder_scenes import scenes_in_folder
@@ -36,6 +37,14 @@ class DatasetDescription(Config):
     label_space: str = ""
     #: Format that every scene must have; "" takes each as it is.
     format: str = ""
+    #: Upward direction of the files: auto (as each scene tells), off, an axis such as -y, or x,y,z.
+    up: str = "auto"
+    #: Metres per unit of the files: auto, off, or a number.
+    scale: str = "auto"
+    #: Gaussians apart from all others: auto (left out), off, or the gap in metres.
+    outliers: str = "auto"
+    #: Level of streamed scenes, 0 the finest.
+    lod: int = Field(default=0, ge=0)
     #: split -> text file beside the description, one scene id per line; only the scenes listed are taken.
     split_lists: dict[str, str] = Field(default_factory=dict)
 
@@ -45,15 +54,17 @@ def build_manifest(
     root: str | Path | None = None,
     *,
     skipped: list[str] | None = None,
-    max_gaussians: int = MAX_GAUSSIANS,
-    lod: int = 0,
+    max_gaussians: int | None = None,
+    lod: int | None = None,
+    alignment: AlignmentSettings | None = None,
 ) -> Manifest:
     """Index a data set: find its scenes, prove their headers, hash their bytes.
 
     Args: source: a TOML description, or a folder of scenes (with train/, val/, test/ below it, or all in one split
         "all"). root: folder that the description's patterns start from; a folder given as `source` is its own root.
         skipped: if given, bad scenes are left out and their errors appended here; otherwise the first one is raised.
-        max_gaussians: larger scenes are bad; those that are listed will be read. lod: level of streamed scenes.
+        max_gaussians: larger scenes are bad (None: than 20 million); those that are listed will be read. lod: level of
+        streamed scenes, alignment: how scenes are brought in order; both win over the description.
 
     Returns:
         Manifest sorted by split pattern, then path; the same files give the same manifest.
@@ -63,7 +74,7 @@ def build_manifest(
         SceneError: a scene's header is damaged (unless `skipped` is given).
     """
     source = Path(source)
-    limits = _Limits(max_gaussians, lod)
+    limits = _Limits(max_gaussians or MAX_GAUSSIANS, lod or 0, alignment or AlignmentSettings())
     if source.is_dir():
         return _folder_manifest(source.resolve(), limits, skipped)
     if root is None:
@@ -73,6 +84,8 @@ def build_manifest(
     if not root.is_dir():
         raise ManifestError(f"{root}: no such folder; --root is where the data set lies")
     _check_description(source, description)
+    told = alignment_settings(description.up, description.scale, description.outliers)
+    limits = replace(limits, lod=description.lod if lod is None else lod, alignment=limits.alignment.or_else(told))
     lists = {split: _read_list(source, split, file) for split, file in description.split_lists.items()}
     rows: list[ManifestRow] = []
     seen: dict[str, Path] = {}
@@ -107,10 +120,11 @@ def build_manifest(
 
 @dataclass(frozen=True)
 class _Limits:
-    """max_gaussians: larger scenes are refused. lod: level of streamed scenes."""
+    """max_gaussians: larger scenes are refused. lod: level of streamed scenes. alignment: what is told of scenes."""
 
     max_gaussians: int
     lod: int
+    alignment: AlignmentSettings
 
 
 def _folder_manifest(root: Path, limits: _Limits, skipped: list[str] | None) -> Manifest:
@@ -124,6 +138,7 @@ def _folder_manifest(root: Path, limits: _Limits, skipped: list[str] | None) -> 
                 ManifestRow(
                     plain_name(root.name), scene.scene_id, scene.split, found.format, scene.path, scene.cameras, "",
                     found.n_gaussians, path_digest(scene.path), _level(found, limits), found.render_mode.value,
+                    **limits.alignment.model_dump(),
                 )
             )  # fmt: skip
         except ChorusError as error:
@@ -165,6 +180,7 @@ def _row(
     return ManifestRow(
         description.name, scene_id, split, found.format, path, cameras, description.label_space,
         found.n_gaussians, path_digest(path), _level(found, limits), found.render_mode.value,
+        **limits.alignment.model_dump(),
     )  # fmt: skip
 
 

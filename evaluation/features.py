@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from stage2_distill.encoder.latent import LatentBlock
 from stage2_distill.encoder.products import fast_products
 from stage2_distill.folded_projector import FoldedProjector
 from stage2_distill.inference.outputs import OfBlock, projection
+from stage2_distill.preconditions import unmet
 from stage2_distill.projectors import NormInputProjector
 from stage2_distill.split_projector import SplitProjector, voxels_at_once
 from stage2_distill.student import Student
@@ -103,6 +105,7 @@ class StudentFeatures:
         return (*(name for name in self.student.teachers if name != self.teacher), LATENT)
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
+        _say_unmet(self.student.encoder, scene)
         rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
         return StudentScene(self.student, self.teacher, rotated)
 
@@ -190,6 +193,7 @@ class EncoderFeatures:
     tta_rotations: int = 1
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
+        _say_unmet(self.encoder, scene)
         return ArrayFeatures(encode_latent(self.encoder, scene.gaussians, self.tta_rotations))
 
 
@@ -301,6 +305,11 @@ class _FileScene:
         if not np.isfinite(part).all():
             raise MetricError(f"{self.path}: holds values that are not finite")
         return part
+
+
+def _say_unmet(encoder: Encoder, scene: LoadedScene) -> None:
+    for finding in unmet(encoder.config, scene.gaussians):
+        click.echo(f"{scene.name}: {finding.line()}", err=True)
 
 
 def encode_latent(encoder: Encoder, scene: GaussianScene, tta_rotations: int = 1) -> F32:

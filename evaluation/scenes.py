@@ -74,7 +74,7 @@ class EvalScene:
         if self.source is not None:
             watched = sorted(self.source.glob("*")) if self.source.is_dir() else [self.source]
         stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in watched if p.is_file()]
-        digest.update(json.dumps(stats).encode())
+        digest.update(json.dumps([stats, self.lod, self.alignment.model_dump()]).encode())
         return digest.hexdigest()
 
     def open(self) -> SceneCache:
@@ -156,8 +156,17 @@ class LoadedScene:
         return rows
 
 
-def scene_at(path: StorePath, alignment: AlignmentSettings | None = None) -> EvalScene:
-    """The scene at `path`: a store's <data set>/<scene id>.zarr, or a scene file or folder of any format."""
+def scene_at(
+    path: StorePath,
+    alignment: AlignmentSettings | None = None,
+    *,
+    lod: int = 0,
+    max_gaussians: int = MAX_GAUSSIANS,
+) -> EvalScene:
+    """The scene at `path`: a store's <data set>/<scene id>.zarr, or a scene file or folder of any format.
+
+    lod: level of a streamed scene. max_gaussians: larger ones are refused. Neither concerns a store.
+    """
     if not path.exists():
         raise SceneError(f"{path}: no such scene")
     if isinstance(path, BucketPath):
@@ -166,17 +175,21 @@ def scene_at(path: StorePath, alignment: AlignmentSettings | None = None) -> Eva
         return EvalScene(path.parent.name, path.stem, path.parent.parent)
     path = path.resolve()
     if path.suffix == ".zarr":
-        _refuse_alignment(alignment or AlignmentSettings(), str(path))
+        _refuse_reading(alignment or AlignmentSettings(), lod or None, str(path))
         return EvalScene(path.parent.name, path.stem, path.parent.parent)
     name = path.stem if path.is_file() else path.name
-    return EvalScene(path.parent.name, name, None, path, alignment=alignment or AlignmentSettings())
+    settings = alignment or AlignmentSettings()
+    return EvalScene(path.parent.name, name, None, path, alignment=settings, lod=lod, max_gaussians=max_gaussians)
 
 
-def _refuse_alignment(settings: AlignmentSettings, who: str) -> None:
-    """Raise ConfigError for options that would do nothing: a cache holds the scene as stage 1 brought it in order."""
-    if settings != AlignmentSettings():
+def _refuse_reading(settings: AlignmentSettings, lod: int | None, who: str) -> None:
+    """Raise ConfigError for options that would do nothing: a cache holds the scene as stage 1 read it and brought it in
+    order.
+    """
+    if settings != AlignmentSettings() or lod is not None:
         raise ConfigError(
-            f"{who}: --up, --scale and --outliers belong to chorus-stage1 run; a cache was made from an aligned scene"
+            f"{who}: --up, --scale, --outliers and --lod belong to chorus-stage1 run; a cache was made from an aligned "
+            "scene"
         )
 
 
@@ -206,10 +219,14 @@ class SceneOptions:
     split: str = "val"
     label_space: str = ""
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    max_gaussians: int | None = None
+    lod: int | None = None
 
     def labelled(self, *, keep_unlabelled: bool = False) -> tuple[Selection, tuple[str, ...], str]:
         """(scenes, class names, label space); raises what `select_scenes` and `labelled_scenes` raise."""
-        selection = select_scenes(self.stores, self.manifest, self.split, self.alignment)
+        selection = select_scenes(
+            self.stores, self.manifest, self.split, self.alignment, lod=self.lod, max_gaussians=self.max_gaussians
+        )
         return selection, *labelled_scenes(selection, self.label_space, keep_unlabelled=keep_unlabelled)
 
     def inputs(self) -> dict[str, Any]:
@@ -219,14 +236,22 @@ class SceneOptions:
             "manifest": None if self.manifest is None else str(self.manifest),
             "split": self.split,
             "alignment": self.alignment.model_dump(),
+            "lod": self.lod,
         }
 
 
 def select_scenes(
-    stores: Sequence[StorePath], manifest: Path | None, split: str, alignment: AlignmentSettings | None = None
+    stores: Sequence[StorePath],
+    manifest: Path | None,
+    split: str,
+    alignment: AlignmentSettings | None = None,
+    *,
+    lod: int | None = None,
+    max_gaussians: int | None = None,
 ) -> Selection:
     """Scenes of `split` by (data set, id), found in the first store that has them; without a manifest, all scenes of
-    the stores; without stores, the manifest's own files.
+    the stores; without stores, the manifest's own files, read as `alignment`, `lod` and `max_gaussians` say, or the
+    manifest where they say nothing.
 
     Raises CacheError or ManifestError, one line, where nothing is left to evaluate.
     """
@@ -234,7 +259,7 @@ def select_scenes(
         raise ConfigError("no scenes given; use --manifest, --store or both")
     settings = alignment or AlignmentSettings()
     if stores:
-        _refuse_alignment(settings, str(stores[0]))
+        _refuse_reading(settings, lod, str(stores[0]))
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")
@@ -248,6 +273,7 @@ def select_scenes(
         return Selection([EvalScene(dataset, scene, store) for (dataset, scene), store in sorted(found.items())])
     listed = Manifest.read(manifest)
     rows = sorted(listed.select(split=split), key=lambda row: (row.dataset, row.scene_id))
+    rows = [row.told(lod, max_gaussians) for row in rows]
     if not rows:
         known = ", ".join(sorted({row.split for row in listed}))
         raise ManifestError(f"{manifest}: no scenes in split '{split}'; it has {known or 'no scenes at all'}")
@@ -261,7 +287,7 @@ def select_scenes(
                     Path(r.scene_path),
                     r.label_space,
                     r.cameras_path,
-                    settings,
+                    settings.or_else(r.alignment),
                     lod=r.lod,
                     max_gaussians=r.max_gaussians,
                 )

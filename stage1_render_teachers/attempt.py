@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -20,9 +21,13 @@ from chorus_common.runtime.peak_memory import peak_memory
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.outcomes import SceneOutcome
 
+T = TypeVar("T")
+
 
 class Stopwatch:
-    """Seconds of wall clock per named step; a step may be entered again and again."""
+    """Seconds of wall clock per named step; a step may be entered again and again, and from several threads as long as
+    no two are in the same step.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -38,6 +43,17 @@ class Stopwatch:
 
     def seconds(self) -> dict[str, float]:
         return {**self._seconds, "total": time.perf_counter() - self._start}
+
+
+def timed(items: Iterator[T], watch: Stopwatch, step: str) -> Iterator[T]:
+    """The same items; the seconds that they take to make count for `step`."""
+    end = object()
+    while True:
+        with watch(step):
+            item = next(items, end)
+        if item is end:
+            return
+        yield item  # type: ignore[misc]  # the end has gone
 
 
 def attempt(row: ManifestRow, store: StorePath, work: Callable[[Stopwatch], SceneOutcome]) -> SceneOutcome:

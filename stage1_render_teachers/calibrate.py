@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from chorus_common.cluster.pool import Pool, WorkerLost
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.allocator import keep_freed_memory
@@ -21,10 +22,11 @@ from chorus_common.runtime.atomic import create_bytes_atomically
 from chorus_common.runtime.errors import CacheError, one_line
 from chorus_common.runtime.progress import Progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.cluster.pool import Pool, WorkerLost
+from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherFacts, shared_teacher, standardiser_path, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.teachers import DenseTeacher
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import (
     align_row,
     config_grid,
@@ -65,7 +67,7 @@ class SceneMoments:
 
 def missing_standardisers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[TeacherFacts, ...]:
     """The dense teachers that have no standardiser in `store` yet."""
-    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.spec).exists())
+    return tuple(t for t in teachers if t.dense and not standardiser_path(store, t.name).exists())
 
 
 def calibrate(
@@ -82,8 +84,9 @@ def calibrate(
     paths: list[StorePath] = []
     for teacher in teachers:
         moments = merged[teacher.spec]
-        standardiser = phi_s(moments, spec=teacher.spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
-        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.spec), overwrite=overwrite))
+        spec = split_name(teacher.spec)[1]
+        standardiser = phi_s(moments, spec=spec, teacher_fingerprint=teacher.fingerprint, seed=config.seed)
+        paths.append(save_standardiser(standardiser, standardiser_path(store, teacher.name), overwrite=overwrite))
     return paths
 
 
@@ -128,17 +131,20 @@ def draw_rows(rows: Sequence[ManifestRow], seed: int) -> list[ManifestRow]:
 def scene_moments(job: CalibrationJob) -> SceneMoments:
     """Moments of the tokens of a few seeded views of one scene. Never raises for bad input."""
     keep_freed_memory()
-    config = job.config
+    config = scene_settings(job.config, job.row)
     try:
         teachers = {spec: shared_teacher(spec, job.device) for spec in job.specs}
-        aligned = align_row(load_scene(job.row), own_cameras(job.row), config)
+        photographs = photographs_of(job.row, config)
+        own, _ = photographed(photographs, own_cameras(job.row, config))
+        aligned = align_row(load_scene(job.row), own, config)
         scene = aligned.scene
         cameras = pick_views(aligned.cameras, scene, config)
         rng = np.random.default_rng([config.seed, zlib.crc32(_key(job.row).encode())])
         views = np.sort(rng.choice(len(cameras), min(config.calibration.views, len(cameras)), replace=False))
+        chosen, taken = take_pictures(photographs, cameras.select(views))
         moments: dict[str, Moments] = {}
         with teacher_threads(config.teacher_threads):
-            for batch in render_batches(scene, cameras.select(views), config):
+            for batch in with_pictures(render_batches(scene, chosen, config), taken, config):
                 for spec, teacher in teachers.items():
                     assert isinstance(teacher, DenseTeacher)
                     tokens = teacher.features(batch.images, config_grid(config)).reshape(-1, teacher.channels)

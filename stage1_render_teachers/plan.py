@@ -17,6 +17,7 @@ from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.settings import RunConfig, Stage1Config
 from stage1_render_teachers.teachers import DenseTeacher, Teacher, build_teacher, teacher_name
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import config_grid
 
 
@@ -25,7 +26,7 @@ class TeacherFacts:
     """What a run must know of a teacher before any work.
 
     Attributes:
-        spec, name: as given, and as files are called.
+        spec, name: as given (SPEC, or NAME=SPEC), and as files are called.
         dense: dense features (with a standardiser) or masks (without).
         fingerprint: of its weights and settings.
     """
@@ -41,7 +42,7 @@ class TeacherPlan:
     """One teacher of a run.
 
     Attributes:
-        spec, name: as given, and as files are called.
+        spec, name: as given (SPEC, or NAME=SPEC), and as files are called.
         dense: dense features (with a standardiser) or masks (without).
         fingerprint: of its weights and settings.
         standardiser: fingerprint of the teacher's standardiser, "" for mask teachers.
@@ -54,15 +55,15 @@ class TeacherPlan:
     standardiser: str = ""
 
 
-def standardiser_path(store: StorePath, spec: str) -> StorePath:
-    """Where the standardiser of a dense teacher lies."""
-    return store / "standardisers" / f"{teacher_name(spec)}.safetensors"
+def standardiser_path(store: StorePath, name: str) -> StorePath:
+    """Where the standardiser of the dense teacher that is called `name` lies."""
+    return store / "standardisers" / f"{name}.safetensors"
 
 
 @lru_cache(maxsize=16)
 def shared_teacher(spec: str, device: str) -> Teacher:
     """The teacher `spec`, built once per process."""
-    return build_teacher(spec, device)
+    return build_teacher(split_name(spec)[1], device)
 
 
 @lru_cache(maxsize=16)
@@ -77,7 +78,7 @@ def _load_standardiser(path: StorePath, fingerprint: str) -> PhiSStandardiser:
 
 def load_standardiser(store: StorePath, plan: TeacherPlan) -> PhiSStandardiser:
     """The standardiser that `plan` was made with, read once per process."""
-    return _load_standardiser(standardiser_path(store, plan.spec), plan.standardiser)
+    return _load_standardiser(standardiser_path(store, plan.name), plan.standardiser)
 
 
 def first_text_aligned(teachers: Iterable[Teacher]) -> DenseTeacher | None:
@@ -121,7 +122,7 @@ def plan_teachers(store: StorePath, teachers: Iterable[TeacherFacts]) -> tuple[T
     for teacher in teachers:
         fitted = ""
         if teacher.dense:
-            path = standardiser_path(store, teacher.spec)
+            path = standardiser_path(store, teacher.name)
             if not path.is_file():
                 raise CacheError(
                     f"{path}: no standardiser of teacher '{teacher.spec}' yet; run chorus-stage1 calibrate"

@@ -8,9 +8,12 @@ from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.runtime.errors import ConfigError, ManifestError
 
 
-def select_rows(manifest: Manifest, split: str | None, dataset: str | None) -> list[ManifestRow]:
-    """Rows of a manifest, refused when the selection is empty."""
-    rows = list(manifest.select(split=split, dataset=dataset))
+def select_rows(
+    manifest: Manifest, split: str | None, dataset: str | None, *, lod: int | None = None,
+    max_gaussians: int | None = None,
+) -> list[ManifestRow]:  # fmt: skip
+    """Rows of a manifest, refused when the selection is empty. lod, max_gaussians: see `ManifestRow.told`."""
+    rows = [row.told(lod, max_gaussians) for row in manifest.select(split=split, dataset=dataset)]
     if not rows:
         wanted = ", ".join(f"{key} {value}" for key, value in (("split", split), ("dataset", dataset)) if value)
         raise ManifestError(f"the manifest holds no scene{' of ' + wanted if wanted else ''}")

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chorus_common.cache import sweep_orphans
+from chorus_common.cluster.pool import Finished, Pool, WorkerLost, open_pool
 from chorus_common.manifest import ManifestRow
 from chorus_common.rasterize import get_backend
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.calibrate import Job, calibrate, missing_standardisers
-from stage1_render_teachers.cluster.pool import Finished, Pool, WorkerLost, open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, SceneOutcome
 from stage1_render_teachers.plan import TeacherFacts, plan_teachers, teacher_facts
 from stage1_render_teachers.scene_task import SceneJob, run_scene

@@ -27,10 +27,12 @@ from chorus_common.runtime.errors import SceneError
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene_check import Alignment
 from chorus_common.viewpoints import Survey, survey_scene
-from stage1_render_teachers.attempt import Stopwatch, attempt
+from stage1_render_teachers.attempt import Stopwatch, attempt, timed
 from stage1_render_teachers.outcomes import SceneOutcome
+from stage1_render_teachers.overlap import done_aside, made_ahead, teachers_run_elsewhere
+from stage1_render_teachers.pictures import photographed, photographs_of, take_pictures, with_pictures
 from stage1_render_teachers.plan import TeacherPlan, teacher_threads
-from stage1_render_teachers.settings import Stage1Config
+from stage1_render_teachers.settings import Stage1Config, scene_settings
 from stage1_render_teachers.store import already_published
 from stage1_render_teachers.teacher_passes import open_passes
 from stage1_render_teachers.views.render_views import (
@@ -68,12 +70,17 @@ class SceneJob:
     def path(self) -> StorePath:
         return self.store / self.row.dataset / f"{self.row.scene_id}.zarr"
 
+    @property
+    def settings(self) -> Stage1Config:
+        """The settings of this scene: what the manifest says of it, where `config` leaves it open."""
+        return scene_settings(self.config, self.row)
+
 
 def run_scene(job: SceneJob) -> SceneOutcome:
     """Do one scene and say what happened; see `attempt`."""
 
     def work(watch: Stopwatch) -> SceneOutcome:
-        own = own_cameras(job.row)
+        own = own_cameras(job.row, job.config)
         fingerprint = scene_fingerprint(job, own)
         if already_published(job.path, job.row.scene_id, fingerprint, overwrite=job.overwrite):
             return SceneOutcome(job.row.dataset, job.row.scene_id, "skipped")
@@ -87,13 +94,15 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
 
     Raises ChorusError, or whatever a broken file or a full disk raises.
     """
-    config = job.config
+    config = job.settings
     with watch("read"):
-        aligned = align_row(load_scene(job.row), own, config)
+        photographs = photographs_of(job.row, config)
+        posed, absent = photographed(photographs, own)
+        aligned = align_row(load_scene(job.row), posed, config)
         scene = aligned.scene
     with watch("views"):
         survey = survey_scene(scene) if own is None else None
-        cameras = pick_views(aligned.cameras, scene, config, survey)
+        cameras, taken = take_pictures(photographs, pick_views(aligned.cameras, scene, config, survey))
     hits: list[CellHits] = []
     images: list[NDArray[np.uint8]] = []
     depths: list[NDArray[np.float16]] = []
@@ -102,13 +111,14 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         writer.put_cameras(cameras)
         surfaces = SceneSurfaces(scene, cameras, config.rasterizer)
         passes = open_passes(writer, job.teachers, job.store, config, job.device, len(scene), surfaces)
-        batches = render_batches(scene, cameras, config)
-        with teacher_threads(config.teacher_threads):
-            while True:
-                with watch("render"):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
+        made = with_pictures(render_batches(scene, cameras, config), taken, config)
+        overlap = teachers_run_elsewhere(job.device)
+        with (
+            teacher_threads(config.teacher_threads),
+            made_ahead(timed(made, watch, "render"), overlap=overlap) as batches,
+            done_aside(overlap=overlap) as aside,
+        ):
+            for batch in batches:
                 hits += batch.hits
                 empty += float((batch.depth <= 0).mean(axis=(1, 2)).sum())
                 if config.store_rgb:
@@ -117,7 +127,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
                     depths.append(batch.depth.astype(np.float16))
                 tokens: dict[str, NDArray[np.float32]] = {}
                 for step in passes:
-                    step.add(batch, tokens, watch)
+                    aside(step.add(batch, tokens, watch))
         if not any(map(len, hits)):
             raise SceneError(
                 f"scene {job.row.scene_id}: none of its {len(cameras)} views sees any Gaussian; "
@@ -156,7 +166,10 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         mostly_empty=_mostly_empty(empty / len(cameras), aligned.interior, survey),
         kind="" if survey is None else survey.kind,
         interior_coverage=figures.get("interior_coverage"),
-        notes=tuple(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
+        notes=(
+            *(finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")),
+            *(note for note in (absent, "" if taken is None else taken.note) if note),
+        ),
         errors={name: found for name, found in errors.items() if found},
     )
 
@@ -172,7 +185,7 @@ def _mostly_empty(empty: float, interior: bool, survey: Survey | None) -> bool:
 
 def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> SceneHeader:
     """What the cache says of itself."""
-    config = job.config
+    config = job.settings
     return SceneHeader(
         scene_id=job.row.scene_id,
         dataset=job.row.dataset,
@@ -182,6 +195,7 @@ def scene_header(job: SceneJob, own: CameraSet | None, alignment: Alignment) -> 
         ),
         settings=config.model_dump(mode="json"),
         alignment=AlignmentAttributes(**alignment.as_dict()),
+        lod=job.row.lod,
     )
 
 
@@ -190,11 +204,20 @@ def scene_fingerprint(job: SceneJob, own: CameraSet | None) -> str:
     this code.
 
     The scene's part is the manifest's checksum: finding out that a scene is done must not read gigabytes. The cameras'
-    part is what is read of them: beside poses their folder may hold every picture of the capture.
+    part is what is read of them: beside poses their folder may hold every picture of the capture. Of photographs that
+    teachers look at, it is file names, sizes and lenses.
     """
-    settings = job.config.model_dump(mode="json", exclude={"calibration"})
+    settings = job.settings.model_dump(mode="json", exclude={"calibration"})
+    found = photographs_of(job.row, job.config)
+    photographs = "" if found is None or own is None else found.digest(own.names)
     return cache_fingerprint(
         job.row.sha256,
         CHOSEN if own is None else own,
-        {"version": STAGE1_VERSION, "settings": settings, "teachers": [asdict(teacher) for teacher in job.teachers]},
+        {
+            "version": STAGE1_VERSION,
+            "settings": settings,
+            "lod": job.row.lod,
+            "photographs": photographs,
+            "teachers": [asdict(teacher) for teacher in job.teachers],
+        },
     )

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from chorus_common.cache.schema import MaskForm
+from chorus_common.camera_io.view_list import VIEW_LIST
+from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.features.quantise import Bits
+from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.config import Config
 from chorus_common.scene_check.settings import AlignmentSettings
-from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
 from stage1_render_teachers.teachers.protocol import teacher_name
 
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
@@ -28,7 +30,8 @@ class Stage1Config(Config):
     """Everything that changes a byte of a scene's cache; its hash is part of the scene's fingerprint."""
 
     teachers: tuple[str, ...] = Field(
-        default=("embedded:text", "embedded:dense", "embedded:masks"), description="specs, see docs/guide/stage1.md"
+        default=("embedded:text", "embedded:dense", "embedded:masks"),
+        description="specs, or NAME=SPEC each; see docs/guide/teachers.md",
     )
     width: int = Field(
         default=640, ge=1, le=8192, description="pixels; a scene's own cameras fill this picture, nothing is stretched"
@@ -37,6 +40,20 @@ class Stage1Config(Config):
     cell: int = Field(default=16, ge=1, le=16, description="pixels per side of a cell of the teachers' grid")
     interpolation: Literal["nearest", "bilinear"] = Field(
         default="bilinear", description="how pixels share their weight"
+    )
+    pictures: Literal["renders", "photos"] = Field(
+        default="renders", description="what teachers look at: renders, or the photographs of the scene's own cameras"
+    )
+    photo_folder: str = Field(
+        default="", description="where photographs lie, relative to the cameras; empty looks in the usual places"
+    )
+    photo_agreement: float = Field(
+        default=0.0,
+        ge=0,
+        description="cells weigh exp(-difference / this) where photograph and render differ; 0 = all alike",
+    )
+    view_list: str = Field(
+        default=VIEW_LIST, description="file beside the cameras that names the views to use, where it is there"
     )
     n_views: int = Field(default=64, ge=1, description="views chosen for a scene that brings no cameras")
     fov_x: float = Field(default=70.0, gt=1, le=150, description="degrees, for chosen views")
@@ -80,20 +97,14 @@ class Stage1Config(Config):
         return specs
 
 
-class RunConfig(Config):
+def scene_settings(config: Stage1Config, row: ManifestRow) -> Stage1Config:
+    """`config` for the scene of `row`: what the manifest says of the scene, where the settings leave it open."""
+    return config.model_copy(update={"alignment": config.alignment.or_else(row.alignment)})
+
+
+class RunConfig(ClusterConfig):
     """How the work is spread and how patient we are; never changes a byte of the cache."""
 
-    workers: int = Field(default=0, ge=0, description="processes on this machine; 0 = in this process")
-    scheduler: str = Field(default="local", description='"local", "slurm", or the scheduler file of a dask cluster')
-    slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what each job asks for, with slurm")
-    device: str = Field(default="cpu", description='where neural teachers run: "auto", "cpu", "cuda"')
     overwrite: bool = Field(default=False, description="redo scenes that were published with other settings")
     retries: int = Field(default=1, ge=0, description="more tries for what may pass: a file system or bucket hiccup")
     max_failures: int = Field(default=0, ge=0, description="stop after this many failed scenes; 0 = never")
-    worker_patience: float = Field(default=7200.0, gt=0, description="seconds of silence until a worker is replaced")
-    worker_memory: str = Field(default="auto", description='limit per local worker, e.g. "8GiB"; "0" = none')
-
-    @property
-    def works_here(self) -> bool:
-        """Whether scenes are made in this process, without workers."""
-        return self.scheduler == "local" and self.workers == 0

@@ -76,7 +76,7 @@ def store_status(rows: Sequence[ManifestRow], store: StorePath) -> StoreStatus:
     speed = scenes_per_hour(list(done.values()))
     covered = {key: outcome.coverage for key, outcome in done.items() if outcome.n_gaussians}
     inside = [o.interior_coverage for o in done.values() if o.interior_coverage is not None]
-    empty = {key: outcome.empty_pixels for key, outcome in done.items() if outcome.n_gaussians}
+    empty = {key: outcome.empty_pixels for key, outcome in done.items() if outcome.n_views}  # imported scenes have none
     timed = [outcome.seconds for outcome in done.values() if outcome.seconds]
     teachers = sorted({name for outcome in done.values() for name in outcome.errors})
     return StoreStatus(

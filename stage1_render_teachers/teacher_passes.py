@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
@@ -17,8 +17,9 @@ from chorus_common.runtime.store_path import StorePath
 from stage1_render_teachers.fidelity import Fidelity
 from stage1_render_teachers.plan import TeacherPlan, first_text_aligned, load_standardiser, shared_teacher
 from stage1_render_teachers.settings import Stage1Config
-from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, teacher_name
+from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher
 from stage1_render_teachers.teachers.mask_embeddings import mask_embedder
+from stage1_render_teachers.teachers.protocol import split_name
 from stage1_render_teachers.views.render_views import ViewBatch, config_grid
 from stage1_render_teachers.views.surfaces import SceneSurfaces
 
@@ -31,9 +32,10 @@ class TeacherPass(Protocol):
 
     name: str
 
-    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
-        """Take the next views. `tokens`: name -> raw dense features [B, rows, cols, C] of this batch, for later
-        passes.
+    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> Callable[[], None]:
+        """Look at the next views; what is returned stores what was seen, and must be called in the order of the views.
+
+        `tokens`: name -> raw dense features [B, rows, cols, C] of this batch, for later passes.
         """
         ...
 
@@ -59,11 +61,12 @@ def open_passes(
             )
         teachers.append(teacher)
     text_teacher = first_text_aligned(teachers)
+    text_name = next((plan.name for plan, teacher in zip(plans, teachers) if teacher is text_teacher), "")
     for plan, teacher in zip(plans, teachers):
         if isinstance(teacher, DenseTeacher):
             dense.append(DensePass(writer, plan, teacher, store, config, n_gaussians))
         else:
-            masks.append(MaskPass(writer, plan, teacher, config, text_teacher, surfaces))
+            masks.append(MaskPass(writer, plan, teacher, config, text_teacher, text_name, surfaces))
     return dense + masks
 
 
@@ -79,7 +82,7 @@ class DensePass:
         self._fidelity = Fidelity(n_gaussians, teacher.channels, config.error_sample, config.seed)
         self._out = writer.add_dense_teacher(
             plan.name,
-            spec=plan.spec,
+            spec=split_name(plan.spec)[1],
             fingerprint=plan.fingerprint,
             channels=teacher.channels,
             standardiser=plan.standardiser,
@@ -87,7 +90,7 @@ class DensePass:
             text_aligned=teacher.text_aligned,
         )
 
-    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
+    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> Callable[[], None]:
         grid, channels = self._grid, self._teacher.channels
         with watch(self.name):
             features = self._teacher.features(batch.images, grid)
@@ -97,12 +100,15 @@ class DensePass:
         if not np.isfinite(features).all():
             raise SceneError(f"teacher {self.name} gave values that are not finite")
         tokens[self.name] = features
+        return partial(self._store, batch, features, watch)
+
+    def _store(self, batch: ViewBatch, features: F32, watch: Watch) -> None:
         with watch("standardise"):
             standardised = self._standardiser.forward(features)
         with watch("quantise"):
             stored = self._out.append(standardised)
         with watch("measure"):
-            per_view = (len(batch.views), grid.cells, channels)
+            per_view = (len(batch.views), self._grid.cells, self._teacher.channels)
             for hits, exact, found in zip(batch.hits, standardised.reshape(per_view), stored.reshape(per_view)):
                 self._fidelity.add(hits, exact, found)
 
@@ -115,9 +121,9 @@ class MaskPass:
 
     def __init__(
         self, writer: SceneCacheWriter, plan: TeacherPlan, teacher: MaskTeacher, config: Stage1Config,
-        text_teacher: DenseTeacher | None, surfaces: SceneSurfaces,
+        text_teacher: DenseTeacher | None, text_name: str, surfaces: SceneSurfaces,
     ) -> None:  # fmt: skip
-        self.name = plan.name
+        self.name, self._text_name = plan.name, text_name
         self._teacher, self._config, self._grid = teacher, config, config_grid(config)
         source = None
         if text_teacher is not None:
@@ -128,7 +134,7 @@ class MaskPass:
         self._embeddings: dict[str, list[NDArray[np.float16]]] = {level: [] for level in teacher.levels}
         self._out = writer.add_mask_teacher(
             plan.name,
-            spec=plan.spec,
+            spec=split_name(plan.spec)[1],
             fingerprint=plan.fingerprint,
             levels=teacher.levels,
             height=config.height,
@@ -137,20 +143,26 @@ class MaskPass:
         )
         self._scene_id = writer.scene_id
 
-    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> None:
+    def add(self, batch: ViewBatch, tokens: dict[str, F32], watch: Watch) -> Callable[[], None]:
         seeds = [view_seed(self._config.seed, self._scene_id, view) for view in batch.views]
         surfaces = [partial(self._surfaces.of_view, view, depth) for view, depth in zip(batch.views, batch.depth)]
         with watch(self.name):
             per_view = self._teacher.masks_of_views(batch.images, seeds, surfaces)
+        dense = None if self._text_teacher is None else tokens[self._text_name]
+        return partial(self._store, batch, per_view, dense, watch)
+
+    def _store(
+        self, batch: ViewBatch, per_view: Sequence[Mapping[str, NDArray[np.int32]]], dense: F32 | None, watch: Watch
+    ) -> None:
         for i, levels in enumerate(per_view):
             with watch("quantise"):
                 self._out.append(levels)
-            if self._text_teacher is None:
+            if dense is None:
                 continue
-            dense = tokens[teacher_name(self._text_teacher.spec)][i].reshape(self._grid.cells, -1)
+            cells = dense[i].reshape(self._grid.cells, -1)
             with watch("embed masks"):
                 for level, ids in levels.items():
-                    self._embeddings[level].append(self._embed(batch.images[i], ids, dense).astype(np.float16))
+                    self._embeddings[level].append(self._embed(batch.images[i], ids, cells).astype(np.float16))
 
     def finish(self) -> dict[str, float]:
         if self._text_teacher is not None:

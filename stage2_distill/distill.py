@@ -21,6 +21,7 @@ from stage2_distill.data.batch import Batch
 from stage2_distill.data.dataset import CacheDataset, scene_identities
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run, RunResult, launch
+from stage2_distill.engine.means import Number
 from stage2_distill.engine.recipe import Loss, Measured, Recipe, Validation
 from stage2_distill.engine.seeds import model_seed
 from stage2_distill.feature_norms import calibrate_feature_norms
@@ -29,7 +30,7 @@ from stage2_distill.losses.prototypes import prototypes_of_scenes
 from stage2_distill.losses.schedule import TermWeights, term_weights
 from stage2_distill.losses.total import total_loss
 from stage2_distill.settings import TeacherSettings, TrainConfig
-from stage2_distill.start import TrainData, make_student
+from stage2_distill.start import TrainData, make_student, target_space
 from stage2_distill.student import Student, save_student
 from stage2_distill.validation import validate
 from stage2_distill.zero_shot import ZeroShotCheck, text_aligned_teacher
@@ -49,6 +50,7 @@ class DistillRecipe(Recipe[Batch]):
 
     Attributes:
         plain: the student as it starts, without adapters, on the CPU. model: the one that is trained.
+        joined: teachers whose heads are fresh beside trained ones.
         dataset, validation: samples. memory: running mean of each teacher's loss (`config.balance`).
     """
 
@@ -61,8 +63,15 @@ class DistillRecipe(Recipe[Batch]):
         self.batch_size, self.memory = config.batch_size, {}
         self.workers, self.prefetch = config.data.workers, config.data.prefetch
         torch.manual_seed(model_seed(config.seed, 0))
-        self.plain, standardisers = make_student(config, data)
+        start = make_student(config, data)
+        self.plain, self.joined, standardisers = start.student, start.joined, start.standardisers
         self.teachers = {name: config.teachers.get(name, TeacherSettings()) for name in standardisers}
+        known = {entry.dataset for entry in data.scenes}
+        for name, teacher in self.teachers.items():
+            if unknown := sorted(set(teacher.datasets) - known):
+                raise ConfigError(
+                    f"teachers.{name}.datasets names '{unknown[0]}'; the scenes are of {', '.join(sorted(known))}"
+                )
         self.identity = {
             "config": config.model_dump(mode="json"),
             "scenes": scene_identities(data.scenes),
@@ -76,7 +85,7 @@ class DistillRecipe(Recipe[Batch]):
             CacheDataset, teachers={n: s.channels for n, s in standardisers.items()}, settings=self.teachers,
             encoder=self.plain.encoder.config, data=config.data, augmentation=config.augment, seed=config.seed,
             batch_size=config.batch_size, objective=config.objective,
-            translations={n: t for n, s in standardisers.items() if (t := self.plain.translation(n, s)) is not None},
+            spaces={n: target_space(self.plain, n, s, self.teachers[n]) for n, s in standardisers.items()},
         )  # fmt: skip
         self.dataset = dataset(data.scenes)
         self.validation = dataset(data.validation) if data.validation else None
@@ -91,7 +100,7 @@ class DistillRecipe(Recipe[Batch]):
         self.model = copy.deepcopy(self.plain).to(self.device)
         lora = self.config.lora
         if lora.rank > 0:
-            add_lora(self.model, self.model.encoder, lora.rank, lora.alpha)
+            add_lora(self.model, self.model.encoder, lora.rank, lora.alpha, dropout=lora.dropout, modules=lora.modules)
             self.model.to(self.device)
         self.prototypes = {
             name: torch.from_numpy(
@@ -113,7 +122,7 @@ class DistillRecipe(Recipe[Batch]):
             f"teachers/{name}": Measured({"weight": weights[name].teacher, **term.values()}, term.seen)
             for name, term in found.terms.items()
         }
-        losses = {n: float(found.terms[n].loss.detach()) if n in found.terms else 0.0 for n in self.teachers}
+        losses: dict[str, Number] = {n: found.terms[n].loss if n in found.terms else 0.0 for n in self.teachers}
         return Loss(found.total, measured, losses)
 
     def term_weights(self, step: int) -> dict[str, TermWeights]:

@@ -28,11 +28,15 @@ FACTORS = tuple(2 ** (k / 8) for k in range(-4, 13))
 
 @torch.no_grad()
 def calibrate_feature_norms(student: Student, dataset: CacheDataset, seed: int) -> None:
-    """Set the feature norms of all teachers that some of the drawn scenes have; `student` is left in eval mode.
+    """Set the feature norms of all teachers that some of the drawn scenes have; `student` is left in eval mode. Heads
+    that speak in the teacher's own space have none.
 
     Scenes are as large as in training (`CacheDataset.plain`): the end of a run takes no more memory than its steps.
     """
     student.eval()
+    asked = {name for name, teacher in student.config.teachers.items() if teacher.space == "standardised"}
+    if not asked:
+        return
     device = next(student.parameters()).device
     rng = generator(seed, FEATURE_NORMS)
     predicted: dict[str, list[Tensor]] = {}
@@ -42,6 +46,8 @@ def calibrate_feature_norms(student: Student, dataset: CacheDataset, seed: int) 
         batch = to_device(batch, device)
         latent = student.encoder(batch.points)
         for name, target in batch.targets.items():
+            if name not in asked:
+                continue
             if batch.pixels is None:
                 directions = F.normalize(student.project(name, latent[target.rows]), dim=1)
             else:  # what a cell shows grows with the feature norm as its voxels do

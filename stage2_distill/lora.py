@@ -7,41 +7,61 @@ begins as it was. What is saved is the merged student: W + (alpha / rank) U D.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from chorus_common.runtime.errors import ConfigError
+
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank addition."""
+    """A frozen linear layer with a trainable low-rank addition, which in training sees each of its inputs with
+    probability 1 - dropout.
+    """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.down = nn.Parameter(torch.empty(rank, base.in_features))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
         self.factor = alpha / rank
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + (x @ self.down.T @ self.up.T) * self.factor
+        return self.base(x) + (self.dropout(x) @ self.down.T @ self.up.T) * self.factor
 
 
-def add_lora(model: nn.Module, inside: nn.Module, rank: int, alpha: float) -> int:
-    """Freeze `model` and put an adapter on every linear layer in `inside`; returns how many.
+def add_lora(
+    model: nn.Module,
+    inside: nn.Module,
+    rank: int,
+    alpha: float,
+    *,
+    dropout: float = 0.0,
+    modules: Collection[str] = (),
+) -> int:
+    """Freeze `model` and put an adapter on the linear layers in `inside` that are called as `modules` says (all of them
+    where it names none); returns how many.
 
-    Running statistics of BatchNorm layers still follow the data: they are no weights.
+    Running statistics of BatchNorm layers still follow the data: they are no weights. Raises ConfigError where
+    `modules` names a layer that is not there.
     """
+    linear = {name for m in inside.modules() for name, child in m.named_children() if isinstance(child, nn.Linear)}
+    if unknown := sorted(set(modules) - linear):
+        raise ConfigError(
+            f"lora.modules names '{unknown[0]}'; the encoder's linear layers are {', '.join(sorted(linear))}"
+        )
     model.requires_grad_(False)
     found = [
         (parent, name, child)
         for parent in inside.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
+        if isinstance(child, nn.Linear) and (not modules or name in modules)
     ]
     for parent, name, child in found:
-        setattr(parent, name, LoraLinear(child, rank, alpha))
+        setattr(parent, name, LoraLinear(child, rank, alpha, dropout))
     return len(found)
 
 

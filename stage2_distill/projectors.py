@@ -6,8 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-#: Where the LayerNorm stands: on the hidden layer (ours), or before the MLP (the released Chorus).
-ProjectorLayout = Literal["norm_hidden", "norm_input"]
+from chorus_common.runtime.errors import ConfigError
+
+#: Where the LayerNorm stands: on the hidden layer (ours), or before the MLP (the released Chorus). "identity" is no
+#: projector: the latent itself is the prediction (SceneSplat, whose decoder ends as wide as its teacher).
+ProjectorLayout = Literal["norm_hidden", "norm_input", "identity"]
 
 
 class Projector(nn.Sequential):
@@ -41,7 +44,25 @@ class NormInputProjector(nn.Module):
         return self.mlp_head(self.input_norm(latent))
 
 
-def make_projector(layout: ProjectorLayout, width: int, hidden: int, channels: int) -> Projector | NormInputProjector:
+class IdentityProjector(nn.Module):
+    """No projector: the latent is what is compared with the teacher. ConfigError where their widths differ."""
+
+    def __init__(self, width: int, hidden: int, channels: int) -> None:
+        super().__init__()
+        if width != channels:
+            raise ConfigError(
+                f'projector_layout = "identity" needs a latent as wide as the teacher, not {width} and {channels} '
+                "channels; set encoder.overrides.dec_channels"
+            )
+        self.width, self.channels = width, channels
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+_LAYOUTS = {"norm_hidden": Projector, "norm_input": NormInputProjector, "identity": IdentityProjector}
+
+
+def make_projector(layout: ProjectorLayout, width: int, hidden: int, channels: int) -> nn.Module:
     """A freshly initialised projector [N, width] -> [N, channels]."""
-    kind = Projector if layout == "norm_hidden" else NormInputProjector
-    return kind(width, hidden, channels)
+    return _LAYOUTS[layout](width, hidden, channels)

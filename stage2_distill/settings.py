@@ -12,6 +12,9 @@ from chorus_common.runtime.config import Config
 from stage2_distill.data.augment import AugmentConfig
 from stage2_distill.engine.settings import EngineSettings, OptimSettings
 
+#: Where a teacher's predictions live; see `TeacherSettings.space`.
+Space = Literal["standardised", "unit", "plain"]
+
 
 class EncoderSettings(Config):
     """Which encoder is trained.
@@ -80,11 +83,14 @@ class LabelContrastSettings(LossSchedule):
     Attributes:
         groups: "classes" (as in SceneSplat) or "instances". Both are pooled per scene; SceneSplat pools classes over
             whatever shares a batch.
+        rows: which voxels are pooled: all "labelled" ones, or those alone that the teacher has "targets" for (as in
+            SceneSplat).
         min_rows: voxels that a group needs. temperature: of the softmax. Both as in SceneSplat.
     """
 
     weight: float = Field(default=0.0, ge=0)
     groups: Literal["classes", "instances"] = "classes"
+    rows: Literal["labelled", "targets"] = "labelled"
     min_rows: int = Field(default=100, ge=2)
     temperature: float = Field(default=0.2, gt=0)
 
@@ -110,6 +116,12 @@ class TeacherSettings(LossSchedule):
     """How one teacher is matched, and when (`weight` is lambda_t of the total loss).
 
     Attributes:
+        space: where predictions and targets are compared: "standardised" by PHI-S; "unit" = the teacher's own space,
+            both normalised to length 1; "plain" = the teacher's own as it is. The last two are the released Chorus's.
+            None: as the student to start from has it, "standardised" for a fresh head.
+        min_norm: targets that are shorter in the teacher's own space, before any normalisation, do not count (0 = all
+            count). The released Chorus takes 0.01 where a data set brings no mask of its own.
+        datasets: the only data sets that this teacher is asked about; none named: all.
         cosine_weight, smooth_l1_weight: weights of 1 - cosine and of SmoothL1.
         beta: where SmoothL1 turns linear, in standard deviations of a channel.
         cosine_space: "standardised" measures directions around the teacher's mean; "teacher" as the teacher's users do,
@@ -121,6 +133,9 @@ class TeacherSettings(LossSchedule):
             contrastive terms on this teacher's head. Their stages count within the teacher's own.
     """
 
+    space: Space | None = None
+    min_norm: float = Field(default=0.0, ge=0)
+    datasets: tuple[str, ...] = ()
     cosine_weight: float = Field(default=1.0, ge=0)
     smooth_l1_weight: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, gt=0)
@@ -132,19 +147,49 @@ class TeacherSettings(LossSchedule):
     labels: LabelContrastSettings = LabelContrastSettings()
 
 
+class ChunkSettings(Config):
+    """The grid of overlapping boxes that `crop = "chunks"` draws from (data/crops.py). Defaults are the released
+    Chorus's.
+
+    Attributes:
+        size, stride: sides of a box in x and y, and how far neighbouring boxes are apart, metres.
+        heights: data set -> height of its boxes, metres, cut at the same stride (Matterport's several floors: 4); the
+            boxes of other data sets are as high as their scenes.
+        min_rows: Gaussians that a box needs; a scene without such a box gives its fullest one.
+    """
+
+    size: float = Field(default=6.0, gt=0)
+    stride: float = Field(default=4.0, gt=0)
+    heights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    min_rows: int = Field(default=50_000, ge=1)
+
+    @model_validator(mode="after")
+    def _covers(self) -> ChunkSettings:
+        if self.stride > min([self.size, *self.heights.values()]):
+            raise ValueError(f"boxes at a stride of {self.stride:g} m would leave gaps; no side may be shorter")
+        return self
+
+
 class DataSettings(Config):
     """How samples are drawn from the scene stores.
 
     Attributes:
         samples_per_epoch: scenes (crops) per epoch; 0 = every scene once. Rounded up to whole batches.
         weights: data set -> share of the samples; empty = in proportion to scenes.
-        crop, max_points: "sphere" (nearest Gaussians to a drawn one) or "rows" (a range of Morton order), at most
-            max_points Gaussians (0 = all).
+        crop, max_points: "sphere" (nearest Gaussians to a drawn one), "rows" (a range of Morton order) or "chunks" (a
+            box of the scene's grid of boxes, see `chunks`), at most max_points Gaussians (0 = all).
+        chunks: the grid of boxes.
+        thin: a crop keeps one Gaussian, drawn anew for every sample, of each cell of this side in metres, of those with
+            targets where there are any (0 = all Gaussians).
+        max_voxels: at most so many voxels of the augmented sample, the nearest to a drawn one, which is centred anew in
+            x and y (0 = all): the released Chorus crops last.
         min_weight, min_views: visibility below which a Gaussian is no target.
         views: lift from (or render to) a random subset of so many views, drawn anew for every sample (0 = all views;
             only then are targets remembered).
         max_targets: voxels (or cells) of a sample that each teacher is matched on, drawn anew for every sample
             (0 = all): neighbours say much the same, and heads on a fine grid cost more than the trunk.
+        voxel_target: lifted objective: a voxel's target is the "mean" of its Gaussians by visibility, or that of the
+            "member" which is its input, whose label it then has, too.
         cover: rendered objective: share of a cell's blending weight that the sample must hold to be asked about it.
         mix_p: probability that half of a sample's Gaussians come from a second scene laid over the first.
         points_p: probability that a sample is fed as a point cloud, without opacities, rotations and scales; 1 trains
@@ -155,12 +200,16 @@ class DataSettings(Config):
 
     samples_per_epoch: int = Field(default=0, ge=0)
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    crop: Literal["sphere", "rows"] = "sphere"
+    crop: Literal["sphere", "rows", "chunks"] = "sphere"
     max_points: int = Field(default=200_000, ge=0)
+    chunks: ChunkSettings = ChunkSettings()
+    thin: float = Field(default=0.0, ge=0)
+    max_voxels: int = Field(default=0, ge=0)
     min_weight: float = Field(default=0.05, ge=0)
     min_views: int = Field(default=1, ge=1)
     views: int = Field(default=0, ge=0)
     max_targets: int = Field(default=0, ge=0)
+    voxel_target: Literal["mean", "member"] = "mean"
     cover: float = Field(default=0.5, ge=0, le=1)
     mix_p: float = Field(default=0.0, ge=0, le=1)
     points_p: float = Field(default=0.0, ge=0, le=1)
@@ -170,14 +219,18 @@ class DataSettings(Config):
 
 
 class LoraSettings(Config):
-    """Low-rank adapters (Hu et al. 2021) in the encoder's linear layers; everything else is frozen.
+    """Low-rank adapters (Hu et al. 2021) in the encoder's linear layers; everything else is frozen but for fresh heads.
 
     Attributes:
         rank: of each adapter; 0 = no adapters, all weights are trained. alpha: the update is scaled by alpha / rank.
+        dropout: probability that an adapter does not see one of its inputs. Its draws are each process's own.
+        modules: names of the linear layers that get one ("qkv": the attention's); none named: all linear layers.
     """
 
     rank: int = Field(default=0, ge=0)
     alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    modules: tuple[str, ...] = ()
 
 
 Objective = Literal["lifted", "rendered"]
@@ -189,7 +242,8 @@ class TrainConfig(EngineSettings):
     Attributes:
         epochs: length of the run.
         batch_size: scenes per optimiser step, over all processes.
-        student: folder of a student to start from, encoder and projectors ("" = a fresh one as `encoder` says).
+        student: folder of a student to start from, encoder and projectors ("" = a fresh one as `encoder` says). It gets
+            a fresh head for every teacher that `teachers` names and it lacks.
         lora: how much of it may change.
         objective: "lifted" matches Gaussians with lifted features; "rendered" matches pictures: the student's features
             are rendered through the cached matrix and compared with the teachers' cells.
@@ -199,7 +253,8 @@ class TrainConfig(EngineSettings):
             does: all teachers then pull alike, whatever their scale.
         projector_hidden: width of the projectors' hidden layer.
         projector_layout: where their LayerNorm stands, "norm_hidden" (on the hidden layer) or "norm_input" (before the
-            MLP, as in the released Chorus, whose hidden layer is 4 times the latent).
+            MLP, as in the released Chorus, whose hidden layer is 4 times the latent); or "identity": no projector at
+            all, as in SceneSplat, whose latent is as wide as its teacher.
         validate_every: epochs between passes over the validation scenes (0 = only after the last one).
         zero_shot: whether validation also asks text-aligned teachers' heads for the scenes' classes by their names.
         best_by: what the best student has: the lowest distillation loss, or the highest zero-shot f-mIoU.
@@ -215,7 +270,7 @@ class TrainConfig(EngineSettings):
     balance: Literal["none", "adaloss"] = "none"
     balance_decay: float = Field(default=0.99, ge=0, lt=1)
     projector_hidden: int = Field(default=512, ge=1)
-    projector_layout: Literal["norm_hidden", "norm_input"] = "norm_hidden"
+    projector_layout: Literal["norm_hidden", "norm_input", "identity"] = "norm_hidden"
     data: DataSettings = DataSettings()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimSettings = OptimSettings()
@@ -232,6 +287,8 @@ class TrainConfig(EngineSettings):
             raise ValueError("no teacher is active in the first epoch; let one start at 0 with a positive weight")
         if self.best_by == "zero_shot" and not self.zero_shot:
             raise ValueError('best_by = "zero_shot" needs zero_shot = true')
+        if self.data.voxel_target == "member" and self.objective == "rendered":
+            raise ValueError('voxel_target = "member" is about lifted targets; objective = "rendered" has none')
         if self.lora.rank > 0 and not self.student:
             raise ValueError("lora adapts a trained student; name its folder as student")
         return self

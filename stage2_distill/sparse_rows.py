@@ -69,7 +69,8 @@ class SparseRows:
 
     @cached_property
     def _rows(self) -> Tensor:
-        return torch.repeat_interleave(torch.arange(len(self), device=self.indptr.device), self.indptr.diff())
+        rows = torch.arange(len(self), device=self.indptr.device)
+        return torch.repeat_interleave(rows, self.indptr.diff(), output_size=len(self.columns))
 
     @cached_property
     def _matrix(self) -> Tensor:

@@ -35,6 +35,7 @@ from stage2_distill.hub import Origin, WeightsSource, locate
 from stage2_distill.model_card import model_card
 from stage2_distill.projectors import ProjectorLayout, make_projector
 from stage2_distill.release import LICENCE, release_state, release_teachers, why_not_release, write_release
+from stage2_distill.settings import Space
 from stage2_distill.standardiser_modules import IdentityStandardiser, StandardiserModule
 
 
@@ -57,7 +58,7 @@ class StudentTeacher(Config):
     channels: int
     hidden: int
     projector: ProjectorLayout = "norm_hidden"
-    space: Literal["standardised", "unit", "plain"] = "standardised"
+    space: Space = "standardised"
     text_aligned: bool = False
     feature_norm: float | None = Field(default=None, gt=0)
 
@@ -102,6 +103,17 @@ class Student(nn.Module):
     def teachers(self) -> tuple[str, ...]:
         return tuple(self.config.teachers)
 
+    def add_teachers(self, teachers: Mapping[str, StudentTeacher]) -> None:
+        """Fresh heads for `teachers`, none of which it has yet, beside those that it has."""
+        if not teachers:
+            return
+        fresh = Student(self.encoder, teachers)
+        for modules in ("projectors", "standardisers"):
+            both = {**dict(getattr(self, modules).items()), **dict(getattr(fresh, modules).items())}
+            setattr(self, modules, nn.ModuleDict(dict(sorted(both.items()))))
+        names = sorted({**self.config.teachers, **teachers}.items())
+        self.config = self.config.model_copy(update={"teachers": dict(names)})
+
     def set_standardiser(self, name: str, standardiser: PhiSStandardiser) -> None:
         """Take over the standardiser of teacher `name`."""
         if self.config.teachers[name].space != "standardised":
@@ -142,6 +154,13 @@ class Student(nn.Module):
         """Standardised features [N, C] of teacher `name` from the encoder's [N, D]."""
         self._check(name)
         return self.projectors[_key(name)](latent)
+
+    def matched(self, name: str, projected: Tensor) -> Tensor:
+        """Outputs of `project` [N, C] (or means of such) as they are compared with the teacher's features: of length 1
+        where the teacher's `space` is "unit", as they are elsewhere.
+        """
+        self._check(name)
+        return F.normalize(projected.float(), dim=-1) if self.config.teachers[name].space == "unit" else projected
 
     def teacher_features(self, name: str, batch: PointBatch) -> Tensor:
         """Features [N, C] in the teacher's own space (not normalised), as comparable as the teacher's with, say, its
@@ -219,7 +238,8 @@ def is_student(source: str | Path) -> bool:
     path = locate(source).path
     if path.is_dir():
         return is_own_folder(path) and read_folder_header(path).format == "chorus-student"
-    return bool(split_state(read_published(path).tensors, path).projectors)
+    file = read_published(path)
+    return bool(split_state(file.tensors, path, file.adapter).projectors)
 
 
 def export_release(student: Student, path: str | Path) -> None:
@@ -252,7 +272,7 @@ def _read_folder(folder: Path) -> Student:
 def _read_release(found: WeightsSource) -> tuple[Student, WeightsSource]:
     path = found.path
     file = read_published(path)
-    parts = split_state(file.tensors, path)
+    parts = split_state(file.tensors, path, file.adapter)
     if not parts.projectors:
         raise WeightsError(
             f"{found.name}: holds an encoder alone, without projectors, so it answers to no teacher; use it where an "

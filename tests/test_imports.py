@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TEACHERS = {"open_clip", "timm", "segment_anything", "skimage", "gsplat"}
+TEACHERS = {"open_clip", "timm", "transformers", "segment_anything", "skimage", "gsplat"}
 FORBIDDEN = {
     "chorus_common": {"data_manifests", "stage1_render_teachers", "stage2_distill", "evaluation"} | TEACHERS,
     "data_manifests": {"stage1_render_teachers", "stage2_distill", "evaluation"} | TEACHERS,
@@ -28,7 +28,8 @@ ALLOWED = {
     "chorus_common/rasterize/gsplat_cuda.py": {"gsplat"},
     "chorus_common/text/conse_text.py": {"timm"},
     "chorus_common/text/open_clip_model.py": {"open_clip", "timm"},
-    "chorus_common/text/open_clip_text.py": {"open_clip"},
+    "chorus_common/text/open_clip_text.py": {"open_clip", "transformers"},
+    "chorus_common/text/transformers_text.py": {"transformers"},
     "stage2_distill/gaussiancross/raster/gsplat_cuda.py": {"gsplat"},
 }
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chorus_common.cache.files import upload
 from chorus_common.runtime.atomic import fsync_directory
 from chorus_common.runtime.store_path import StorePath
+
+#: Files that are made durable at a time.
+SYNCS = 16
 
 
 def scratch_folder(path: StorePath) -> Path:
@@ -37,7 +41,16 @@ def publish_folder(root: Path, final: StorePath) -> bool:
 
 
 def _sync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            fsync_directory(Path(folder, name))  # fsync works alike for a file
-        fsync_directory(Path(folder))
+    """Make everything below `root` durable.
+
+    Several at a time: a disk commits what is asked together in one go. A small scene has 50 files in 70 folders, and
+    one after the other they took longer than all the rest of stage 1 (docs/experiments/stage1.md).
+    """
+    folders, files = [], []
+    for folder, _, names in os.walk(root):
+        folders.append(Path(folder))
+        files += [Path(folder, name) for name in names]
+    with ThreadPoolExecutor(SYNCS) as pool:
+        for paths in (files, folders):
+            for _ in pool.map(fsync_directory, paths):  # fsync works alike for a file; what fails is raised
+                pass

@@ -140,6 +140,7 @@ class SceneHeader(Config):
     dataset: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)  #: the resolved settings of the run that made it
     alignment: AlignmentAttributes = Field(default_factory=lambda: AlignmentAttributes())  #: from the file's frame
+    lod: int = 0  #: level of a streamed scene that was taken
 
 
 class CacheAttributes(SceneHeader):

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.camera_io.lens import MODELS, PINHOLE, Lens, colmap_lens
 from chorus_common.camera_io.view import (
     MAX_BYTES,
-    NO_DISTORTION,
     View,
     camera_set,
     fail,
@@ -29,20 +29,15 @@ from chorus_common.camera_io.view import (
 from chorus_common.cameras import CameraSet
 from chorus_common.scene import quats_to_rotations
 
-#: model id -> (name, parameters in the file, of which focal lengths). After them come cx, cy and the distortion.
-_MODELS = {
-    0: ("SIMPLE_PINHOLE", 3, 1), 1: ("PINHOLE", 4, 2), 2: ("SIMPLE_RADIAL", 4, 1), 3: ("RADIAL", 5, 1),
-    4: ("OPENCV", 8, 2), 5: ("OPENCV_FISHEYE", 8, 2), 6: ("FULL_OPENCV", 12, 2), 7: ("FOV", 5, 2),
-    8: ("SIMPLE_RADIAL_FISHEYE", 4, 1), 9: ("RADIAL_FISHEYE", 5, 1), 10: ("THIN_PRISM_FISHEYE", 12, 2),
-}  # fmt: skip
-_BY_NAME = {name: (name, count, focals) for name, count, focals in _MODELS.values()}
+#: Model ids of binary files -> names of `lens.MODELS`.
+_MODELS = dict(enumerate(MODELS))
 
 #: Where a model lies under the folder that a user names: COLMAP's own places, those of its undistorter (also as
-#: MegaDepth and BlendedMVS keep them), and nerfstudio's.
+#: MegaDepth and BlendedMVS keep them), nerfstudio's, and ScanNet++'s.
 _PLACES = (
     "", "sparse/0", "sparse", "dense/0/sparse", "dense/sparse/0", "dense/sparse", "dense0/sparse", "colmap/sparse/0",
     "colmap/sparse", "colmap/dense/0/sparse", "colmap/dense/sparse", "colmap", "undistorted/sparse/0",
-    "undistorted/sparse", "0",
+    "undistorted/sparse", "0", "dslr/colmap",
 )  # fmt: skip
 
 
@@ -53,7 +48,7 @@ class _Camera:
     intrinsics: NDArray[np.float64]
     width: int
     height: int
-    distorted: bool = False
+    lens: Lens = PINHOLE
     problem: str = ""
 
 
@@ -72,29 +67,28 @@ def colmap_folder(path: Path) -> Path | None:
 
 def read_colmap(folder: Path) -> CameraSet:
     """Read the model in `folder`; views are sorted by picture name (COLMAP's own order depends on its threads)."""
+    return camera_set(folder, colmap_views(folder))
+
+
+def colmap_views(folder: Path) -> list[View]:
+    """The views of the model in `folder`, sorted by picture name."""
     if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file():
-        images = folder / "images.bin"
-        views = _images_bin(images, _cameras_bin(folder / "cameras.bin"))
+        views = _images_bin(folder / "images.bin", _cameras_bin(folder / "cameras.bin"))
     else:
-        images = folder / "images.txt"
-        views = _images_txt(images, _cameras_txt(folder / "cameras.txt"))
-    return camera_set(images, sorted(views, key=lambda view: view.name))
+        views = _images_txt(folder / "images.txt", _cameras_txt(folder / "cameras.txt"))
+    return sorted(views, key=lambda view: view.name)
 
 
-def _camera(camera: int, model: tuple[str, int, int], params: list[float], width: int, height: int) -> _Camera:
-    """The pinhole part of a camera; what the lens adds is only noted."""
-    name, _, focals = model
+def _camera(camera: int, model: str, params: list[float], width: int, height: int) -> _Camera:
+    """The pinhole part of a camera, and its lens. Of a fisheye the pinhole has the same focal lengths and sees the
+    middle of the picture.
+    """
+    focals = MODELS[model].focals
     if not np.isfinite(params).all() or min(params[:focals]) <= 0 or not (1 <= width <= 10**6 and 1 <= height <= 10**6):
         return _unusable(f"camera {camera} has a size or parameters that no camera has")
-    # at zero distortion a fisheye or FOV model is still no pinhole; only the polynomial models become one
-    if "FISHEYE" in name or name == "FOV":
-        return _unusable(
-            f"camera {camera} is {name} with lens distortion, which is no pinhole; run `colmap image_undistorter` first"
-        )
     fx, fy = params[0], params[focals - 1]
     cx, cy = params[focals], params[focals + 1]
-    distorted = any(abs(d) > NO_DISTORTION for d in params[focals + 2 :])
-    return _Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), width, height, distorted)
+    return _Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), width, height, colmap_lens(model, params))
 
 
 def _unusable(problem: str) -> _Camera:
@@ -125,7 +119,7 @@ class _Views:
         view = np.eye(4)
         view[:3, :3] = quats_to_rotations(quat / norm)
         view[:3, 3] = translation
-        self.good.append(View(name, view, lens.intrinsics, lens.width, lens.height, lens.distorted))
+        self.good.append(View(name, view, lens.intrinsics, lens.width, lens.height, lens.lens, file=name))
 
     def done(self) -> list[View]:
         """The good views. Raises SceneError where there is none."""
@@ -155,13 +149,12 @@ def _cameras_txt(path: Path) -> Cameras:
             params = [float(word) for word in words[4:]]
         except ValueError:
             fail(path, f"line {row}: not numbers")
-        if words[1] not in _BY_NAME:
+        if words[1] not in MODELS:
             cameras[camera] = _unusable(f"line {row}: unknown camera model {words[1]!r}")
             continue
-        model = _BY_NAME[words[1]]
-        if len(params) != model[1]:
-            fail(path, f"line {row}: {model[0]} takes {model[1]} parameters, found {len(params)}")
-        cameras[camera] = _camera(camera, model, params, width, height)
+        if len(params) != MODELS[words[1]].count:
+            fail(path, f"line {row}: {words[1]} takes {MODELS[words[1]].count} parameters, found {len(params)}")
+        cameras[camera] = _camera(camera, words[1], params, width, height)
     return cameras
 
 
@@ -231,7 +224,7 @@ def _cameras_bin(path: Path) -> Cameras:
         if model_id not in _MODELS:
             fail(path, f"camera {camera} has the unknown model id {model_id}")
         model = _MODELS[model_id]
-        cameras[camera] = _camera(camera, model, list(data.take(f"{model[1]}d")), width, height)
+        cameras[camera] = _camera(camera, model, list(data.take(f"{MODELS[model].count}d")), width, height)
     return cameras
 
 

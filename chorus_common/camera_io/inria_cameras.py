@@ -26,7 +26,12 @@ from chorus_common.cameras import CameraSet
 
 
 def read_inria_cameras(path: Path, entries: list[Any]) -> CameraSet:
-    """The cameras in the parsed content of `path`, in its order; entries with a damaged pose are left out and counted.
+    """The cameras in the parsed content of `path`; see `inria_views`."""
+    return camera_set(path, inria_views(path, entries))
+
+
+def inria_views(path: Path, entries: list[Any]) -> list[View]:
+    """The views in the parsed content of `path`, in its order; entries with a damaged pose are left out and counted.
 
     Raises SceneError where an entry is no camera.
     """
@@ -38,18 +43,18 @@ def read_inria_cameras(path: Path, entries: list[Any]) -> CameraSet:
         if not isinstance(name, (str, int)):
             fail(path, f"img_name of camera {row} is not a name")
         files.append(str(name))
-    for entry, name in zip(entries, names_of_files(files)):
+    for entry, name, file in zip(entries, names_of_files(files), files):
         width, height = (_number(path, name, entry, key, 1e6) for key in ("width", "height"))
         fx, fy = (_number(path, name, entry, key, 1e9) for key in ("fx", "fy"))
         if width < 1 or height < 1:
             fail(path, f"camera {shown(name)} has no picture size")
         k = np.array([[fx, 0, width / 2], [0, fy, height / 2], [0, 0, 1]])
         try:
-            views.append(View(name, _viewmat(name, entry), k, round(width), round(height)))
+            views.append(View(name, _viewmat(name, entry), k, round(width), round(height), file=file))
         except BadPose as error:
             problems.append(str(error))
     skip_damaged(path, problems, len(views))
-    return camera_set(path, views)
+    return views
 
 
 def _number(path: Path, name: str, entry: dict[str, Any], key: str, top: float) -> float:

@@ -29,7 +29,12 @@ def is_scannet_folder(path: Path) -> bool:
 
 
 def read_scannet(path: Path) -> CameraSet:
-    """Read the scan at `path`; views are named by frame number and sorted by it.
+    """Read the scan at `path`; see `scannet_views`."""
+    return camera_set(path / "pose", scannet_views(path))
+
+
+def scannet_views(path: Path) -> list[View]:
+    """The views of the scan at `path`, named by frame number and sorted by it.
 
     The colour camera is used where there is one, the depth camera otherwise. The picture size comes from the first
     readable picture in color/ (or depth/), else from the scan's <scan>.txt, else from ScanNet's own sizes where the
@@ -42,7 +47,7 @@ def read_scannet(path: Path) -> CameraSet:
     if not np.isfinite(k).all() or k[0, 0] <= 0 or k[1, 1] <= 0:
         fail(file, "is not an intrinsic matrix")
     width, height = _picture_size(path, kind, file, k)
-    return camera_set(path / "pose", read_poses(path / "pose", k, width, height))
+    return read_poses(path / "pose", k, width, height)
 
 
 def read_poses(folder: Path, k: NDArray[np.float64], width: int, height: int) -> list[View]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.camera_io.lens import Lens, named_lens
 from chorus_common.camera_io.view import (
-    NO_DISTORTION,
     BadPose,
     View,
     camera_set,
@@ -33,13 +33,21 @@ from chorus_common.runtime.atomic import write_text_atomically
 #: OpenGL camera axes -> OpenCV camera axes, applied from the right to a camera-to-world matrix.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
 
-_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "sx1", "sy1")
+#: Order of nerfstudio's `distortion_params`.
+_LISTED = ("k1", "k2", "k3", "k4", "p1", "p2")
 #: Models that are pinholes where their distortion is zero.
 _PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
+_FISHEYES = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE")
 
 
 def read_transforms_json(path: Path, data: Any = None) -> CameraSet:
-    """Read the file at `path`; `data`: its content, where somebody has parsed it already.
+    """Read the file at `path`; `data`: its content, where somebody has parsed it already."""
+    return camera_set(path, transforms_views(path, data))
+
+
+def transforms_views(path: Path, data: Any = None) -> list[View]:
+    """The views of the file at `path`, or of `data`, its content.
 
     Views keep the file's order and are named by their `file_path` without folder or suffix. Frames whose pose is
     damaged are left out, with a warning that counts them.
@@ -49,13 +57,14 @@ def read_transforms_json(path: Path, data: Any = None) -> CameraSet:
     if not isinstance(frames, list) or not frames:
         fail(path, "has no frames")
     views, problems = [], []
-    for frame, name in zip(frames, _names(path, frames)):
+    files = _files(path, frames)
+    for frame, name, file in zip(frames, names_of_files(files), files):
         try:
-            views.append(_view(path, data, frame, name))
+            views.append(_view(path, data, frame, name, file))
         except BadPose as error:
             problems.append(str(error))
     skip_damaged(path, problems, len(views))
-    return camera_set(path, views)
+    return views
 
 
 def write_transforms_json(cameras: CameraSet, path: str | Path, *, image_pattern: str = "images/{name}.png") -> Path:
@@ -75,8 +84,8 @@ def write_transforms_json(cameras: CameraSet, path: str | Path, *, image_pattern
     return path
 
 
-def _names(path: Path, frames: list[Any]) -> list[str]:
-    """Names of the frames, from their file paths."""
+def _files(path: Path, frames: list[Any]) -> list[str]:
+    """Pictures of the frames, or their numbers where a frame names none."""
     files = []
     for row, frame in enumerate(frames):
         if not isinstance(frame, dict):
@@ -85,10 +94,10 @@ def _names(path: Path, frames: list[Any]) -> list[str]:
         if not isinstance(file, str):
             fail(path, f"file_path of frame {row} is not a string")
         files.append(file)
-    return names_of_files(files)
+    return files
 
 
-def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) -> View:
+def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str, file: str) -> View:
     where = f"frame {shown(name)}"
 
     def number(*keys: str) -> float | None:
@@ -103,13 +112,18 @@ def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) ->
         return None
 
     model = frame.get("camera_model", data.get("camera_model", "PINHOLE"))
-    if model not in _PINHOLES or frame.get("is_fisheye", data.get("is_fisheye")):
+    if not isinstance(model, str) or model not in (*_PINHOLES, *_FISHEYES):
         fail(path, f"{where} is no pinhole (camera_model {model!r}); undistort the pictures first")
-    distorted = any(abs(number(key) or 0.0) > NO_DISTORTION for key in _DISTORTION)
     parameters = frame.get("distortion_params", data.get("distortion_params")) or ()
     if not isinstance(parameters, (list, tuple)):
         fail(path, f"distortion_params of {where} is not a list")
-    distorted |= any(not isinstance(p, (int, float)) or not abs(p) <= NO_DISTORTION for p in parameters)
+    for value in parameters:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e18:
+            fail(path, f"distortion_params of {where} holds {value!r}, which is not a number of sane size")
+    values = dict(zip(_LISTED, map(float, parameters)))
+    values |= {key: own for key in _DISTORTION if (own := number(key)) is not None}
+    fisheye = model in _FISHEYES or bool(frame.get("is_fisheye", data.get("is_fisheye")))
+    lens = _lens(values, fisheye=fisheye, rational=model == "FULL_OPENCV")
     width, height = number("w"), number("h")
     cx, cy = number("cx"), number("cy")
     if width is None and cx is not None:
@@ -128,7 +142,15 @@ def _view(path: Path, data: dict[str, Any], frame: dict[str, Any], name: str) ->
     cx = width / 2 if cx is None else cx
     cy = height / 2 if cy is None else cy
     k = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return View(name, _viewmat(where, frame.get("transform_matrix")), k, round(width), round(height), distorted)
+    return View(name, _viewmat(where, frame.get("transform_matrix")), k, round(width), round(height), lens, file)
+
+
+def _lens(values: dict[str, float], *, fisheye: bool, rational: bool) -> Lens:
+    """k4 to k6 are those of OpenCV's denominator in its full model, and k4 is a fourth power elsewhere."""
+    named = {"s1": values.get("sx1", 0.0), "s2": values.get("sy1", 0.0)} | values
+    if rational or values.get("k5") or values.get("k6"):
+        named |= {"k4": 0.0, "d1": values.get("k4", 0.0), "d2": values.get("k5", 0.0), "d3": values.get("k6", 0.0)}
+    return named_lens(named, fisheye=fisheye)
 
 
 def _focal(path: Path, where: str, size: float, angle: float) -> float:

@@ -11,21 +11,20 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus_common.camera_io.lens import PINHOLE, Lens
 from chorus_common.cameras import CameraSet
 from chorus_common.runtime.errors import SceneError
 
 #: Camera files are text or small tables; nothing real comes near this.
 MAX_BYTES = 1 << 30
 
-#: Distortion below this moves no pixel of an ordinary picture by more than a hundredth.
-NO_DISTORTION = 1e-8
-
 
 @dataclass(frozen=True, eq=False)
 class View:
     """A pinhole view: world-to-camera [4, 4] f64 (OpenCV), intrinsics [3, 3] f64 in pixels of width x height.
 
-    distorted: whether its lens bends the picture, which the intrinsics leave out.
+    lens: how its photograph is bent, which the intrinsics leave out. file: its picture as the source names it, "" where
+    it does not.
     """
 
     name: str
@@ -33,7 +32,8 @@ class View:
     intrinsics: NDArray[np.float64]
     width: int
     height: int
-    distorted: bool = False
+    lens: Lens = PINHOLE
+    file: str = ""
 
 
 def fail(path: Path, problem: str) -> NoReturn:
@@ -93,7 +93,7 @@ def camera_set(path: Path, views: list[View]) -> CameraSet:
         np.array([view.width for view in views]),
         np.array([view.height for view in views]),
         tuple(view.name for view in views),
-        np.array([view.distorted for view in views]),
+        np.array([view.lens.bends for view in views]),
     )
 
 

@@ -77,7 +77,7 @@ class GsplatRasterizer:
         depth = torch.where(total > 0, picture[0, ..., 3] / total.clamp(min=1e-12), 0.0)
         hits = None
         if grid is not None:
-            starts = torch.cat([offsets.flatten(), offsets.new_tensor([len(gaussians)])])
+            starts = torch.cat([offsets.flatten(), offsets.new_full((1,), len(gaussians))])
             weights, reach = cell_weights(
                 means2d[0],
                 conics[0],
@@ -89,12 +89,11 @@ class GsplatRasterizer:
                 max_alpha(gsplat),
             )
             hits = gather_hits(weights, reach, starts, gaussians, grid)
-        return Rendered(
-            np.ascontiguousarray(picture[0, ..., :3].cpu().numpy()), depth.cpu().numpy(), total.cpu().numpy(), hits
-        )
+        drawn = torch.cat([picture[0, ..., :3].permute(2, 0, 1), depth[None], total[None]]).cpu().numpy()  # [5, H, W]
+        return Rendered(np.ascontiguousarray(drawn[:3].transpose(1, 2, 0)), drawn[3].copy(), drawn[4].copy(), hits)
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device, non_blocking=True)
 
 
 def _check_extension() -> None:
@@ -154,7 +153,7 @@ def cell_weights(
     if len(gaussians):
         tile_weights[(len(starts) - 1,)](
             means2d.contiguous(), conics.contiguous(), opacities.contiguous(), starts.long(), gaussians.long(),
-            torch.from_numpy(rows.shares).to(device), torch.from_numpy(cols.shares).to(device), out,
+            *(torch.from_numpy(axis.shares).to(device, non_blocking=True) for axis in (rows, cols)), out,
             len(cols.first), grid.width, grid.height, alpha_cap, MIN_ALPHA, MIN_TRANSMITTANCE,
             TILE=TILE, ROWS=rows.slots, COLS=cols.slots,
         )  # fmt: skip
@@ -167,9 +166,9 @@ def gather_hits(
     """Weights [K, slots] per intersection as hits in the order of `CellHits`, each pair once."""
     rows, cols = reach
     k, slot = torch.nonzero(weights > 0, as_tuple=True)
-    found, ids = weights[k, slot].cpu().numpy(), gaussians[k].cpu().numpy().astype(np.int32)
-    at, place = k.cpu().numpy(), slot.cpu().numpy()
+    found = weights[k, slot].cpu().numpy()
+    ids, at, place = torch.stack([gaussians[k].long(), k, slot]).cpu().numpy()
     tile = np.searchsorted(starts.cpu().numpy(), at, side="right") - 1
     row = rows.first[tile // len(cols.first)] + place // cols.slots
     col = cols.first[tile % len(cols.first)] + place % cols.slots
-    return CellHits(*sort_and_merge((row * grid.cols + col).astype(np.int32), ids, found))
+    return CellHits(*sort_and_merge((row * grid.cols + col).astype(np.int32), ids.astype(np.int32), found))

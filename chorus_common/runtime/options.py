@@ -89,6 +89,17 @@ def workers_option(help: str = "Processes. They change no byte of the result.") 
     return click.option("--workers", type=click.IntRange(1, 256), default=1, help=help)
 
 
+def scheduler_options() -> Callable[[F], F]:
+    """-> scheduler, slurm: where workers run, and what each Slurm job asks for"""
+    return together(
+        click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
+        click.option(
+            "--slurm", type=PATH, metavar="FILE.toml",
+            help="What each Slurm job asks for; docs/guide/cluster.md lists the keys.",
+        ),
+    )  # fmt: skip
+
+
 def device_option(help: str = "Where networks run: auto, cpu, cuda or cuda:N.") -> Callable[[F], F]:
     """-> device: as torch names it; "auto" is CUDA where this machine has it."""
     return click.option("--device", default="auto", help=help)
@@ -117,13 +128,24 @@ def alignment_options() -> Callable[[F], F]:
     return wrap  # fmt: skip
 
 
-def reading_options() -> Callable[[F], F]:
-    """-> max_gaussians, lod: how a scene is read"""
+def reading_options(recorded: str = "") -> Callable[[F], F]:
+    """-> max_gaussians, lod: how a scene is read.
+
+    recorded: where a command reads these per scene, such as "the manifest's"; both are then None unless they are given.
+    """
+    most = click.IntRange(min=1)
+    level = click.IntRange(min=0)
+    large, fine = "Refuse scenes with more Gaussians.", "Level of a streamed scene, 0 the finest."
+    if recorded:
+        return together(
+            click.option(
+                "--max-gaussians", type=most, help=f"{large}  [default: 20000000, or as many as were indexed]"
+            ),
+            click.option("--lod", type=level, help=f"{fine}  [default: {recorded}, else 0]"),
+        )
     return together(
-        click.option(
-            "--max-gaussians", type=click.IntRange(min=1), default=20_000_000, help="Refuse scenes with more Gaussians."
-        ),
-        click.option("--lod", type=click.IntRange(min=0), default=0, help="Level of a streamed scene, 0 the finest."),
+        click.option("--max-gaussians", type=most, default=20_000_000, help=large),
+        click.option("--lod", type=level, default=0, help=fine),
     )
 
 

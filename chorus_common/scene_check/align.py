@@ -21,8 +21,9 @@ from chorus_common.scene_check.findings import Finding
 from chorus_common.scene_check.metric import estimate_scale
 from chorus_common.scene_check.orientation import UP_Z, UpEstimate, estimate_up, rotation_to_z
 from chorus_common.scene_check.outliers import below_all_others, find_outliers
-from chorus_common.scene_check.settings import AUTO, OFF, AlignmentSettings, parse_number, parse_up
+from chorus_common.scene_check.settings import AlignmentSettings
 from chorus_common.scene_check.surfaces import Surfaces, scene_surfaces
+from chorus_common.scene_check.words import AUTO, OFF, parse_number, parse_up
 
 F64 = NDArray[np.float64]
 

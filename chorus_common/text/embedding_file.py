@@ -53,6 +53,10 @@ class EmbeddingFile:
         """Those of `texts` that the file has no vector of."""
         return [text for text in texts if _key(text) not in self._vectors]
 
+    def holds_any(self, texts: Sequence[str]) -> bool:
+        """Whether the file has a vector of one of `texts`."""
+        return len(self.missing(texts)) < len(texts)
+
     def _vector(self, text: str) -> NDArray[np.floating]:
         key = _key(text)
         if key not in self._vectors:

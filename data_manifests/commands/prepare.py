@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError
-from chorus_common.runtime.options import FOLDER, json_option, out_option, set_option, workers_option
+from chorus_common.runtime.options import FOLDER, json_option, out_option, reading_options, set_option, workers_option
 
 if TYPE_CHECKING:
     from data_manifests.datasets.prepare import Prepared
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 @out_option("Store of prepared scenes. Several data sets may share one.", FOLDER)
 @click.option("--split", "splits", multiple=True, help="Prepare this split only. May be given several times.")
 @set_option("One setting, such as grid=0.02.")
+@reading_options("the data set's")
 @workers_option()
 @json_option()
 def prepare_command(
-    dataset: str, root: Path, out: Path, splits: tuple[str, ...], settings: tuple[str, ...], workers: int, as_json: bool
-) -> int:
+    dataset: str, root: Path, out: Path, splits: tuple[str, ...], settings: tuple[str, ...], max_gaussians: int | None,
+    lod: int | None, workers: int, as_json: bool,
+) -> int:  # fmt: skip
     """Prepare a released data set: scenes, labels and a manifest.
 
     DATASET is a name that the program knows (scannet, s3dis, ...) or a TOML like those in data_manifests/releases/.
@@ -37,7 +39,9 @@ def prepare_command(
     from data_manifests.datasets.outcomes import totals
     from data_manifests.datasets.prepare import prepare
 
-    config = _load(dataset, [*settings, *([f"splits={json.dumps(splits)}"] if splits else [])])
+    read = {"gaussians.max_gaussians": max_gaussians, "gaussians.lod": lod}
+    told = read | {"splits": json.dumps(splits) if splits else None}
+    config = _load(dataset, [*settings, *(f"{key}={value}" for key, value in told.items() if value is not None)])
     result = prepare(config, root, out, workers=workers)
     report = totals(result.outcomes) | {"manifest": str(result.manifest), "notes": list(result.notes)}
     report["errors"] = {outcome.scene_id: outcome.error for outcome in result.outcomes if outcome.error}

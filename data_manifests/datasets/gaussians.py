@@ -36,7 +36,7 @@ def gaussians_of(raw: RawScene, source: SceneSource, root: Path, config: Prepare
     Raises SceneError where the trained ones are missing or lie elsewhere than the points.
     """
     for path in trained_path(config, root, source):
-        trained = read_scene(path)
+        trained = read_scene(path, lod=config.gaussians.lod, max_gaussians=config.gaussians.max_gaussians)
         if raw.points is None:
             return LabelledGaussians(trained, Annotations())
         return transfer(trained, raw.points, config.gaussians, str(path))

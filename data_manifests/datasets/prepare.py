@@ -25,6 +25,7 @@ from data_manifests.datasets.pointcept import find_pointcept, read_pointcept
 from data_manifests.datasets.raw_scene import RawScene, SceneSource
 from data_manifests.datasets.s3dis import find_s3dis, read_s3dis
 from data_manifests.datasets.scannet import find_scannet, read_scannet_scan
+from data_manifests.datasets.scannetpp import find_scannetpp, read_scannetpp_scene
 from data_manifests.datasets.scenesplat import find_scenesplat, read_scenesplat
 from data_manifests.datasets.settings import PrepareConfig
 from data_manifests.datasets.store import CAMERAS, publish, published, sweep
@@ -46,6 +47,7 @@ class ReleaseReader(NamedTuple):
 
 LAYOUTS: dict[str, ReleaseReader] = {
     "scannet": ReleaseReader(find_scannet, read_scannet_scan),
+    "scannetpp": ReleaseReader(find_scannetpp, read_scannetpp_scene),
     "s3dis": ReleaseReader(find_s3dis, read_s3dis),
     "scenesplat": ReleaseReader(find_scenesplat, read_scenesplat),
     "pointcept": ReleaseReader(find_pointcept, read_pointcept),

@@ -12,9 +12,7 @@ in the same order and frame (no axis alignment).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +27,7 @@ from data_manifests.datasets.find import Found, note_missing, read_split_lists
 from data_manifests.datasets.mesh import read_mesh
 from data_manifests.datasets.raw_scene import Annotations, LabelledPoints, RawScene, SceneSource
 from data_manifests.datasets.scannet_labels import LabelTable, read_label_table
+from data_manifests.datasets.segment_files import read_groups, read_segment_indices
 from data_manifests.datasets.settings import ScannetRelease
 
 
@@ -101,11 +100,11 @@ def _annotations(
     scan: Path, n: int, table: LabelTable, release: ScannetRelease, label_spaces: list[str], notes: list[str]
 ) -> Annotations:
     """Labels and instances of the `n` vertices of a scan."""
-    segment_ids, segment_of = np.unique(_segment_indices(_segments(scan), n), return_inverse=True)
-    groups = _groups(_objects(scan))
+    segment_ids, segment_of = np.unique(read_segment_indices(_segments(scan), n), return_inverse=True)
+    groups = read_groups(_objects(scan))
     owner = np.full(len(segment_ids), -1, np.int64)  # position in `groups`
     absent = shared = 0
-    for position, (_, _, segments) in enumerate(groups):
+    for position, segments in enumerate(group.segments for group in groups):
         rows = np.minimum(np.searchsorted(segment_ids, segments), len(segment_ids) - 1)
         rows = rows[segment_ids[rows] == segments]
         absent += len(segments) - len(rows)
@@ -117,7 +116,7 @@ def _annotations(
         notes.append(f"{absent} segments of objects are not in the mesh")
     if shared:
         notes.append(f"{shared} segments belong to two objects; the later one owns them")
-    unknown = sorted({raw for _, raw, _ in groups if raw not in table})
+    unknown = sorted({group.label for group in groups if group.label not in table})
     if unknown and release.unknown_category == "fail":
         fail(
             _objects(scan),
@@ -132,51 +131,7 @@ def _annotations(
         space = SPACES[name]
         if not space.table_column:
             fail(scan, f"ScanNet has no labels in {name}")
-        of_group = [table.label(raw, space) if raw in table else -1 for _, raw, _ in groups]
+        of_group = [table.label(group.label, space) if group.label in table else -1 for group in groups]
         segments_out[name] = np.array([*of_group, -1], np.int16)[vertex_owner]
-    instance = np.array([*(object_id for object_id, _, _ in groups), -1], np.int32)[vertex_owner]
+    instance = np.array([*(group.object_id for group in groups), -1], np.int32)[vertex_owner]
     return Annotations(segments_out, instance, vertex_owner >= 0)
-
-
-def _segment_indices(file: Path, n: int) -> NDArray[np.int64]:
-    indices = _json(file, "segIndices")
-    try:
-        array = np.array(indices)
-    except ValueError:
-        array = np.empty(0)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        fail(file, "segIndices is not a list of integers")
-    if len(array) != n:
-        fail(file, f"has segments for {len(array)} vertices, but the mesh has {n}")
-    return array.astype(np.int64)
-
-
-def _groups(file: Path) -> list[tuple[int, str, NDArray[np.int64]]]:
-    """Objects in file order: objectId, raw category, segments."""
-    groups: list[tuple[int, str, NDArray[np.int64]]] = []
-    for i, group in enumerate(_json(file, "segGroups")):
-        try:
-            object_id, raw = group.get("objectId", group.get("id")), group["label"]
-            segments = np.array(group["segments"], dtype=np.int64).reshape(-1)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            fail(file, f"segGroups[{i}] is damaged; expected objectId, label and segments")
-        if type(object_id) is not int or not 0 <= object_id < 2**31 or not isinstance(raw, str):
-            fail(file, f"segGroups[{i}] has objectId {object_id!r} and label {raw!r:.60}")
-        groups.append((object_id, raw, segments))
-    if len({object_id for object_id, _, _ in groups}) < len(groups):
-        fail(file, "two objects have the same objectId")
-    return groups
-
-
-def _json(file: Path, key: str) -> list[Any]:
-    """The list called `key` of a JSON file."""
-    if not file.is_file():
-        fail(file, "no such file; the scan cannot be labelled without it")
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        fail(file, f"is not valid JSON ({' '.join(str(error).split())[:80]}); truncated?")
-    found = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(found, list):
-        fail(file, f"has no list {key}")
-    return found

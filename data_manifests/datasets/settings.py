@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from chorus_common.labels import SPACES
 from chorus_common.runtime.config import Config
-from chorus_common.scene_io import PointCloudOptions
+from chorus_common.scene_io import MAX_GAUSSIANS, PointCloudOptions
 
 #: split -> file of scene ids (looked for in the release, then in data_manifests/splits), or the ids themselves.
 SplitLists = dict[str, str | list[str]]
@@ -34,6 +34,21 @@ class ScannetRelease(Config):
     label_table: str = "scannetv2-labels.combined.tsv"
     #: Objects whose raw category is not in the table: the scene fails, or they count as unlabelled.
     unknown_category: Literal["fail", "ignore"] = "fail"
+
+
+class ScannetppRelease(Config):
+    """ScanNet++ as its owners hand it out: data/<id>/ with scans/ (mesh, segments, objects) and dslr/colmap/."""
+
+    #: Which reader the release is for.
+    layout: Literal["scannetpp"]
+    #: split -> folder with the scenes of that split, where it is not data/.
+    folders: dict[str, str] = Field(default={"test": "sem_test"})
+    #: split -> file of scene ids, or the ids themselves.
+    split_lists: SplitLists = Field(default={split: f"splits/nvs_sem_{split}.txt" for split in ("train", "val")})
+    #: Splits that come without annotations.
+    unlabelled: list[str] = Field(default=["test"])
+    #: From annotators' classes to those of the benchmark.
+    label_table: str = "metadata/semantic_benchmark/map_benchmark.csv"
 
 
 class S3disRelease(Config):
@@ -93,7 +108,8 @@ class PointTables(Config):
 
 
 Release = Annotated[
-    ScannetRelease | S3disRelease | SceneSplatFolders | PointceptFolders | PointTables, Field(discriminator="layout")
+    ScannetRelease | ScannetppRelease | S3disRelease | SceneSplatFolders | PointceptFolders | PointTables,
+    Field(discriminator="layout"),
 ]
 
 
@@ -106,6 +122,10 @@ class TrainedGaussians(Config):
     margin: float = Field(default=0.25, ge=0)
     #: A Gaussian takes the label of its nearest point up to this distance in metres; beyond it has none.
     reach: float = Field(default=0.25, gt=0)
+    #: Scenes with more trained Gaussians are refused.
+    max_gaussians: int = Field(default=MAX_GAUSSIANS, ge=1)
+    #: Level of streamed scenes, 0 the finest.
+    lod: int = Field(default=0, ge=0)
 
 
 class PrepareConfig(Config):

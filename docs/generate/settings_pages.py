@@ -29,7 +29,7 @@ _PAGES = (
     (
         "settings-cluster", "Settings of Slurm jobs",
         "`chorus-stage1 run --scheduler slurm --slurm FILE.toml` reads these keys.",
-        ("stage1_render_teachers.cluster.slurm_jobs:SlurmConfig",),
+        ("chorus_common.cluster.slurm_jobs:SlurmConfig",),
     ),
     (
         "settings-train", "Settings of training and adaptation",

@@ -1,4 +1,5 @@
-"""Run the cells of a batch, each in a process of its own, on dask's local cluster or one after the other.
+"""Run the cells of a batch, each in a process of its own: here, or on the workers of a dask cluster (Slurm's jobs, for
+one).
 
 A cell is exactly the command that the table shows: a cell that crashes or eats all memory takes nobody with it, and a
 row can be made again by pasting its command. A cell that left out no scene for failure is kept with a key over its
@@ -9,6 +10,7 @@ earlier run of a cell left is removed before it starts: only figures of this run
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -18,8 +20,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus_common.cluster.pool import InThreads, Pool, WorkerLost, open_pool
+from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.runtime.atomic import write_text_atomically
-from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError, WeightsError
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, WeightsError
 from chorus_common.runtime.progress import progress
 from evaluation.batch.matrix import BatchConfig, Cell
 from evaluation.scene_scores import scores_path
@@ -48,10 +52,12 @@ class CellOutcome:
 
 
 def run_cells(
-    config: BatchConfig, cells: Sequence[Cell], out: Path, *, workers: int, threads: int
+    config: BatchConfig, cells: Sequence[Cell], out: Path, cluster: ClusterConfig, *, threads: int
 ) -> list[CellOutcome]:
     """Run what is not done yet; outcomes in the order of `cells`.
 
+    cluster: where cells run. On other machines `out` and everything that the commands name must be reached by the same
+    paths.
     threads: of each cell. It is a setting and not the cores' number divided by the workers: sums of floats may depend
     on the number of threads, and the number of workers must change no figure.
     """
@@ -64,7 +70,7 @@ def run_cells(
         else:
             waiting.append(cell)
     with progress(len(cells), "batch", done=len(found)) as report:
-        for outcome in _outcomes(waiting, out, workers, threads):
+        for outcome in _outcomes(waiting, out, cluster, threads):
             if outcome.complete:
                 write_text_atomically(_key_path(outcome.cell, out), keys[outcome.cell] + "\n")
             else:
@@ -113,40 +119,16 @@ def run_cell(cell: Cell, out: Path, threads: int) -> CellOutcome:
     return CellOutcome(cell, f"{lines[-1] if lines else 'no output'} (exit code {code}; {log})", code)
 
 
-def _outcomes(cells: Sequence[Cell], out: Path, workers: int, threads: int) -> Iterator[CellOutcome]:
+def _outcomes(cells: Sequence[Cell], out: Path, cluster: ClusterConfig, threads: int) -> Iterator[CellOutcome]:
     """Outcomes as they come."""
-    if workers <= 1 or len(cells) <= 1:
-        for cell in cells:
-            yield run_cell(cell, out, threads)
-        return
-    with _local_cluster(min(workers, len(cells))) as client:
-        from distributed import as_completed
-
-        # Not pure: dask would take two calls with equal arguments for one and keep results beyond this run.
-        futures = [client.submit(run_cell, cell, out, threads, pure=False) for cell in cells]
-        for future in as_completed(futures):
-            yield future.result()
-
-
-@contextlib.contextmanager
-def _local_cluster(workers: int):  # type: ignore[no-untyped-def]  # distributed has no types
-    """A client of a cluster in this process: the work is in the cells' own processes, workers only wait for it."""
-    import logging
-
-    from distributed import Client, LocalCluster
-
-    try:
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-    except OSError as error:
-        raise ChorusError(f"no local dask cluster could be started ({error}); use --workers 1") from None
-    with cluster, Client(cluster) as client:
-        yield client
+    run = functools.partial(run_cell, out=out.resolve(), threads=threads)
+    with contextlib.ExitStack() as stack:
+        # Here a worker only waits for its cell's process: a thread is enough.
+        local = cluster.scheduler == "local"
+        pool: Pool = InThreads(max(1, cluster.workers)) if local else stack.enter_context(open_pool(cluster))
+        for done in pool.map(run, cells):
+            lost = done.result
+            yield CellOutcome(done.job, lost.reason, EXIT_SOME_FAILED) if isinstance(lost, WorkerLost) else lost
 
 
 def _key_path(cell: Cell, out: Path) -> Path:

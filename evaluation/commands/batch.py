@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
-from chorus_common.runtime.options import config_option, out_option, set_option
+from chorus_common.runtime.options import config_option, out_option, scheduler_options, set_option
 from evaluation.results import command_line
 
 
@@ -15,18 +15,22 @@ from evaluation.results import command_line
 @config_option("docs/guide/batch.md", required=True)
 @set_option()
 @out_option("Folder of the results. The same command again goes on.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time, on dask's local cluster.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Cells at a time.")
+@scheduler_options()
 @click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads of each cell.")
 @click.option("--dry-run", is_flag=True, help="Print the commands of all cells and stop.")
 def batch_command(
-    config_path: Path, settings: tuple[str, ...], out: Path, workers: int, threads: int, dry_run: bool
-) -> int:
+    config_path: Path, settings: tuple[str, ...], out: Path, workers: int, scheduler: str, slurm: Path | None,
+    threads: int, dry_run: bool,
+) -> int:  # fmt: skip
     """Run a matrix of encoders, data sets and tasks.
 
     The results go into one table.
     """
     import shlex
 
+    from chorus_common.cluster.settings import ClusterConfig
+    from chorus_common.cluster.slurm_jobs import SlurmConfig
     from chorus_common.runtime.atomic import write_text_atomically
     from chorus_common.runtime.config import dump_config, load_config
     from evaluation.batch.matrix import BatchConfig, cells
@@ -40,7 +44,8 @@ def batch_command(
             click.echo(shlex.join(["chorus-eval", *cell.arguments, "--out", str(cell.result(out))]))
         return EXIT_DONE
     write_text_atomically(out / "batch.json", dump_config(config))
-    outcomes = run_cells(config, matrix, out, workers=workers, threads=threads)
+    cluster = ClusterConfig(workers=workers, scheduler=scheduler, slurm=load_config(SlurmConfig, slurm))
+    outcomes = run_cells(config, matrix, out, cluster, threads=threads)
     lines = table_lines(outcomes, out)
     write_parquet(lines, out / "results.parquet")
     text = markdown(lines, command_line())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from chorus_common.runtime.options import FOLDER, PATH, alignment_options, json_option, out_option
+from chorus_common.runtime.options import FOLDER, PATH, alignment_options, json_option, out_option, reading_options
 from evaluation.commands.options import lifted_option, prompts_option, synonyms_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -50,6 +50,7 @@ _SHOWN = 20
 @click.option("--file", "own_file", type=PATH, help="The scene's own file, where SCENE is a store's <scene>.zarr.")
 @out_option("Folder: the file with labels, labels.json, per-row arrays.", FOLDER)
 @alignment_options()
+@reading_options()
 @json_option("Print labels.json instead of the table.")
 def label_command(
     scene: Path,
@@ -65,6 +66,8 @@ def label_command(
     out: Path,
     as_json: bool,
     alignment: AlignmentSettings,
+    max_gaussians: int,
+    lod: int,
 ) -> int:
     """Label every Gaussian of a scene, in the scene's own file.
 
@@ -83,7 +86,7 @@ def label_command(
     from evaluation.sources import one_source
 
     names = read_classes(classes)
-    where = scene_at(scene, alignment)
+    where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     source = own_file if own_file is not None else where.source
     if source is None:
         raise ConfigError(f"{scene}: a store does not hold the scene's own file; give it with --file")
@@ -97,7 +100,7 @@ def label_command(
     loaded = where.load()
     labels = label_scene(loaded, features.open(loaded), text, instances=instances, radius=radius, min_size=min_size)
     columns = labels.columns(loaded)
-    written = write_properties(source, columns, out)
+    written = write_properties(source, columns, out, lod=lod, max_gaussians=max_gaussians)
     for column, values in columns.items():
         with atomic_path(out / f"{column}.npy") as temporary, open(temporary, "wb") as handle:
             np.save(handle, values, allow_pickle=False)
@@ -108,7 +111,8 @@ def label_command(
             word = re.sub(r"[^A-Za-z0-9]+", "-", entry["class"] or "none").strip("-") or "object"
             part = out / "objects" / f"{entry['id']:04d}_{word}.ply"
             part.parent.mkdir(parents=True, exist_ok=True)
-            write_part(source, rows, part, {key: values[rows] for key, values in columns.items()})
+            own = {key: values[rows] for key, values in columns.items()}
+            write_part(source, rows, part, own, lod=lod, max_gaussians=max_gaussians)
             entry["file"] = str(part.relative_to(out))
     document = result_document(
         "label",
@@ -121,6 +125,7 @@ def label_command(
             **sources.inputs(),
             "text_encoder": text_encoder.spec,
             "alignment": alignment.model_dump(),
+            "lod": lod,
             "radius": radius,
             "min_size": min_size,
         },

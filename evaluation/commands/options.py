@@ -18,6 +18,7 @@ from chorus_common.runtime.options import (
     alignment_options,
     manifest_option,
     out_option,
+    reading_options,
     seed_option,
     split_option,
     stores_option,
@@ -131,7 +132,10 @@ text_source_options = bundle(
     click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
     click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
-    click.option("--text", help="Spec of the text encoder, where neither student nor store tells."),
+    click.option(
+        "--text",
+        help="Spec of the text encoder, where neither student nor store tells, or of another copy of the student's.",
+    ),
     click.option(
         "--text-embeddings",
         type=FILE,
@@ -165,6 +169,7 @@ scene_options = bundle(
     scored_split_option,
     space_option,
     alignment_options(),
+    reading_options("the manifest's"),
 )
 
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE, ConfigError
-from chorus_common.runtime.options import FILE, FOLDER, PATH, alignment_options, json_option, out_option
+from chorus_common.runtime.options import (
+    FILE,
+    FOLDER,
+    PATH,
+    alignment_options,
+    json_option,
+    out_option,
+    reading_options,
+)
 from evaluation.commands.options import lifted_option, prompts_option, text_source_options
 from evaluation.results import command_line, result_document, text_table, write_result
 
@@ -57,6 +65,7 @@ class _Place(click.ParamType):
 )
 @out_option("Folder: heat.ply, heat.png, objects.ply, query.json.", FOLDER)
 @alignment_options()
+@reading_options()
 @json_option("Print query.json instead of the table.")
 def query_command(
     scene: Path,
@@ -70,6 +79,8 @@ def query_command(
     out: Path,
     as_json: bool,
     alignment: AlignmentSettings,
+    max_gaussians: int,
+    lod: int,
 ) -> int:
     """Find where a scene shows what a text says.
 
@@ -90,7 +101,7 @@ def query_command(
         raise ConfigError("query: give WORDS, --like-point or --like-image, one of them")
     if words is not None and not words.strip():
         raise ConfigError("query: no words to look for")
-    where = scene_at(scene, alignment)
+    where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     if where.source is not None and where.source.parent == out.resolve() and where.source.stem in ("heat", "objects"):
         raise ConfigError(f"{scene}: would be written over; give another --out")
     question = Words(words, prompts) if words is not None else Likeness(like_point, like_image)
@@ -101,7 +112,7 @@ def query_command(
     found = answer(loaded, features, query, others, top=top, threshold=threshold)
     low, high = heat_range(found.relevancy)
     write_coloured_file(out / "heat.ply", loaded, heat(found.relevancy, low, high), {"relevancy": found.relevancy})
-    write_heat_picture(out / "heat.png", loaded, found.relevancy, f"{asked.row}: {question.title}", question.half)
+    write_heat_picture(out / "heat.png", loaded, found.relevancy, f"{asked.row}: {question.title}", asked.half)
     ranks = found.ranks()
     colours = class_palette([f"object {i}" for i in range(len(found.objects))])[ranks]
     write_coloured_file(out / "objects.ply", loaded, colours, {"rank": ranks})
@@ -115,6 +126,7 @@ def query_command(
             **sources.inputs(),
             **asked.inputs,
             "alignment": alignment.model_dump(),
+            "lod": lod,
             "scale": SHARPNESS,
             "threshold": threshold,
         },
@@ -122,7 +134,7 @@ def query_command(
             "file_to_metres": loaded.alignment.as_dict(),
             "objects": list(found.objects),
             "objects_from": found.origin,
-            "compared_with": question.half,
+            "compared_with": asked.half,
             "relevancy": {"max": float(found.relevancy.max()), "shown_low": low, "shown_high": high},
         },
     )
@@ -137,6 +149,6 @@ def query_command(
     ]
     click.echo(text_table(header, rows))
     if not found.objects:
-        click.echo(f"no object answers: nothing is more like the query than like the {question.half}")
+        click.echo(f"no object answers: nothing is more like the query than like the {asked.half}")
     click.echo(f"written: {out}/heat.ply, heat.png, objects.ply, query.json")
     return EXIT_DONE

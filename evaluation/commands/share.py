@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +72,7 @@ def share_command(
         raise ConfigError(f"{out}: a page is an .html file; give --out page.html")
     if blank := [query for query in queries if not query.strip()]:
         raise ConfigError(f"--query {blank[0]!r}: no words to look for")
-    where = replace(scene_at(scene, alignment), max_gaussians=max_gaussians, lod=lod)
+    where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     asked = tuple(dict.fromkeys(query.strip() for query in queries))
     model = open_model(
         where, sources, classes=classes, label_space=label_space, prompts=prompts, labels=labels, queries=asked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +60,7 @@ def view_command(
     from evaluation.viewer.open_model import open_model
     from evaluation.viewer.server import ViewerServer
 
-    where = replace(scene_at(scene, alignment), max_gaussians=max_gaussians, lod=lod)
+    where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     model = open_model(where, sources, classes=classes, label_space=label_space, prompts=prompts, labels=labels)
     server = ViewerServer(model, host=host, port=port)
     click.echo(f"open {server.address} (Ctrl-C ends)")

@@ -120,15 +120,15 @@ class InstanceEvaluator:
         k, n = len(self.class_names), len(gt_labels)
         if gt_labels.shape != (n,) or gt_instances.shape != (n,):
             raise MetricError(f"{who}: ground truth has {gt_labels.shape} labels and {gt_instances.shape} instances")
-        if n and (gt_labels.max() >= k or gt_labels.min() < -1):
-            raise MetricError(
-                f"{who}: ground-truth class {int(gt_labels.max())} is outside the label space of {k} classes"
-            )
+        truth = ground_truth(gt_labels, gt_instances)
+        low, high = truth.label_range
+        if high >= k or low < -1:
+            outside = high if high >= k else low
+            raise MetricError(f"{who}: ground-truth class {outside} is outside the label space of {k} classes")
         if labels.shape != scores.shape:
             raise MetricError(f"{who}: {len(labels)} predicted classes and {len(scores)} scores")
         if np.isnan(scores).any():
             raise MetricError(f"{who}: the score of prediction {int(np.flatnonzero(np.isnan(scores))[0])} is NaN")
-        truth = ground_truth(gt_labels, gt_instances)
         pairs = count_pairs(masks, labels, truth, who=who)
         keep = (labels >= 0) & (labels < k) & (pairs.sizes >= self.min_region_size)
         used = keep[pairs.mask]
@@ -166,8 +166,8 @@ class InstanceEvaluator:
 
     def average_precision(self) -> InstanceScores:
         """AP of every class at every overlap: `InstanceScores.ap` [K, O]."""
-        k, o = len(self.class_names), len(self.overlaps)
-        ap = np.full((k, o), np.nan)
+        k = len(self.class_names)
+        ap = np.full((k, len(self.overlaps)), np.nan)
         all_ = _concatenate(self.scenes)
         counted = all_.gt_size >= self.min_region_size
         n_gt = np.bincount(all_.gt_class[counted], minlength=k)
@@ -179,19 +179,19 @@ class InstanceEvaluator:
         )
         ignored_share = ignored / np.maximum(all_.pred_size, 1)
         starts = np.searchsorted(all_.pair_gt, np.arange(len(all_.gt_size) + 1))
+        # Confidences as numbers that ascend by (class, confidence), equal ones alike: nothing is sorted per overlap.
+        order = np.lexsort((all_.pred_score, all_.pred_class))
+        classes, scores = all_.pred_class[order], all_.pred_score[order]
+        new = np.ones(len(order), dtype=bool)
+        new[1:] = (np.diff(classes) != 0) | (np.diff(scores) != 0)
+        level = np.empty(len(order), np.int64)
+        level[order] = np.cumsum(new) - 1
+        bounds = np.searchsorted(classes[new], np.arange(k + 1))
         for oi, threshold in enumerate(self.overlaps):
-            gt_score, gt_matched, extra_pred, extra_score = _match(
-                starts, all_.pair_pred, iou, all_.pred_score, counted, float(threshold)
+            right, wrong = _match(
+                starts, all_.pair_pred, iou, level, counted, ignored_share, int(new.sum()), float(threshold)
             )
-            touched = np.zeros(len(all_.pred_size), dtype=bool)
-            touched[all_.pair_pred[iou > threshold]] = True
-            wrong = ~touched & (ignored_share <= threshold)
-            hits, n_hits = np.flatnonzero(gt_matched), int(gt_matched.sum())
-            classes = np.concatenate([all_.gt_class[hits], all_.pred_class[extra_pred], all_.pred_class[wrong]])
-            scores = np.concatenate([gt_score[hits], extra_score, all_.pred_score[wrong]])
-            order = np.lexsort((scores, classes))
-            bounds = np.searchsorted(classes[order], np.arange(k + 1))
-            ap[:, oi] = step_areas(bounds, scores[order], order < n_hits, n_gt, n_pred)
+            ap[:, oi] = step_areas(bounds, right, wrong, n_gt, n_pred)
         return InstanceScores(self.class_names, self.overlaps, ap, n_gt, n_pred, self.groups)
 
 
@@ -240,15 +240,15 @@ def _means(table: F64) -> dict[str, float | None]:
 
 
 @njit(cache=True, nogil=True)
-def step_areas(bounds, scores, is_true, n_gt, n_pred):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def step_areas(bounds, right, wrong, n_gt, n_pred):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     """ScanNet's average precision of every class at one overlap, [K] f64.
 
     Args:
-        bounds [K + 1]: rows of each class in the next two; scores ascend within a class.
-        scores, is_true: confidence of every true and false positive, and which it is.
+        bounds [K + 1]: levels of confidence of each class in the next two, ascending.
+        right, wrong [L]: true and false positives of every level.
         n_gt, n_pred [K]: ground truths that ask for a match, and predictions. No ground truth: NaN; no prediction: 0.
 
-    A point of the curve per distinct confidence (ties enter together), closed by the artificial point (precision 1,
+    A point of the curve per level that has any (ties enter together), closed by the artificial point (precision 1,
     recall 0); the step width of a point is half the distance between its two neighbours' recalls (np.convolve(recall,
     [-0.5, 0, 0.5]) with the first recall doubled and a 0 behind the last).
     """
@@ -259,21 +259,20 @@ def step_areas(bounds, scores, is_true, n_gt, n_pred):  # type: ignore[no-untype
             result[c] = np.nan
             continue
         area = 0.0
-        # From the highest confidence down: `right` of `kept` predictions are true. Recalls of the two points above the
+        # From the highest confidence down: `hits` of `kept` predictions are true. Recalls of the two points above the
         # current one.
         above, two_above = 0.0, 0.0
         precision_above = 1.0
-        right = 0
-        i = bounds[c + 1]
-        while i > bounds[c]:
-            level = scores[i - 1]
-            while i > bounds[c] and scores[i - 1] == level:
-                i -= 1
-                right += is_true[i]
-            recall = right / n_gt[c]
+        hits, kept = 0, 0
+        for level in range(bounds[c + 1] - 1, bounds[c] - 1, -1):
+            if right[level] + wrong[level] == 0:
+                continue
+            hits += right[level]
+            kept += right[level] + wrong[level]
+            recall = hits / n_gt[c]
             area += precision_above * 0.5 * (recall - two_above)
             two_above, above = above, recall
-            precision_above = right / (bounds[c + 1] - i)
+            precision_above = hits / kept
         area += precision_above * 0.5 * (above - two_above)
         result[c] = area if n_pred[c] > 0 else 0.0
     return result
@@ -313,33 +312,34 @@ def _concatenate(scenes: Sequence[SceneMatches]) -> SceneMatches:
 
 
 @njit(cache=True, nogil=True)
-def _match(starts, pair_pred, iou, score, counted, threshold):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Greedy matching at one overlap.
+def _match(starts, pair_pred, iou, level, counted, ignored_share, n_levels, threshold):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """True and false positives [L] of every level of confidence at one overlap, by greedy matching.
 
-    starts [G + 1] into the pairs, which are in the order (ground truth, prediction). Returns the best score and a flag
-    per ground truth, and the false positives that second matches leave (prediction index for its class, score).
+    starts [G + 1] into the pairs, which are in the order (ground truth, prediction). level [P]: of each prediction; a
+    pair's two sides have one class, so levels compare as confidences do. A second match of a ground truth makes a false
+    positive of the lower confidence. A prediction that overlaps with no ground truth is one, too, unless more than
+    `threshold` of it is ignored.
     """
-    n_gt = starts.shape[0] - 1
-    visited = np.zeros(score.shape[0], np.bool_)
-    gt_score = np.zeros(n_gt)
-    matched = np.zeros(n_gt, np.bool_)
-    extra_pred = np.empty(pair_pred.shape[0], np.int64)
-    extra_score = np.empty(pair_pred.shape[0])
-    extra = 0
-    for g in range(n_gt):
-        if not counted[g]:
-            continue
+    right, wrong = np.zeros(n_levels, np.int64), np.zeros(n_levels, np.int64)
+    visited, touched = np.zeros(level.shape[0], np.bool_), np.zeros(level.shape[0], np.bool_)
+    for g in range(starts.shape[0] - 1):
+        best = -1
         for j in range(starts[g], starts[g + 1]):
             p = pair_pred[j]
-            if visited[p] or not iou[j] > threshold:
+            if not iou[j] > threshold:
                 continue
-            if matched[g]:
-                extra_pred[extra] = p
-                extra_score[extra] = min(gt_score[g], score[p])
-                gt_score[g] = max(gt_score[g], score[p])
-                extra += 1
+            touched[p] = True
+            if visited[p] or not counted[g]:
+                continue
+            if best >= 0:
+                wrong[min(best, level[p])] += 1
+                best = max(best, level[p])
             else:
-                matched[g] = True
-                gt_score[g] = score[p]
+                best = level[p]
                 visited[p] = True
-    return gt_score, matched, extra_pred[:extra], extra_score[:extra]
+        if best >= 0:
+            right[best] += 1
+    for p in range(level.shape[0]):
+        if not touched[p] and ignored_share[p] <= threshold:
+            wrong[level[p]] += 1
+    return right, wrong

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -116,16 +117,27 @@ def _mask_rows(masks: Masks, n_vertices: int, who: str) -> Iterator[NDArray[np.i
 
 @dataclass(frozen=True, eq=False)
 class TruthInstances:
-    """Instances of a ground truth, sorted by (class, instance id).
+    """Instances of a ground truth, sorted by (class, instance id), as runs: vertices of one label and id that follow
+    each other.
 
-    group [V]: instance of every vertex, -1 void. stretch [V]: the vertex up to which, exclusively, all that follow are
-    of the same group (and label and id, so that a group may go on behind it). classes, sizes [G]: of the instances.
+    run_start [R + 1]: first vertex of every run, and the number of vertices. run_group [R]: instance of the run, -1
+    void. classes, sizes [G]: of the instances. label_range: least and largest label.
     """
 
-    group: I32
-    stretch: I32
+    run_start: I64
+    run_group: I64
     classes: I64
     sizes: I64
+    label_range: tuple[int, int]
+
+    @cached_property
+    def group(self) -> I32:
+        """Instance of every vertex [V], -1 void; only masks in many pieces need it."""
+        return np.repeat(self.run_group.astype(np.int32), np.diff(self.run_start))
+
+    @property
+    def n_vertices(self) -> int:
+        return int(self.run_start[-1])
 
 
 def count_pairs(masks: Masks, labels: I64, truth: TruthInstances, *, who: str = "scene") -> PairCounts:
@@ -134,21 +146,23 @@ def count_pairs(masks: Masks, labels: I64, truth: TruthInstances, *, who: str = 
     Raises MetricError naming `who` where masks and labels differ in number, or a mask holds an index twice or out of
     range.
     """
-    group, gt_class = truth.group, truth.classes
+    gt_class, n = truth.classes, truth.n_vertices
     p, g = len(labels), len(gt_class)
     sizes, void = np.zeros(p, np.int64), np.zeros(p, np.int64)
     pairs = [(np.zeros(0, np.int64),) * 3]
-    stamp = np.full(len(group), -1, dtype=np.int32)
     done = 0
-    for indices, bounds in mask_batches(masks, len(group), max(1, _TABLE_CELLS // (g + 1)), who=who):
+    for indices, bounds in mask_batches(masks, n, max(1, _TABLE_CELLS // (g + 1)), who=who):
         rows = slice(done, done + len(bounds) - 1)
         if rows.stop > p:
             raise MetricError(f"{who}: more masks than predicted classes ({p})")
         table = np.zeros((len(bounds) - 1, g + 1), dtype=np.int64)
-        row, problem = _tally(indices, bounds, group, truth.stretch, stamp, done, table)
+        left = np.zeros(len(table), dtype=np.bool_)
+        row, problem = _count_stretches(indices, bounds, truth.run_start, truth.run_group, table, left)
+        if not problem and left.any():
+            row, problem = _count_vertices(indices, bounds, left, truth.group, table)
         if problem:
             what = "holds an index outside the ground truth's vertices" if problem == 1 else "lists a vertex twice"
-            raise MetricError(f"{who}: mask {done + row} {what} ({len(group)} vertices)")
+            raise MetricError(f"{who}: mask {done + row} {what} ({n} vertices)")
         sizes[rows], void[rows] = np.diff(bounds), table[:, g]
         mask, instance = np.nonzero(table[:, :g])
         same = gt_class[instance] == labels[rows][mask]
@@ -162,34 +176,50 @@ def count_pairs(masks: Masks, labels: I64, truth: TruthInstances, *, who: str = 
 
 def ground_truth(labels: NDArray[np.integer], instances: NDArray[np.integer]) -> TruthInstances:
     """Instances of labels and instance ids [V]; negative ones are void."""
-    top = int(instances.max(initial=-1))
+    start = np.empty(len(labels) + 1, np.int64)
+    start = start[: _runs(labels, instances, start) + 1]
+    of_run, id_of_run = labels[start[:-1]], instances[start[:-1]]
+    label_range = (int(of_run.min(initial=0)), int(of_run.max(initial=-1)))
+    top = int(id_of_run.max(initial=-1))
     class_of = np.full(top + 1 if top < _SMALL_ID else 0, -1, dtype=np.int64)
-    if top >= _SMALL_ID or not _one_class_each(labels, instances, class_of):
+    if top >= _SMALL_ID or not _one_class_each(of_run, id_of_run, class_of):
         # Ids too large for a table, or ids that several classes share: give every (class, id) pair an id of its own.
-        known = (labels >= 0) & (instances >= 0)
-        pairs, inverse = np.unique(np.stack([labels[known], instances[known]]), axis=1, return_inverse=True)
-        instances = np.full(len(labels), -1, dtype=np.int64)
-        instances[known] = inverse.reshape(-1)
+        known = (of_run >= 0) & (id_of_run >= 0)
+        pairs, inverse = np.unique(np.stack([of_run[known], id_of_run[known]]), axis=1, return_inverse=True)
+        id_of_run = np.full(len(of_run), -1, dtype=np.int64)
+        id_of_run[known] = inverse.reshape(-1)
         class_of = pairs[0].astype(np.int64)
     ids = np.flatnonzero(class_of >= 0)
     ids = ids[np.argsort(class_of[ids], kind="stable")]
-    rank = np.full(len(class_of), -1, dtype=np.int32)
+    rank = np.full(len(class_of), -1, dtype=np.int64)
     rank[ids] = np.arange(len(ids))
-    group, stretch = np.empty((2, len(labels)), np.int32)
+    group = np.empty(len(of_run), np.int64)
     sizes = np.zeros(len(ids), np.int64)
-    _assign_groups(labels, instances, rank, group, stretch, sizes)
-    return TruthInstances(group, stretch, class_of[ids], sizes)
+    _assign_groups(of_run, id_of_run, start, rank, group, sizes)
+    return TruthInstances(start, group, class_of[ids], sizes, label_range)
+
+
+@njit(cache=True, nogil=True)
+def _runs(labels, instances, start):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Write where runs of one label and id begin, and behind them the number of vertices; the number of runs."""
+    n, runs = labels.shape[0], 0
+    v = 0
+    while v < n:
+        start[runs] = v
+        runs += 1
+        c, i = labels[v], instances[v]
+        v += 1
+        while v < n and labels[v] == c and instances[v] == i:
+            v += 1
+    start[runs] = n
+    return runs
 
 
 @njit(cache=True, nogil=True)
 def _one_class_each(labels, instances, class_of):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Fill the class of every instance id; False as soon as an id has two."""
-    before_c, before_i = -1, -1
-    for v in range(labels.shape[0]):
-        c, i = labels[v], instances[v]
-        if c == before_c and i == before_i:
-            continue
-        before_c, before_i = c, i
+    """Fill the class of every instance id from those of the runs; False as soon as an id has two."""
+    for r in range(labels.shape[0]):
+        c, i = labels[r], instances[r]
         if c >= 0 and i >= 0:
             if class_of[i] < 0:
                 class_of[i] = c
@@ -199,19 +229,13 @@ def _one_class_each(labels, instances, class_of):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True)
-def _assign_groups(labels, instances, rank, group, stretch, sizes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    n, start = labels.shape[0], 0
-    while start < n:
-        c, i = labels[start], instances[start]
-        stop = start + 1
-        while stop < n and labels[stop] == c and instances[stop] == i:
-            stop += 1
+def _assign_groups(labels, instances, start, rank, group, sizes):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for r in range(labels.shape[0]):
+        c, i = labels[r], instances[r]
         g = rank[i] if c >= 0 and i >= 0 else -1
-        group[start:stop] = g
-        stretch[start:stop] = stop
+        group[r] = g
         if g >= 0:
-            sizes[g] += stop - start
-        start = stop
+            sizes[g] += start[r + 1] - start[r]
 
 
 @njit(cache=True, nogil=True)
@@ -226,49 +250,65 @@ def _disorder(mask):  # type: ignore[no-untyped-def]  # pragma: no cover - compi
 
 
 @njit(cache=True, nogil=True)
-def _tally(indices, bounds, group, stretch, stamp, first, table):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    """Count the groups of the masks indices[bounds[j] : bounds[j + 1]] into `table` [masks, G + 1] (last = void).
+def _count_stretches(indices, bounds, run_start, run_group, table, left):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Count the groups of the masks indices[bounds[j] : bounds[j + 1]] into `table` [masks, G + 1] (last = void), where
+    a mask ascends in pieces of eight and more; the others are marked in `left` [masks].
 
-    Returns (mask, problem): problem 0 none, 1 an index out of range, 2 one that repeats. `first` is the number of the
-    first mask here, so that one `stamp` [V], filled with -1, serves all passes.
+    Returns (mask, problem): problem 0 none, 1 an index out of range.
     """
-    n, void = group.shape[0], table.shape[1] - 1
+    n, void = run_start[-1], table.shape[1] - 1
     for j in range(bounds.shape[0] - 1):
         mask = indices[bounds[j] : bounds[j + 1]]
         m = mask.shape[0]
         if m == 0:
             continue
         back, gaps = _disorder(mask)
-        if back == 0:
-            if mask[0] < 0 or mask[m - 1] >= n:
+        if back > 0 or 8 * gaps >= m:
+            left[j] = True
+            continue
+        if mask[0] < 0 or mask[m - 1] >= n:
+            return j, 1
+        r = np.searchsorted(run_start, mask[0], side="right") - 1
+        k = 0
+        while k < m:
+            v = mask[k]
+            while run_start[r + 1] <= v:
+                r += 1
+            length = min(run_start[r + 1] - v, m - k)
+            if mask[k + length - 1] - v != length - 1:  # ascending, so equal ends mean that nothing is left out
+                length = 1
+                while mask[k + length] == v + length:
+                    length += 1
+            g = run_group[r]
+            table[j, g if g >= 0 else void] += length
+            k += length
+    return 0, 0
+
+
+@njit(cache=True, nogil=True)
+def _count_vertices(indices, bounds, left, group, table):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    """Count the masks that `left` marks vertex by vertex.
+
+    Returns (mask, problem): problem 0 none, 1 an index out of range, 2 one that repeats.
+    """
+    n, void = group.shape[0], table.shape[1] - 1
+    stamp = np.full(n, -1, np.int32)
+    for j in range(bounds.shape[0] - 1):
+        if not left[j]:
+            continue
+        mask = indices[bounds[j] : bounds[j + 1]]
+        current, run = void, 0
+        for k in range(mask.shape[0]):
+            v = mask[k]
+            if v < 0 or v >= n:
                 return j, 1
-        else:  # only then can anything repeat
-            for k in range(m):
-                v = mask[k]
-                if v < 0 or v >= n:
-                    return j, 1
-                if stamp[v] == first + j:
-                    return j, 2
-                stamp[v] = first + j
-        if back == 0 and 8 * gaps < m:  # pieces of eight and more: count stretches
-            k = 0
-            while k < m:
-                v = mask[k]
-                length = min(stretch[v] - v, m - k)
-                if mask[k + length - 1] - v != length - 1:  # ascending, so equal ends mean that nothing is left out
-                    length = 1
-                    while mask[k + length] == v + length:
-                        length += 1
-                g = group[v]
-                table[j, g if g >= 0 else void] += length
-                k += length
-        else:
-            current, run = void, 0
-            for k in range(m):
-                g = group[mask[k]]
-                if g != current:  # neighbours mostly share their group: count runs, not vertices
-                    table[j, current] += run
-                    current, run = g if g >= 0 else void, 0
-                run += 1
-            table[j, current] += run
+            if stamp[v] == j:
+                return j, 2
+            stamp[v] = j
+            g = group[v]
+            if g != current:  # neighbours mostly share their group: count runs, not vertices
+                table[j, current] += run
+                current, run = g if g >= 0 else void, 0
+            run += 1
+        table[j, current] += run
     return 0, 0

@@ -31,8 +31,8 @@ def write_coloured_file(
     the file: where no manifest names it, the Gaussians of the cache are written in the order of the file's rows.
     """
     gaussians = scene.gaussians
-    source = scene.where.source
-    if source is not None and (not source.exists() or probe(source).n_gaussians != gaussians.source_rows):
+    source, lod = scene.where.source, scene.where.lod
+    if source is not None and (not source.exists() or probe(source, lod=lod).n_gaussians != gaussians.source_rows):
         source = None  # the manifest of a store may outlive its files
     path.parent.mkdir(parents=True, exist_ok=True)
     if source is None:
@@ -44,10 +44,10 @@ def write_coloured_file(
     painted[gaussians.source_ids] = colors
     bytes_ = np.clip(np.rint(painted * 255), 0, 255).astype(np.uint8)
     columns: dict[str, NDArray[Any]] = {name: bytes_[:, i] for i, name in enumerate(("red", "green", "blue"))}
-    if probe(source).format != "point-ply":  # points have no harmonics
+    if probe(source, lod=lod).format != "point-ply":  # points have no harmonics
         columns |= {f"f_dc_{i}": ((painted[:, i] - 0.5) / SH_C0).astype(np.float32) for i in range(3)}
     for name, values in numbers.items():
         full = np.full(rows, -1 if values.dtype.kind in "iu" else 0, values.dtype)
         full[gaussians.source_ids] = values
         columns[name] = full
-    return write_part(source, np.arange(rows), path, columns)
+    return write_part(source, np.arange(rows), path, columns, lod=lod, max_gaussians=scene.where.max_gaussians)

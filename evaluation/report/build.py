@@ -229,9 +229,11 @@ def _pictures(found: Mapping[str, Document], config: ReportConfig) -> tuple[list
             f"{stores[0] / name}.zarr: not there any more, or named relative to another folder; "
             "run the report where the evaluation ran, or with --views 0"
         )
-    teacher = inputs["teacher"]
+    teacher, cache = inputs["teacher"], SceneCache.open(store / f"{name}.zarr")
+    if teacher not in cache.dense_teachers:  # a student of other teachers, such as the released Chorus
+        return [], [f"{file}: no pictures, as they show the teacher's features, and {store} has none of '{teacher}'"]
     subject = Subject(
-        cache=SceneCache.open(store / f"{name}.zarr"),
+        cache=cache,
         teacher=teacher,
         standardiser=PhiSStandardiser.load(store / "standardisers" / f"{teacher}.safetensors"),
         text_encoder=load_text_encoder(inputs["text_encoder"]),

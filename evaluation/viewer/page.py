@@ -102,5 +102,6 @@ def _read(name: str) -> str:
 
 
 def _script(name: str) -> str:
-    """A script without the spaces that begin its lines."""
-    return "".join(line.lstrip() + "\n" for line in _read(name).splitlines() if line.strip())
+    """A script without its comments and the spaces that begin its lines."""
+    lines = (line.strip() for line in _read(name).splitlines())
+    return "".join(line + "\n" for line in lines if line and not line.startswith("//"))

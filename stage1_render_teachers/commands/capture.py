@@ -11,7 +11,7 @@ import click
 
 from chorus_common.captures.write import CaptureLayout
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, SceneError, one_line
-from chorus_common.runtime.options import FOLDER, manifest_option, out_option, set_option, split_option
+from chorus_common.runtime.options import FOLDER, manifest_option, out_option, reading_options, set_option, split_option
 from chorus_common.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 @click.option("--layout", default="scannet", type=click.Choice(get_args(CaptureLayout)), help="Layout of the files.")
 @click.option("--width", default=160, type=click.IntRange(16, 4096), help="Width of the depth pictures in pixels.")
 @click.option("--height", default=120, type=click.IntRange(16, 4096), help="Height of the depth pictures in pixels.")
+@reading_options("the manifest's")
 @set_option("One setting of the sensor: noise, near, far and others.")
 def capture_command(
     manifest: Path, out: Path, split: str | None, layout: CaptureLayout, width: int, height: int,
-    settings: tuple[str, ...],
+    max_gaussians: int | None, lod: int | None, settings: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Render scenes as RGB-D captures with sensor noise.
 
@@ -50,7 +51,7 @@ def capture_command(
     from stage1_render_teachers.rows import select_rows
 
     sensor = load_config(SensorConfig, None, settings)
-    rows = select_rows(Manifest.read(manifest), split, None)
+    rows = select_rows(Manifest.read(manifest), split, None, lod=lod, max_gaussians=max_gaussians)
     rasterizer = get_backend("cpu")
     failed = 0
     with progress(len(rows), "captures") as report:

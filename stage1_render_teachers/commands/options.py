@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from chorus_common.runtime.options import (
-    PATH,
     alignment_options,
     config_option,
     dataset_option,
     device_option,
     json_option,
     manifest_option,
+    scheduler_options,
     set_option,
     split_option,
     store_option,
@@ -38,11 +38,7 @@ scene_options = together(
 #: -> what `run_config` takes of work that needs no network
 how_options = together(
     click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes; 0 works in this one."),
-    click.option("--scheduler", default="local", help="Where workers run: local, slurm, or a dask scheduler file."),
-    click.option(
-        "--slurm", type=PATH, metavar="FILE.toml",
-        help="What each Slurm job asks for; docs/guide/cluster.md lists the keys.",
-    ),
+    scheduler_options(),
     click.option("--worker-memory", default="auto", help="Memory limit of each local worker, such as 8GiB."),
     click.option(
         "--worker-patience", type=click.FloatRange(min=1), default=7200.0,
@@ -53,7 +49,7 @@ how_options = together(
 #: -> teachers, config_path, settings, and what `run_config` takes
 work_options = together(
     click.option(
-        "--teachers", multiple=True, metavar="SPEC",
+        "--teachers", multiple=True, metavar="[NAME=]SPEC",
         help="One teacher. May be given several times.  [default: the embedded ones]",
     ),
     config_option("docs/guide/stage1.md"),
@@ -77,15 +73,15 @@ def stage1_config(
 
 def aligned_settings(alignment: AlignmentSettings) -> list[str]:
     """What --up, --scale and --outliers say, as settings; nothing where they say "auto"."""
-    from chorus_common.scene_check.settings import AUTO
+    from chorus_common.scene_check.words import AUTO
 
     return [f"alignment.{key}={json.dumps(value)}" for key, value in alignment.model_dump().items() if value != AUTO]
 
 
 def run_config(slurm: Path | None, **how: Any) -> RunConfig:
     """How the work is spread; `slurm`: a TOML file with the keys of SlurmConfig."""
+    from chorus_common.cluster.slurm_jobs import SlurmConfig
     from chorus_common.runtime.config import load_config
-    from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig
     from stage1_render_teachers.settings import RunConfig
 
     return RunConfig(slurm=load_config(SlurmConfig, slurm), **how)

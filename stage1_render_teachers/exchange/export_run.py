@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chorus_common.cache import published_scenes, sweep_orphans
+from chorus_common.cluster.pool import open_pool
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import CacheError
 from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath
-from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.exchange.export_scene import ExportJob, export_scene
 from stage1_render_teachers.run import RunSummary, run_jobs
 from stage1_render_teachers.settings import RunConfig

@@ -35,6 +35,7 @@ from stage1_render_teachers.attempt import Stopwatch, attempt
 from stage1_render_teachers.exchange.feature_files import (
     BLOCK,
     DOCUMENT,
+    IMPORTED,
     MASK,
     ExchangeDocument,
     TeacherOrigin,
@@ -54,7 +55,8 @@ I64 = NDArray[np.int64]
 class ExportJob:
     """All that a worker needs to know to export one scene.
 
-    teachers: (stem, name of the store's teacher) each; none = all dense teachers under their own names.
+    teachers: (stem, name of the store's teacher) each; none = all dense teachers, imported ones under the stem that
+    they had, others under their own name.
     unit: whether vectors are scaled to length 1, as in SceneSplat's chunks.
     """
 
@@ -110,7 +112,7 @@ def _export(job: ExportJob, cache: SceneCache, settings: str, watch: Stopwatch) 
     order = np.argsort(scene.source_ids, kind="stable")  # matrix row of every row of the folder
     row_of = np.empty(len(scene), np.int64)
     row_of[order] = np.arange(len(scene))
-    chosen = job.teachers or tuple((name, name) for name in cache.dense_teachers)
+    chosen = job.teachers or tuple((_stem(name, a.spec), name) for name, a in cache.dense_teachers.items())
     if not chosen:
         raise CacheError(f"cache {cache.path}: has no dense teacher to export")
     seen = np.zeros(len(scene), np.bool_)
@@ -144,6 +146,12 @@ def _export(job: ExportJob, cache: SceneCache, settings: str, watch: Stopwatch) 
         job.row.dataset, job.row.scene_id, "done" if published else "skipped", n_gaussians=len(scene),
         bytes=sum(file.stat().st_size for file in job.folder.iterdir()), coverage=float(seen.mean()),
     )  # fmt: skip
+
+
+def _stem(name: str, spec: str) -> str:
+    """What files of a teacher are called where nobody says: as they were when they were imported, else its name."""
+    stem = spec.removeprefix(IMPORTED)
+    return stem if spec.startswith(IMPORTED) and stem else name
 
 
 class FeatureSource(Protocol):

@@ -30,6 +30,8 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 MASK, DOCUMENT = "valid_feat_mask.npy", "exchange.json"
+#: How the spec of a teacher begins of which only the stem is known.
+IMPORTED = "imported:"
 #: Rows that are read at a time.
 BLOCK = 1 << 14
 

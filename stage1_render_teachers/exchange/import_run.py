@@ -14,6 +14,7 @@ import numpy as np
 
 from chorus_common.cache import sweep_orphans
 from chorus_common.cache.names import UNRECORDED
+from chorus_common.cluster.pool import Pool, open_pool
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import ConfigError, SceneError, one_line
@@ -21,8 +22,7 @@ from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.text import has_text_side
 from stage1_render_teachers.calibrate import SceneMoments, draw_rows, merged_moments, save_standardiser
-from stage1_render_teachers.cluster.pool import Pool, open_pool
-from stage1_render_teachers.exchange.feature_files import TeacherOrigin, open_features, read_document
+from stage1_render_teachers.exchange.feature_files import IMPORTED, TeacherOrigin, open_features, read_document
 from stage1_render_teachers.exchange.import_scene import ImportJob, ImportTeacher, import_scene, present_stems
 from stage1_render_teachers.exchange.settings import ImportConfig
 from stage1_render_teachers.outcomes import OutcomeLog
@@ -30,7 +30,7 @@ from stage1_render_teachers.plan import TeacherPlan, standardiser_path
 from stage1_render_teachers.run import RunSummary, run_jobs
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.store import prepare_store
-from stage1_render_teachers.teachers.protocol import teacher_name
+from stage1_render_teachers.teachers.protocol import split_name, teacher_name
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,17 @@ def run_import(
             f"none of {len(everything)} scenes has {absent[0]}_feat.npy beside it; chorus-data index makes a manifest "
             "of the folders that hold features"
         )
-    origins = {stem: origin_of(stem, specs.get(stem, ""), found) for stem, found in sorted(having.items())}
-    names = [teacher_name(origin.spec) for origin in origins.values()]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two kinds of features are of one teacher ({', '.join(names)}); --teachers tells them apart")
+    given = {stem: split_name(specs.get(stem, "")) for stem in sorted(having)}
+    origins = {stem: origin_of(stem, spec, having[stem]) for stem, (_, spec) in given.items()}
+    names = {stem: own or teacher_name(origins[stem].spec) for stem, (own, _) in given.items()}
+    if len(set(names.values())) < len(names):
+        listed = ", ".join(names.values())
+        raise ConfigError(f"two kinds of features are of one teacher ({listed}); --teachers tells them apart")
     with open_pool(run) as pool:
-        teachers = {stem: _planned(stem, origin, having[stem], store, config, pool) for stem, origin in origins.items()}
+        teachers = {
+            stem: _planned(stem, names[stem], origin, having[stem], store, config, pool)
+            for stem, origin in origins.items()
+        }
         jobs = [
             ImportJob(
                 row, store, config, tuple(teachers[stem] for stem in sorted(specs) or present_stems(row)), run.overwrite
@@ -91,7 +96,7 @@ def origin_of(stem: str, spec: str, rows: Sequence[ManifestRow]) -> TeacherOrigi
     told = next((found for row in rows if (found := _told(row, stem)) is not None), None)
     if told is not None and spec in ("", told.spec):
         return told
-    spec = spec or f"imported:{stem}"
+    spec = spec or f"{IMPORTED}{stem}"
     return TeacherOrigin(spec=spec, text_aligned=has_text_side(spec))
 
 
@@ -103,10 +108,11 @@ def _told(row: ManifestRow, stem: str) -> TeacherOrigin | None:
 
 
 def _planned(
-    stem: str, origin: TeacherOrigin, rows: Sequence[ManifestRow], store: StorePath, config: ImportConfig, pool: Pool
-) -> ImportTeacher:
+    stem: str, name: str, origin: TeacherOrigin, rows: Sequence[ManifestRow], store: StorePath, config: ImportConfig,
+    pool: Pool,
+) -> ImportTeacher:  # fmt: skip
     """A teacher with its standardiser, which is fitted where the store has none. Raises ConfigError for another's."""
-    path = standardiser_path(store, origin.spec)
+    path = standardiser_path(store, name)
     if not path.is_file():
         sample = config.calibration
         jobs = [FeatureSample(row, stem, sample.rows, config.seed) for row in draw_rows(rows, config.seed)]
@@ -121,7 +127,7 @@ def _planned(
         raise ConfigError(
             f"{stem}: was made with other weights of '{origin.spec}' than {path} was fitted on; use another --store"
         )
-    plan = TeacherPlan(origin.spec, teacher_name(origin.spec), True, origin.fingerprint, standardiser.fingerprint)
+    plan = TeacherPlan(origin.spec, name, True, origin.fingerprint, standardiser.fingerprint)
     return ImportTeacher(stem, plan, origin.text_aligned)
 
 

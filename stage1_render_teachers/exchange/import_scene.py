@@ -70,6 +70,7 @@ def import_scene(job: ImportJob) -> SceneOutcome:
 def import_fingerprint(job: ImportJob) -> str:
     """Hash of everything that changes a byte of the scene's cache; the manifest's checksum covers the features."""
     settings = job.config.model_dump(mode="json", exclude={"calibration"})
+    settings["alignment"] = job.config.alignment.or_else(job.row.alignment).model_dump()
     teachers = [asdict(teacher) for teacher in job.teachers]
     return cache_fingerprint(
         job.row.sha256, "imported", {"version": IMPORT_VERSION, "settings": settings, "teachers": teachers}
@@ -82,7 +83,7 @@ def _publish(job: ImportJob, path: StorePath, watch: Stopwatch) -> SceneOutcome:
         raise SceneError(f"{row.scene_path}: has no features beside it (<name>_feat.npy)")
     with watch("read"):
         source = load_scene(row)
-        aligned = align_scene(source, config.alignment, None)
+        aligned = align_scene(source, config.alignment.or_else(row.alignment), None)
         scene = aligned.scene.validated()
         check_origin(job)
     order = morton_order(scene.means)

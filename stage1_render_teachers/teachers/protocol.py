@@ -79,11 +79,27 @@ class MaskTeacher(Protocol):
 Teacher = DenseTeacher | MaskTeacher
 
 
-def teacher_name(spec: str) -> str:
-    """The name a teacher has in files: its spec with runs of anything but letters, digits and dots turned into "-".
+def split_name(given: str) -> tuple[str, str]:
+    """A teacher as a user gives it, NAME=SPEC or SPEC alone: its name in files ("" where none is given) and its spec.
+
+    >>> split_name("lang=open_clip:ViT-B-16:tag=/weights/b16.safetensors")
+    ('lang', 'open_clip:ViT-B-16:tag=/weights/b16.safetensors')
+    >>> split_name("embedded:text")
+    ('', 'embedded:text')
+    """
+    found = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", given)
+    return (found[1], found[2]) if found else ("", given)
+
+
+def teacher_name(given: str) -> str:
+    """The name a teacher has in files: the one that is given (`split_name`), or else its spec with runs of anything but
+    letters, digits and dots turned into "-".
 
     Long ones (weights deep in a hub's snapshots) keep their beginning, and a hash stands for the rest.
     """
+    own, spec = split_name(given)
+    if own:
+        return own
     name = re.sub(r"[^A-Za-z0-9.]+", "-", spec).strip("-.")
     return name if len(name) <= 96 else f"{name[:80].rstrip('-.')}-{fingerprint_of(spec)}"
 

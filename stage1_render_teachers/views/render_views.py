@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.camera_io import read_cameras
+from chorus_common.camera_io.view_list import find_view_list, listed_views
 from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellGrid, CellHits
 from chorus_common.manifest import ManifestRow, path_digest
@@ -68,8 +69,9 @@ def align_row(scene: GaussianScene, own: CameraSet | None, config: Stage1Config)
     return replace(aligned, scene=aligned.scene.validated())
 
 
-def own_cameras(row: ManifestRow) -> CameraSet | None:
-    """The cameras that the scene brings, as its files have them; None where it brings none.
+def own_cameras(row: ManifestRow, config: Stage1Config) -> CameraSet | None:
+    """The cameras that the scene brings, as its files have them, of a view list those that it names; None where the
+    scene brings none.
 
     Raises SceneError where they hold no view.
     """
@@ -78,7 +80,8 @@ def own_cameras(row: ManifestRow) -> CameraSet | None:
     cameras = read_cameras(row.cameras_path)
     if len(cameras) == 0:
         raise SceneError(f"{row.cameras_path}: holds no usable view")
-    return cameras
+    found = find_view_list(row.cameras_path, config.view_list) if config.view_list else None
+    return cameras if found is None else listed_views(cameras, found)
 
 
 def pick_views(

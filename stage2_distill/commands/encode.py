@@ -84,7 +84,7 @@ class _Fragments(click.ParamType):
     help="Feed this attribute (color, normal) as zeros, as Utonia takes what is missing. May be given several times.",
 )  # fmt: skip
 @alignment_options()
-@reading_options()
+@reading_options("a manifest's")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Scenes at a time; they share one model.")
 @click.option(
     "--block-voxels",
@@ -113,8 +113,8 @@ def encode_command(
     scratch: Path | None,
     device: str,
     alignment: AlignmentSettings,
-    max_gaussians: int,
-    lod: int,
+    max_gaussians: int | None,
+    lod: int | None,
 ) -> int:
     """Write the features of scenes' Gaussians, rows in the file's order.
 
@@ -154,10 +154,10 @@ def encode_command(
     outputs(model, wanted)  # an unknown name is refused before the work, not after
     absent = check_without(model, without)
     job = Job(model, locate(checkpoint).origin(), request, kind, absent, block_voxels, scratch, max_gaussians, lod)
-    if len(scenes) == 1 and scenes[0][1] == scene:
-        new = job.run(scene, files[0])
+    if len(scenes) == 1 and scenes[0].path == scene:
+        new = job.run(scenes[0], files[0])
         click.echo(f"{out}: {'written' if new else 'was there already'} ({', '.join(wanted)})", err=True)
         return EXIT_DONE
-    failed = run_all(job, [(path, file) for (_, path), file in zip(scenes, files)], workers)
+    failed = run_all(job, list(zip(scenes, files)), workers)
     click.echo(f"{out}: {len(scenes) - failed} of {len(scenes)} scenes ({', '.join(wanted)})", err=True)
     return EXIT_SOME_FAILED if failed else EXIT_DONE

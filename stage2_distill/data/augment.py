@@ -2,7 +2,8 @@
 consistent.
 
 Two are made for 3DGS (Chorus, arXiv 2512.17817, "rendering-equivalent" and "immature-manifold" perturbations; their
-strengths are not published, the defaults are ours). The others follow the list and the strengths of SceneSplat's joint
+strengths are not in the paper, and the defaults are ours; the released Chorus's are in evaluation/recipes/chorus-3dgs).
+The others follow the list and the strengths of SceneSplat's joint
 language recipe (configs/concat_dataset/lang-pretrain-concat-...-contrastive.py), with its gaps closed: rotations and
 flips move quaternions and normals too, quaternions stay canonical (w >= 0), so the network sees one sign in training
 and at test, and colours live in [0, 1].
@@ -11,7 +12,7 @@ and at test, and colours live in [0, 1].
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +44,17 @@ class AugmentConfig(Config):
     covariance_noise_p: float = Field(
         default=0.5, ge=0, le=1, description="probability of noise on centres along each Gaussian's own extent"
     )
-    covariance_noise: float = Field(
-        default=0.25, ge=0, description="largest noise on centres, in standard deviations of each Gaussian"
+    covariance_noise: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = Field(
+        default=(0.0, 0.25),
+        description="range of the noise on centres, in standard deviations of each Gaussian; one strength per scene",
     )
     inflate_p: float = Field(default=0.2, ge=0, le=1, description="probability of inflated scales")
     inflate: float = Field(default=1.5, ge=1, description="largest factor on scales")
+    inflate_each: Literal["axis", "gaussian", "scene"] = Field(
+        default="axis",
+        description="what has a factor of its own: every axis of every Gaussian (up to a largest one drawn per scene), "
+        "every Gaussian, or the scene",
+    )
     jitter_m: float = Field(
         default=0.005, ge=0, description="deviation of isotropic noise on centres, metres, clipped at twice that"
     )
@@ -97,9 +104,9 @@ def augment(scene: GaussianScene, config: AugmentConfig, rng: np.random.Generato
         if rng.random() < config.flip_p:
             scene = flip(scene, axis_index)
     if rng.random() < config.covariance_noise_p:
-        scene = covariance_noise(scene, rng, rng.uniform(0, config.covariance_noise))
+        scene = covariance_noise(scene, rng, rng.uniform(*config.covariance_noise))
     if rng.random() < config.inflate_p:
-        scene = inflate_scales(scene, rng, config.inflate)
+        scene = inflate_scales(scene, rng, config.inflate, config.inflate_each)
     if config.jitter_m > 0:
         scene = jitter(scene, rng, config.jitter_m)
     if rng.random() < config.elastic_p:
@@ -128,15 +135,22 @@ def covariance_noise(scene: GaussianScene, rng: np.random.Generator, strength: f
     return replace(scene, means=scene.means + np.einsum("nij,nj->ni", rotations, noise))
 
 
-def inflate_scales(scene: GaussianScene, rng: np.random.Generator, largest: float) -> GaussianScene:
+def inflate_scales(
+    scene: GaussianScene, rng: np.random.Generator, largest: float, each: Literal["axis", "gaussian", "scene"] = "axis"
+) -> GaussianScene:
     """Immature-manifold perturbation: scales grow as they are early in 3DGS optimisation, before densification has
-    split Gaussians.
+    split Gaussians. Nothing shrinks and nothing grows by more than `largest`.
 
-    One strength a ~ U(0, log largest) per scene, then every axis of every Gaussian grows by exp(a u), u ~ U(0, 1);
-    nothing shrinks and nothing grows by more than `largest`.
+    "axis": one strength a ~ U(0, log largest) per scene, then every axis of every Gaussian grows by exp(a u) with
+    u ~ U(0, 1).
+    "gaussian", "scene": factors drawn from U(1, largest), one per Gaussian or one in all; shapes stay.
     """
-    strength = np.float32(rng.uniform(0, np.log(largest)))
-    return replace(scene, scales=scene.scales * np.exp(strength * rng.random((len(scene), 3), dtype=np.float32)))
+    if each == "axis":
+        strength = np.float32(rng.uniform(0, np.log(largest)))
+        factor = np.exp(strength * rng.random((len(scene), 3), dtype=np.float32))
+    else:
+        factor = rng.uniform(1, largest, (len(scene) if each == "gaussian" else 1, 1)).astype(np.float32)
+    return replace(scene, scales=scene.scales * factor)
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry

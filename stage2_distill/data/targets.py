@@ -104,7 +104,7 @@ class SceneTargets:
     """Geometry and lifted targets of one scene.
 
     Args:
-        name: for messages.
+        name: for messages. dataset: that the scene belongs to.
         teachers: {name: channels}; those that the store lacks are left out of `LiftedRows.values`.
         translations: of teachers whose features are wanted in another standardiser's space than the store's (a trained
             student's).
@@ -120,8 +120,9 @@ class SceneTargets:
         min_views: int,
         budget: ByteBudget,
         translations: Mapping[str, Translation] | None = None,
+        dataset: str = "",
     ) -> None:
-        self.name = name
+        self.name, self.dataset = name, dataset
         self._translations = translations or {}
         self.teachers = {t: c for t, c in teachers.items() if t in store.dense_teachers}
         self._store, self._min_weight, self._min_views, self._budget = store, min_weight, min_views, budget

@@ -9,7 +9,7 @@ No masks, no padding values: every patch holds real rows only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,30 +28,30 @@ class Patches:
     Attributes:
         groups: one [P, L] i64 tensor of row indices per patch length L.
         inverse: [N] i64, position of each row's own result in the concatenation of the flattened groups.
-        own: per group [P, L] bool, False at the rows that only fill up a patch.
+        owners: per group [P, L] i64, the row whose result this is; N for rows that only fill up a patch.
     """
 
     groups: tuple[Tensor, ...]
     inverse: Tensor
-    own: tuple[Tensor, ...]
+    owners: tuple[Tensor, ...]
 
     def tiles(self, tile_rows: int) -> Iterator[tuple[Tensor, int, Tensor]]:
-        """Whole patches, about `tile_rows` rows at a time: (rows [n], length of each patch, own [n]). Each row is its
-        patch's own in one tile alone.
+        """Whole patches, about `tile_rows` rows at a time: (rows [n], length of each patch, owners [n]). Each row owns
+        the result in one tile alone.
         """
-        for group, own in zip(self.groups, self.own):
+        for group, owner in zip(self.groups, self.owners):
             step = max(1, tile_rows // group.shape[1])
             for i in range(0, len(group), step):
-                yield group[i : i + step].reshape(-1), group.shape[1], own[i : i + step].reshape(-1)
+                yield group[i : i + step].reshape(-1), group.shape[1], owner[i : i + step].reshape(-1)
 
 
-def cut_patches(order: Tensor, offset: Tensor, patch_size: int) -> Patches:
-    """Cut rows in curve `order` [N] (clouds contiguous, ends at `offset` [B]) into patches of `patch_size`."""
+def cut_patches(order: Tensor, ends: Sequence[int], patch_size: int) -> Patches:
+    """Cut rows in curve `order` [N] (clouds contiguous, cumulative row counts `ends`) into patches of `patch_size`."""
     by_length: dict[int, list[Tensor]] = {}
     primary: dict[int, list[tuple[Tensor, Tensor]]] = {}  # rows and where their result lies within the group
     filled: dict[int, int] = {}
     start = 0
-    for end in offset.tolist():
+    for end in ends:
         rows, n = order[start:end], end - start
         start = end
         length = min(n, patch_size)
@@ -71,9 +71,9 @@ def cut_patches(order: Tensor, offset: Tensor, patch_size: int) -> Patches:
             inverse[rows] = own + base
         base += filled[length]
     groups = tuple(torch.cat(v) for v in by_length.values())
-    own_flat = torch.zeros(base, dtype=torch.bool, device=order.device)
-    own_flat[inverse] = True
-    parts = own_flat.split([g.numel() for g in groups])
+    owner = order.new_full((base,), len(order))
+    owner[inverse] = torch.arange(len(order), device=order.device)
+    parts = owner.split([g.numel() for g in groups])
     return Patches(groups, inverse, tuple(o.view_as(g) for o, g in zip(parts, groups)))
 
 

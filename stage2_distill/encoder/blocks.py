@@ -200,12 +200,14 @@ class Block(nn.Module):
         if not tiled(self):
             x = self.add_attention(x, lambda y: self.attn(y, patches, angles), level)
             return self.add_mlp(x, level)
-        tile, out = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE, torch.empty_like(x)
-        for rows, length, own in patches.tiles(2 * tile):
+        tile = CPU_TILE if x.device.type == "cpu" else DEVICE_TILE
+        # what fills up a patch goes into a row of its own: choosing the others by a mask makes a device's host wait
+        room = x.new_empty(len(x) + 1, x.shape[1])
+        for rows, length, owners in patches.tiles(2 * tile):
             turn = None if angles is None else angles.index_select(0, rows)
             attend = partial(self.attn.attend_patches, length=length, angles=turn)
-            values = self.add_attention(x.index_select(0, rows), attend)
-            out[rows[own]] = values[own]
+            room[owners] = self.add_attention(x.index_select(0, rows), attend)
+        out = room[: len(x)]
         for start in range(0, len(out), tile):
             out[start : start + tile] = self.add_mlp(out[start : start + tile])
         return out

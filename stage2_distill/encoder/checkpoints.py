@@ -113,7 +113,7 @@ def load_encoder(source: str | Path, *, preset: str | None = None, **overrides: 
             tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
         file = read_published(path)
-        parts = split_state(file.tensors, path)
+        parts = split_state(file.tensors, path, file.adapter)
         tensors = parts.trunk
         if parts.projectors and preset is None and file.record is None:
             config = release_config(parts, path, **overrides)

@@ -33,6 +33,9 @@ class InputConfig(Config):
         indicator: append one 0/1 channel per attribute that says whether the scene has it; absent attributes are
             zeros. This is how one encoder takes Gaussians and points alike.
         color_range: "unit" = [0, 1] (x / 255: PTv3, Sonata, LitePT), "symmetric" = [-1, 1] (x / 127.5 - 1: SceneSplat).
+        up, unit: what a scene must be for these weights: "z" = the vertical is z, "any" = which way it lies makes no
+            difference (trained on scenes turned about every axis); "metres", "any" = its size makes none. All published
+            encoders were trained on scenes with z up, in metres (turned about z alone, scaled by 0.9 to 1.1).
         grid_size: voxel edge in metres.
         coord_scale: factor between the scene's metres and the coordinates that the network sees (Utonia: 0.5 for
             rooms).
@@ -47,6 +50,8 @@ class InputConfig(Config):
     features: tuple[str, ...] = ("color", "opacity", "quat", "scale")
     indicator: bool = False
     color_range: Literal["unit", "symmetric"] = "symmetric"
+    up: Literal["z", "any"] = "z"
+    unit: Literal["metres", "any"] = "metres"
     grid_size: PositiveFloat = 0.02
     coord_scale: PositiveFloat = 1.0
     scale_clip: PositiveFloat | None = 1.5

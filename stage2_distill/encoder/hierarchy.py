@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from chorus_common.segments import segment_counts
 from stage2_distill.encoder.attention import Patches, cut_patches
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.counter_rng import uniform_rows
-from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
+from stage2_distill.encoder.layout import Layout
+from stage2_distill.encoder.neighbours import Neighbours, find_all_neighbours, find_neighbours
 from stage2_distill.encoder.point_batch import PointBatch
+from stage2_distill.encoder.pooled_rows import count_levels, distinct_keys, voxel_keys, voxels_of
 from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.rope import RotaryFrequencies, rope_angles
-from stage2_distill.encoder.serialization import required_depth, serialize
+from stage2_distill.encoder.serialization import serialize
 
 #: What random numbers of clouds are drawn for beside drop paths (blocks' numbers): see `uniform_rows`.
 _ROPE_PURPOSE = 1 << 20
@@ -34,6 +37,7 @@ class Level:
 
     Attributes:
         coord [N, 3] f32 m (mean of the members), grid_coord [N, 3] i64, batch [N] i64, offset [B] i64 cumulative.
+        layout: what the host knows of them.
         cluster: [N_fine] i64, row of this level for each row of the finer one; None at level 0.
         orders: permutation [N] i64 per curve, in the order in which blocks use them; empty where no block attends.
         smallest_cloud_rule: cut patches of min(patch size, smallest cloud) (upstream without flash).
@@ -45,6 +49,7 @@ class Level:
     grid_coord: Tensor
     batch: Tensor
     offset: Tensor
+    layout: Layout
     cluster: Tensor | None = None
     orders: list[Tensor] = field(default_factory=list)
     smallest_cloud_rule: bool = False
@@ -60,16 +65,16 @@ class Level:
     def neighbours(self, kernel_size: int) -> Neighbours:
         """Neighbour pairs for an odd kernel."""
         if kernel_size not in self._neighbours:
-            self._neighbours[kernel_size] = find_neighbours(self.grid_coord, self.batch, kernel_size)
+            self._neighbours[kernel_size] = find_neighbours(self.grid_coord, self.batch, self.layout, kernel_size)
         return self._neighbours[kernel_size]
 
     def patches(self, block: int, patch_size: int) -> Patches:
         """Patches for block number `block` of a stage."""
         curve = block % len(self.orders)
         if self.smallest_cloud_rule:
-            patch_size = min(patch_size, int(torch.diff(self.offset, prepend=self.offset.new_zeros(1)).min()))
+            patch_size = min(patch_size, *self.layout.sizes)
         if (curve, patch_size) not in self._patches:
-            self._patches[curve, patch_size] = cut_patches(self.orders[curve], self.offset, patch_size)
+            self._patches[curve, patch_size] = cut_patches(self.orders[curve], self.layout.ends, patch_size)
         return self._patches[curve, patch_size]
 
     def angles(self, head_dim: int, base: float) -> Tensor:
@@ -80,7 +85,7 @@ class Level:
 
     def coord_angles(self, rope: RotaryFrequencies) -> Tensor:
         """Rotary angles of the coordinates; blocks whose frequencies are the same share them."""
-        key = ("coord", *rope.inv_freq.tolist())
+        key: tuple[str | float, ...] = ("coord", *rope.frequencies())
         if key not in self._angles:
             scaled = self.coord if self.rope_factors is None else self.coord * self.rope_factors[self.batch]
             self._angles[key] = rope(scaled)
@@ -125,23 +130,54 @@ def build_hierarchy(
         batch.grid_coord,
         batch.batch,
         batch.offset,
+        batch.layout,
         smallest_cloud_rule=not config.enable_flash,
         seeds=batch.seeds,
         rope_factors=_rope_factors(batch, config, generator) if jitter else None,
     )
-    depth = _depths(level, config.depth_rule, whole_batch)
+    depths = level.layout.depths(config.depth_rule, whole_batch)
+    factors = _factors(level.layout, config, depths)
+    # on a device all sizes are asked for at once; a CPU finds out as it goes
+    counts = (
+        [None] * len(factors)
+        if level.batch.device.type == "cpu"
+        else count_levels(level.grid_coord, level.batch, level.layout, factors)
+    )
     order = list(range(len(config.order)))
     levels: list[Level] = []
     for s in range(stages):
         if s:
-            level, depth = _pool(levels[-1], config, config.stride[s - 1], depth, whole_batch)
+            level = _pool(levels[-1], factors[s - 1], counts[s - 1])
+            if config.pooling == "grid":
+                depths = level.layout.depths(config.depth_rule, whole_batch)
+            else:  # m1: codes lose the bits that are pooled away
+                depths = [d - (f.bit_length() - 1) for d, f in zip(depths, factors[s - 1])]
         if attends[s]:
             draw = draws.pop(0)
             # m1 permutes the codes it inherits, m2 permutes codes it has made afresh
             order = [order[i] for i in draw] if config.pooling == "serialized" else list(draw)
-            level.orders = serialize(level.grid_coord, level.batch, depth, [config.order[i] for i in order])
+            level.orders = serialize(
+                level.grid_coord, level.batch, level.layout.ends, depths, [config.order[i] for i in order]
+            )
         levels.append(level)
+    if level.batch.device.type != "cpu":
+        _find_all_neighbours(levels, config)
     return levels
+
+
+def _find_all_neighbours(levels: list[Level], config: EncoderConfig) -> None:
+    """The neighbour tables that the network will ask for, whose sizes come from the device in one transfer."""
+    wanted: dict[tuple[int, int], Level] = {}
+    if config.stem == "conv":
+        wanted[0, config.stem_kernel] = levels[0]
+    for s, level in enumerate(levels):
+        encodes = config.enc_conv[s] and config.enc_depths[s] > 0
+        decodes = not config.enc_mode and s < len(levels) - 1 and config.dec_conv[s] and config.dec_depths[s] > 0
+        if encodes or decodes:
+            wanted[s, 3] = level
+    tables = find_all_neighbours([(lv.grid_coord, lv.batch, lv.layout, kernel) for (_, kernel), lv in wanted.items()])
+    for ((_, kernel), level), table in zip(wanted.items(), tables):
+        level._neighbours[kernel] = table
 
 
 def _rope_factors(batch: PointBatch, config: EncoderConfig, generator: torch.Generator | None) -> Tensor | None:
@@ -179,40 +215,40 @@ def _permutations(
     return [list(range(n))] * count
 
 
-def _depths(level: Level, rule: str, whole_batch: bool) -> Tensor:
-    """Curve depth of every cloud, [B] i64 on the CPU."""
-    if whole_batch:
-        return torch.full((len(level.offset),), required_depth(level.grid_coord, rule))
-    ends = level.offset.tolist()
-    return torch.tensor([required_depth(level.grid_coord[a:b], rule) for a, b in zip([0, *ends[:-1]], ends)])
-
-
-def _pool(fine: Level, config: EncoderConfig, stride: int, depth: Tensor, whole_batch: bool) -> tuple[Level, Tensor]:
-    """The next coarser level and its curve depths; rows are in (cloud, x, y, z) order."""
-    if config.pooling == "serialized":
+def _factors(layout: Layout, config: EncoderConfig, depths: list[int]) -> list[list[int]]:
+    """By what each cloud's voxels are divided from each level to the next, [levels - 1][B]."""
+    factors = []
+    for stride in config.stride[: len(config.enc_channels) - 1]:
         bits = stride.bit_length() - 1
-        bits_of_cloud = torch.where(depth >= bits, bits, 0)  # m1: no pooling once the codes are used up
-        grid = fine.grid_coord >> bits_of_cloud.to(fine.batch.device)[fine.batch][:, None]
-        depth = depth - bits_of_cloud
-    else:
-        grid = fine.grid_coord // stride
-    size = (grid.amax(0) + 1).tolist()
-    key = ((fine.batch * size[0] + grid[:, 0]) * size[1] + grid[:, 1]) * size[2] + grid[:, 2]
-    unique, cluster = torch.unique(key, return_inverse=True)
-    z = unique % size[2]
-    y = unique // size[2] % size[1]
-    x = unique // (size[2] * size[1]) % size[0]
-    batch = unique // (size[2] * size[1] * size[0])
-    coarse = Level(
-        coord=pooled_mean(fine.coord, cluster, len(unique)),
-        grid_coord=torch.stack([x, y, z], dim=1),
+        if config.pooling == "serialized":  # m1: no pooling once the codes are used up
+            factors.append([1 << bits if depth >= bits else 1 for depth in depths])
+            depths = [depth - bits if depth >= bits else depth for depth in depths]
+        else:
+            factors.append([stride] * len(depths))
+    return factors
+
+
+def _pool(fine: Level, factors: list[int], counts: list[int] | None) -> Level:
+    """The next coarser level; rows are in (cloud, x, y, z) order. `counts` [B]: its rows, where they are known."""
+    if len(set(factors)) > 1:
+        divisor = torch.tensor(factors).to(fine.batch.device, non_blocking=True)
+        grid = fine.grid_coord // divisor[fine.batch][:, None]
+    elif factors[0] & (factors[0] - 1):
+        grid = fine.grid_coord // factors[0]
+    else:  # a power of two: a CPU shifts faster than it divides
+        grid = fine.grid_coord >> (factors[0].bit_length() - 1)
+    extent = fine.layout.coarser(factors, factors).extent
+    keys, cluster = distinct_keys(voxel_keys(grid, fine.batch, extent), None if counts is None else sum(counts))
+    coarse, batch = voxels_of(keys, extent)
+    of_clouds = segment_counts(batch, len(factors))
+    return Level(
+        coord=pooled_mean(fine.coord, cluster, len(keys)),
+        grid_coord=coarse,
         batch=batch,
-        offset=torch.bincount(batch, minlength=len(fine.offset)).cumsum(0),
+        offset=of_clouds.cumsum(0),
+        layout=fine.layout.coarser(factors, of_clouds.tolist() if counts is None else counts),
         cluster=cluster,
         smallest_cloud_rule=fine.smallest_cloud_rule,
         seeds=fine.seeds,
         rope_factors=fine.rope_factors,
     )
-    if config.pooling == "grid":
-        depth = _depths(coarse, config.depth_rule, whole_batch)
-    return coarse, depth

@@ -13,6 +13,7 @@ Choices (upstream's, made deterministic; SceneSplat `datasets/transform.py`, Son
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +31,20 @@ from stage2_distill.encoder.shape_context import shape_context
 POINT_CLOUD_LACKS = ("opacity", "quat", "scale")
 
 
+@dataclass(frozen=True, eq=False)
+class VoxelInputs:
+    """A scene as one cloud.
+
+    Attributes:
+        points: M voxels. voxel [N]: of every Gaussian, -1 where it was cut away.
+        members [M]: the Gaussian that each voxel's input is; None where it is the mean of all its Gaussians.
+    """
+
+    points: PointBatch
+    voxel: I64
+    members: I64 | None
+
+
 def scene_inputs(
     scene: GaussianScene,
     config: EncoderConfig,
@@ -38,16 +53,33 @@ def scene_inputs(
     seed: int = 0,
     absent: Collection[str] = (),
 ) -> tuple[PointBatch, I64]:
-    """One cloud for the encoder, and the voxel of every Gaussian.
+    """One cloud for the encoder, and the voxel of every Gaussian; see `voxel_inputs`.
+
+    Returns:
+        (batch of M voxels, inverse [N] i64: features[inverse] are per Gaussian).
+    """
+    found = voxel_inputs(scene, config, training=training, seed=seed, absent=absent)
+    return found.points, found.voxel
+
+
+def voxel_inputs(
+    scene: GaussianScene,
+    config: EncoderConfig,
+    *,
+    training: bool = False,
+    seed: int = 0,
+    absent: Collection[str] = (),
+    max_voxels: int = 0,
+) -> VoxelInputs:
+    """One cloud for the encoder, the voxel of every Gaussian, and the Gaussian of every voxel.
 
     Args:
         config: the encoder's config; `config.inputs` says what to feed.
         training: a random member per voxel (a pure function of `seed`) in place of the fixed choice.
         absent: attributes to treat as missing (e.g. `POINT_CLOUD_LACKS` for a scanned point cloud); they become
             zeros, and with `InputConfig.indicator` the encoder is told so.
-
-    Returns:
-        (batch of M voxels, inverse [N] i64: features[inverse] are per Gaussian).
+        max_voxels: in training, the nearest voxels to a drawn one, centred anew in x and y (upstream's SphereCrop and
+            second CenterShift, which stand behind its grid); the others are cut away. 0 = all, and no second centring.
     """
     inputs = config.inputs
     check_channels(config)
@@ -57,8 +89,17 @@ def scene_inputs(
     members: I64 | None = None
     if training:
         counts = np.diff(np.append(starts, len(order)))
-        draw = np.random.default_rng(seed).random(len(starts))
+        rng = np.random.default_rng(seed)
+        draw = rng.random(len(starts))
         members = order[starts + np.minimum((draw * counts).astype(np.int64), counts - 1)]
+        if max_voxels > 0:
+            kept = nearest_rows(coord[members], max_voxels, rng)
+            place = np.full(len(members), -1, dtype=np.int64)
+            place[kept] = np.arange(len(kept))
+            grid, inverse, members = grid[kept], place[inverse], members[kept]
+            coord = coord - middle_xy(coord[members])
+            if "coord" in values:
+                values["coord"] = (coord * inputs.coord_scale).astype(np.float32)
     elif inputs.member == "opaque":
         # stable sort by (voxel, most opaque first): ties go to the first row
         members = np.lexsort((-scene.opacities, inverse))[starts]
@@ -75,7 +116,21 @@ def scene_inputs(
         values["shape"] = shape_context(
             coord, normals[members] if members is not None else _mean(normals, order, starts)
         )
-    return one_cloud(coord, grid, values, inputs, absent), inverse
+    return VoxelInputs(one_cloud(coord, grid, values, inputs, absent), inverse, members)
+
+
+def nearest_rows(coord: NDArray[np.floating], count: int, rng: np.random.Generator) -> I64:
+    """At most `count` rows of `coord` [M, 3], ascending: the nearest to a drawn one."""
+    if len(coord) <= count:
+        return np.arange(len(coord))
+    distance = ((coord - coord[int(rng.integers(len(coord)))]) ** 2).sum(1)
+    return np.sort(np.argpartition(distance, count - 1)[:count])
+
+
+def middle_xy(coord: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The middle of the box around `coord` [M, 3] in x and y, and 0 in z."""
+    low, high = bounds(coord)
+    return np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, 0.0])
 
 
 def check_channels(config: EncoderConfig) -> None:

@@ -30,11 +30,12 @@ from chorus_common.runtime.progress import progress
 from stage2_distill.encoder.blocks import Block
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.hierarchy import Level
+from stage2_distill.encoder.layout import Layout, required_depth
 from stage2_distill.encoder.model import Encoder, Stage
 from stage2_distill.encoder.point_batch import PointBatch
 from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.scratch import Scratch
-from stage2_distill.encoder.serialization import check_depth, curve_encode, required_depth
+from stage2_distill.encoder.serialization import check_depth, curve_encode
 from stage2_distill.encoder.sparse_conv import CPU_TILE, DEVICE_TILE
 from stage2_distill.encoder.voxel_rows import VoxelRows
 
@@ -146,7 +147,7 @@ def _levels(grid: Tensor, config: EncoderConfig) -> tuple[list[VoxelRows], list[
 
 
 def _depth(level: VoxelRows, rule: str) -> int:
-    return required_depth(torch.tensor(level.size) - 1, rule)
+    return required_depth(max(level.size) - 1, rule)
 
 
 class _Plan:
@@ -361,6 +362,8 @@ class _Plan:
 
 def _window(grid: Tensor, device: torch.device) -> Level:
     """Voxels `grid` [m, 3] as a level of their own, for their neighbour tables."""
-    grid = (grid - grid.amin(0)).to(device)
-    batch = grid.new_zeros(len(grid))
-    return Level(coord=grid.float(), grid_coord=grid, batch=batch, offset=grid.new_tensor([len(grid)]))
+    grid = grid - grid.amin(0)
+    offset = grid.new_tensor([len(grid)])
+    layout = Layout.of(grid, offset)
+    grid, offset = (x.to(device, non_blocking=True) for x in (grid, offset))
+    return Level(coord=grid.float(), grid_coord=grid, batch=grid.new_zeros(len(grid)), offset=offset, layout=layout)

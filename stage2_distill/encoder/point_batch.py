@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from chorus_common.runtime.errors import SceneError
+from stage2_distill.encoder.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class PointBatch:
     feat: Tensor
     offset: Tensor
     seeds: Tensor | None = None
+    _layout: Layout | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.coord)
@@ -36,6 +38,14 @@ class PointBatch:
             value = getattr(self, name)
             if value.ndim != 2 or len(value) != n or (width is not None and value.shape[1] != width):
                 raise SceneError(f"point batch: {name} has shape {tuple(value.shape)}, expected ({n}, {width or 'C'})")
+        if self.grid_coord.is_floating_point():
+            raise SceneError("point batch: grid_coord must be integers (voxel indices)")
+        if self.seeds is not None and self.seeds.shape != self.offset.shape:
+            raise SceneError(f"point batch: {len(self.offset)} clouds, seeds of shape {tuple(self.seeds.shape)}")
+        if self._layout is None:  # else it was checked before it was moved
+            self._check_numbers(n)
+
+    def _check_numbers(self, n: int) -> None:
         if self.offset.ndim != 1 or len(self.offset) == 0 or int(self.offset[-1]) != n:
             raise SceneError(
                 f"point batch: offset must be cumulative row counts that end at {n}, got {self.offset.tolist()[:8]}"
@@ -43,26 +53,30 @@ class PointBatch:
         sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
         if (sizes <= 0).any():
             raise SceneError(f"point batch: cloud {int((sizes <= 0).nonzero()[0])} of the batch is empty")
-        if self.grid_coord.is_floating_point():
-            raise SceneError("point batch: grid_coord must be integers (voxel indices)")
         if (self.grid_coord < 0).any():
             raise SceneError("point batch: grid_coord must be >= 0; subtract the minimum of each cloud")
-        if self.seeds is not None and self.seeds.shape != self.offset.shape:
-            raise SceneError(f"point batch: {len(self.offset)} clouds, seeds of shape {tuple(self.seeds.shape)}")
 
     def __len__(self) -> int:
         return len(self.coord)
 
     @property
+    def layout(self) -> Layout:
+        """What the host knows of the clouds; known from before on a device that the batch was moved to."""
+        return Layout.of(self.grid_coord, self.offset) if self._layout is None else self._layout
+
+    @property
     def batch(self) -> Tensor:
         """Cloud of each row, [N] i64."""
         sizes = torch.diff(self.offset, prepend=self.offset.new_zeros(1))
-        return torch.repeat_interleave(torch.arange(len(self.offset), device=self.offset.device), sizes)
+        clouds = torch.arange(len(self.offset), device=self.offset.device)
+        return torch.repeat_interleave(clouds, sizes, output_size=len(self))
 
     def to(self, device: torch.device | str) -> PointBatch:
-        """The same batch on another device."""
-        tensors = {k: v for k, v in vars(self).items() if v is not None}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+        """The same batch on another device; the host does not wait for it to arrive there."""
+        layout = self.layout
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved = {k: v.to(device, non_blocking=torch.device(device).type != "cpu") for k, v in tensors.items()}
+        return replace(self, **moved, _layout=layout)
 
     def clouds(self) -> list[PointBatch]:
         """One batch per cloud."""

@@ -20,6 +20,14 @@ class RotaryFrequencies(nn.Module):
     def __init__(self, head_dim: int, base: float) -> None:
         super().__init__()
         self.register_buffer("inv_freq", _frequencies(head_dim, base, torch.device("cpu")))
+        self._read: tuple[tuple[int, int], tuple[float, ...]] | None = None
+
+    def frequencies(self) -> tuple[float, ...]:
+        """The numbers of `inv_freq`; read again only after they were moved or changed."""
+        state = self.inv_freq.data_ptr(), self.inv_freq._version
+        if self._read is None or self._read[0] != state:
+            self._read = state, tuple(self.inv_freq.tolist())
+        return self._read[1]
 
     def forward(self, coord: Tensor) -> Tensor:
         """Rotation angles [N, 3, D/2] in radians of coordinates [N, 3]."""

@@ -73,18 +73,9 @@ def curve_encode(grid: Tensor, depth: int, order: str) -> Tensor:
     if curve not in ("z", "hilbert") or trans not in ("", "trans"):
         raise ValueError(f"unknown serialization order {order!r}; known: z, z-trans, hilbert, hilbert-trans")
     if trans:
-        grid = grid[:, [1, 0, 2]]
+        x, y, z = grid.unbind(-1)  # a list as index would be copied to a device
+        grid = torch.stack([y, x, z], dim=-1)
     return z_encode(grid) if curve == "z" else hilbert_encode(grid, depth)
-
-
-def required_depth(grid: Tensor, rule: str) -> int:
-    """Bits per axis of the largest coordinate in `grid` [N, 3].
-
-    rule "max": bit_length(max) (SceneSplat, the original PTv3 release); "max+1": bit_length(max + 1) (Pointcept,
-    Sonata). They differ when max + 1 is a power of two, and then the Hilbert curve visits the cells with permuted
-    axes.
-    """
-    return (int(grid.max()) + (rule == "max+1")).bit_length()
 
 
 def check_depth(depths: Sequence[int]) -> None:
@@ -97,14 +88,16 @@ def check_depth(depths: Sequence[int]) -> None:
         )
 
 
-def serialize(grid: Tensor, batch: Tensor, depth: Tensor, orders: Sequence[str]) -> list[Tensor]:
+def serialize(
+    grid: Tensor, batch: Tensor, ends: Sequence[int], depths: Sequence[int], orders: Sequence[str]
+) -> list[Tensor]:
     """Row order of every curve: for each of `orders` the permutation [N] i64 that sorts rows by (cloud, code along
     the curve).
 
     Args:
-        grid [N, 3] i64, batch [N] i64 (cloud of each row), depth [B] i64 on the CPU: bits per axis of each cloud.
+        grid [N, 3] i64, batch [N] i64 (cloud of each row), ends [B]: cumulative row counts of the clouds.
+        depths [B]: bits per axis of each cloud.
     """
-    depths = depth.tolist()
     check_depth(depths)
     bits = 3 * max(depths)
     permutations = []
@@ -112,10 +105,7 @@ def serialize(grid: Tensor, batch: Tensor, depth: Tensor, orders: Sequence[str])
         if order.startswith("z") or len(set(depths)) == 1:
             code = curve_encode(grid, depths[0], order)
         else:
-            code = torch.empty_like(batch)
-            of_row = depth.to(batch.device)[batch]
-            for d in sorted(set(depths)):
-                rows = (of_row == d).nonzero().squeeze(1)
-                code[rows] = curve_encode(grid[rows], d, order)
+            parts = zip((0, *ends[:-1]), ends, depths)
+            code = torch.cat([curve_encode(grid[a:b], depth, order) for a, b, depth in parts])
         permutations.append(torch.argsort((batch << bits) | code, stable=True))
     return permutations

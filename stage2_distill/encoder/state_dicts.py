@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -27,8 +28,10 @@ _OTHER_TASKS = (
 )  # fmt: skip
 #: Counters of wrappers: of torch's AveragedModel, and the released Chorus's place in its list of teachers.
 _COUNTERS = ("n_averaged", "_teacher_pointer")
-#: peft: alpha / rank as the released Chorus adapts its backbone (the file does not hold alpha).
+#: peft's rank and alpha where the released Chorus adapts its backbone. No state dict holds alpha.
 _LORA_RANK, _LORA_ALPHA = 8, 16.0
+#: What peft may do beside the plain W + (alpha / r) B A, by the field of its adapter_config.json that asks for it.
+_LORA_VARIANTS = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication", "corda_config")
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,12 @@ class Parts:
     projectors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def split_state(state: Mapping[str, Tensor], source: object) -> Parts:
-    """The parts of `state`, read from `source`. Raises WeightsError naming the keys that no part takes."""
-    state = _merge_lora(_unwrapped(state), source)
+def split_state(state: Mapping[str, Tensor], source: object, adapter: Mapping[str, Any] | None = None) -> Parts:
+    """The parts of `state`, read from `source`. Raises WeightsError naming the keys that no part takes.
+
+    adapter: peft's adapter_config.json, which says how its low-rank keys are scaled; None = as the release does.
+    """
+    state = _merge_lora(_unwrapped(state), source, adapter)
     prefix = next((p for p in _TRUNKS if any(k.startswith(f"{p}embedding.") for k in state)), "")
     trunk: dict[str, Tensor] = {}
     projectors: dict[str, dict[str, Tensor]] = {}
@@ -88,7 +94,7 @@ def _on_all(keys: Iterable[str], wrapper: str) -> bool:
     return bool(wrapped) and all(wrapped)
 
 
-def _merge_lora(state: Mapping[str, Tensor], source: object) -> dict[str, Tensor]:
+def _merge_lora(state: Mapping[str, Tensor], source: object, adapter: Mapping[str, Any] | None) -> dict[str, Tensor]:
     """Plain weights of a model that peft adapted: base + (alpha / r) B A (Hu et al. 2021)."""
     if not any(".lora_A." in key for key in state):
         return dict(state)
@@ -106,17 +112,35 @@ def _merge_lora(state: Mapping[str, Tensor], source: object) -> dict[str, Tensor
             down, up = renamed[down_key], renamed.get(up_key)
             if up is None or down.ndim != 2 or up.ndim != 2 or up.shape[1] != len(down):
                 raise WeightsError(f"{source}: the adapter {down_key} has no {up_key} that fits it")
-            if len(down) != _LORA_RANK:
-                raise WeightsError(
-                    f"{source}: adapter of rank {len(down)}; the file does not say its alpha, which is known for the "
-                    f"release's rank {_LORA_RANK} alone: merge it with peft (merge_and_unload) first"
-                )
-            value = value + (_LORA_ALPHA / _LORA_RANK) * (up @ down)
+            value = value + _lora_scale(len(down), source, adapter) * (up @ down)
             used |= {down_key, up_key}
         merged[plain] = value
     if stray := [k for k in renamed if (".lora_A." in k or ".lora_B." in k) and k not in used]:
         raise WeightsError(f"{source}: adapters without a layer: {_some(stray)}")
     return merged
+
+
+def _lora_scale(rank: int, source: object, adapter: Mapping[str, Any] | None) -> float:
+    """alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Kalajdzievski 2023, arXiv 2312.03732)."""
+    if adapter is None:
+        if rank != _LORA_RANK:
+            raise WeightsError(
+                f"{source}: adapter of rank {rank}; the file does not say its alpha, which is known for the release's "
+                f"rank {_LORA_RANK} alone: put peft's adapter_config.json beside it, or merge it with peft "
+                "(merge_and_unload)"
+            )
+        return _LORA_ALPHA / _LORA_RANK
+    alpha = adapter.get("lora_alpha")
+    if adapter.get("r") != rank or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise WeightsError(
+            f"{source}: adapter of rank {rank}, but its adapter_config.json says r = {adapter.get('r')}, lora_alpha = "
+            f"{alpha}; it belongs to another file"
+        )
+    if variant := next((name for name in _LORA_VARIANTS if adapter.get(name)), None):
+        raise WeightsError(
+            f"{source}: its adapter_config.json asks for {variant}; merge it with peft (merge_and_unload)"
+        )
+    return float(alpha / (rank**0.5 if adapter.get("use_rslora") else rank))
 
 
 def _kernel(value: Tensor) -> Tensor:

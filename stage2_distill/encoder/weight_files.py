@@ -31,13 +31,14 @@ _AVERAGED = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
 @dataclass(frozen=True)
 class PublishedFile:
     """A published file: its state dict as stored, upstream's constructor arguments, and our configs if we wrote it
-    (`record` of an encoder, `student` of a student).
+    (`record` of an encoder, `student` of a student). adapter: peft's adapter_config.json beside it.
     """
 
     tensors: dict[str, Tensor]
     arguments: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
     student: dict[str, Any] | None = None
+    adapter: dict[str, Any] | None = None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -53,7 +54,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_published(path: Path) -> PublishedFile:
     """A .pth or .safetensors file. Raises WeightsError where it is not one that holds a state dict."""
     if path.suffix == ".safetensors":
-        return PublishedFile(read_safetensors(path), _arguments_beside(path))
+        return PublishedFile(read_safetensors(path), _arguments_beside(path), adapter=_adapter_beside(path))
     try:
         with torch.serialization.safe_globals([(_StandIn, name) for name in _foreign_names(path)]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -71,7 +72,7 @@ def read_published(path: Path) -> PublishedFile:
     arguments, record, student = (
         _plain_values(content, key, path) for key in ("config", "chorus_config", "chorus_student")
     )
-    return PublishedFile(state, arguments, record, student)
+    return PublishedFile(state, arguments, record, student, _adapter_beside(path))
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
@@ -91,8 +92,17 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _arguments_beside(path: Path) -> dict[str, Any] | None:
     """Constructor arguments in the config.json beside a model.safetensors, as the hub's own mixin leaves them."""
-    file = path.with_name("config.json")
-    if path.name != "model.safetensors" or not file.is_file():
+    return _json_beside(path, "config.json") if path.name == "model.safetensors" else None
+
+
+def _adapter_beside(path: Path) -> dict[str, Any] | None:
+    """What peft writes beside the weights of an adapter."""
+    return _json_beside(path, "adapter_config.json")
+
+
+def _json_beside(path: Path, name: str) -> dict[str, Any] | None:
+    file = path.with_name(name)
+    if not file.is_file():
         return None
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from stage2_distill.encoder import PointBatch
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,9 @@ def to_device(value: T, device: torch.device) -> T:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor):  # the host does not wait for it to arrive
+        return value.to(device, non_blocking=True)
+    if isinstance(value, PointBatch):
         return value.to(device)
     if isinstance(value, Mapping):
         return {key: _moved(part, device) for key, part in value.items()}

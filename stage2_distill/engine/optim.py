@@ -14,16 +14,15 @@ from stage2_distill.engine.settings import OptimSettings
 def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
     """Groups of named parameters: {place in the model} x {decay, no decay}.
 
-    Weight decay pulls matrices only: norms, biases, layer scales and other vectors have no direction to be decayed in
-    (upstream's recipe decays them all). Each group carries "names" in the order of its "params" and "lr_scale" against
-    the schedule (`lr_scale`).
+    Weight decay pulls matrices only, unless `optim.decay` is "all". Each group carries "names" in the order of its
+    "params" and "lr_scale" against the schedule (`lr_scale`).
     """
     stages = 1 + max((_stage(n) for n, _ in model.named_parameters()), default=0)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        key = (lr_scale(name, stages, optim), parameter.ndim > 1)
+        key = (lr_scale(name, stages, optim), parameter.ndim > 1 or optim.decay == "all")
         if key not in groups:
             groups[key] = {
                 "params": [],
@@ -74,6 +73,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def set_first_beta(optimizer: torch.optim.Optimizer, beta: float) -> None:
+    """Give every group of an Adam this first beta."""
+    for group in optimizer.param_groups:
+        group["betas"] = (beta, group["betas"][1])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

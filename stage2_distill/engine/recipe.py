@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stage2_distill.engine.distributed import Processes
+from stage2_distill.engine.means import Number
 from stage2_distill.engine.optim import build_optimizer
 from stage2_distill.engine.seeds import model_seed
 from stage2_distill.engine.settings import EngineSettings, OptimSettings
@@ -31,8 +32,8 @@ B = TypeVar("B", bound=NamedBatch)
 class Measured:
     """Scalars for the log, and how much they count beside those of other forward passes of the same step."""
 
-    values: Mapping[str, Tensor | float]
-    weight: float = 1.0
+    values: Mapping[str, Number]
+    weight: Number = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +44,13 @@ class Loss:
         total: scalar to minimise, a mean over the batch's samples; None where the batch has nothing to teach.
         measured: group of the log -> values; "a/b" is a group b in a group a, "" the top of the record.
         averaged: numbers that the recipe gets back in `after_step` as their mean over the whole batch and all
-            processes. Every forward pass has the same ones, in the same order.
+            processes. Every forward pass has the same ones, in the same order. They are read from the device after the
+            backward pass, with everything else.
     """
 
     total: Tensor | None
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    averaged: Mapping[str, float] = field(default_factory=dict)
+    averaged: Mapping[str, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

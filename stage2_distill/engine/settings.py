@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chorus_common.runtime.config import Config
 
@@ -46,10 +46,14 @@ class OptimSettings(Config):
         lr: largest learning rate; encoder_lr_scale multiplies it for the encoder (below 1 to go easy on pre-trained
             weights), block_lr_scale for the blocks in it (SceneSplat's recipe: 0.1), layer_decay once for every
             stage between a parameter's and the projectors.
-        weight_decay: on matrices only; norms, biases and other vectors have none.
+        weight_decay: pulls what decay says: "matrices" spares norms, biases and other vectors, which have no direction
+            to be decayed in; "all" is upstream's recipe.
         schedule: "onecycle" (cosine up from lr / div over `warmup` of all steps, cosine down to lr / div / final_div),
             "cosine" (linear up, cosine down to 0) or "constant" (linear up, then flat).
         betas: decay of AdamW's two running means.
+        cycle_beta1: smallest and largest decay of the first one, which then falls as the learning rate rises and rises
+            as it falls, in place of betas' (null = constant). PyTorch's OneCycleLR does so unless it is told not to,
+            with 0.85 and 0.95; so do the recipes of SceneSplat and Pointcept.
         clip: largest global gradient norm (0 = no clipping).
         ema: decay of the averaged weights that are saved (0 = save the weights themselves). The effective decay at step
             s is min(ema, (1 + s) / (10 + s)), so that short runs are not dominated by the start.
@@ -60,10 +64,18 @@ class OptimSettings(Config):
     block_lr_scale: float = Field(default=1.0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0)
+    decay: Literal["matrices", "all"] = "matrices"
     betas: tuple[Decay, Decay] = (0.9, 0.999)
+    cycle_beta1: tuple[Decay, Decay] | None = None
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     warmup: float = Field(default=0.05, ge=0, lt=1)
     div: float = Field(default=10.0, gt=0)
     final_div: float = Field(default=1000.0, gt=0)
     clip: float = Field(default=1.0, ge=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _cycles(self) -> OptimSettings:
+        if self.cycle_beta1 is not None and self.schedule != "onecycle":
+            raise ValueError('cycle_beta1 belongs to schedule = "onecycle"')
+        return self

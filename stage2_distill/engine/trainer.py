@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -15,11 +15,11 @@ from stage2_distill.engine.checkpointing import TrainingProgress
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.interruptions import StopRequest
-from stage2_distill.engine.means import Means
+from stage2_distill.engine.means import Means, Number, read_numbers
 from stage2_distill.engine.move import to_device
-from stage2_distill.engine.optim import set_learning_rate
+from stage2_distill.engine.optim import set_first_beta, set_learning_rate
 from stage2_distill.engine.recipe import B, Recipe
-from stage2_distill.engine.schedule import learning_rate
+from stage2_distill.engine.schedule import first_beta, learning_rate
 from stage2_distill.engine.synced_norm import synchronise_batch_norm
 
 
@@ -75,28 +75,37 @@ class Trainer(Generic[B]):
         model.train()
         lr = learning_rate(step, recipe.steps, optim)
         set_learning_rate(self.optimizer, lr)
+        if optim.cycle_beta1 is not None:
+            set_first_beta(self.optimizer, first_beta(step, recipe.steps, optim))
         statistics = [b.clone() for b in model.buffers()]
-        means, averaged, loss = Means(), dict[str, float](), 0.0
+        means = Means()
+        losses: list[tuple[Number, float]] = []  # with the share of the batch that each counts for
+        averaged: list[Mapping[str, Number]] = []
         for batch, share in zip(batches, self._shares):
             # the model's draws are a function of (seed, step), the same in all forward passes and processes of a step
             torch.manual_seed(recipe.seed(step))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
                 found = recipe.loss(to_device(batch, self.device), step)
-            for name, value in found.averaged.items():
-                averaged[name] = averaged.get(name, 0.0) + value * share
+            averaged.append(found.averaged)
             if found.total is None:
                 continue
             (found.total * share).backward()
-            loss += float(found.total.detach()) * share
+            losses.append((found.total.detach(), share))
             for group, measured in found.measured.items():
-                means.add(group, measured.values, share * measured.weight)
+                means.add(group, measured.values, measured.weight, share)
         self.processes.average_gradients(model)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip or math.inf)
-        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        gradient = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip or math.inf)
+        # the one place where the host waits for the device
+        asked = [gradient, *(x for x, _ in losses), *(x for found in averaged for x in found.values())]
+        read = read_numbers([*asked, *means.numbers])
+        norm, *rest = read[: len(asked)]
+        loss = sum(value * share for value, (_, share) in zip(rest, losses))
+        own = _weighted(averaged, rest[len(losses) :], self._shares)
+        finite = math.isfinite(loss) and math.isfinite(norm)
         # all processes skip, stop and remember alike
         stop = request is not None and request.made
-        mine = torch.tensor([not finite, stop, *averaged.values()], dtype=torch.float64, device=self.device)
-        bad, stops, *sums = self.processes.sum(mine).tolist()
+        mine = torch.tensor([not finite, stop, *own.values()], dtype=torch.float64)
+        bad, stops, *sums = self.processes.sum(mine if self.processes.world == 1 else mine.to(self.device)).tolist()
         warning = ""
         if bad > 0:
             for buffer, saved in zip(model.buffers(), statistics):
@@ -109,11 +118,11 @@ class Trainer(Generic[B]):
             if self.ema is not None:
                 self.ema.update(model, step)
             self.progress.bad_steps = 0
-            recipe.after_step({name: value / self.processes.world for name, value in zip(averaged, sums)})
+            recipe.after_step({name: value / self.processes.world for name, value in zip(own, sums)})
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
         epoch = {"epoch": step / recipe.steps_per_epoch} if recipe.steps_per_epoch > 0 else {}
-        record = {"loss": loss, "lr": lr, "grad_norm": float(norm), **epoch, **means.nested()}
+        record = {"loss": loss, "lr": lr, "grad_norm": norm, **epoch, **means.nested(read[len(asked) :])}
         return StepResult(record, warning, stops > 0)
 
     def _skip(self, step: int, batches: Sequence[B]) -> str:
@@ -128,3 +137,15 @@ class Trainer(Generic[B]):
                 f"{step}) on scenes {scenes}; {recipe.advice}"
             )
         return f"warning: step {step}: loss or gradient is not finite, step skipped (scenes {scenes})"
+
+
+def _weighted(
+    averaged: Sequence[Mapping[str, Number]], read: Sequence[float], shares: Sequence[float]
+) -> dict[str, float]:
+    """Means by name over the forward passes; `read`: their numbers, one pass after the other."""
+    out: dict[str, float] = {}
+    numbers = iter(read)
+    for found, share in zip(averaged, shares):
+        for name in found:
+            out[name] = out.get(name, 0.0) + next(numbers) * share
+    return out

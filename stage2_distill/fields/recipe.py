@@ -149,8 +149,7 @@ class FieldRecipe(Recipe[FieldViews]):
 
     def _chosen(self, views: Sequence[int], probabilities: Tensor, masks: Tensor) -> Tensor:
         cells = torch.cat([self._cells[v] for v in views])
-        sizes = torch.tensor([len(self._cells[v]) for v in views], device=self.device)
-        place = torch.repeat_interleave(torch.arange(len(views), device=self.device), sizes)
+        place = torch.cat([self._cells[v].new_full((len(self._cells[v]),), i) for i, v in enumerate(views)])
         grid = self.grid
         return chosen_masks(probabilities, masks, cells, place, len(views), grid.rows, grid.cols, self.config.blur)
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from chorus_common.manifest import Manifest
 from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.errors import ChorusError, ConfigError, one_line
 from chorus_common.runtime.progress import progress
+from chorus_common.scene_check import AlignmentSettings
 from chorus_common.scene_io import MAX_GAUSSIANS, is_scene_folder, probe, read_scene
 from chorus_common.scene_io.bounds import scene_name
 from stage2_distill.encode import Blocks
@@ -38,6 +39,17 @@ def warn(line: str) -> None:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A scene to encode: its plain name, where it lies, and what a manifest says of reading and aligning it."""
+
+    name: str
+    path: Path
+    lod: int = 0
+    max_gaussians: int = MAX_GAUSSIANS
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything that scenes share.
 
@@ -45,6 +57,7 @@ class Job:
         model: in eval mode, on its device. origin: of its weights, for the records.
         kind: "gaussians" | "points" | "auto". without: attributes that are fed as zeros.
         block_voxels, scratch: see `encode.Blocks`; scratch None = beside the results.
+        max_gaussians, lod: how scenes are read; None = as the manifest says, or without one as usual.
     """
 
     model: Encoder | Student
@@ -54,60 +67,75 @@ class Job:
     without: tuple[str, ...] = ()
     block_voxels: int | None = None
     scratch: Path | None = None
-    max_gaussians: int = MAX_GAUSSIANS
-    lod: int = 0
+    max_gaussians: int | None = None
+    lod: int | None = None
 
     @property
     def encoder(self) -> Encoder:
         return self.model if isinstance(self.model, Encoder) else self.model.encoder
 
-    def run(self, path: Path, target: Target, *, shown: bool = True, say: Callable[[str], None] = warn) -> bool:
+    def run(self, found: Found, target: Target, *, shown: bool = True, say: Callable[[str], None] = warn) -> bool:
         """Write one scene's features unless they are there already; whether anything was done.
 
         shown: with progress. say: gets a line for each thing that the scene check found.
         """
-        key = self._key(path)
+        key, path = self._key(found), found.path
         if _finished(target, key):
             return False
         started = time.monotonic()
-        scene = read_scene(path, max_gaussians=self.max_gaussians, lod=self.lod)
-        absent = (*self._absent(path), *self.without)
+        limit = self.max_gaussians or found.max_gaussians
+        scene = read_scene(path, max_gaussians=limit, lod=self._lod(found))
+        absent = (*self._absent(found), *self.without)
         blocks = Blocks((self.scratch or target.work.parent) / target.work.name / "blocks", self.block_voxels)
-        facts = write_features(self.model, scene, target, self.request, absent=absent, blocks=blocks, shown=shown)
+        request = self._request(found)
+        facts = write_features(self.model, scene, target, request, absent=absent, blocks=blocks, shown=shown)
         shutil.rmtree(blocks.scratch.parent, ignore_errors=True)
         for line in facts["findings"]:
             say(f"{path}: {line}")
-        self.record(target, path, facts | {"status": "done", "seconds": round(time.monotonic() - started, 2)})
+        self.record(target, found, facts | {"status": "done", "seconds": round(time.monotonic() - started, 2)})
         return True
 
-    def record(self, target: Target, path: Path, facts: dict[str, Any]) -> None:
+    def record(self, target: Target, found: Found, facts: dict[str, Any]) -> None:
         """Note how a scene went."""
         content = {
-            "scene": str(path),
-            "key": self._key(path),
+            "scene": str(found.path),
+            "key": self._key(found),
             "encoder": self.origin.model_dump(),
-            "request": asdict(self.request),
+            "request": asdict(self._request(found)),
+            "lod": self._lod(found),
             **facts,
         }
         write_text_atomically(target.record, json.dumps(content, indent=2) + "\n")
 
-    def _absent(self, path: Path) -> tuple[str, ...]:
+    def _lod(self, found: Found) -> int:
+        return found.lod if self.lod is None else self.lod
+
+    def _request(self, found: Found) -> Request:
+        """The request for this scene: what a manifest says of it, where the command line leaves it open."""
+        told = AlignmentSettings(up=self.request.up, scale=self.request.scale, outliers=self.request.outliers)
+        return replace(self.request, **told.or_else(found.alignment).model_dump())
+
+    def _absent(self, found: Found) -> tuple[str, ...]:
         config = self.encoder.config
         points = self.kind == "points" or (
-            self.kind == "auto" and config.inputs.indicator and probe(path).format.startswith("point-")
+            self.kind == "auto"
+            and config.inputs.indicator
+            and probe(found.path, lod=self._lod(found)).format.startswith("point-")
         )
         return missing_in_points(config) if points else ()
 
-    def _key(self, path: Path) -> str:
+    def _key(self, found: Found) -> str:
         """Names what a scene's results depend on."""
+        path = found.path
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
-        what = [str(path.resolve()), stats, asdict(self.request), self.origin.sha256, self.kind, self.without,
-                self.block_voxels, self.lod, str(next(self.encoder.parameters()).device)]  # fmt: skip
+        device = str(next(self.encoder.parameters()).device)
+        what = [str(path.resolve()), stats, asdict(self._request(found)), self.origin.sha256, self.kind, self.without,
+                self.block_voxels, self._lod(found), device]  # fmt: skip
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run_all(job: Job, scenes: Sequence[tuple[Path, Target]], workers: int) -> int:
+def run_all(job: Job, scenes: Sequence[tuple[Found, Target]], workers: int) -> int:
     """Work through the scenes, some at a time; one that cannot be encoded is recorded and the others go on.
 
     Returns: how many failed.
@@ -115,13 +143,13 @@ def run_all(job: Job, scenes: Sequence[tuple[Path, Target]], workers: int) -> in
     failed = 0
     with progress(len(scenes), "scenes") as report, ThreadPoolExecutor(workers) as pool:
 
-        def one(entry: tuple[Path, Target]) -> str:
-            path, target = entry
+        def one(entry: tuple[Found, Target]) -> str:
+            found, target = entry
             try:
-                job.run(path, target, shown=False, say=report.say)
+                job.run(found, target, shown=False, say=report.say)
             except (ChorusError, OSError) as error:
                 shutil.rmtree(target.work, ignore_errors=True)
-                job.record(target, path, {"status": "failed", "error": one_line(error)})
+                job.record(target, found, {"status": "failed", "error": one_line(error)})
                 return one_line(error)
             return ""
 
@@ -133,37 +161,39 @@ def run_all(job: Job, scenes: Sequence[tuple[Path, Target]], workers: int) -> in
     return failed
 
 
-def find_scenes(path: Path) -> list[tuple[str, Path]]:
-    """(plain name, path) of the scenes that SCENE stands for: a file, a folder of .npy files, a folder of scenes, or a
-    manifest. ConfigError where there are none, or two have one name.
+def find_scenes(path: Path) -> list[Found]:
+    """The scenes that SCENE stands for: a file, a folder of .npy files, a folder of scenes, or a manifest. ConfigError
+    where there are none, or two have one name.
     """
     found = list(_scenes(path))
     if not found:
         raise ConfigError(f"{path}: holds no scenes ({', '.join(ENDINGS)} files or folders of .npy files)")
     seen: dict[str, Path] = {}
-    for name, scene in found:
-        if name in seen:
-            raise ConfigError(f"{path}: {seen[name].name} and {scene.name} would both be called '{name}'; rename one")
-        seen[name] = scene
+    for scene in found:
+        if scene.name in seen:
+            others = f"{seen[scene.name].name} and {scene.path.name}"
+            raise ConfigError(f"{path}: {others} would both be called '{scene.name}'; rename one")
+        seen[scene.name] = scene.path
     return found
 
 
-def _scenes(path: Path) -> Iterator[tuple[str, Path]]:
+def _scenes(path: Path) -> Iterator[Found]:
     if path.suffix == ".parquet":
         rows = Manifest.read(path).rows
         repeated = len({row.scene_id for row in rows}) < len(rows)
         for row in rows:
-            yield (f"{row.dataset}_{row.scene_id}" if repeated else row.scene_id), row.scene_path
+            name = f"{row.dataset}_{row.scene_id}" if repeated else row.scene_id
+            yield Found(name, row.scene_path, row.lod, row.max_gaussians, row.alignment)
     elif path.is_dir() and not is_scene_folder(path):
         for child in sorted(path.iterdir()):
             is_scene = is_scene_folder(child) if child.is_dir() else child.suffix.lower() in ENDINGS
             if is_scene and not child.name.startswith("."):
-                yield scene_name(child), child
+                yield Found(scene_name(child), child)
     else:
-        yield scene_name(path), path
+        yield Found(scene_name(path), path)
 
 
-def targets(scenes: Sequence[tuple[str, Path]], out: Path, outputs: Sequence[str], format: FileFormat) -> list[Target]:
+def targets(scenes: Sequence[Found], out: Path, outputs: Sequence[str], format: FileFormat) -> list[Target]:
     """Where each scene's files go: into the folder `out`; or, of one scene and one output, to the file `out`."""
     if out.suffix in (".npy", ".pt", ".safetensors"):
         if len(scenes) != 1 or len(outputs) != 1:
@@ -171,7 +201,7 @@ def targets(scenes: Sequence[tuple[str, Path]], out: Path, outputs: Sequence[str
         if out.suffix != f".{format}":
             raise ConfigError(f"{out}: ends in {out.suffix}, the format is {format}; give one of them")
         return [Target(str(out.with_suffix("")), True, format)]
-    return [Target(str(out / f"{name}_"), False, format) for name, _ in scenes]
+    return [Target(str(out / f"{scene.name}_"), False, format) for scene in scenes]
 
 
 def check_without(model: Encoder | Student, names: Sequence[str]) -> tuple[str, ...]:

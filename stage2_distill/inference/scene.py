@@ -18,7 +18,7 @@ from chorus_common.runtime.devices import Precision, autocast
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.scene import I64, GaussianScene
 from chorus_common.scene_check import AlignmentSettings, align_scene
-from chorus_common.scene_check.settings import AUTO, OFF
+from chorus_common.scene_check.words import AUTO, OFF
 from stage2_distill.encode import Blocks, encode_cloud
 from stage2_distill.encoder import Encoder
 from stage2_distill.encoder.latent import Latent, Tokens
@@ -27,6 +27,7 @@ from stage2_distill.inference.clouds import Cloud, Clouds, own_clouds, release_c
 from stage2_distill.inference.files import ROWS, FileFormat, RowFile, Target, write_arrays
 from stage2_distill.inference.outlier_filter import release_outliers
 from stage2_distill.inference.outputs import LAST, Output, outputs
+from stage2_distill.preconditions import settings_for, unmet
 from stage2_distill.split_projector import voxels_at_once
 from stage2_distill.student import Student
 
@@ -92,7 +93,8 @@ def write_features(
     encoder = model if isinstance(model, Encoder) else model.encoder
     wanted = outputs(model, request.outputs)
     n = len(scene)
-    aligned = align_scene(scene, request.alignment)
+    aligned = align_scene(scene, settings_for(encoder.config, request.alignment))
+    lacking = unmet(encoder.config, aligned.scene, aligned.findings)
     scene, outlier = aligned.scene, None
     rows = _FileRows(n, np.flatnonzero(~aligned.outliers), np.flatnonzero(aligned.outliers), aligned.nearest)
     if request.outlier_filter:
@@ -132,7 +134,7 @@ def write_features(
         files["outlier"] = target.mask.name
     shutil.rmtree(target.work, ignore_errors=True)
     marked = 0 if outlier is None else int(outlier.sum())
-    findings = [finding.line() for finding in aligned.findings if finding.severity in ("note", "warning")]
+    findings = [finding.line() for finding in (*aligned.findings, *lacking) if finding.severity in ("note", "warning")]
     return {
         "gaussians": n, "passes": clouds.number, "voxels": voxels, "outliers": marked, "files": files,
         "alignment": aligned.alignment.as_dict(), "findings": findings,

@@ -72,10 +72,10 @@ def visibility_weight(visibility: Tensor, half: float) -> Tensor:
     return torch.ones_like(visibility) if half == 0 else visibility / (visibility + half)
 
 
-def cloud_shares(weight: Tensor, cloud: Tensor, n_clouds: int) -> tuple[Tensor, float]:
-    """Weights [M] that sum to the same in every cloud, and the share of the batch's clouds that have any row.
+def cloud_shares(weight: Tensor, cloud: Tensor, n_clouds: int) -> tuple[Tensor, Tensor]:
+    """Weights [M] that sum to the same in every cloud, and the share [] of the batch's clouds that have any row.
 
     So that a match is the mean of its clouds' matches: two processes with a cloud each learn what one with both does.
     """
     sums = weight.new_zeros(n_clouds).scatter_add_(0, cloud, weight)
-    return weight / sums[cloud], int((sums > 0).sum()) / n_clouds
+    return weight / sums[cloud], (sums > 0).sum() / n_clouds

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chorus_common.segments import segment_counts
 from stage2_distill.data.batch import LabelGroups
 
 
@@ -21,7 +22,7 @@ def label_contrast(features: Tensor, labels: LabelGroups, n_clouds: int, tempera
         features: [N, C] one teacher's predictions for the batch's voxels; a half is the sum of its rows.
     """
     pools = labels.half_sums @ features  # [2 K, C]
-    counts = torch.bincount(labels.cloud, minlength=n_clouds).tolist()
+    counts = segment_counts(labels.cloud, n_clouds).tolist()
     total = features.sum() * 0
     for own in pools.view(-1, 2, features.shape[1]).split(counts):
         if len(own) > 1:

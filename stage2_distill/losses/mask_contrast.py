@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chorus_common.segments import segment_counts
 from stage2_distill.data.batch import MaskGroups
 
 
@@ -21,11 +22,12 @@ def mask_contrast(features: Tensor, masks: MaskGroups, n_clouds: int, temperatur
         n_clouds: clouds of the batch; those without masks count as zero.
     """
     pixels = masks.pixels @ features  # [P, C]
-    views_per_cloud = torch.bincount(masks.cloud, minlength=n_clouds)
-    counts = torch.bincount(masks.context, minlength=len(masks.cloud)).tolist()
+    # one transfer from a device: pixels of every view, and views of its cloud
+    views = segment_counts(masks.cloud, n_clouds)[masks.cloud]
+    counts, views_of_cloud = torch.stack([segment_counts(masks.context, len(masks.cloud)), views]).tolist()
     total = features.sum() * 0
-    for own, group, cloud in zip(pixels.split(counts), masks.group.split(counts), masks.cloud):
-        total = total + info_nce(own, group, temperature) / views_per_cloud[cloud]
+    for own, group, n_views in zip(pixels.split(counts), masks.group.split(counts), views_of_cloud):
+        total = total + info_nce(own, group, temperature) / n_views
     return total / n_clouds
 
 

@@ -31,6 +31,7 @@ def prototype_loss(
     target: Tensor,
     shares: Tensor,
     cloud: Tensor,
+    n_clouds: int,
     prototypes: Tensor,
     temperature: float,
     balance: float = 0.0,
@@ -52,16 +53,17 @@ def prototype_loss(
     # eps: the gradient of a direction grows with one over the length, and a few features near zero would own a step
     given = F.log_softmax(F.normalize(predicted, dim=1, eps=1.0) @ prototypes.T / temperature, dim=1)
     if balance > 0:
-        total = _sums(shares, cloud)
+        total = _sums(shares, cloud, n_clouds)
         kind = cloud * len(prototypes) + wanted.argmax(1)
-        raised = shares * (_sums(shares, kind)[kind] / total[cloud]).clamp_min(1e-9) ** -balance
-        shares = raised * (total / _sums(raised, cloud).clamp_min(1e-12))[cloud]
+        of_kind = _sums(shares, kind, n_clouds * len(prototypes))[kind]
+        raised = shares * (of_kind / total[cloud]).clamp_min(1e-9) ** -balance
+        shares = raised * (total / _sums(raised, cloud, n_clouds).clamp_min(1e-12))[cloud]
     return (F.kl_div(given, wanted, reduction="none", log_target=True).sum(1) * shares).sum()
 
 
-def _sums(values: Tensor, group: Tensor) -> Tensor:
-    """Sum of `values` [M] in each of the groups 0 to max(group)."""
-    return values.new_zeros(int(group.max()) + 1).scatter_add_(0, group, values)
+def _sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """Sum of `values` [M] in each of the groups."""
+    return values.new_zeros(n_groups).scatter_add_(0, group, values)
 
 
 def choose_prototypes(features: NDArray[np.floating], count: int, seed: int) -> NDArray[np.float32]:

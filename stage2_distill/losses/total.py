@@ -35,7 +35,7 @@ class TeacherTerms:
 
     loss: Tensor
     distillation: DistillationTerms
-    seen: float
+    seen: Tensor
     others: Mapping[str, Tensor]
 
     def values(self) -> dict[str, Tensor]:
@@ -100,10 +100,13 @@ def teacher_terms(
     masks = batch.masks.get(name) if weights.masks > 0 else None
     labels = batch.labels.get(name) if weights.labels > 0 else None
     if masks is None and labels is None and batch.pixels is None:
-        predicted = student.project(name, take_rows(latent, target.rows))
-    else:
-        everywhere = student.project(name, latent)
-        predicted = take_rows(everywhere if batch.pixels is None else batch.pixels @ everywhere, target.rows)
+        predicted = student.matched(name, student.project(name, take_rows(latent, target.rows)))
+    elif batch.pixels is None:
+        everywhere = student.matched(name, student.project(name, latent))
+        predicted = take_rows(everywhere, target.rows)
+    else:  # what a cell shows is a mean of directions, and compared as a direction again
+        everywhere = student.matched(name, student.project(name, latent))
+        predicted = student.matched(name, take_rows(batch.pixels @ everywhere, target.rows))
     # autocast ends at the predictions: it would take the products within the terms, too, back from float to bf16
     with torch.autocast(predicted.device.type, enabled=False):
         shares, seen = cloud_shares(
@@ -123,7 +126,7 @@ def teacher_terms(
         if weights.prototypes > 0 and prototypes is not None:
             asked = settings.prototypes
             term = prototype_loss(
-                predicted, target.values, shares, target.cloud, prototypes, asked.temperature, asked.balance
+                predicted, target.values, shares, target.cloud, len(batch), prototypes, asked.temperature, asked.balance
             )
             others["prototypes"] = term.detach()
             loss = loss + weights.prototypes * term * seen

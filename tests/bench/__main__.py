@@ -40,7 +40,12 @@ def main(topics: list[str]) -> int:
             continue
         for row in measured:
             rows[row.name] = row.as_dict()
-            print(row.line(), flush=True)
+            low, high = rows[row.name]["spread"]
+            spread = f" ({low:.3g} to {high:.3g})" if low != high else ""
+            against = ""
+            if row.baseline_value is not None:
+                against = f"   {row.ratio:8.3g} x{spread}  against {row.baseline} ({row.baseline_value:.4g})"
+            print(f"{row.name:42s} {row.value:10.4g} {row.unit:24s}{against}", flush=True)
         print(f"  ({topic}: {time.monotonic() - started:.0f} s)", flush=True)
         write_text_atomically(RESULTS, json.dumps(list(rows.values()), indent=2) + "\n")
     print(f"written to {RESULTS}")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from evaluation.neighbours import neighbour_vote
+from tests.bench.measure import interleaved
 from tests.bench.row import Row
 
 F64 = NDArray[np.float64]
 
-_N, _K, _CLASSES, _REPEATS = 200_000, 25, 200, 3
+_N, _K, _CLASSES, _ROUNDS = 200_000, 25, 200, 3
 
 
 def rows() -> list[Row]:
@@ -22,23 +20,16 @@ def rows() -> list[Row]:
     rng = np.random.default_rng(0)
     means, points = _walls(rng, _N), _walls(rng, _N)
     classes = rng.integers(0, _CLASSES, _N).astype(np.int32)
-    neighbour_vote(means[:1000], classes[:1000], points[:1000], _CLASSES)  # compiles
-    ours, baseline = [], []
-    for _ in range(_REPEATS):
-        ours.append(_cpu(lambda: neighbour_vote(means, classes, points, _CLASSES, k=_K)))
-        baseline.append(_cpu(lambda: _plain_vote(means, classes, points)))
-    scale = 1e6 / _N
+    times = interleaved(
+        lambda: neighbour_vote(means, classes, points, _CLASSES, k=_K), lambda: _plain_vote(means, classes, points),
+        rounds=_ROUNDS,
+    )  # fmt: skip
     return [
-        Row(
-            "evaluation/knn-transfer",
-            min(ours) * scale,
-            "CPU s per million points",
-            min(ours) / min(baseline),
-            "python -m tests.bench evaluation",
-            "k-d tree in file order, votes by numpy",
-            min(baseline) * scale,
+        times.row(
+            "evaluation/knn-transfer", "CPU s per million points", "python -m tests.bench evaluation",
+            "k-d tree in file order, votes by numpy", scale=1e6 / _N,
         )
-    ]
+    ]  # fmt: skip
 
 
 def _walls(rng: np.random.Generator, n: int) -> F64:
@@ -59,9 +50,3 @@ def _plain_vote(means: F64, classes: NDArray[np.int32], points: F64) -> NDArray[
         counts = np.bincount(keys.reshape(-1), minlength=len(votes) * _CLASSES)
         result[start : start + 10_000] = counts.reshape(len(votes), _CLASSES).argmax(axis=1)
     return result
-
-
-def _cpu(task: Callable[[], object]) -> float:
-    start = time.process_time()
-    task()
-    return time.process_time() - start

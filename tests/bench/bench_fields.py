@@ -7,9 +7,6 @@ and keeps the level with the highest relevancy. CPU seconds of this process.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,21 +14,11 @@ from torch import Tensor
 from chorus_common.text.relevancy import relevancy
 from stage2_distill.fields.losses import compact, region_balanced_l1, region_variance
 from stage2_distill.fields.networks import FeatureDecoder
+from tests.bench.measure import interleaved, seconds
 from tests.bench.row import Row
 
 COMMAND = "make bench"
 CELLS, WIDTH, REGIONS, QUERIES = 1200, 512, 150, 8
-
-
-def cpu_seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """The least CPU time of `repeats` runs, after one that warms up."""
-    work()
-    best = float("inf")
-    for _ in range(repeats):
-        begin = time.process_time()
-        work()
-        best = min(best, time.process_time() - begin)
-    return best
 
 
 def looped_losses(predicted: Tensor, target: Tensor, rendered: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,11 +50,11 @@ def rows() -> list[Row]:
 
     for a, b in zip(fast(), slow()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    ours, loop = cpu_seconds(fast), cpu_seconds(slow)
     return [
-        Row(
-            "fields/region-losses", ours, "CPU s (ratio = times faster)", loop / ours, COMMAND,
-            f"the same region by region: {CELLS} cells, {REGIONS} regions, {WIDTH} channels, with gradients", loop,
+        interleaved(fast, slow, repeats=20).row(
+            "fields/region-losses", "CPU s (ratio = times faster)", COMMAND,
+            f"the same region by region: {CELLS} cells, {REGIONS} regions, {WIDTH} channels, with gradients",
+            times_faster=True,
         ),
         query_row(g),
         large_field_row(),
@@ -85,11 +72,11 @@ def query_row(g: torch.Generator) -> Row:
     def level(k: int) -> np.ndarray:
         return relevancy(decoders[k](vectors[k]).numpy(), queries, phrases)
 
-    ours = cpu_seconds(lambda: level(0))
-    three = cpu_seconds(lambda: np.max([level(k) for k in range(3)], axis=0))
-    return Row(
-        "fields/query", ours, "CPU s (ratio = times faster)", three / ours, COMMAND,
-        f"three-level decoding of the same picture ({CELLS} cells, {QUERIES} queries, published decoder)", three,
+    times = interleaved(lambda: level(0), lambda: np.max([level(k) for k in range(3)], axis=0), repeats=3)
+    return times.row(
+        "fields/query", "CPU s (ratio = times faster)", COMMAND,
+        f"three-level decoding of the same picture ({CELLS} cells, {QUERIES} queries, published decoder)",
+        times_faster=True,
     )  # fmt: skip
 
 
@@ -123,6 +110,7 @@ def large_field_row() -> Row:
     config = FieldConfig()
     trainer = Trainer(FieldRecipe(config, index, regions, range(n_views)), Processes(0, 1))
     late = config.regulation_step  # with all terms
-    step = cpu_seconds(lambda: trainer.step(late), repeats=6)
+    trainer.step(late)
+    step = seconds(lambda: trainer.step(late), repeats=6)
     minutes = step * config.iterations / 60
     return Row("fields/train-200k", minutes, f"CPU min for {config.iterations} steps of {step:.3f} s", minutes, COMMAND)

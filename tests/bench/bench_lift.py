@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from chorus_common.lifting import CellGrid, LiftingIndex
 from chorus_common.rasterize import get_backend
 from chorus_common.runtime.threads import default_threads, run_tasks
-from tests.bench.bench_rasterise import COMMAND, TILE, best_of, room_view
+from tests.bench.bench_rasterise import COMMAND, TILE, room_view
+from tests.bench.measure import interleaved
 from tests.bench.row import Row
 
 CHANNELS = 768
@@ -101,13 +102,11 @@ def rows() -> list[Row]:
         return np.sum([lift_per_pixel(*p, f, width, height, len(scene)) for p, f in zip(pairs, maps)], axis=0)
 
     lift_per_pixel(np.zeros(2, np.int64), pairs[0][1][:0], pairs[0][2][:0], features, 1, 1, 1)  # compile
-    begin = time.perf_counter()
     want = per_pixel()
-    slow = time.perf_counter() - begin
     if not np.allclose(index.lift(features)[0], want[index.order], atol=2e-3, rtol=2e-3):
         raise AssertionError("lifting from the index and pixel by pixel disagree")
-    fast = best_of(partial(index.lift, features), 7)
     baseline = (
         f"all-contributors sum over {sum(len(p[1]) for p in pairs) / 1e6:.0f} M (pixel, Gaussian) pairs, same threads"
     )
-    return [Row("lift/index-vs-pixels", fast, "s (ratio = times faster)", slow / fast, COMMAND, baseline, slow)]
+    times = interleaved(partial(index.lift, features), per_pixel, rounds=3, repeats=20, clock=time.perf_counter)
+    return [times.row("lift/index-vs-pixels", "s (ratio = times faster)", COMMAND, baseline, times_faster=True)]

@@ -7,8 +7,6 @@ must agree; a few scenes are enough, as both cost the same for every scene.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from scipy import sparse
 from chorus_common.labels import SCANNET20
 from evaluation.metrics.instance import OVERLAPS, InstanceEvaluator
 from evaluation.metrics.semantic import ConfusionMatrix
+from tests.bench.measure import Rounds, interleaved
 from tests.bench.row import Row
 
 COMMAND = "python -m tests.bench.bench_metrics"
@@ -54,11 +53,10 @@ def _semantic() -> Row:
                 fn[c] += np.count_nonzero(is_truth & ~is_predicted)
         return tp / (tp + fp + fn)
 
-    ours()  # compile
-    a, seconds = _cpu_seconds(ours, 20)
-    b, baseline = _cpu_seconds(official, 3)
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
-    return _row("metrics/semantic-vs-official-algorithm", "one numpy pass per class", seconds, baseline)
+    np.testing.assert_allclose(ours(), official(), rtol=0, atol=1e-12)
+    return _row(
+        "metrics/semantic-vs-official-algorithm", "one numpy pass per class", interleaved(ours, official, repeats=20)
+    )
 
 
 def _instance() -> Row:
@@ -101,13 +99,9 @@ def _instance() -> Row:
         ]
         return np.array([[official_class_ap(scans, c, float(o)) for o in OVERLAPS] for c in range(len(names))])
 
-    ours()
-    a, seconds = _cpu_seconds(ours, 20)
-    b, baseline = _cpu_seconds(official, 3)
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
-    return _row(
-        "metrics/instance-vs-official-algorithm", "dense mask per (prediction, ground truth)", seconds, baseline
-    )
+    np.testing.assert_allclose(ours(), official(), rtol=0, atol=1e-9)
+    times = interleaved(ours, official, repeats=20)
+    return _row("metrics/instance-vs-official-algorithm", "dense mask per (prediction, ground truth)", times)
 
 
 def official_assign(labels, instances, masks, classes, scores, min_region=100):  # type: ignore[no-untyped-def]
@@ -197,26 +191,9 @@ def _dense(masks: list[NDArray[np.integer]]) -> NDArray[np.bool_]:
     return dense
 
 
-def _cpu_seconds(run: Callable[[], NDArray[np.float64]], repeats: int) -> tuple[NDArray[np.float64], float]:
-    """The result and the least CPU time of `repeats` runs: wall time says little on a machine that others use."""
-    best = np.inf
-    for _ in range(repeats):
-        start = time.process_time()
-        result = run()
-        best = min(best, time.process_time() - start)
-    return result, best
-
-
-def _row(name: str, baseline: str, seconds: float, baseline_seconds: float) -> Row:
-    return Row(
-        name=name,
-        value=seconds / N_SCENES,
-        unit="CPU s per scene (ratio = times faster)",
-        ratio=baseline_seconds / seconds,
-        command=COMMAND,
-        baseline=baseline,
-        baseline_value=baseline_seconds / N_SCENES,
-    )
+def _row(name: str, baseline: str, times: Rounds) -> Row:
+    unit = "CPU s per scene (ratio = times faster)"
+    return times.row(name, unit, COMMAND, baseline, times_faster=True, scale=1 / N_SCENES)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from stage2_distill.split_projector import voxels_at_once
 from stage2_distill.student import Student, StudentTeacher
 from stage2_distill.tta import TtaFeatures
 from tests.bench.bench_encoder import isolated, peak_mib, plain_forward
+from tests.bench.measure import Rounds
 from tests.bench.row import Row
 from tests.bench.splat_levels import splat_cloud
 
@@ -58,11 +59,12 @@ def rows(scale: float = SCALE) -> list[Row]:
 
 
 def _row(name: str, unit: str, times: dict[str, float], what: str, baseline: str, amount: float = 0) -> Row:
-    """Of the times of both sides, or of `amount` per second of them (then larger ratios are better)."""
-    pairs = [(times[f"{what}-ours-{i}"], times[f"{what}-other-{i}"]) for i in range(REPEATS)]
-    if amount:
-        pairs = [(amount / ours, amount / other) for ours, other in pairs]
-    return Row.repeated(name, unit, pairs, COMMAND, baseline)
+    """Of the seconds of both sides, or of `amount` per second of them (then larger ratios are better)."""
+    ours, other = (tuple(times[f"{what}-{side}-{i}"] for i in range(REPEATS)) for side in ("ours", "other"))
+    row = Rounds(ours, other).row(name, unit, COMMAND, baseline, times_faster=bool(amount))
+    if not amount or row.baseline_value is None:
+        return row
+    return replace(row, value=amount / row.value, baseline_value=amount / row.baseline_value)
 
 
 def released(depth: int = 0) -> Student:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chorus_common.scene_io import points_to_gaussians
+from tests.bench.measure import interleaved
 from tests.bench.row import Row
 
 COMMAND = "python -m tests.bench points"
@@ -23,15 +23,8 @@ def rows() -> list[Row]:
     distinct = rng.uniform(0, 8, (N_POINTS, 3))
     coincident = distinct.copy()
     coincident[rng.random(N_POINTS) < SHARE] = 0.0
-    _seconds(distinct[:1000])
-    pairs = [(_seconds(coincident), _seconds(distinct)) for _ in range(ROUNDS)]
-    ours, theirs = (float(np.median(side)) for side in zip(*pairs))
-    ratio = ours / theirs
-    return [Row("points/coincident", ours, "CPU s per 500k points", ratio, COMMAND, "distinct points", theirs)]
-
-
-def _seconds(points: NDArray[np.float64]) -> float:
-    colors = np.full(points.shape, 0.5)
-    started = time.process_time()
-    points_to_gaussians(points, colors)
-    return time.process_time() - started
+    colors = np.full(distinct.shape, 0.5)
+    times = interleaved(
+        partial(points_to_gaussians, coincident, colors), partial(points_to_gaussians, distinct, colors), rounds=ROUNDS
+    )
+    return [times.row("points/coincident", "CPU s per 500k points", COMMAND, "distinct points")]

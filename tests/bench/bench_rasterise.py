@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -39,6 +37,7 @@ from chorus_common.rasterize.splats import (
 )  # fmt: skip
 from chorus_common.runtime.threads import default_threads, run_tasks
 from chorus_common.scene import GaussianScene, canonical_quats
+from tests.bench.measure import interleaved
 from tests.bench.row import Row
 
 COMMAND = "make bench"
@@ -194,17 +193,6 @@ def plain_render(view: View, threads: int) -> tuple[NDArray[np.float32], NDArray
     return color, weights
 
 
-def best_of(work: Callable[[], Any], repeats: int) -> float:
-    """Least wall-clock seconds of `work` over `repeats` runs after one to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return min(times)
-
-
 def rows() -> list[Row]:
     out = []
     threads = default_threads()
@@ -218,16 +206,6 @@ def rows() -> list[Row]:
         different = float((np.abs(ours.color - plain[0]).max(2) > 1e-3).mean())
         if different > 0.01 or abs(float(ours.hits.weights.sum()) / float(plain[1].sum()) - 1) > 1e-3:
             raise AssertionError(f"{name}: the two rasterisers disagree on {different:.2%} of the pixels")
-        seconds, slow = best_of(render, 7), best_of(partial(plain_render, view, threads), 2)
-        out.append(
-            Row(
-                name,
-                seconds,
-                "s per view",
-                seconds / slow,
-                COMMAND,
-                "per-pixel walk of box tile lists, same threads",
-                slow,
-            )
-        )
+        times = interleaved(render, partial(plain_render, view, threads), repeats=5, clock=time.perf_counter)
+        out.append(times.row(name, "s per view", COMMAND, "per-pixel walk of box tile lists, same threads"))
     return out

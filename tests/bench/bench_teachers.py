@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
+from tests.bench.measure import interleaved
 from tests.bench.row import Row
 
 COMMAND = "python -m tests.bench teachers"
@@ -46,26 +47,16 @@ def pair_loop(masks: Tensor, scores: Tensor, rule: MaskFilter) -> Tensor:
 
 
 def mask_filter(n: int = 150) -> Row:
-    """Processor seconds (best of three) to filter `n` masks of 192 x 256, SAM's own resolution for 4:3 pictures."""
+    """Processor seconds to filter `n` masks of 192 x 256, SAM's own resolution for 4:3 pictures."""
     masks = blobs(n, 192, 256)
     scores = 0.6 + 0.4 * torch.rand(n, generator=torch.Generator().manual_seed(1))
     rule = MaskFilter()
-    ours = []
-    for _ in range(3):
-        start = time.process_time()
-        kept = keep_masks(masks, scores, rule)
-        ours.append(time.process_time() - start)
-    start = time.process_time()
-    expected = pair_loop(masks, scores, rule)
-    loop = time.process_time() - start
-    if not torch.equal(kept, expected):
+    if not torch.equal(keep_masks(masks, scores, rule), pair_loop(masks, scores, rule)):
         raise AssertionError("the two filters keep different masks")
-    return Row(
-        name="teachers/mask-filter",
-        value=min(ours),
-        unit=f"s for {n} masks; ratio: times faster",
-        ratio=loop / min(ours),
-        command=COMMAND,
-        baseline="loop over pairs, as published, at the same resolution",
-        baseline_value=loop,
+    times = interleaved(
+        partial(keep_masks, masks, scores, rule), partial(pair_loop, masks, scores, rule), rounds=3, repeats=5
     )
+    return times.row(
+        "teachers/mask-filter", f"s for {n} masks; ratio: times faster", COMMAND,
+        "loop over pairs, as published, at the same resolution", times_faster=True,
+    )  # fmt: skip

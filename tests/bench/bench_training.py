@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from stage2_distill.settings import DataSettings, Objective, TrainConfig
 from stage2_distill.sources import find_scenes, open_scenes
 from stage2_distill.sparse_rows import SparseRows
 from stage2_distill.start import TrainData
+from tests.bench.measure import interleaved
 from tests.bench.row import Row
 from tests.stage2.store_fakes import MemoryStore, make_standardisers, publish_store
 
@@ -43,76 +44,82 @@ def rows() -> list[Row]:
     adaptation stores and computes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        data = published_rooms(Path(folder))
-        shares, samples = {}, {}
+        data = published_rooms(Path(folder), TEACHERS)
+        starvation, datasets = {}, {}
         for name, memory in (("memo", 4096), ("lift", 0)):
             config = load_config(TrainConfig, None, (*SETTINGS, f"data.memory_mb={memory}"))
-            recipe = DistillRecipe(config, data, torch.device("cpu"))
-            with contextlib.redirect_stderr(io.StringIO()):
-                shares[name] = Run(recipe, Path(folder) / name, Processes(0, 1)).train().starvation
-            samples[name] = seconds_per_sample(recipe.dataset)
-        adapt = adaptation(data, Path(folder) / "store")
-        here, device = lift_seconds(data)
-    return [
-        Row(
-            "stage2/adapt-mb-per-room", adapt.stored_mb, "MB", adapt.stored_mb / adapt.lifted_mb, COMMAND,
-            baseline="lifted features in fp16", baseline_value=adapt.lifted_mb,
-        ),
-        Row(
-            "stage2/adapt-ms-per-view", 1e3 * adapt.rendered_s, "ms CPU per view", adapt.rendered_s / adapt.lifted_s,
-            COMMAND, baseline="read and lifted anew, per view", baseline_value=1e3 * adapt.lifted_s,
-        ),
-        Row(
-            "stage2/lift-on-load", 1e3 * here, "ms CPU per room", here / device, COMMAND,
-            baseline="the same product by torch.sparse", baseline_value=1e3 * device,
-        ),
-        Row("stage2/starvation-share", shares["memo"], "share of step time", shares["memo"], COMMAND),
-        Row("stage2/starvation-share-no-memory", shares["lift"], "share of step time", shares["lift"], COMMAND),
-        Row(
-            "stage2/sample-remembered", 1e3 * samples["memo"], "ms CPU per room", samples["lift"] / samples["memo"],
-            COMMAND,
-            baseline="read and lifted anew", baseline_value=1e3 * samples["lift"],
-        ),
-    ]  # fmt: skip
+            starvation[name], datasets[name] = train(config, data, Path(folder) / name)
+        samples = interleaved(next_sample(datasets["memo"]), next_sample(datasets["lift"]), rounds=2 * ROOMS)
+        return [
+            *adaptation(data, Path(folder) / "store"),
+            lift_on_load(data),
+            Row("stage2/starvation-share", starvation["memo"], "share of step time", starvation["memo"], COMMAND),
+            Row("stage2/starvation-share-no-memory", starvation["lift"], "share of step time", starvation["lift"],
+                COMMAND),
+            samples.row("stage2/sample-remembered", "ms CPU per room", COMMAND, "read and lifted anew",
+                        times_faster=True, scale=1e3),
+            demo_starvation(),
+        ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """What image-level targets cost beside lifted ones: MB per room on disk, CPU seconds per view and sample."""
-
-    stored_mb: float
-    lifted_mb: float
-    rendered_s: float
-    lifted_s: float
+def train(config: TrainConfig, data: TrainData, out: Path) -> tuple[float, CacheDataset]:
+    """Share of the step time that a run waits for data, and its samples."""
+    recipe = DistillRecipe(config, data, torch.device("cpu"))
+    with contextlib.redirect_stderr(io.StringIO()):
+        return Run(recipe, out, Processes(0, 1)).train().starvation, recipe.dataset
 
 
-def adaptation(data: TrainData, store: Path) -> Adaptation:
-    """Whole rooms, all views, nothing remembered, no augmentation."""
+def demo_starvation() -> Row:
+    """The demo's encoder and settings on rooms of its size, as one of its two processes: a thread, two rooms a step."""
+    settings = ("epochs=6", "batch_size=2", "checkpoint_every=1000")
+    config = load_config(TrainConfig, Path("evaluation/demo/stage2.toml"), settings)
+    with tempfile.TemporaryDirectory() as folder:
+        data = published_rooms(Path(folder), {"embedded-text": 64, "embedded-dense": 80})
+        share, _ = train(config, data, Path(folder) / "run")
+    return Row("demo/starvation-share", share, "share of step time, lower is better", share, COMMAND)
+
+
+def next_sample(dataset: CacheDataset) -> Callable[[], object]:
+    """Prepares one room after the other, at each call."""
+    numbers = itertools.cycle(range(ROOMS))
+    return lambda: dataset.sample(0, number := next(numbers), number)
+
+
+def adaptation(data: TrainData, store: Path) -> list[Row]:
+    """What image-level targets cost beside lifted ones: MB per room on disk, CPU seconds per view and sample.
+
+    Whole rooms, all views, nothing remembered, no augmentation.
+    """
     stored = lifted = 0
     for entry in data.scenes:
         folder = store / entry.dataset / f"{entry.scene_id}.zarr"
         parts = [folder / "lifting", *(folder / "teachers" / name for name in TEACHERS)]
         stored += sum(f.stat().st_size for part in parts for f in part.rglob("*") if f.is_file())
         lifted += 2 * len(entry.store.visibility()[0]) * sum(TEACHERS.values())
-    seconds: dict[str, float] = {}
-    objectives: tuple[Objective, ...] = ("rendered", "lifted")
-    for objective in objectives:
-        dataset = CacheDataset(
+
+    def samples(objective: Objective) -> CacheDataset:
+        return CacheDataset(
             data.scenes, TEACHERS, {}, preset_config("chorus-lite"), DataSettings(memory_mb=0, max_points=0),
             AugmentConfig(enabled=False), seed=0, batch_size=1, objective=objective,
         )  # fmt: skip
-        times = []
-        for number in range(ROOMS):
-            start = time.process_time()
-            dataset.sample(0, number, number)
-            times.append((time.process_time() - start) / dataset.scenes[number].n_views)
-        seconds[objective] = min(times)
-    count = len(data.scenes) * 1e6
-    return Adaptation(stored / count, lifted / count, seconds["rendered"], seconds["lifted"])
+
+    rendered = samples("rendered")
+    times = interleaved(next_sample(rendered), next_sample(samples("lifted")), rounds=ROOMS)
+    scale = 1e-6 / len(data.scenes)
+    return [
+        Row(
+            "stage2/adapt-mb-per-room", stored * scale, "MB", stored / lifted, COMMAND,
+            baseline="lifted features in fp16", baseline_value=lifted * scale,
+        ),
+        times.row(
+            "stage2/adapt-ms-per-view", "ms CPU per view", COMMAND, "read and lifted anew, per view",
+            scale=1e3 / rendered.scenes[0].n_views,
+        ),
+    ]  # fmt: skip
 
 
-def lift_seconds(data: TrainData) -> tuple[float, float]:
-    """CPU seconds of lifting one decoded room: the index's own kernel, and a sparse product of torch."""
+def lift_on_load(data: TrainData) -> Row:
+    """Lifting one decoded room: the index's own kernel, and a sparse product of torch."""
     store = data.scenes[0].store
     index = store.lifting()
     cells = np.concatenate([store.features(name).reshape(index.n_columns, -1) for name in TEACHERS], axis=1)
@@ -120,28 +127,11 @@ def lift_seconds(data: TrainData) -> tuple[float, float]:
         sparse.csr_matrix((index.weights, index.columns, index.indptr), shape=(len(index), index.n_columns))
     )
     tensor = torch.from_numpy(cells)
-    times: dict[str, list[float]] = {"here": [], "device": []}
-    for _ in range(4):
-        start = time.process_time()
-        index.lift(cells)
-        times["here"].append(time.process_time() - start)
-        start = time.process_time()
-        matrix @ tensor
-        times["device"].append(time.process_time() - start)
-    return min(times["here"]), min(times["device"])
+    times = interleaved(lambda: index.lift(cells), lambda: matrix @ tensor, repeats=3)
+    return times.row("stage2/lift-on-load", "ms CPU per room", COMMAND, "the same product by torch.sparse", scale=1e3)
 
 
-def seconds_per_sample(dataset: CacheDataset) -> float:
-    """Least CPU time of preparing one room, over the rooms of an epoch (the first pass has filled the memory)."""
-    times = []
-    for number in range(2 * ROOMS):
-        start = time.process_time()
-        dataset.sample(0, number % ROOMS, number % ROOMS)
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-def published_rooms(folder: Path) -> TrainData:
+def published_rooms(folder: Path, teachers: dict[str, int]) -> TrainData:
     """Rooms of about 24,000 Gaussians, 24 views of 320x240, cells of 8 pixels, smooth random teachers, on disk."""
     options = RoomOptions()
     grid = CellGrid(options.width, options.height, 8)
@@ -157,7 +147,7 @@ def published_rooms(folder: Path) -> TrainData:
         index = LiftingIndex.build(hits, room.scene.means, grid)
         colors = index.render(room.scene.colors[index.order])[0]  # [V * cells, 3]
         cells = {}
-        for name, channels in TEACHERS.items():
+        for name, channels in teachers.items():
             mix = np.random.default_rng(channels).standard_normal((3, channels))
             flat = np.tanh((colors - 0.5) @ mix * 3).astype(np.float32)
             cells[name] = flat.reshape(index.n_views, grid.rows, grid.cols, channels)

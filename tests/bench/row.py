@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +10,8 @@ from typing import Any
 class Row:
     """`ratio` = value / baseline_value of the same quantity in the same run, or `value` itself without a baseline.
 
-    Where the unit says "times faster", ratio = baseline_value / value: larger is better. spread: (least, greatest)
-    ratio where both sides ran several times in turn; ratio is then the median.
+    Where the unit says "times faster", ratio = baseline_value / value: larger is better. `spread`: least and largest
+    ratio of the row's rounds (`measure.interleaved`); the ratio twice where there is one round, or nothing to vary.
     """
 
     name: str
@@ -24,23 +23,5 @@ class Row:
     baseline_value: float | None = None
     spread: tuple[float, float] | None = None
 
-    @staticmethod
-    def repeated(name: str, unit: str, pairs: Sequence[tuple[float, float]], command: str, baseline: str) -> Row:
-        """The row of a comparison that ran several times, both sides in turn: pairs of (value, baseline's value).
-
-        Its ratio is the median of the pairs' ratios, with values of the pair that has it.
-        """
-        ratios = sorted((value / other, value, other) for value, other in pairs)
-        ratio, value, other = ratios[(len(ratios) - 1) // 2]
-        return Row(name, value, unit, ratio, command, baseline, other, (ratios[0][0], ratios[-1][0]))
-
-    def line(self) -> str:
-        """The row as one printed line."""
-        if not self.baseline:
-            return f"{self.name:42s} {self.value:10.4g} {self.unit}"
-        between = "" if self.spread is None else f" ({self.spread[0]:.3g} to {self.spread[1]:.3g})"
-        against = f"{self.ratio:8.2f} x{between}  against {self.baseline} ({self.baseline_value:.4g})"
-        return f"{self.name:42s} {self.value:10.4g} {self.unit:24s}   {against}"
-
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"spread": self.spread or (self.ratio, self.ratio)}

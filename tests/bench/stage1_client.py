@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from chorus_common.cluster.pool import open_pool
 from chorus_common.manifest import ManifestRow
-from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.outcomes import OutcomeLog
 from stage1_render_teachers.plan import teacher_facts
 from stage1_render_teachers.run import run_jobs

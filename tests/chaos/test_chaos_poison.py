@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from chorus_common.cluster.pool import open_pool
 from chorus_common.manifest import Manifest
-from stage1_render_teachers.cluster.pool import open_pool
 from stage1_render_teachers.outcomes import OutcomeLog, read_outcomes
 from stage1_render_teachers.plan import describe_teachers, plan_teachers
 from stage1_render_teachers.run import run_jobs, run_stage1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from zarr.storage import LocalStore
 
-from chorus_common.cache import SceneCache, SceneCacheWriter, sweep_orphans, verify_store
+from chorus_common.cache import SceneCache, SceneCacheWriter, publish, sweep_orphans, verify_store
 from chorus_common.runtime.errors import CacheError
 from tests.chorus_common.cache_example import fill, header, make_example, write_example
 
@@ -156,3 +156,31 @@ def test_sweep_spares_the_young_and_the_living(tmp_path: Path) -> None:
         assert sweep_orphans(tmp_path, older_than=2000) == [tmp_path / ".tmp-dead"]
         assert living.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".tmp-note.txt", ".tmp-young", "scene.zarr"]
+
+
+def test_every_file_and_folder_is_durable_before_the_store_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, synced = tmp_path / "scene.zarr", []
+
+    def note(path: Path) -> None:
+        assert store.exists() == (path == tmp_path)  # the folder around it comes last, after the rename
+        synced.append(path)
+
+    monkeypatch.setattr(publish, "fsync_directory", note)
+    write_example(store, make_example(n=60, views=3))
+    there = sorted(p.relative_to(store) for p in store.rglob("*"))
+    assert len(there) > 50
+    root = next(p for p in synced if p.name.startswith(".tmp-") and p.parent == tmp_path)
+    assert sorted(p.relative_to(root) for p in synced if p not in (root, tmp_path)) == there
+
+
+def test_a_disk_that_cannot_sync_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        if path.name == "zarr.json":
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(publish, "fsync_directory", broken)
+    with pytest.raises((OSError, CacheError)):
+        write_example(tmp_path / "scene.zarr", make_example(n=60, views=3))
+    assert not (tmp_path / "scene.zarr").exists()

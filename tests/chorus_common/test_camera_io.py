@@ -134,10 +134,10 @@ def test_one_damaged_frame_is_skipped_and_counted(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"distortion_params": 0.1}, "not a list"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "no pinhole"),
+        ({"distortion_params": ["x"]}, "holds 'x', which is not a number"),
         ({"camera_model": "EQUIRECTANGULAR"}, "no pinhole"),
         ({"camera_model": 7}, "no pinhole"),
-        ({"is_fisheye": True}, "no pinhole"),
+        ({"k1": float("inf")}, "k1 of frame 0 is not a number"),
         ({"w": None}, "no picture size"),
         ({"fl_x": None}, "no focal length"),
         ({"fl_x": "wide"}, "fl_x of frame 0 is not a number"),
@@ -230,10 +230,7 @@ def test_colmap_models_without_distortion(tmp_path: Path, line: str, focal: tupl
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (
-            "1 OPENCV_FISHEYE 64 48 50 51 32 24 0 0 0 0",
-            "FISHEYE with lens distortion, which is no pinhole",
-        ),
+        ("1 OPENCV_FISHEYE 64 48 50 51 32 24 0 0 0", "takes 8 parameters, found 7"),
         ("1 PINHOLE 64 48 50 51 32", "takes 4 parameters, found 3"),
         ("1 PINHOLE 64 48 50 51 32 x", "not numbers"),
         ("1 PINHOLE 64 48 -50 51 32 24", "no camera has"),
@@ -258,6 +255,17 @@ def test_colmap_lenses_with_distortion_give_their_pinhole_part(tmp_path: Path, l
     assert found.distorted is not None
     assert found.distorted.all() == distorted
     assert found.distorted.any() == distorted
+
+
+@pytest.mark.parametrize(
+    "line", ["1 OPENCV_FISHEYE 64 48 50 51 32 24 0.1 0 0 0", "1 FOV 64 48 50 51 32 24 0.9"]
+)  # fmt: skip
+def test_a_fisheye_gives_the_pinhole_of_its_focal_lengths(tmp_path: Path, line: str) -> None:
+    colmap_txt(tmp_path, cameras(), line)
+    found = read_cameras(tmp_path)
+    assert found.distorted is not None
+    assert found.distorted.all()
+    np.testing.assert_array_equal(found.intrinsics[0], [[50, 0, 32], [0, 51, 24], [0, 0, 1]])
 
 
 @pytest.mark.parametrize(

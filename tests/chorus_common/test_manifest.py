@@ -278,11 +278,11 @@ def test_damaged_and_foreign_tables(tmp_path: Path, toml: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(ManifestError, match="manifest version missing"):
         Manifest.read(path)
-    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"chorus_manifest_version": "2"}), path)
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"chorus_manifest_version": "3"}), path)
     with pytest.raises(ManifestError, match="its columns differ"):
         Manifest.read(path)
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"chorus_manifest_version": "99"}), path)
-    with pytest.raises(ManifestError, match="manifest version 99, this program reads 2"):
+    with pytest.raises(ManifestError, match="manifest version 99, this program reads 3"):
         Manifest.read(path)
     with pytest.raises(ManifestError, match="no such manifest"):
         Manifest.read(tmp_path / "nothing.parquet")

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from chorus_common.labels import SCANNET20
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.scene_io import write_npy_folder, write_scene
+from chorus_common.text import load_text_encoder
 from chorus_common.text.relevancy import CANONICAL_PHRASES
 from evaluation import cli
 from evaluation.features import StudentFeatures
+from evaluation.likeness import expanded, typical_features
 from evaluation.scenes import scene_at
 from stage2_distill.student import load_student
+from tests.chorus_common.text.siglip_files import NAME, OUT, write_open_clip, write_transformers
 from tests.evaluation.instance_rooms import room_with_instances
 from tests.evaluation.rooms import Rooms, make_scene
 
@@ -107,6 +111,31 @@ def test_query_is_lerfs_relevancy_of_the_vectors(
     assert "lost.npz: lacks the phrases things, stuff, texture" in said
 
 
+def test_words_without_canonical_phrases_are_compared_with_the_scene(
+    run: Run, room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of one phrase answers as a picture of it would: see evaluation.likeness."""
+    monkeypatch.setattr("evaluation.heat_picture.WIDTH", 64)
+    monkeypatch.setattr("evaluation.heat_picture.HEIGHT", 48)
+    phrases = vectors("a red chair")
+    file = write(tmp_path / "one.npz", phrases)
+    arguments = ["query", room, "a red chair", "--encoder", GOLDEN, "--device", "cpu", "--text-embeddings", file]
+    code, said = run(*arguments, "--out", tmp_path / "q")
+    assert code == 0, said
+    document = json.loads((tmp_path / "q" / "query.json").read_text())
+    assert document["compared_with"] == "scene's other typical features"
+    assert document["inputs"]["text_encoder"] == f"file:{file}"
+    loaded = scene_at(room).load()
+    features = StudentFeatures(load_student(GOLDEN), "lang").open(loaded)
+    n = len(loaded.gaussians)
+    unit = phrases["a red chair"] / np.linalg.norm(phrases["a red chair"])
+    query = expanded(features, n, unit[None])
+    rows = features.rows(0, n)
+    cosines = rows @ np.concatenate([query, typical_features(features, n, query)]).T
+    rivals = [1 / (1 + np.exp(-10 * (cosines[:, 0] - cosines[:, k]))) for k in range(1, cosines.shape[1])]
+    assert document["relevancy"]["max"] == pytest.approx(np.min(rivals, axis=0).max(), abs=1e-4)
+
+
 def test_zero_shot_and_instances(run: Run, tmp_path: Path) -> None:
     scene = room_with_instances(0)
     write_npy_folder(scene, tmp_path / "toy" / "room")
@@ -185,3 +214,36 @@ def test_two_text_sides_and_a_wrong_one(run: Run, room: Path, tmp_path: Path) ->
     assert (code, "teacher 'dino'" in said, "gives 32 channels" in said) == (2, True, True)
     code, said = run(*arguments, tmp_path / "o", "--text", "open_clip:ViT-B-16:openai")
     assert (code, "is no text side of its teachers" in said) == (2, True)
+
+
+def test_the_text_side_of_a_student_by_another_way(run: Run, room: Path, tmp_path: Path) -> None:
+    """--text transformers:FOLDER in place of the open_clip model that the released Chorus names."""
+    before = list(open_clip.factory._MODEL_CONFIG_PATHS)
+    state = load_file(write_open_clip(tmp_path / "open_clip"))
+    open_clip.factory._MODEL_CONFIG_PATHS[:] = before
+    open_clip.factory._MODEL_CONFIGS.pop(NAME)
+    folder = write_transformers(tmp_path / "siglip2", state)
+    assert OUT == CHANNELS
+    arguments = [
+        "label",
+        room,
+        "--classes",
+        "chair,table",
+        "--encoder",
+        GOLDEN,
+        "--device",
+        "cpu",
+        "--prompts",
+        "plain",
+    ]
+    code, said = run(*arguments, "--text", f"transformers:{folder}", "--out", tmp_path / "a")
+    assert code == 0, said
+    inputs = json.loads((tmp_path / "a" / "labels.json").read_text())["inputs"]
+    assert inputs["text_encoder"] == f"transformers:{folder}"
+    words = ("chair", "table")
+    rows = load_text_encoder(f"transformers:{folder}").encode(list(words))
+    file = write(tmp_path / "same.npz", dict(zip(words, rows)))
+    code, said = run(*arguments, "--text-embeddings", file, "--out", tmp_path / "b")
+    assert code == 0, said
+    first, second = (np.load(tmp_path / name / "predicted_class.npy") for name in "ab")
+    assert np.array_equal(first, second)

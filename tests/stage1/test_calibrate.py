@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chorus_common.cluster.pool import Finished, InProcess
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.runtime.errors import CacheError
@@ -22,7 +23,6 @@ from stage1_render_teachers.calibrate import (
     save_standardiser,
     scene_moments,
 )
-from stage1_render_teachers.cluster.pool import Finished, InProcess
 from stage1_render_teachers.plan import describe_teachers, standardiser_path
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
@@ -63,7 +63,7 @@ def test_the_standardiser_is_phi_s_of_the_drawn_tokens(rows: list[ManifestRow], 
     for row in drawn:
         moments = moments.merge(scene_moments(CalibrationJob(row, SPECS, CONFIG, "cpu")).moments["embedded:dense"])
     assert moments.count == 2 * 2 * 48  # scenes x views x cells
-    standardiser = PhiSStandardiser.load(standardiser_path(tmp_path, "embedded:dense"))
+    standardiser = PhiSStandardiser.load(standardiser_path(tmp_path, "embedded-dense"))
     np.testing.assert_allclose(standardiser.mean, moments.mean)
     assert standardiser.phi == pytest.approx(phi_s(moments).phi)
     assert standardiser.spec == "embedded:dense"

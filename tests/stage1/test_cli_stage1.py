@@ -50,6 +50,9 @@ def test_the_whole_life_of_a_store(call, rooms: Path, tmp_path: Path) -> None:  
     assert "stage 1: 1/1" in err
     state = json.loads(call("status", *where, "--json")[1])
     assert (state["done"], state["pending"], state["failed"]) == (1, 1, {})
+    assert call("status", *where, "--at-least", "0.5")[0] == 0
+    code, _, err = call("status", *where, "--at-least", "0.6")
+    assert (code, err) == (1, "error: 1 of 2 scenes are done, --at-least 0.6\n")
     code, out, _ = call("run", *where, *SMALL, "--json")
     assert code == 0
     assert json.loads(out)["counts"] == {"done": 1, "skipped": 1}

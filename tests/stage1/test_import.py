@@ -265,3 +265,17 @@ def test_imports_that_cannot_be_meant_are_refused(release: Path, tmp_path: Path)
         parse_teachers(["lang=a", "lang=b"], required=False)
     with pytest.raises(ConfigError, match="say which teacher"):
         parse_teachers(["lang"], required=True)
+
+
+def test_a_teacher_may_be_given_a_name_of_its_own(release: Path, tmp_path: Path) -> None:
+    """lang=lang=SPEC: as `run --teachers lang=SPEC` calls it, so that both kinds of scenes have one teacher."""
+    spec = "open_clip:ViT-B-16-SigLIP2:webli"
+    run(release, tmp_path / "plain", lang=spec)
+    run(release, tmp_path / "named", lang=f"lang={spec}")
+    plain, named = (SceneCache.open(next(iter(published_scenes(tmp_path / n)))) for n in ("plain", "named"))
+    assert (tmp_path / "named" / "standardisers" / "lang.safetensors").is_file()
+    assert list(named.dense_teachers) == ["lang"]
+    assert named.dense_teachers["lang"] == next(iter(plain.dense_teachers.values()))
+    np.testing.assert_array_equal(
+        named.lifted_features("lang")[0], plain.lifted_features(next(iter(plain.dense_teachers)))[0]
+    )

@@ -338,3 +338,26 @@ def test_two_runs_on_one_store_at_once_agree(rooms: Path, uninterrupted: Path, t
     both = [start(rooms, tmp_path / "s") for _ in range(2)]
     assert [finish(process) for process in both] == [0, 0]
     assert published(tmp_path / "s") == published(uninterrupted)
+
+
+def test_a_teacher_with_a_name_of_its_own(rooms: Path, tmp_path: Path) -> None:
+    """NAME=SPEC changes what a teacher is called, and nothing that is stored of it."""
+    rows, specs = list(Manifest.read(rooms))[:1], ("embedded:text", "embedded:dense", "embedded:masks")
+    named = tuple(f"{name}={spec}" for name, spec in zip(("lang", "dino", "sam"), specs))
+    stores = [tmp_path / "plain", tmp_path / "named"]
+    for store, teachers in zip(stores, (specs, named)):
+        run_stage1(rows, store, CONFIG.model_copy(update={"teachers": teachers}), HERE)
+    plain, other = (SceneCache.open(store / "tiny" / f"{rows[0].scene_id}.zarr") for store in stores)
+    for ours, theirs in (("lang", "embedded-text"), ("dino", "embedded-dense")):
+        np.testing.assert_array_equal(other.features(ours), plain.features(theirs))
+        assert other.dense_teachers[ours] == plain.dense_teachers[theirs]
+        files = [
+            (store / "standardisers" / f"{n}.safetensors").read_bytes() for store, n in zip(stores, (theirs, ours))
+        ]
+        assert files[0] == files[1]
+    assert other.mask_teachers["sam"] == plain.mask_teachers["embedded-masks"]
+    level = other.mask_teachers["sam"].levels[0]
+    for a, b in zip(other.mask_embeddings("sam", level), plain.mask_embeddings("embedded-masks", level)):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="a teacher is named twice"):
+        type(CONFIG)(teachers=("lang=embedded:text", "lang=embedded:dense"))

@@ -43,7 +43,7 @@ def test_the_cache_holds_what_a_plain_pass_over_the_scene_gives(store: Path) -> 
     row = next(iter(Manifest.read(store.parent / "rooms" / "manifest.parquet")))
     cache = SceneCache.open(store / "tiny" / "scene00.zarr")
     scene = load_scene(row)
-    cameras = pick_views(own_cameras(row), scene, CONFIG)
+    cameras = pick_views(own_cameras(row, CONFIG), scene, CONFIG)
     batches = list(render_batches(scene, cameras, CONFIG.model_copy(update={"batch": 1})))
     images = np.concatenate([batch.images for batch in batches])
     np.testing.assert_array_equal(cache.rgb(), images)
@@ -165,7 +165,7 @@ def test_failures_are_one_line_that_names_the_scene(store: Path) -> None:
 
 
 def fingerprint_of(job: SceneJob) -> str:
-    return scene_fingerprint(job, own_cameras(job.row))
+    return scene_fingerprint(job, own_cameras(job.row, job.config))
 
 
 def test_seeds_of_views_depend_on_scene_and_view_alone() -> None:
@@ -177,10 +177,11 @@ def test_seeds_of_views_depend_on_scene_and_view_alone() -> None:
 def test_scenes_without_cameras_get_chosen_views_and_long_captures_are_thinned(store: Path) -> None:
     job = job_of(store)
     scene = load_scene(job.row)
-    thinned = pick_views(own_cameras(job.row), scene, CONFIG.model_copy(update={"max_views": 3, "view_choice": "even"}))
+    own = own_cameras(job.row, CONFIG)
+    thinned = pick_views(own, scene, CONFIG.model_copy(update={"max_views": 3, "view_choice": "even"}))
     assert thinned.names == ("v0", "v2", "v4")
     assert (thinned.width, thinned.height) == (64, 48)
-    spread = pick_views(own_cameras(job.row), scene, CONFIG.model_copy(update={"max_views": 3}))
+    spread = pick_views(own, scene, CONFIG.model_copy(update={"max_views": 3}))
     assert len(set(spread.names)) == 3
     chosen = pick_views(None, scene, CONFIG.model_copy(update={"n_views": 4}))
     assert (len(chosen), chosen.width, chosen.height) == (4, 64, 48)

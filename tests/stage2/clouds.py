@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from stage2_distill.encoder import PointBatch
+from stage2_distill.encoder.layout import Layout
+from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
 
 
 def cloud(n: int, channels: int, seed: int = 0, extent: int = 24) -> PointBatch:
@@ -24,3 +26,13 @@ def cloud(n: int, channels: int, seed: int = 0, extent: int = 24) -> PointBatch:
 def permuted(batch: PointBatch, order: torch.Tensor) -> PointBatch:
     """Rows of a one-cloud batch in another order."""
     return PointBatch(batch.coord[order], batch.grid_coord[order], batch.feat[order], batch.offset)
+
+
+def layout_of(grid: torch.Tensor, batch: torch.Tensor) -> Layout:
+    """Of voxels whose clouds are numbered in `batch`, none left out."""
+    return Layout.of(grid, torch.bincount(batch).cumsum(0))
+
+
+def table_of(grid: torch.Tensor, batch: torch.Tensor, kernel: int) -> Neighbours:
+    """Neighbour pairs of voxels of these clouds."""
+    return find_neighbours(grid, batch, layout_of(grid, batch), kernel)

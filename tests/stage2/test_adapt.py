@@ -26,7 +26,7 @@ from stage2_distill.feature_norms import FACTORS
 from stage2_distill.lora import LoraLinear, add_lora, merged_tensors
 from stage2_distill.losses.prototypes import choose_prototypes, prototypes_of_scenes
 from stage2_distill.settings import AdaptConfig, DataSettings, PrototypeSettings, TeacherSettings
-from stage2_distill.start import TrainData
+from stage2_distill.start import TrainData, target_space
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student
 from stage2_distill.validation import validate
 from tests.stage2.store_fakes import GRID, MemoryStore, make_entries, make_standardisers
@@ -118,10 +118,10 @@ def test_adaptation_brings_a_student_closer_to_the_new_domain(
     config = adapt_config(student, "epochs=12", "optim.lr=0.003", *settings)
     train(config, data, tmp_path, CPU)
     before, after = load_student(student), load_student(tmp_path)
-    translations = {name: before.translation(name, data.standardisers[name]) for name in before.teachers}
+    spaces = {n: target_space(before, n, data.standardisers[n], TeacherSettings()) for n in before.teachers}
     dataset = CacheDataset(
         data.validation, {"text": 8, "dense": 12}, {}, before.encoder.config, config.data, config.augment, seed=0,
-        batch_size=1, objective="rendered", translations={n: t for n, t in translations.items() if t is not None},
+        batch_size=1, objective="rendered", spaces=spaces,
     )  # fmt: skip
     found = [validate(s, dataset, dict.fromkeys(s.teachers, TeacherSettings()), CPU) for s in (before, after)]
     for name in before.teachers:
@@ -168,16 +168,16 @@ def test_targets_of_another_standardiser_are_translated_into_the_students(studen
     model = load_student(student)
     rng = np.random.default_rng(0)
     other = phi_s(Moments.of(rng.standard_normal((300, 8)) @ rng.standard_normal((8, 8)) + 3), spec="made-up:text")
-    translation = model.translation("text", other)
-    assert translation is not None
+    space = target_space(model, "text", other, TeacherSettings())
+    assert space.translation is not None
     entries = make_entries(scenes=1, n=150)
     for objective in ("lifted", "rendered"):
         plain, translated = (
             CacheDataset(
                 entries, {"text": 8, "dense": 12}, {}, ENCODER, DataSettings(cover=0.0), AugmentConfig(), seed=0,
-                batch_size=1, objective=objective, translations=given,
+                batch_size=1, objective=objective, spaces=given,
             ).plain(0).batch.targets
-            for given in (None, {"text": translation})
+            for given in (None, {"text": space})
         )  # fmt: skip
         meant = other.inverse(plain["text"].values.numpy())
         found = model.standardiser("text").inverse(translated["text"].values).numpy()

@@ -79,12 +79,17 @@ def test_trainer_file_is_recognised_by_its_shapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", ""]
-)
-def test_prefixes(prefix: str, tmp_path: Path) -> None:
+    "prefix",
+    [
+        "module.student.backbone.", "student.backbone.", "module.backbone.", "backbone.", "module.", "", "_orig_mod.",
+        "module._orig_mod.backbone.", "model.", "teacher.backbone.", "module.teacher.backbone.", "net.encoder.",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "ema_state_dict", "model_state_dict"])
+def test_prefixes(prefix: str, wrapper: str, tmp_path: Path) -> None:
     encoder = tiny("ptv3")
     state = {prefix + k: v for k, v in encoder.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    torch.save({wrapper: state, "epoch": 3}, tmp_path / "x.pth")
     loaded = load_encoder(tmp_path / "x.pth", preset="ptv3", enc_patch_size=(32, 32, 32))
     assert same_features(loaded, encoder)
 

@@ -92,6 +92,19 @@ def test_inflated_scales_stay_between_one_and_the_largest_factor() -> None:
     assert np.ptp(factors[:, 0, 0]) > 0.05  # and not the same every time
 
 
+def test_scales_grow_by_a_factor_per_gaussian_or_scene() -> None:
+    scene = make_scene()
+    for each, distinct in (("gaussian", len(scene)), ("scene", 1)):
+        factors = np.stack(
+            [aug.inflate_scales(scene, np.random.default_rng(s), 3.0, each).scales / scene.scales for s in range(50)]
+        )
+        assert 1 - 1e-5 <= factors.min() < 1.3
+        assert 2.7 < factors.max() <= 3 + 1e-5
+        np.testing.assert_allclose(factors, factors[:, :, :1].repeat(3, axis=2), rtol=1e-5)  # shapes stay
+        assert len(np.unique(factors[0, :, 0].round(4))) >= min(distinct, 30)
+        assert distinct > 1 or np.ptp(factors[0]) < 1e-5
+
+
 def test_jitter_is_clipped() -> None:
     scene = make_scene(0, 5000)
     shift = aug.jitter(scene, np.random.default_rng(0), 0.01).means - scene.means
@@ -173,7 +186,7 @@ def test_rendering_equivalent_noise_hardly_changes_the_picture() -> None:
         shots = zip(cameras.viewmats, cameras.intrinsics)
         return np.stack([backend.render(scene, w, k, cameras.width, cameras.height).color for w, k in shots])
 
-    strength = AugmentConfig().covariance_noise
+    strength = AugmentConfig().covariance_noise[1]
     shaped = aug.covariance_noise(room.scene, np.random.default_rng(0), strength)
     shift = shaped.means - room.scene.means
     turned = np.random.default_rng(1).standard_normal(shift.shape)

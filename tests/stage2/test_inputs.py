@@ -8,7 +8,7 @@ import pytest
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene, canonical_quats
 from stage2_distill.encoder import InputConfig, preset_config
-from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, centred, scene_inputs, voxelise
+from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, centred, scene_inputs, voxel_inputs, voxelise
 from stage2_distill.encoder.normals import plane_normals, scene_normals, shortest_axes
 
 
@@ -138,3 +138,31 @@ def test_shortest_axis_and_orientation() -> None:
     )
     middle = (flat.means.min(0) + flat.means.max(0)) / 2
     assert (np.einsum("ni,ni->n", scene_normals(flat, "axis"), middle - flat.means) >= 0).all()
+
+
+def test_the_nearest_voxels_are_left_and_centred_anew() -> None:
+    s, config = scene(), preset_config("chorus-pts")
+    whole = voxel_inputs(s, config, training=True, seed=3)
+    assert whole.members is not None
+    part = voxel_inputs(s, config, training=True, seed=3, max_voxels=60)
+    assert len(part.points) == 60 < len(whole.points)
+    place = {tuple(g): i for i, g in enumerate(whole.points.grid_coord.tolist())}
+    rows = [place[tuple(g)] for g in part.points.grid_coord.tolist()]
+    assert rows == sorted(rows)
+    assert part.members is not None
+    np.testing.assert_array_equal(part.members, whole.members[rows])  # the same draw of members
+    for voxel in range(60):
+        np.testing.assert_array_equal(np.flatnonzero(part.voxel == voxel), np.flatnonzero(whole.voxel == rows[voxel]))
+    assert (part.voxel >= 0).sum() == np.isin(whole.voxel, rows).sum()
+    coord = centred(s.means)[whole.members]
+    distance = np.linalg.norm(coord[:, None] - coord[rows][None], axis=2)
+    left = np.setdiff1d(np.arange(len(coord)), rows)
+    assert any(  # some voxel has no nearer one than these
+        distance[rows, k].max() <= distance[left, k].min() + 1e-12 for k in range(60)
+    )
+    own = coord[rows]
+    own = own - [*((own[:, :2].min(0) + own[:, :2].max(0)) / 2), 0]
+    np.testing.assert_allclose(part.points.coord, own, atol=1e-6)
+    np.testing.assert_allclose(part.points.feat[:, :3], own, atol=1e-6)  # chorus-pts feeds coordinates, too
+    all_of_them = voxel_inputs(s, config, training=True, seed=3, max_voxels=10**6)
+    np.testing.assert_array_equal(all_of_them.voxel, whole.voxel)

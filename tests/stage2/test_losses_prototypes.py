@@ -36,7 +36,9 @@ def loss_of(
 ) -> torch.Tensor:
     clouds = torch.from_numpy(np.zeros(len(shares), dtype=np.int64) if cloud is None else cloud)
     parts = [torch.from_numpy(np.asarray(x)).float() for x in (predicted, target, shares)]
-    return prototype_loss(*parts, clouds, torch.from_numpy(prototypes).float(), temperature, balance)
+    return prototype_loss(
+        *parts, clouds, int(clouds.max()) + 1, torch.from_numpy(prototypes).float(), temperature, balance
+    )
 
 
 @given(st.integers(0, 2**31), st.integers(1, 12), st.integers(2, 9), st.floats(0.05, 1))
@@ -81,13 +83,13 @@ def test_gradient_and_an_empty_selection() -> None:
     prototypes = torch.nn.functional.normalize(torch.randn(5, 4), dim=1)
     predicted = (torch.nn.functional.normalize(torch.randn(6, 4), dim=1) * 3).requires_grad_()
     prototype_loss(
-        predicted, torch.randn(6, 4), torch.full((6,), 1 / 6), torch.zeros(6).long(), prototypes, 0.1
+        predicted, torch.randn(6, 4), torch.full((6,), 1 / 6), torch.zeros(6).long(), 1, prototypes, 0.1
     ).backward()
     assert predicted.grad is not None
     assert float(predicted.grad.abs().sum()) > 0
     # only directions count beyond length 1, so the gradient is at right angles to the features
     torch.testing.assert_close((predicted.grad * predicted.detach()).sum(1), torch.zeros(6), atol=1e-5, rtol=0)
-    empty = prototype_loss(predicted[:0], torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), prototypes, 0.1)
+    empty = prototype_loss(predicted[:0], torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), 1, prototypes, 0.1)
     assert float(empty.detach()) == 0
     assert empty.requires_grad
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_common.runtime.errors import SceneError
-from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
+from stage2_distill.encoder.neighbours import Neighbours, find_all_neighbours
+from tests.stage2.clouds import layout_of, table_of
 
 
 def slow_pairs(grid: torch.Tensor, batch: torch.Tensor, kernel: int) -> dict[int, set[tuple[int, int]]]:
@@ -41,25 +42,35 @@ def test_equals_dictionary(seed: int, n: int, extent: int, kernel: int) -> None:
     unique = torch.unique(torch.cat([batch[:, None], torch.randint(0, extent, (n, 3), generator=g)], 1), dim=0)
     unique = unique[torch.randperm(len(unique), generator=g)]
     unique = unique[unique[:, 0].argsort(stable=True)]
-    table = find_neighbours(unique[:, 1:], unique[:, 0], kernel)
-    assert found(table) == slow_pairs(unique[:, 1:], unique[:, 0], kernel)
+    grid, batch = unique[:, 1:], torch.unique(unique[:, 0], return_inverse=True)[1]
+    table = table_of(grid, batch, kernel)
+    assert found(table) == slow_pairs(grid, batch, kernel)
+    # all tables at once, for a device: the same numbers
+    layout = layout_of(grid, batch)
+    for twin in find_all_neighbours([(grid, batch, layout, kernel), (grid, batch, layout, kernel)]):
+        assert torch.equal(twin.out_rows, table.out_rows)
+        assert torch.equal(twin.in_rows, table.in_rows)
+        assert twin.splits == table.splits
 
 
 def test_mirrored_taps_hold_swapped_pairs() -> None:
     grid = torch.randint(0, 5, (80, 3), generator=torch.Generator().manual_seed(0)).unique(dim=0)
-    pairs = found(find_neighbours(grid, torch.zeros(len(grid), dtype=torch.int64), 3))
+    pairs = found(table_of(grid, torch.zeros(len(grid), dtype=torch.int64), 3))
     assert all(pairs[26 - t] == {(b, a) for a, b in pairs[t]} for t in range(27))
 
 
 def test_duplicate_voxels_are_refused_by_name() -> None:
     grid = torch.tensor([[1, 1, 1], [4, 1, 2], [0, 0, 0], [4, 1, 2]])
     with pytest.raises(SceneError, match=r"voxel \[4, 1, 2\] of cloud 0 occurs twice"):
-        find_neighbours(grid, torch.zeros(4, dtype=torch.int64), 3)
+        table_of(grid, torch.zeros(4, dtype=torch.int64), 3)
+    batch = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(SceneError, match=r"voxel \[4, 1, 2\] of cloud 0 occurs twice"):
+        find_all_neighbours([(grid, batch, layout_of(grid, batch), 3)])
 
 
 def test_tile_splits_cover_every_pair_once() -> None:
     grid = torch.randint(0, 6, (150, 3), generator=torch.Generator().manual_seed(1)).unique(dim=0)
-    table = find_neighbours(grid, torch.zeros(len(grid), dtype=torch.int64), 3)
+    table = table_of(grid, torch.zeros(len(grid), dtype=torch.int64), 3)
     for t, splits in enumerate(table.tile_splits(16)):
         assert (splits[0], splits[-1]) == (table.splits[t], table.splits[t + 1])
         for j, (a, b) in enumerate(pairwise(splits)):
@@ -68,4 +79,4 @@ def test_tile_splits_cover_every_pair_once() -> None:
 
 def test_even_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match="odd"):
-        find_neighbours(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 2)
+        table_of(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 2)

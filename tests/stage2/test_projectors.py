@@ -12,7 +12,7 @@ import torch
 from chorus_common.features.standardise import Moments, PhiSStandardiser, phi_s
 from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage2_distill.encoder import PointBatch, build_encoder
-from stage2_distill.projectors import Projector
+from stage2_distill.projectors import Projector, make_projector
 from stage2_distill.student import Student, StudentTeacher, load_student, save_student
 
 
@@ -51,6 +51,24 @@ def test_projector_is_linear_norm_gelu_linear() -> None:
     hidden = (hidden - hidden.mean(1, keepdim=True)) / (hidden.var(1, keepdim=True, unbiased=False) + norm.eps).sqrt()
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
     torch.testing.assert_close(projector(x), hidden @ last.weight.T + last.bias, atol=1e-6, rtol=1e-5)
+
+
+def test_without_a_projector_the_latent_is_the_prediction(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='"identity" needs a latent as wide as the teacher, not 5 and 7 channels'):
+        make_projector("identity", 5, 3, 7)
+    encoder = build_encoder("chorus-lite", enc_channels=(8, 16), enc_depths=(1, 1))
+    teacher = StudentTeacher(
+        spec="s", fingerprint="f", channels=encoder.out_channels, hidden=1, projector="identity", space="unit"
+    )
+    student, batch = Student(encoder, {"lang": teacher}).eval(), make_batch()
+    with torch.no_grad():
+        latent = encoder(batch)
+        assert torch.equal(student.project("lang", latent), latent)
+        torch.testing.assert_close(student.matched("lang", latent).norm(dim=1), torch.ones(len(latent)))
+    save_student(student, tmp_path)
+    back = load_student(tmp_path)
+    assert back.config == student.config
+    assert back.state_dict().keys() == student.state_dict().keys()
 
 
 @torch.no_grad()

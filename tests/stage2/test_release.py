@@ -126,8 +126,8 @@ def test_full_size_is_the_preset(mode: str, tmp_path: Path) -> None:
     assert spaces == {"lang": (1152, "unit"), "dino": (1024, "unit"), "pe_spatial": (1024, "plain")}
 
 
-def test_lora_of_peft_is_merged(tmp_path: Path) -> None:
-    """Keys of peft on backbone.enc, modules qkv, r 8, alpha 16: W + 2 B A."""
+def adapted_by_peft(rank: int, scale: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(state with peft's keys on backbone.enc, modules qkv; the same with W + scale B A in their place)."""
     torch.manual_seed(0)
     state, adapted, merged = state_of(GOLDEN["chorus-3dgs"]), {}, {}
     for key, value in state.items():
@@ -138,17 +138,60 @@ def test_lora_of_peft_is_merged(tmp_path: Path) -> None:
         place, leaf = name.rsplit(".", 1)
         adapted[f"{place}.base_layer.{leaf}"] = merged[key] = value
         if leaf == "weight":
-            down, up = torch.randn(8, value.shape[1]), torch.randn(len(value), 8)
+            down, up = torch.randn(rank, value.shape[1]), torch.randn(len(value), rank)
             adapted |= {f"{place}.lora_A.default.weight": down, f"{place}.lora_B.default.weight": up}
-            merged[key] = value + 2 * up @ down
+            merged[key] = value + scale * up @ down
+    return adapted, merged
+
+
+def test_lora_of_peft_is_merged(tmp_path: Path) -> None:
+    """As the release adapts: r 8, alpha 16, which no file says: W + 2 B A."""
+    adapted, merged = adapted_by_peft(8, 2.0)
     student = load_student(written(tmp_path / "adapted.pth", adapted))
     assert_same_weights(student, load_student(written(tmp_path / "merged.pth", merged)))
-    other = {k: v[:4] if ".lora_A." in k else v[:, :4] if ".lora_B." in k else v for k, v in adapted.items()}
-    with pytest.raises(WeightsError, match="adapter of rank 4; the file does not say its alpha"):
-        load_student(written(tmp_path / "x.pth", other))
+    with pytest.raises(WeightsError, match=r"adapter of rank 4; the file does not say its alpha.*adapter_config\.json"):
+        load_student(written(tmp_path / "x.pth", adapted_by_peft(4, 1.0)[0]))
     lost = {k: v for k, v in adapted.items() if not k.endswith("enc1.block0.attn.qkv.base_layer.weight")}
     with pytest.raises(WeightsError, match=r"adapters without a layer: .*enc1\.block0"):
         load_student(written(tmp_path / "x.pth", lost))
+    magnitude = "module.backbone.enc.base_model.model.enc0.block0.attn.qkv.lora_magnitude_vector.default"
+    with pytest.raises(WeightsError, match=r"unexpected enc\.enc0\.block0\.attn\.qkv\.lora_magnitude_vector"):
+        load_student(written(tmp_path / "x.pth", adapted | {magnitude: torch.ones(1)}))
+
+
+@pytest.mark.parametrize(
+    ("rank", "config", "scale"),
+    [
+        (4, {"r": 4, "lora_alpha": 32}, 8.0),
+        (8, {"r": 8, "lora_alpha": 4}, 0.5),
+        (16, {"r": 16, "lora_alpha": 8, "use_rslora": True, "use_dora": False, "rank_pattern": {}}, 2.0),
+    ],
+)
+def test_pefts_config_beside_the_file_says_the_scale(
+    rank: int, config: dict[str, Any], scale: float, tmp_path: Path
+) -> None:
+    adapted, merged = adapted_by_peft(rank, scale)
+    expected = load_student(written(tmp_path / "merged.pth", merged))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    path = written(tmp_path / "adapted.pth", adapted)
+    assert is_student(path)
+    assert_same_weights(load_student(path), expected)
+    assert_same_weights(load_encoder(path), expected.encoder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"r": 8, "lora_alpha": 16}, "adapter of rank 4, but its adapter_config.json says r = 8, lora_alpha = 16"),
+        ({"r": 4}, "says r = 4, lora_alpha = None"),
+        ({"r": 4, "lora_alpha": 8, "use_dora": True}, "asks for use_dora; merge it with peft"),
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"enc0": 2}}, "asks for alpha_pattern"),
+    ],
+)
+def test_other_configs_of_peft_are_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=rf"x\.pth: .*{message}"):
+        load_student(written(tmp_path / "x.pth", adapted_by_peft(4, 1.0)[0]))
 
 
 WRAPPED = {

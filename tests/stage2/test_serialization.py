@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_common.runtime.errors import SceneError
-from stage2_distill.encoder.serialization import curve_encode, required_depth, serialize
+from stage2_distill.encoder.layout import Layout, required_depth
+from stage2_distill.encoder.serialization import curve_encode, serialize
 from tests.stage2.curves import curve_decode
 
 ORDERS = ("z", "z-trans", "hilbert", "hilbert-trans")
@@ -56,26 +57,27 @@ def test_hilbert_walks_from_neighbour_to_neighbour(order: str) -> None:
 
 def test_depth_rules_differ_at_powers_of_two() -> None:
     grid = torch.tensor([[7, 0, 0]])
-    assert required_depth(grid, "max") == 3
-    assert required_depth(grid, "max+1") == 4
+    layout = Layout.of(grid, torch.tensor([1]))
+    assert layout.depths("max", False) == [required_depth(7, "max")] == [3]
+    assert layout.depths("max+1", False) == [required_depth(7, "max+1")] == [4]
 
 
 def test_order_of_a_batch_is_the_order_of_each_cloud() -> None:
     g = torch.Generator().manual_seed(0)
     clouds = [torch.randint(0, 2**d, (30, 3), generator=g) for d in (3, 5)]
-    depth = torch.tensor([3, 5])
+    depths = [3, 5]
     batch = torch.tensor([0] * 30 + [1] * 30)
-    together = serialize(torch.cat(clouds), batch, depth, ORDERS)
+    together = serialize(torch.cat(clouds), batch, [30, 60], depths, ORDERS)
     for name, order in zip(ORDERS, together):
         alone = [
-            serialize(c, torch.zeros(30, dtype=torch.int64), depth[i : i + 1], [name])[0] for i, c in enumerate(clouds)
+            serialize(c, torch.zeros(30, dtype=torch.int64), [30], [depths[i]], [name])[0] for i, c in enumerate(clouds)
         ]
         assert torch.equal(order, torch.cat([alone[0], alone[1] + 30]))
 
 
 def test_too_wide_a_scene_is_refused() -> None:
     with pytest.raises(SceneError, match="larger grid size"):
-        serialize(torch.tensor([[2**21, 0, 0]]), torch.tensor([0]), torch.tensor([22]), ["z"])
+        serialize(torch.tensor([[2**21, 0, 0]]), torch.tensor([0]), [1], [22], ["z"])
 
 
 def test_unknown_order() -> None:

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stage2_distill.encoder import sparse_conv
-from stage2_distill.encoder.neighbours import find_neighbours
 from stage2_distill.encoder.sparse_conv import SubMConv3d, submanifold_conv
-from tests.stage2.clouds import cloud
+from tests.stage2.clouds import cloud, table_of
 
 
 def dense_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, grid: torch.Tensor) -> torch.Tensor:
@@ -30,7 +29,7 @@ def test_equals_dense_convolution(kernel: int, tile: int, monkeypatch: pytest.Mo
     torch.manual_seed(0)
     conv = SubMConv3d(4, 6, kernel).double()
     x = batch.feat.double().requires_grad_()
-    table = find_neighbours(batch.grid_coord, batch.batch, kernel)
+    table = table_of(batch.grid_coord, batch.batch, kernel)
     ours = conv(x, table)
     reference = dense_conv(x, conv.weight, conv.bias, batch.grid_coord)
     assert torch.allclose(ours, reference, atol=1e-12)
@@ -46,7 +45,7 @@ def test_equals_dense_convolution(kernel: int, tile: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("kernel", "inner", "outer"), [(3, 2, 3), (5, 1, 2)])
 def test_gradcheck(kernel: int, inner: int, outer: int) -> None:
     batch = cloud(14, inner, extent=kernel)
-    table = find_neighbours(batch.grid_coord, batch.batch, kernel)
+    table = table_of(batch.grid_coord, batch.batch, kernel)
     torch.manual_seed(0)
     inputs = (
         batch.feat.double().requires_grad_(),
@@ -60,8 +59,8 @@ def test_clouds_do_not_touch() -> None:
     a, b = cloud(50, 3, seed=1, extent=5), cloud(50, 3, seed=2, extent=5)
     conv = SubMConv3d(3, 3)
     together = type(a).concatenate([a, b])
-    out = conv(together.feat, find_neighbours(together.grid_coord, together.batch, 3))
-    assert torch.allclose(out[: len(a)], conv(a.feat, find_neighbours(a.grid_coord, a.batch, 3)), atol=1e-6)
+    out = conv(together.feat, table_of(together.grid_coord, together.batch, 3))
+    assert torch.allclose(out[: len(a)], conv(a.feat, table_of(a.grid_coord, a.batch, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -69,7 +68,7 @@ def test_autocast_runs_in_low_precision_and_stays_close(dtype: torch.dtype) -> N
     batch = cloud(200, 16, extent=10)
     torch.manual_seed(0)
     conv = SubMConv3d(16, 16)
-    table = find_neighbours(batch.grid_coord, batch.batch, 3)
+    table = table_of(batch.grid_coord, batch.batch, 3)
     with torch.autocast("cpu", dtype=dtype):
         out = conv(batch.feat, table)
     reference = conv(batch.feat, table)
@@ -87,7 +86,7 @@ def test_what_lies_in_the_workspace_reaches_no_result(rounding: int, monkeypatch
     monkeypatch.setattr(sparse_conv, "_workspace", lambda *given: empty(*given).fill_(torch.nan))
     monkeypatch.setattr(sparse_conv, "ROUNDED_ROWS", rounding)
     batch = cloud(300, 16, extent=12)
-    table = find_neighbours(batch.grid_coord, batch.batch, 3)
+    table = table_of(batch.grid_coord, batch.batch, 3)
     torch.manual_seed(0)
     weight, seen = torch.randn(8, 3, 3, 3, 16) / 10, torch.randn(len(batch.feat), 8)
     found = []
@@ -108,7 +107,7 @@ def test_largest_tensor_is_linear_in_rows() -> None:
     """No intermediate of forward or backward has more elements than the weight or N x max(in, out)."""
     batch = cloud(1500, 8, extent=16)
     conv = SubMConv3d(8, 8)
-    table = find_neighbours(batch.grid_coord, batch.batch, 3)
+    table = table_of(batch.grid_coord, batch.batch, 3)
     largest = 0
 
     class Watch(TorchDispatchMode):
@@ -127,4 +126,4 @@ def test_largest_tensor_is_linear_in_rows() -> None:
 def test_wrong_table_is_refused() -> None:
     batch = cloud(20, 4)
     with pytest.raises(ValueError, match="kernel 5"):
-        SubMConv3d(4, 4, 3)(batch.feat, find_neighbours(batch.grid_coord, batch.batch, 5))
+        SubMConv3d(4, 4, 3)(batch.feat, table_of(batch.grid_coord, batch.batch, 5))

@@ -136,10 +136,12 @@ class Viewer {
     this.readObjects(objects, planes);
   }
 
+  // Boxes of all objects, or of the selected one alone.
   drawBoxes() {
     const points = [], tints = [], corner = (box, signs) =>
       signs.reduce((at, sign, k) => plus(at, box.axes[k], (sign * box.size[k]) / 2), box.centre);
-    for (const { id, box, colour } of this.objects) {
+    const shown = this.selected < 0 ? this.objects : this.objects.filter((one) => one.id == this.selected);
+    for (const { id, box, colour } of shown) {
       for (let axis = 0; axis < 3; axis++) for (const a of [-1, 1]) for (const b of [-1, 1]) for (const c of [-1, 1]) {
         const signs = [a, b];
         signs.splice(axis, 0, c);

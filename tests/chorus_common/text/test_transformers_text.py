@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +150,26 @@ def test_what_is_missing_is_one_line(
 def test_nothing_is_printed(files: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     load_text_encoder(f"transformers:{files[1]}")
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_released_text_side_is_read_from_the_hubs_cache(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """In a process of its own, offline: only transformers' copy of the weights is in the cache, so it answers."""
+    repository = tmp_path / "models--google--siglip2-so400m-patch14-384"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c0ffee")
+    shutil.copytree(files[1], repository / "snapshots" / "c0ffee")
+    np.save(tmp_path / "expected.npy", load_text_encoder(f"transformers:{files[1]}").encode(["a chair"]))
+    program = (
+        "import sys, numpy as np\n"
+        "from chorus_common.text import load_text_encoder\n"
+        f"encoder = load_text_encoder({RELEASED!r})\n"
+        "assert encoder.spec == 'transformers:google/siglip2-so400m-patch14-384', encoder.spec\n"
+        "np.testing.assert_array_equal(encoder.encode(['a chair']), np.load(sys.argv[1]))\n"
+        "assert 'open_clip' not in sys.modules\n"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "expected.npy")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import evaluation.batch.run as run
+from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.runtime.errors import ChorusError, ConfigError
 from evaluation.batch.matrix import BatchConfig, Cell, cells, words
 from evaluation.batch.run import CellOutcome, run_cells
@@ -45,6 +46,9 @@ def config(tmp_path: Path) -> BatchConfig:
             },
         }
     )  # fmt: skip
+
+
+ONE = ClusterConfig(workers=1)
 
 
 def fake_scores(cell: Cell) -> SceneScores:
@@ -106,7 +110,7 @@ def test_union_of_folds_is_one_confusion_matrix(
 ) -> None:
     monkeypatch.setattr(run, "run_cell", fake_run)
     matrix = list(cells(config))
-    lines = table_lines(run_cells(config, matrix, tmp_path / "out", workers=1, threads=1), tmp_path / "out")
+    lines = table_lines(run_cells(config, matrix, tmp_path / "out", ONE, threads=1), tmp_path / "out")
     union = [line for line in lines if line["fold"] == UNION]
     assert len(union) == 2 * 2, "one per encoder and seed"
     line = next(x for x in union if x["encoder"] == "one" and x["seed"] == 1)
@@ -135,13 +139,16 @@ def test_workers_change_nothing_and_what_is_done_stays(
     matrix = list(cells(config))
     for name, workers in (("a", 1), ("b", 3)):
         out = tmp_path / name
-        write_parquet(table_lines(run_cells(config, matrix, out, workers=workers, threads=1), out), out / "r.parquet")
+        write_parquet(
+            table_lines(run_cells(config, matrix, out, ClusterConfig(workers=workers), threads=1), out),
+            out / "r.parquet",
+        )
     assert (tmp_path / "a" / "r.parquet").read_bytes() == (tmp_path / "b" / "r.parquet").read_bytes()
     assert len(record.read_text().split()) == 2 * len(matrix)
-    run_cells(config, matrix, tmp_path / "a", workers=1, threads=1)
+    run_cells(config, matrix, tmp_path / "a", ONE, threads=1)
     assert len(record.read_text().split()) == 2 * len(matrix), "nothing is run twice"
     (Path(config.encoders["two"]) / "model.safetensors").write_text("other weights")
-    run_cells(config, matrix, tmp_path / "a", workers=1, threads=1)
+    run_cells(config, matrix, tmp_path / "a", ONE, threads=1)
     again = record.read_text().split()[2 * len(matrix) :]
     assert again == [c.name for c in matrix if c.encoder == "two"], "new weights, new figures"
 
@@ -151,13 +158,13 @@ def test_a_cell_that_fails_is_shown_and_tried_again(
 ) -> None:
     """A real process that ends with one line of error: there is no store."""
     matrix = [c for c in cells(config) if c.task == "names"]
-    outcomes = run_cells(config, matrix, tmp_path, workers=1, threads=1)
+    outcomes = run_cells(config, matrix, tmp_path, ONE, threads=1)
     assert outcomes[0].problem.startswith("error: cache: no such store")
     lines = table_lines(outcomes, tmp_path)
     assert [line["problem"] for line in lines] == [outcomes[0].problem]
     assert "## Failed" in markdown(lines, "x")
     monkeypatch.setattr(run, "run_cell", fake_run)
-    assert not run_cells(config, matrix, tmp_path, workers=1, threads=1)[0].problem
+    assert not run_cells(config, matrix, tmp_path, ONE, threads=1)[0].problem
 
 
 #: A program in place of chorus-eval: it writes a result that leaves a scene out, and ends as chorus-eval does.
@@ -178,7 +185,7 @@ def test_a_crash_does_not_publish_the_figures_of_an_earlier_run(
     matrix = [c for c in cells(config) if c.task == "names"]
     fake_run(matrix[0], tmp_path, 1)  # older weights: there is a result and no key for what is asked now
     monkeypatch.setattr(run, "_PROGRAM", "raise RuntimeError('out of luck')")
-    outcome = run_cells(config, matrix, tmp_path, workers=1, threads=1)[0]
+    outcome = run_cells(config, matrix, tmp_path, ONE, threads=1)[0]
     assert outcome.problem.startswith("RuntimeError: out of luck (exit code 1")
     result = matrix[0].result(tmp_path)
     assert not result.exists()
@@ -191,7 +198,7 @@ def test_scenes_that_failed_are_shown_make_exit_1_and_are_tried_again(
 ) -> None:
     matrix = [c for c in cells(config) if c.task == "names"]
     monkeypatch.setattr(run, "_PROGRAM", PARTIAL)
-    outcome = run_cells(config, matrix, tmp_path, workers=1, threads=1)[0]
+    outcome = run_cells(config, matrix, tmp_path, ONE, threads=1)[0]
     assert (outcome.problem, outcome.code, outcome.complete) == ("", 1, False)
     assert not matrix[0].result(tmp_path).with_suffix(".key").exists()
     lines = table_lines([outcome], tmp_path)
@@ -218,7 +225,7 @@ def test_scenes_that_failed_are_shown_make_exit_1_and_are_tried_again(
 
 def test_table_keeps_its_content(config: BatchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "run_cell", fake_run)
-    lines = table_lines(run_cells(config, list(cells(config)), tmp_path, workers=1, threads=1), tmp_path)
+    lines = table_lines(run_cells(config, list(cells(config)), tmp_path, ONE, threads=1), tmp_path)
     write_parquet(lines, tmp_path / "r.parquet")
     read = read_table(tmp_path / "r.parquet")
     assert [line["command"] for line in read] == [line["command"] for line in lines]

@@ -80,6 +80,9 @@ def test_a_page_from_disk_draws_what_the_rasteriser_draws(browser: Browser, page
         assert error.mean() < 0.004, layer.name  # 7 bits of a colour, 8 of a picture
         assert np.quantile(error, 0.999) < 0.06, layer.name
         assert alpha.mean() > 0.04
+    photograph = browser.photograph(tmp_path / "page.png")  # with the panel beside it
+    np.testing.assert_array_equal(photograph[:, : picture.shape[1]], np.rint(picture * 255).astype(np.uint8))
+    assert np.unique(photograph[:, picture.shape[1] :].reshape(-1, 3), axis=0).shape[0] > 20
 
 
 def test_a_click_selects_an_object_and_boxes_are_drawn(browser: Browser, page: Path, tmp_path: Path) -> None:

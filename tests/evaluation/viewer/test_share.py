@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from chorus_common.runtime.errors import ChorusError
+from chorus_common.features.standardise import PhiSStandardiser
+from chorus_common.runtime.errors import ChorusError, ConfigError
 from chorus_common.scene_io import write_ply
 from chorus_common.scene_io.spz_write import write_spz
 from evaluation.cli import cli
 from evaluation.prompts import class_embeddings
+from stage2_distill.student import save_student
 from tests.evaluation.instance_rooms import BOXES, room_with_instances
 from tests.evaluation.rooms import WordVectors
+from tests.evaluation.student import make_student
 
 NAMES = tuple(box[0] for box in BOXES)
 UPRIGHT = ("--up", "off", "--scale", "off")
@@ -127,3 +130,34 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         assert isinstance(found, ChorusError), (arguments, found)
         assert words in str(found), (arguments, str(found))
         assert "\n" not in str(found)
+
+
+def test_view_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, features = room_file(tmp_path, 50)
+    served = []
+    monkeypatch.setattr("evaluation.viewer.server.ViewerServer.serve", lambda server: served.append(server.model))
+    result = call("view", source, *UPRIGHT, "--features", features, *TEXT, "--classes", ",".join(NAMES), "--port", 0)
+    assert result.exception is None, result.exception
+    assert re.search(r"open http://127\.0\.0\.1:\d+ \(Ctrl-C ends\)", result.output)
+    assert served[0].modes == ("colour", "features", "prediction")
+
+
+def test_a_student_without_its_text_side_still_shows_its_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(spec: str) -> WordVectors:
+        raise ConfigError(f"{spec}: the text side is not here")
+
+    monkeypatch.setattr("evaluation.features.load_text_encoder", absent)
+    source, _ = room_file(tmp_path, 50)
+    n = WordVectors.channels
+    save_student(make_student(PhiSStandardiser(np.zeros(n), np.eye(n), 1.0, np.ones(n))), tmp_path / "student")
+    asked = ("share", source, *UPRIGHT, "--encoder", tmp_path / "student", "--out", tmp_path / "page.html")
+    result = call(*asked, "--head", "encoder")
+    assert result.exception is None, result.exception
+    assert "nothing can be asked in words" in result.output
+    assert "buttons: colour, features, features: encoder" in result.output
+    for more in (("--query", "chair"), ("--classes", "chair,table")):
+        found = call(*asked, *more).exception
+        assert isinstance(found, ConfigError)
+        assert "the text side is not here" in str(found)

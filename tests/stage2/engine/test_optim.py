@@ -12,9 +12,10 @@ from stage2_distill.engine.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
     parameter_groups,
+    set_first_beta,
     set_learning_rate,
 )
-from stage2_distill.engine.schedule import learning_rate
+from stage2_distill.engine.schedule import first_beta, learning_rate
 from stage2_distill.engine.settings import OptimSettings
 from stage2_distill.losses.schedule import scheduled_weight
 from stage2_distill.settings import TeacherSettings
@@ -121,3 +122,54 @@ def test_average_equals_the_plain_recursion() -> None:
         torch.testing.assert_close(average.tensors[k].double(), value, atol=1e-5, rtol=1e-5)
     for k, buffer in model.named_buffers():
         assert torch.equal(average.tensors[k], buffer)
+
+
+def test_decay_of_all_parameters() -> None:
+    groups = parameter_groups(Model(), OptimSettings(weight_decay=0.1, decay="all"))
+    assert {g["weight_decay"] for g in groups} == {0.1}
+
+
+@pytest.mark.parametrize("total", [40, 137])
+def test_groups_by_name_equal_torch_with_its_cycled_momentum(total: int) -> None:
+    """SceneSplat's and the released Chorus's optimiser: AdamW under OneCycleLR, blocks at a tenth, beta1 cycled."""
+    optim = OptimSettings(
+        lr=2e-3, block_lr_scale=0.1, decay="all", cycle_beta1=(0.85, 0.95), weight_decay=0.05, warmup=0.05
+    )
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        whole = nn.Module()
+        whole.encoder = nn.ModuleDict({"embedding": nn.Linear(3, 4), "block0": nn.Linear(4, 4)})
+        whole.head = nn.Linear(4, 2)
+        return whole.double()
+
+    ours, theirs = model(), model()
+    optimizer = build_optimizer(ours, optim)
+    named = dict(theirs.named_parameters())
+    other = torch.optim.AdamW(
+        [{"params": [p for n, p in named.items() if ("block" in n) == slow]} for slow in (False, True)],
+        lr=2e-3, weight_decay=0.05,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        other, [2e-3, 2e-4], total_steps=total, pct_start=0.05, div_factor=10, final_div_factor=1000
+    )
+    rng = torch.Generator().manual_seed(1)
+    for step in range(total):
+        gradients = [torch.randn(p.shape, generator=rng, dtype=torch.float64) for p in ours.parameters()]
+        for module in (ours, theirs):
+            for parameter, gradient in zip(module.parameters(), gradients):
+                parameter.grad = gradient.clone()
+        set_learning_rate(optimizer, learning_rate(step, total, optim))
+        set_first_beta(optimizer, first_beta(step, total, optim))
+        assert first_beta(step, total, optim) == pytest.approx(other.param_groups[0]["betas"][0], rel=1e-9)
+        optimizer.step()
+        other.step()
+        if step + 1 < total:
+            schedule.step()
+        for name, parameter in ours.named_parameters():
+            torch.testing.assert_close(parameter, named[name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_cycled_beta_needs_one_cycle() -> None:
+    with pytest.raises(ValueError, match="cycle_beta1 belongs to schedule"):
+        OptimSettings(schedule="cosine", cycle_beta1=(0.85, 0.95))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
-import sys
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -13,19 +12,33 @@ from pathlib import Path
 
 import pytest
 
+from chorus_common.cluster import pool as cluster
+from chorus_common.cluster.pool import DaskPool, InProcess, InThreads, WorkerLost, open_pool, worker_environment
+from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.runtime.errors import ConfigError
-from stage1_render_teachers.cluster import pool as cluster
-from stage1_render_teachers.cluster.pool import DaskPool, InProcess, WorkerLost, open_pool, worker_environment
-from stage1_render_teachers.plan import teacher_facts
-from stage1_render_teachers.settings import RunConfig, Stage1Config
-from tests.stage1 import jobs_for_workers as jobs
+from tests.chorus_common.cluster import jobs_for_workers as jobs
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[DaskPool]:
-    with open_pool(RunConfig(workers=2)) as pool:
+    with open_pool(ClusterConfig(workers=2)) as pool:
         assert isinstance(pool, DaskPool)
         yield pool
+
+
+def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPool) -> None:
+    seen: list[object] = []
+    pids: set[str] = set()
+    deadline = time.monotonic() + 120
+    while len(pids) < 2 and time.monotonic() < deadline:  # a worker that starts late misses the first jobs
+        seen += [done.result for done in pool.map(jobs.environment, range(6))]
+        pids = {result["pid"] for result in seen if isinstance(result, dict)}
+    assert len(pids) == 2
+    for result in seen:
+        assert isinstance(result, dict)
+        assert result["OMP_NUM_THREADS"] == "1"
+        assert int(result["NUMBA_NUM_THREADS"]) >= 1
+        assert result["zarr"] == result["NUMBA_NUM_THREADS"]  # compression does not take the other workers' cores
 
 
 def test_every_job_comes_back_once_with_its_result(pool: DaskPool) -> None:
@@ -67,21 +80,6 @@ def test_a_bug_in_a_job_is_not_hidden(pool: DaskPool) -> None:
     assert [done.result for done in pool.map(jobs.double, [4])] == [8]  # the pool is still usable
 
 
-def test_workers_have_one_math_thread_and_their_share_of_the_cores(pool: DaskPool) -> None:
-    seen: list[object] = []
-    for _ in range(10):  # a worker that starts late misses the first jobs
-        seen += [done.result for done in pool.map(jobs.environment, range(6))]
-        pids = {result["pid"] for result in seen if isinstance(result, dict)}
-        if len(pids) >= 2:
-            break
-    assert len(pids) == 2
-    for result in seen:
-        assert isinstance(result, dict)
-        assert result["OMP_NUM_THREADS"] == "1"
-        assert int(result["NUMBA_NUM_THREADS"]) >= 1
-        assert result["zarr"] == result["NUMBA_NUM_THREADS"]  # compression does not take the other workers' cores
-
-
 def test_each_worker_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa, GPU-bb")
     chosen = [worker_environment(i, 3, "cuda")["CUDA_VISIBLE_DEVICES"] for i in range(3)]
@@ -94,18 +92,18 @@ def test_each_worker_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_missing_or_dead_schedulers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
-    with pytest.raises(ConfigError, match="no such file"), open_pool(RunConfig(scheduler=str(tmp_path / "s.json"))):
+    with pytest.raises(ConfigError, match="no such file"), open_pool(ClusterConfig(scheduler=str(tmp_path / "s.json"))):
         pass
     (tmp_path / "s.json").write_text("{}")
     with (
         pytest.raises(ConfigError, match="not a scheduler file"),
-        open_pool(RunConfig(scheduler=str(tmp_path / "s.json"))),
+        open_pool(ClusterConfig(scheduler=str(tmp_path / "s.json"))),
     ):
         pass
     (tmp_path / "s.json").write_text('{"address": "tcp://127.0.0.1:9"}')
     with (
         pytest.raises(ConfigError, match="no scheduler answers"),
-        open_pool(RunConfig(scheduler=str(tmp_path / "s.json"))),
+        open_pool(ClusterConfig(scheduler=str(tmp_path / "s.json"))),
     ):
         pass
 
@@ -116,39 +114,26 @@ def test_a_scheduler_file_is_used(tmp_path: Path) -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as running:
         file = tmp_path / "scheduler.json"
         file.write_text(json.dumps(running.scheduler.identity()))
-        with open_pool(RunConfig(scheduler=str(file))) as pool:
+        with open_pool(ClusterConfig(scheduler=str(file))) as pool:
             assert sorted(done.result for done in pool.map(jobs.double, range(5))) == [0, 2, 4, 6, 8]
+
+
+def test_threads_do_every_job_and_hand_on_what_a_job_raises() -> None:
+    pool = InThreads(3)
+    assert sorted(done.result for done in pool.map(jobs.double, range(7))) == list(range(0, 14, 2))
+    with pytest.raises(RuntimeError, match="a bug met job"):
+        list(pool.map(jobs.broken, range(2)))
 
 
 @pytest.mark.parametrize("size", ["lots", "8 apples"])
 def test_bad_memory_limits_are_refused(size: str) -> None:
     with pytest.raises(ConfigError, match="is not a size"):
-        cluster._memory_limit(RunConfig(workers=1, worker_memory=size))
-
-
-def test_a_client_of_workers_builds_no_teacher_itself(tmp_path: Path) -> None:
-    """It would hold the teachers' weights and libraries for as long as the run takes."""
-    config = Stage1Config(teachers=("embedded:text", "embedded:masks"))
-    code = (
-        "import sys\n"
-        "from stage1_render_teachers.plan import teacher_facts\n"
-        "from stage1_render_teachers.settings import RunConfig, Stage1Config\n"
-        f"facts = teacher_facts(Stage1Config(teachers={config.teachers!r}), RunConfig(workers=2, device='cuda'))\n"
-        "print([fact.fingerprint for fact in facts], 'torch' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = [fact.fingerprint for fact in teacher_facts(config, RunConfig())]
-    assert done.stdout == f"{here} False\n"
-
-
-def test_what_is_wrong_with_a_teacher_comes_back_from_the_other_process() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'embedded:masks'"):
-        teacher_facts(Stage1Config(teachers=("embedded:mask",)), RunConfig(workers=1))
+        cluster._memory_limit(ClusterConfig(workers=1, worker_memory=size))
 
 
 def test_the_client_does_not_grow_with_the_number_of_jobs() -> None:
     """Bytes that stay per job, once the scheduler's logs are full: a million scenes must not fill a login node."""
-    with open_pool(RunConfig(workers=2)) as pool:
+    with open_pool(ClusterConfig(workers=2)) as pool:
         tracemalloc.start()
         try:
             list(pool.map(jobs.double, range(300)))

@@ -15,15 +15,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from chorus_common.cluster.settings import ClusterConfig
+from chorus_common.cluster.slurm_jobs import slurm_cluster
 from chorus_common.runtime.errors import ChorusError, ConfigError, one_line
 from chorus_common.runtime.processes import in_child
-from stage1_render_teachers.cluster.slurm_jobs import slurm_cluster
-from stage1_render_teachers.settings import RunConfig
 
 #: Seconds to wait for a scheduler to answer.
 CONNECT_SECONDS = 20.0
@@ -63,6 +64,22 @@ class InProcess:
             yield Finished(job, task(job))
 
 
+class InThreads:
+    """As many jobs at a time as there are threads: for jobs that start a process of their own and wait for it."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def map(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
+        with ThreadPoolExecutor(self._threads) as threads:
+            futures = {threads.submit(task, job): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    yield Finished(futures[future], future.result())
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+
 class DaskPool:
     """Jobs on the workers of a dask client. A job whose worker dies is tried once more, alone, after all others."""
 
@@ -85,11 +102,12 @@ class DaskPool:
 
     def _pass(self, task: Callable[[J], R], jobs: Iterable[J]) -> Iterator[Finished[J, R]]:
         """Run `jobs` with as many in flight as there are workers."""
-        from distributed import CancelledError, KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker
+        from distributed import as_completed as as_each_completes
 
         waiting = iter(jobs)
         in_flight: dict[str, tuple[Any, J]] = {}
-        completed = as_completed(with_results=True, raise_errors=False)
+        completed = as_each_completes(with_results=True, raise_errors=False)
 
         def top_up() -> None:
             for job in islice(waiting, max(0, self.width() - len(in_flight))):
@@ -134,7 +152,7 @@ def _exception(result: Any) -> BaseException | None:
 
 
 @contextlib.contextmanager
-def open_pool(config: RunConfig) -> Iterator[Pool]:
+def open_pool(config: ClusterConfig) -> Iterator[Pool]:
     """The pool that `config` asks for: `workers = 0` here, otherwise local processes, Slurm jobs, or a scheduler
     file's cluster.
     """
@@ -183,7 +201,7 @@ def _remote_client(scheduler_file: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _local_client(config: RunConfig) -> Iterator[Any]:
+def _local_client(config: ClusterConfig) -> Iterator[Any]:
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
@@ -197,7 +215,7 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
                     "memory_limit": _memory_limit(config),
                     "silence_logs": logging.CRITICAL,
                     "dashboard_address": "127.0.0.1:0",
-                    "preload": ["stage1_render_teachers.cluster.worker_preload"],
+                    "preload": ["chorus_common.cluster.worker_preload"],
                 },
             }
             for i in range(config.workers)
@@ -214,7 +232,7 @@ def _local_client(config: RunConfig) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _slurm_client(config: RunConfig) -> Iterator[Any]:
+def _slurm_client(config: ClusterConfig) -> Iterator[Any]:
     """`config.workers` jobs (at least 1), submitted again when they end before the work does."""
     import dask
     from distributed import Client
@@ -228,7 +246,7 @@ def _slurm_client(config: RunConfig) -> Iterator[Any]:
             yield client
 
 
-def _dask_settings(config: RunConfig) -> dict[str, Any]:
+def _dask_settings(config: ClusterConfig) -> dict[str, Any]:
     """How dask behaves for tasks that take minutes to hours."""
     return {
         "distributed.scheduler.allowed-failures": 0,
@@ -245,7 +263,7 @@ def _dask_settings(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _memory_limit(config: RunConfig) -> int:
+def _memory_limit(config: ClusterConfig) -> int:
     from dask.utils import parse_bytes
     from distributed.system import MEMORY_LIMIT
 

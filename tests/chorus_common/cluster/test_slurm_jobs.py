@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from chorus_common.cluster.pool import open_pool
+from chorus_common.cluster.settings import ClusterConfig
+from chorus_common.cluster.slurm_jobs import SlurmConfig, slurm_cluster
 from chorus_common.runtime.errors import ConfigError
 from stage1_render_teachers.cli import cli
-from stage1_render_teachers.cluster.pool import open_pool
-from stage1_render_teachers.cluster.slurm_jobs import SlurmConfig, slurm_cluster
-from stage1_render_teachers.settings import RunConfig
-from tests.stage1 import jobs_for_workers as jobs
+from tests.chorus_common.cluster import jobs_for_workers as jobs
 
 #: Runs the job here; its number is that of a process group, which scancel ends.
 SBATCH = """#!/bin/sh
@@ -88,18 +88,18 @@ def test_sizes_of_memory(memory: str) -> None:
 
 def test_without_slurm_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ConfigError, match="no sbatch on this machine"), open_pool(RunConfig(scheduler="slurm")):
+    with pytest.raises(ConfigError, match="no sbatch on this machine"), open_pool(ClusterConfig(scheduler="slurm")):
         pass
 
 
 def test_a_gpu_must_be_asked_for(slurm: Path) -> None:
-    with pytest.raises(ConfigError, match="gpus = 1"), open_pool(RunConfig(scheduler="slurm", device="cuda")):
+    with pytest.raises(ConfigError, match="gpus = 1"), open_pool(ClusterConfig(scheduler="slurm", device="cuda")):
         pass
 
 
 @pytest.mark.slow
 def test_jobs_run_on_slurm_workers_and_are_cancelled_afterwards(slurm: Path) -> None:
-    config = RunConfig(
+    config = ClusterConfig(
         scheduler="slurm", workers=2,
         slurm=SlurmConfig(memory="2GB", cpus=1, interface="lo", log_directory=str(slurm / "logs")),
     )  # fmt: skip
