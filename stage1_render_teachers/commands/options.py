@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: -> manifest (may be None), store, split, dataset, as_json
+exchange_options = together(manifest_option(), store_option(), split_option(), dataset_option(), json_option())
 #: -> manifest, store, split, dataset, as_json
 scene_options = together(
     manifest_option(required=True), store_option(), split_option(), dataset_option(), json_option()

@@ -18,6 +18,13 @@ from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.store import require_store, scene_path
 
 
+def published_rows(store: StorePath, dataset: str | None = None) -> list[ManifestRow]:
+    """A row per published scene (of `dataset`), without a split, since a store knows of none."""
+    require_store(store)
+    found = [path for path in published_scenes(store) if dataset in (None, path.parent.name)]
+    return [ManifestRow(path.parent.name, path.stem, "", "", Path(), None, "", 0, "") for path in found]
+
+
 def run_export(
     rows: Sequence[ManifestRow], store: StorePath, out: Path, run: RunConfig, teachers: Mapping[str, str], *, unit: bool
 ) -> RunSummary:

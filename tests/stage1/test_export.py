@@ -166,7 +166,8 @@ def test_the_commands_and_what_status_and_verify_say(
             cli.main()
         return int(stop.value.code or 0), capsys.readouterr().out
 
-    where = ["--manifest", write_release(tmp_path / "release", 2), "--store", tmp_path / "s"]
+    manifest = write_release(tmp_path / "release" / "train", 2)
+    where = ["--manifest", manifest, "--store", tmp_path / "s"]
     code, out = call("import", *where, "--teachers", "lang=file:names.npz", "--shard", "1/2")
     assert code == 0
     assert out.startswith("1 done in ")
@@ -180,3 +181,14 @@ def test_the_commands_and_what_status_and_verify_say(
     assert (code, json.loads(out)["counts"]) == (0, {"done": 2})
     assert (tmp_path / "out" / "rel" / "train" / "scan01" / "file-names.npz_feat.npy").is_file()
     assert call("export", *where, "--out", tmp_path / "out", "--teachers", "lang")[0] == 2
+    # the same without a manifest
+    bare = ["--store", tmp_path / "bare"]
+    folder = tmp_path / "release"
+    code, out = call("import", folder, *bare, "--teachers", "lang=file:names.npz", "--dataset", "rel", "--json")
+    assert (code, json.loads(out)["counts"]) == (0, {"done": 2})
+    assert tree_digest(tmp_path / "bare" / "rel") == tree_digest(tmp_path / "s" / "rel")
+    code, out = call("export", *bare, "--out", tmp_path / "again", "--json")
+    assert (code, json.loads(out)["counts"]) == (0, {"done": 2})
+    assert tree_digest(tmp_path / "again" / "rel") == tree_digest(tmp_path / "out" / "rel" / "train")
+    assert call("import", folder, *where)[0] == call("import", *bare)[0] == 2
+    assert call("import", tmp_path / "s", *bare)[0] == call("export", *bare, "--out", folder, "--split", "x")[0] == 2
