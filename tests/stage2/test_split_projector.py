@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stage2_distill.encoder.hierarchy import Level
 from stage2_distill.encoder.latent import DenseLatent, Latent, LevelLatent
+from stage2_distill.encoder.layout import Layout
 from stage2_distill.encoder.model import LevelFeatures
 from stage2_distill.encoder.products import fast_products
 from stage2_distill.folded_projector import FoldedProjector
@@ -26,7 +27,8 @@ def tree(sizes: list[int], widths: list[int], seed: int, offset: float = 0.0) ->
             others = torch.randint(0, n, (sizes[s - 1] - n,), generator=draw)
             cluster = torch.cat([torch.arange(n), others])[torch.randperm(sizes[s - 1], generator=draw)]
         grid = torch.arange(n)[:, None].expand(n, 3)
-        level = Level(grid.float(), grid, torch.zeros(n, dtype=torch.int64), torch.tensor([n]), cluster=cluster)
+        batch, offset = torch.zeros(n, dtype=torch.int64), torch.tensor([n])
+        level = Level(grid.float(), grid, batch, offset, layout=Layout.of(grid, offset), cluster=cluster)
         levels.append(LevelFeatures(torch.randn(n, width, generator=draw) * 2 + offset, level))
     return levels
 
