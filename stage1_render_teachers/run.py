@@ -63,7 +63,8 @@ def run_stage1(
         teachers = teacher_facts(config, run)
         ensure_standardisers(calibration_rows or rows, store, teachers, config, run, pool)
         plans = plan_teachers(store, teachers)
-        jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite) for row in rows]
+        alone = run.works_here and len(rows) == 1
+        jobs = [SceneJob(row, store, config, plans, run.device, run.overwrite, show_views=alone) for row in rows]
         with progress(len(jobs), "stage 1") as report, OutcomeLog(store) as log:
             return run_jobs(jobs, pool, run_scene, log, report, run.max_failures, run.retries)
 

@@ -7,6 +7,8 @@ the PHI-S standardisers; where it runs and beside what makes no difference to a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -24,6 +26,7 @@ from chorus_common.cameras import CameraSet
 from chorus_common.lifting import CellHits, LiftingIndex
 from chorus_common.manifest import ManifestRow
 from chorus_common.runtime.errors import SceneError
+from chorus_common.runtime.progress import progress
 from chorus_common.runtime.store_path import StorePath
 from chorus_common.scene_check import Alignment
 from chorus_common.viewpoints import Survey, survey_scene
@@ -65,6 +68,7 @@ class SceneJob:
     teachers: tuple[TeacherPlan, ...]
     device: str = "cpu"
     overwrite: bool = False
+    show_views: bool = False  # tell how many views are done: for a scene that is alone
 
     @property
     def path(self) -> StorePath:
@@ -117,6 +121,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
             teacher_threads(config.teacher_threads),
             made_ahead(timed(made, watch, "render"), overlap=overlap) as batches,
             done_aside(overlap=overlap) as aside,
+            views_done(job, len(cameras)) as advance,
         ):
             for batch in batches:
                 hits += batch.hits
@@ -128,6 +133,7 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
                 tokens: dict[str, NDArray[np.float32]] = {}
                 for step in passes:
                     aside(step.add(batch, tokens, watch))
+                advance(len(batch.views))
         if not any(map(len, hits)):
             raise SceneError(
                 f"scene {job.row.scene_id}: none of its {len(cameras)} views sees any Gaussian; "
@@ -172,6 +178,16 @@ def publish_scene(job: SceneJob, own: CameraSet | None, watch: Stopwatch) -> Sce
         ),
         errors={name: found for name, found in errors.items() if found},
     )
+
+
+@contextmanager
+def views_done(job: SceneJob, count: int) -> Iterator[Callable[[int], None]]:
+    """Something that is told of finished views, of `count`; it says so where the job wants it."""
+    if not job.show_views:
+        yield lambda views: None
+        return
+    with progress(count, f"{job.row.scene_id}: views", bar=False) as report:
+        yield report.advance
 
 
 def _mostly_empty(empty: float, interior: bool, survey: Survey | None) -> bool:

@@ -23,15 +23,16 @@ class Progress(Protocol):
 
 @contextmanager
 def progress(
-    total: int, label: str, *, done: int = 0, every: float = 10.0, stream: TextIO | None = None
+    total: int, label: str, *, done: int = 0, every: float = 10.0, stream: TextIO | None = None, bar: bool = True
 ) -> Iterator[Progress]:
     """Report on `total` steps, of which `done` were finished before (they do not count for the rate).
 
     On a terminal a bar with counts, rate and time left; otherwise one line at most every `every` seconds, which is what
-    a log file wants. Goes to stderr unless told otherwise, so that output meant for programs stays clean.
+    a log file wants. Goes to stderr unless told otherwise, so that output meant for programs stays clean. bar=False
+    writes lines on a terminal, too: for a job within a job, whose bar is there already.
     """
     stream = stream or sys.stderr
-    if stream.isatty():
+    if bar and stream.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -40,9 +41,9 @@ def progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[note]}"),
         )  # fmt: skip
-        with RichProgress(*columns, console=Console(file=stream)) as bar:
-            task = bar.add_task(label, total=total, completed=done, note="")
-            yield _Bar(bar, task)
+        with RichProgress(*columns, console=Console(file=stream)) as drawn:
+            task = drawn.add_task(label, total=total, completed=done, note="")
+            yield _Bar(drawn, task)
         return
     lines = _Lines(total, label, done, every, stream)
     yield lines

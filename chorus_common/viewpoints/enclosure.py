@@ -17,18 +17,24 @@ REACH = 20.0
 #: Rays around, at and a little above eye height, so that open ground is not met; rays up; rays down.
 AZIMUTHS, ELEVATIONS = 24, (0.0, 6.0, 12.0)
 STEEP = (50.0, 65.0, 85.0)
-#: Shares of rays around, above and below that end near: under a roof, and inside walls without one.
+#: Shares of rays around, above and below that end near: under a roof.
 ROOFED = (0.5, 0.6, 0.5)
-WALLED = (0.75, 0.0, 0.7)
+#: Walls of a scan without a ceiling are often low and incomplete. Level rays that start half a metre below the eyes
+#: look for them: metres they may go, degrees, the share that ends near, and that of rays below.
+LOWER, LEVEL_REACH, LEVEL = 0.5, 10.0, (-3.0, 0.0, 3.0)
+WALLED, PARTLY_WALLED, FLOORED = 0.65, 0.5, 0.7
 
 
 @dataclass(frozen=True, eq=False)
 class Enclosure:
-    """Shares [S] of the rays around, above and below each of S places that end on something near."""
+    """Shares [S] of the rays around, above and below each of S places, and of level ones from a little lower, that end
+    on something near.
+    """
 
     around: F32
     above: F32
     below: F32
+    level: F32
 
     @property
     def roofed(self) -> NDArray[np.bool_]:
@@ -37,8 +43,13 @@ class Enclosure:
 
     @property
     def walled(self) -> NDArray[np.bool_]:
-        """[S]: walls nearly all around and a floor; scans often lack the ceiling."""
-        return (self.around >= WALLED[0]) & (self.below >= WALLED[2])
+        """[S]: a floor, and walls in most directions."""
+        return (self.level >= WALLED) & (self.below >= FLOORED)
+
+    @property
+    def partly_walled(self) -> NDArray[np.bool_]:
+        """[S]: a floor, and walls in at least half of all directions: a place in a scan that has walled ones."""
+        return self.roofed | (self.level >= PARTLY_WALLED) & (self.below >= FLOORED)
 
 
 def enclosure_at(grid: Occupancy, voxels: NDArray[np.int64]) -> Enclosure:
@@ -51,7 +62,16 @@ def enclosure_at(grid: Occupancy, voxels: NDArray[np.int64]) -> Enclosure:
     around = np.concatenate([_directions(azimuths + 5.0 * k, elevation) for k, elevation in enumerate(ELEVATIONS)])
     above = np.concatenate(steep)
     below = above * np.array([1.0, 1.0, -1.0])
-    return Enclosure(*(share_of_hits(grid.solid, voxels, rays, reach) for rays in (around, above, below)))
+    level = np.concatenate([_directions(azimuths + 5.0 * k, elevation) for k, elevation in enumerate(LEVEL)])
+    lower = voxels.copy()
+    lower[:, 2] = np.maximum(lower[:, 2] - round(LOWER / grid.step), 0)
+    free = ~grid.solid[tuple(lower.T)]
+    return Enclosure(
+        share_of_hits(grid.solid, voxels, around, reach),
+        share_of_hits(grid.solid, voxels, above, reach),
+        share_of_hits(grid.solid, voxels, below, reach),
+        share_of_hits(grid.solid, lower, level, LEVEL_REACH / grid.step) * free.astype(np.float32),
+    )
 
 
 def _directions(azimuths: F64, elevation: float) -> F64:

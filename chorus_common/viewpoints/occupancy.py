@@ -23,6 +23,8 @@ F64 = NDArray[np.float64]
 LEAST_OPACITY, SOLID_AREA = 0.05, 0.3
 #: A voxel is at most this wide, metres, and no finer than the side of the bounds over `FINEST`, unless that is wider.
 WIDTH, FINEST, COARSEST = 0.15, 64, 16
+#: Metres of free space above everything, so that one may stand on a roof, and at most how many voxels that are.
+OVERHEAD, MOST_OVERHEAD = 1.6, 12
 #: Voxels of a grid. Wide surroundings are cut, at most this share of the surface on every side, to keep voxels small.
 MOST_VOXELS, MOST_CUT = 6_000_000, 0.1
 #: Where Gaussians leave holes between them, a voxel is this many times as wide as their spacing.
@@ -67,6 +69,7 @@ def occupy(scene: GaussianScene, frame: F64) -> Occupancy:
     low, high, step = _bounds(scene, frame)
     low = low - step  # a voxel of margin, so that walls lie inside the grid
     shape = np.maximum(np.ceil((high + step - low) / step), 1).astype(int)
+    shape[2] += min(int(OVERHEAD / step), MOST_OVERHEAD)
     area = np.zeros(tuple(shape), dtype=np.float32)
     most = 40
     while most > 3 and (

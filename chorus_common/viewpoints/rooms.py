@@ -60,7 +60,8 @@ def find_rooms(grid: Occupancy, storeys: list[Storey]) -> list[Room]:
     held = 0.0
     for number, storey in enumerate(storeys):
         labels = label_rooms(storey.open, grid.step)
-        bounded = np.flatnonzero(_leaks(labels, storey.free) <= MOST_LEAK)
+        # Walls of a scan without a ceiling are incomplete, but then it holds nothing else either.
+        bounded = np.flatnonzero(_leaks(labels, storey.free) <= (MOST_LEAK if storey.roofed else 1.0))
         for part in _connected(labels, bounded[bounded > 0], storey.walkable):
             cells = np.isin(labels, part)
             inner, shell = _surface(grid, storey, cells)

@@ -30,6 +30,9 @@ TABLES, AROUND = 1.2, 2.0
 UNEVEN = 0.4
 #: Square metres of enclosed standing room from which a scene is an interior.
 LEAST_AREA = 1.5
+#: A ceiling decides where it covers half of what is walled, or this many square metres; a scan without one is an
+#: interior where this share of its standing room is walled.
+SURE_ROOF, WALLED_SHARE = 15.0, 0.15
 #: Places that are probed for floors, and columns of a map that are.
 MOST_PROBES, MOST_COLUMNS = 8_000, 40_000
 #: Metres to matter that a camera keeps; half of the widest clearance where a room is narrower.
@@ -45,6 +48,7 @@ class Storey:
         eye [X, Y] i64: voxel at eye height.
         free [X, Y] bool: at eye height; open [X, Y] bool: free and enclosed there.
         walkable [X, Y] bool: nothing but the floor below; standing [X, Y] bool: and clear of everything around.
+        roofed: whether ceilings say what is enclosed.
         clearance [X, Y] f64: metres from the eye to the nearest matter.
     """
 
@@ -55,6 +59,7 @@ class Storey:
     open: Mask
     walkable: Mask
     standing: Mask
+    roofed: bool
     clearance: NDArray[np.float64]
 
 
@@ -79,10 +84,10 @@ def find_storeys(grid: Occupancy) -> list[Storey]:
     found = enclosure_at(grid, eyes)
     per_place = stride * grid.step**2
     roofed, walled = float(found.roofed.sum()) * per_place, float(found.walled.sum()) * per_place
-    has_roof = roofed >= max(LEAST_AREA, 0.2 * walled)
-    if not has_roof and walled < LEAST_AREA:
+    has_roof = roofed >= max(LEAST_AREA, min(SURE_ROOF, 0.5 * walled))
+    if not has_roof and walled < max(LEAST_AREA, WALLED_SHARE * len(bottoms) * per_place):
         return []
-    good = found.roofed if has_roof else found.walled
+    good = found.roofed if has_roof else found.partly_walled
     ceilings = room[good & (top < height)]
     typical = float(np.median(ceilings)) if has_roof and len(ceilings) else np.inf
     storeys = []
@@ -154,7 +159,7 @@ def _storey(
     probed = places[(places % stride == 0).all(axis=1)]
     voxels = np.concatenate([probed, eye[tuple(probed.T)][:, None]], axis=1)
     found = enclosure_at(grid, voxels)
-    good = found.roofed if has_roof else found.walled
+    good = found.roofed if has_roof else found.partly_walled
     enclosed[tuple(probed[good].T)] = True
     if stride > 1:
         enclosed = enclosed[::2, ::2].repeat(2, axis=0).repeat(2, axis=1)[: free.shape[0], : free.shape[1]]
@@ -167,7 +172,7 @@ def _storey(
     reach = min(CLEARANCE, 0.5 * float(clearance[enclosed].max(initial=0.0)))
     standing = enclosed & upright & (clearance >= reach)
     walkable = enclosed & upright & (clearance >= 0.5 * reach)
-    return Storey(floor, ceiling, eye, free, enclosed, walkable, standing, clearance)
+    return Storey(floor, ceiling, eye, free, enclosed, walkable, standing, has_roof, clearance)
 
 
 def _clearance(grid: Occupancy, eye: I64) -> NDArray[np.float64]:

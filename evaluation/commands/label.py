@@ -81,6 +81,7 @@ def label_command(
     from chorus_common.runtime.atomic import atomic_path
     from chorus_common.scene_io.source_properties import INSTANCE, write_part, write_properties
     from evaluation.label import class_table, describe_objects, label_scene, read_classes
+    from evaluation.label_picture import write_label_picture
     from evaluation.prompts import class_embeddings, prompts_for
     from evaluation.scenes import Selection, scene_at
     from evaluation.sources import one_source
@@ -104,6 +105,7 @@ def label_command(
     for column, values in columns.items():
         with atomic_path(out / f"{column}.npy") as temporary, open(temporary, "wb") as handle:
             np.save(handle, values, allow_pickle=False)
+    write_label_picture(out / "labels.png", loaded, labels.classes, names)
     found = describe_objects(loaded, labels, names)
     if objects:
         for entry in found:
@@ -152,7 +154,7 @@ def label_command(
         click.echo(f"and {len(found) - _SHOWN} more in labels.json")
     if source.is_file() and written.suffix.lower() != source.suffix.lower():
         click.echo(f"{source.name}: the format has no room for labels; a .ply with all that was read holds them")
-    click.echo(f"written: {written}, labels.json, predicted_*.npy")
+    click.echo(f"written: {written}, labels.json, labels.png, predicted_*.npy")
     return EXIT_DONE
 
 

@@ -212,8 +212,8 @@ def _plain_block(block: Any, x: Tensor, level: Level, conv_input: Tensor | None 
 
 def plain_conv(x: Tensor, weight: Tensor, bias: Tensor, neighbours: Neighbours) -> Tensor:
     """Gather all k^3 neighbours of every row (zeros where there is none), then one product."""
-    table = torch.full((len(x), neighbours.kernel_size**3), len(x))
-    table[:, neighbours.centre] = torch.arange(len(x))
+    table = torch.full((len(x), neighbours.kernel_size**3), len(x), device=x.device)
+    table[:, neighbours.centre] = torch.arange(len(x), device=x.device)
     for t in range(neighbours.kernel_size**3):
         out_rows, in_rows = neighbours.tap(t)
         table[out_rows, t] = in_rows

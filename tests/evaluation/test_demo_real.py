@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from evaluation.demo.real import Demo, main, page_of
+from chorus_common.runtime.errors import ConfigError
+from evaluation.demo.real import Demo, main, page_of, run
 
 
 def demo(tmp_path: Path, views: int = 4) -> Demo:
     scene = tmp_path / "room.ply"
     if not scene.exists():
         scene.write_bytes(b"ply")
-    return Demo(scene, tmp_path / "out", ("a <sofa>",), views, "auto", masks=True)
+    return Demo(scene, tmp_path / "out", ("a <sofa>",), "sofa,lamp", views, "auto", masks=True)
 
 
 def test_other_settings_get_another_cache(tmp_path: Path) -> None:
@@ -23,11 +25,59 @@ def test_other_settings_get_another_cache(tmp_path: Path) -> None:
 
 def test_the_page_holds_everything_and_escapes_words(tmp_path: Path) -> None:
     answers = [{"words": "a <sofa>", "picture": b"png", "objects": [{"score": 0.51, "center": [1.0, 2.0]}]}]
-    text = page_of(demo(tmp_path), answers, 12.3)
+    labelled = {"picture": b"jpg", "objects": [{"class": "<lamp>", "count": 7, "confidence": 0.25}]}
+    text = page_of(demo(tmp_path), answers, labelled, 12.3)
     assert "a &lt;sofa&gt;" in text
     assert "data:image/png;base64,cG5n" in text
     assert "score: 0.51, center: [1.00, 2.00]" in text
     assert "<sofa>" not in text
+    assert "data:image/png;base64,anBn" in text
+    assert "&lt;lamp&gt;: 7 Gaussians, confidence 0.25" in text
+
+
+class Commands:
+    """In place of subprocess: notes the commands and writes what they would."""
+
+    def __init__(self, fail: str = "") -> None:
+        self.called: list[str] = []
+        self.fail = fail
+
+    def run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        program = command[3]
+        self.called.append(program)
+        if program == self.fail:
+            return subprocess.CompletedProcess(command, 1)
+        if program == "run":
+            (Path(command[command.index("--store") + 1]) / "d" / "room.zarr").mkdir(parents=True)
+        if program in ("query", "label"):
+            folder = Path(command[command.index("--out") + 1])
+            folder.mkdir(parents=True)
+            (folder / ("query.json" if program == "query" else "labels.json")).write_text('{"objects": []}')
+            (folder / ("heat.png" if program == "query" else "labels.png")).write_bytes(b"png")
+        return subprocess.CompletedProcess(command, 0)
+
+
+def test_a_second_run_asks_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = Commands(fail="label")
+    monkeypatch.setattr("evaluation.demo.real.missing_files", list)
+    monkeypatch.setattr("evaluation.demo.real.subprocess.run", commands.run)
+    with pytest.raises(ConfigError, match="labels: the command above ended with 1"):
+        run(demo(tmp_path))
+    assert commands.called == ["check", "index", "run", "query", "label"]
+    assert "[5/5] Labels" in capsys.readouterr().out
+    commands.called, commands.fail = [], ""
+    page = run(demo(tmp_path))
+    assert commands.called == ["label"]
+    commands.called = []
+    before = page.read_bytes()
+    assert run(demo(tmp_path)) == page
+    assert commands.called == []
+    assert page.read_bytes() == before
+    other = Demo(demo(tmp_path).scene, tmp_path / "out", ("a bed",), "sofa,lamp", 4, "auto", masks=True)
+    run(other)
+    assert commands.called == ["query"]
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

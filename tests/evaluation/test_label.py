@@ -103,6 +103,7 @@ def test_labels_in_a_trained_ply(tmp_path: Path) -> None:
     assert read_scene(out / "room.ply").labels is None, "a prediction is no ground truth"
     document = json.loads((out / "labels.json").read_text())
     assert json.loads(result.stdout) == document
+    assert (out / "labels.png").read_bytes().startswith(b"\x89PNG")
     assert [c["name"] for c in document["classes"]] == list(NAMES)
     assert sorted(o["class"] for o in document["objects"]) == sorted(NAMES)
     for entry in document["objects"]:

@@ -3,9 +3,9 @@
 Code whose sizes depend on its data runs to the end on it, and what a card would refuse or wait for is noticed.
 `PretendedCuda` is a dispatch mode. Inside it `tensor.to("cuda")` and `torch.zeros(3, device="cuda")` give tensors whose
 device is cuda:0 and whose numbers lie on the CPU. It refuses operators over tensors of both devices (except CPU scalars
-of no dimension, which CUDA kernels take) and conversions to numpy. It records every operator that makes the host wait
-for the device (`Synchronisation`), by the function of ours that asked for it. Copies to the device that do not wait
-(`non_blocking=True`) are none.
+of no dimension, which CUDA kernels take), operators that have no CUDA kernel, and conversions to numpy. It records all
+that makes the host wait for the device (`Synchronisation`), by the function of ours that asked for it. Copies to the
+device that do not wait (`non_blocking=True`) are none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ _WAITS = {
 }
 #: operators that torch's C++ gives a fresh tensor of its own, which to C++ belongs where all others are
 _FED_BY_TORCH = (aten._sparse_addmm,)
+#: attention as torch's C++ picks it for what it takes to be tensors of the CPU
+_CHOSEN_FOR_THE_CPU = (
+    aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention_for_cpu_backward,
+)  # fmt: skip
 _INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._unsafe_index)
 _COPIES = (aten._to_copy, aten.copy_)
 
@@ -203,6 +208,8 @@ class PretendedCuda(TorchDispatchMode):
                 self._record("an index copied to the device")
             else:
                 raise AssertionError(f"{func} over tensors of cuda and of the CPU, at {_place()}")
+        if torch.version.cuda and not _runs_on_cuda(func, packet):
+            raise AssertionError(f"{func} has no CUDA kernel, at {_place()}")
         reason = _reason(packet, func, args, kwargs)
         if reason:
             self._record(reason)
@@ -237,6 +244,15 @@ class PretendedCuda(TorchDispatchMode):
 
     def _record(self, what: str) -> None:
         self.waits[Synchronisation(*_place(), what)] += 1
+
+
+@cache
+def _runs_on_cuda(func: Any, packet: Any) -> bool:
+    """Whether this PyTorch has a CUDA kernel of an operator, or makes it of others."""
+    keys = ("CUDA", "SparseCUDA", "SparseCsrCUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
+    extra = ("CompositeExplicitAutogradNonFunctional",)
+    found = (torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key) for key in (*keys, *extra))  # type: ignore[attr-defined]
+    return packet in _CHOSEN_FOR_THE_CPU or any(found)
 
 
 def _map(tree: Any) -> Any:
@@ -280,9 +296,11 @@ def pretended_cuda() -> Iterator[PretendedCuda]:
     """Inside, "cuda" is a device: it seems to be there, and autocast works on it."""
     enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        if not torch.cuda.is_available():
+            patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch, "autocast", _Autocast)
+        patch.setattr(torch, "inference_mode", torch.no_grad)  # views of wrappers need version counters
         patch.setattr(torch, "is_autocast_enabled", lambda *device: enabled("cpu"))
         patch.setattr(torch, "get_autocast_dtype", lambda device: dtype("cpu"))
         for check in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):

@@ -33,6 +33,13 @@ def test_operators_over_both_devices_are_refused(there: torch.Tensor) -> None:
         assert (here * torch.tensor(2.0)).tolist() == [2, 2, 2]  # kernels take a number from the host
 
 
+def test_operators_without_a_kernel_are_refused() -> None:
+    with pretended_cuda():
+        here = torch.ones(4, 4, device="cuda")
+        with pytest.raises(AssertionError, match="has no CUDA kernel"):
+            here.to_mkldnn()
+
+
 def test_numpy_is_refused() -> None:
     with pretended_cuda():
         here = torch.ones(3, device="cuda")

@@ -19,7 +19,7 @@ from tests.chorus_common.viewpoints.buildings import make_building
 from tests.stage1.small_rooms import CONFIG, write_rooms
 
 
-def test_kind_interior_coverage_and_empty_pixels(tmp_path: Path) -> None:
+def test_kind_interior_coverage_and_empty_pixels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = next(iter(Manifest.read(write_rooms(tmp_path / "rooms", 1))))
     building = make_building(0, 2, 1, spacing=0.12, garden=20.0)
     shutil.rmtree(row.scene_path)
@@ -29,6 +29,7 @@ def test_kind_interior_coverage_and_empty_pixels(tmp_path: Path) -> None:
     store = tmp_path / "store"
     config = CONFIG.model_copy(update={"n_views": 24, "teachers": ("embedded:dense",)})
     run_stage1([row], store, config, RunConfig())
+    assert "scene00: views: 24/24" in capsys.readouterr().err  # a scene that is alone tells of its views
     status = store_status([row], store)
     assert status.interior_coverage is not None
     assert status.empty_pixels is not None

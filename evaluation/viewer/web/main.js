@@ -92,6 +92,7 @@ class Viewer {
       }
       this.keep(layer, planes);
       this.wear(layer.name);
+      this.select(-1); // the answer may lie anywhere
     });
   }
 
@@ -140,6 +141,7 @@ class Viewer {
   drawBoxes() {
     const points = [], tints = [], corner = (box, signs) =>
       signs.reduce((at, sign, k) => plus(at, box.axes[k], (sign * box.size[k]) / 2), box.centre);
+    if (!this.objects) return;
     const shown = this.selected < 0 ? this.objects : this.objects.filter((one) => one.id == this.selected);
     for (const { id, box, colour } of shown) {
       for (let axis = 0; axis < 3; axis++) for (const a of [-1, 1]) for (const b of [-1, 1]) for (const c of [-1, 1]) {

@@ -65,3 +65,11 @@ def test_a_terminal_gets_a_bar_and_lines_are_not_markup() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_job_within_a_job_writes_lines_on_a_terminal_too() -> None:
+    terminal = Terminal()
+    with progress(2, "views", every=0, stream=terminal, bar=False) as report:
+        report.advance(2)
+    assert terminal.getvalue().startswith("views: 2/2, ")
+    assert "\x1b" not in terminal.getvalue()

@@ -89,6 +89,18 @@ def test_a_scan_may_lack_its_ceiling() -> None:
     assert ((stands[:, :2] > 0.2) & (stands[:, :2] < np.array([4.8, 3.8]))).all()
 
 
+def test_a_scan_may_lack_walls_as_well() -> None:
+    """Three walls of 1.7 m, as a hand-held scanner leaves them."""
+    rng = np.random.default_rng(8)
+    faces = [face for face in box_faces(np.zeros(3), np.array([4.5, 3.5, 1.7])) if face[0][2] < 1.5]
+    faces = [face for face in faces if face[0][0] < 4.0]  # not the wall at x = 4.5
+    faces += box_faces(np.array([3.2, 1.0, 0.0]), np.array([4.2, 2.5, 0.8]), bottom=False)
+    survey = survey_scene(gaussians_on(faces, 0.06, rng))
+    assert survey.kind == "interior"
+    stands = np.concatenate([room.stands for room in survey.rooms])
+    assert ((stands[:, :2] > 0.1) & (stands[:, :2] < (4.6, 3.4))).all()
+
+
 def object_on_ground(ground: float) -> GaussianScene:
     rng = np.random.default_rng(4)
     parts = [gaussians_on(box_faces(np.array([-0.4, -0.3, 0.0]), np.array([0.4, 0.3, 1.2])), 0.03, rng)]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from chorus_common.rasterize import render_values
 from evaluation.viewer.content import shared_content, shared_page
+from evaluation.viewer.scene_model import SceneModel
 from tests.evaluation.viewer.browser import Browser, chromium, wait_for
 from tests.evaluation.viewer.models import room_model
 from tests.evaluation.viewer.test_server import serving
@@ -66,6 +67,18 @@ def look(browser: Browser) -> tuple[np.ndarray, np.ndarray, int, int]:
     return np.array(found[0]).reshape(4, 4).T, intrinsics, width, height
 
 
+def named(model: SceneModel, name: str) -> dict[str, Any]:
+    """The object of that class."""
+    return next(o for o in model.objects.described if o["class"] == name)
+
+
+def place(browser: Browser, described: dict[str, Any]) -> tuple[float, float]:
+    """Where on the page the middle of an object is seen."""
+    viewmat, intrinsics, _, _ = look(browser)
+    at = intrinsics @ (viewmat[:3, :3] @ np.array(described["box"]["centre"]) + viewmat[:3, 3])
+    return float(at[0] / at[2]), float(at[1] / at[2])
+
+
 def test_a_page_from_disk_draws_what_the_rasteriser_draws(browser: Browser, page: Path, tmp_path: Path) -> None:
     visit(browser, page.as_uri())
     model = room_model()
@@ -88,10 +101,8 @@ def test_a_page_from_disk_draws_what_the_rasteriser_draws(browser: Browser, page
 def test_a_click_selects_an_object_and_boxes_are_drawn(browser: Browser, page: Path, tmp_path: Path) -> None:
     visit(browser, page.as_uri())
     before = canvas(browser, tmp_path / "before.png")
-    bed = next(o for o in room_model().objects.described if o["class"] == "bed")
-    viewmat, intrinsics, _, _ = look(browser)
-    at = intrinsics @ (viewmat[:3, :3] @ np.array(bed["box"]["centre"]) + viewmat[:3, 3])
-    browser.click_at(*(at[:2] / at[2]))
+    bed = named(room_model(), "bed")
+    browser.click_at(*place(browser, bed))
     wait_for(lambda: browser.evaluate("chorus.selected") == bed["id"], "the bed to be selected")
     assert f"bed {bed['id']}: {bed['count']} Gaussians" in browser.evaluate("document.body.innerText")
     selected = canvas(browser, tmp_path / "selected.png")
@@ -145,19 +156,20 @@ def test_the_server_s_page_asks_and_finds_what_is_alike(browser: Browser, tmp_pa
         wait_for(lambda: browser.evaluate("chorus.layer") == "“table”", "the answer")
         answer = canvas(browser, tmp_path / "answer.png")
         assert np.abs(answer - colour).mean() > 0.005
+        more = "[...document.querySelectorAll('#picked button')].find(e => e.textContent == 'More like this')"
+        browser.click_at(*place(browser, named(model, "bed")))
+        wait_for(lambda: browser.evaluate(f"!!({more}) && chorus.still"), "a click before there are objects")
         browser.click("document.getElementById('tool-find-objects')")
         wait_for(lambda: browser.evaluate("!!chorus.objects && chorus.still"), "the objects")
-        chair = next(o for o in model.objects.described if o["class"] == "chair")
+        chair = named(model, "chair")
         browser.click(f"document.querySelector('[data-object=\"{chair['id']}\"]')")
         wait_for(lambda: browser.evaluate("chorus.selected") == chair["id"], "the chair")
         canvas(browser, tmp_path / "chair.png")
-        viewmat, intrinsics, _, _ = look(browser)
-        at = intrinsics @ (viewmat[:3, :3] @ np.array(chair["box"]["centre"]) + viewmat[:3, 3])
-        browser.click_at(*(at[:2] / at[2]))
-        more = "[...document.querySelectorAll('#picked button')].find(e => e.textContent == 'More like this')"
+        browser.click_at(*place(browser, chair))
         wait_for(lambda: browser.evaluate(f"!!({more})"), "the button")
         browser.click(more)
         wait_for(lambda: browser.evaluate("chorus.layer") == "like the clicked one", "what is alike")
+        assert browser.evaluate("chorus.selected") == -1
         rows = browser.evaluate("[...chorus.known.get(chorus.layer).ids]")
         labels = model.scene.gaussians.labels
         assert labels is not None
