@@ -153,7 +153,8 @@ def label_command(
     click.echo(text_table(header, shown))
     if len(found) > _SHOWN:
         click.echo(f"and {len(found) - _SHOWN} more in labels.json")
-    if source.is_file() and written.suffix.lower() != source.suffix.lower():
+    own_ending = source.suffix.lower() if source.is_file() and source.suffix != ".json" else ""
+    if written.is_file() and written.suffix.lower() != own_ending:
         click.echo(f"{source.name}: the format has no room for labels; a .ply with all that was read holds them")
     click.echo(f"written: {written}, labels.json, labels.png, predicted_*.npy")
     return EXIT_DONE
