@@ -28,7 +28,7 @@ def run(context: Context) -> None:
     speeds = {name: products_per_second(context, dtype) for name, dtype in DTYPES.items()}
     copied = bytes_per_second(context)
     context.add(what="card", flops_fp32=speeds["fp32"], flops_bf16=speeds["bf16"], bytes_per_s=copied)
-    for voxels in context.size((20_000, 60_000, 200_000, 600_000, 2_000_000), (400, 1_000)):
+    for voxels in context.size((20_000, 60_000, 200_000, 600_000, 2_000_000), (400,)):
         context.check_time(6)
         grid = room_voxels(voxels)
         for preset in ("chorus-lite", "sonata"):

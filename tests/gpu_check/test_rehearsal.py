@@ -69,6 +69,13 @@ def test_a_part_that_fails_leaves_the_others_alone(tmp_path: Path, monkeypatch: 
     assert "kernel: done" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["training", "views"])
+def test_parts_that_use_other_code_of_the_tests_still_run(tmp_path: Path, name: str) -> None:
+    context = Context(torch.device("cpu"), True, tmp_path / "part.json", time.monotonic() + 600)
+    next(p for p in PARTS if p.name == name).run(context)
+    assert context.rows
+
+
 @pytest.fixture
 def on_pretended_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     for name, value in (("synchronize", None), ("reset_peak_memory_stats", None), ("empty_cache", None),

@@ -13,7 +13,7 @@ from stage2_distill.distill import DistillRecipe
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.loop import Run
 from stage2_distill.settings import TrainConfig
-from tests.bench.bench_training import SETTINGS, published_rooms
+from tests.bench.bench_training import SETTINGS, TEACHERS, published_rooms
 from tests.gpu_check.context import MIB, Context
 
 
@@ -22,7 +22,7 @@ def run(context: Context) -> None:
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        data = published_rooms(Path(folder))
+        data = published_rooms(Path(folder), TEACHERS)
         small = (
             "encoder.overrides.enc_channels=[8, 16]",
             "encoder.overrides.enc_depths=[1, 1]",
