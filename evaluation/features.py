@@ -7,14 +7,17 @@ channels never lies in memory as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import click
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from chorus_common.cache import SceneCache
 from chorus_common.cache.names import UNRECORDED
@@ -27,9 +30,13 @@ from chorus_common.text import TextEncoder, load_text_encoder
 from evaluation.metrics.semantic import MetricError
 from evaluation.scenes import LoadedScene
 from stage2_distill.encoder import Encoder
+from stage2_distill.encoder.latent import LatentBlock
+from stage2_distill.encoder.products import fast_products
 from stage2_distill.folded_projector import FoldedProjector
+from stage2_distill.inference.outputs import OfBlock, projection
 from stage2_distill.preconditions import unmet
 from stage2_distill.projectors import NormInputProjector
+from stage2_distill.split_projector import SplitProjector, voxels_at_once
 from stage2_distill.student import Student
 from stage2_distill.tta import TtaFeatures, encode_tta
 
@@ -37,8 +44,8 @@ F32 = NDArray[np.float32]
 
 #: Gaussians per pass.
 PASS = 1 << 15
-#: Rows at a time of a projector's hidden layer: 80 MB at 4928 channels.
-TILE = 4096
+#: Scores [n, K] -> what is made of them, [n, ...].
+Answer = Callable[[F32], NDArray[Any]]
 #: The head that is no head: the encoder's own output.
 LATENT = "encoder"
 
@@ -52,11 +59,15 @@ class SceneFeatures(Protocol):
 
 
 @runtime_checkable
-class ScoredFeatures(Protocol):
-    """Features that can be scored with texts without being made."""
+class AskedFeatures(Protocol):
+    """Features that answer texts without being kept: what is asked is worked out voxel by voxel."""
 
-    def scores(self, start: int, stop: int, text: F32) -> F32 | None:
-        """[stop - start, K], in every row in proportion to the cosines with text [K, C]; None = not of these."""
+    def ask(self, text: F32, answer: Answer, *, cosines: bool) -> NDArray[Any] | None:
+        """What `answer` makes of the scores of all Gaussians with text [K, C], [N, ...]; None = not of these.
+
+        answer: scores [n, K] of some voxels -> [n, ...]. cosines: scores are cosines; else they are in proportion to
+        them in every row, which costs less.
+        """
         ...
 
 
@@ -96,33 +107,74 @@ class StudentFeatures:
     def open(self, scene: LoadedScene) -> SceneFeatures:
         _say_unmet(self.student.encoder, scene)
         rotated = encode_tta(self.student.encoder, scene.gaussians, self.tta_rotations)
-        return _StudentScene(self.student, self.teacher, rotated)
+        return StudentScene(self.student, self.teacher, rotated)
 
 
-@dataclass(frozen=True)
-class _StudentScene:
-    student: Student
-    teacher: str
-    rotated: TtaFeatures
+class StudentScene:
+    """A student's predictions for one scene."""
+
+    def __init__(self, student: Student, teacher: str, rotated: TtaFeatures) -> None:
+        self._student, self._teacher, self._rotated = student, teacher, rotated
+        self._device = next(student.parameters()).device
+        self._lengths: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> F32:
-        return self.rotated.in_teacher_space(self.student, self.teacher, start, stop).numpy()
+        return self._rotated.in_teacher_space(self._student, self._teacher, start, stop).numpy()
 
     def head(self, name: str) -> SceneFeatures:
         """See `HeadedFeatures`; `LATENT` = the encoder's own output."""
-        return _Latent(self.rotated) if name == LATENT else _StudentScene(self.student, name, self.rotated)
+        return _Latent(self._rotated) if name == LATENT else StudentScene(self._student, name, self._rotated)
 
-    @torch.no_grad()
-    def scores(self, start: int, stop: int, text: F32) -> F32 | None:
-        """See `ScoredFeatures`: of a projector whose directions are the teacher's own, at one angle."""
-        projector = self.student.projector(self.teacher)
-        unit = self.student.config.teachers[self.teacher].space == "unit"
-        if not unit or not isinstance(projector, NormInputProjector) or len(self.rotated.angles) != 1:
+    @torch.inference_mode()
+    def ask(self, text: F32, answer: Answer, *, cosines: bool) -> NDArray[Any] | None:
+        """See `AskedFeatures`: at one angle."""
+        if len(self._rotated.angles) != 1:
             return None
-        latent = self.rotated.mean(start, stop).to(next(self.student.parameters()).device)
-        folded = FoldedProjector(projector, torch.from_numpy(text))
-        scores: F32 = torch.cat([folded(part) for part in latent.split(TILE)]).cpu().numpy()
-        return scores
+        (angle,) = self._rotated.angles
+        lengths = self._lengths
+        if lengths is None:
+            lengths = torch.empty(len(angle.latent), device=self._device)
+        score = self._scores(torch.from_numpy(text).to(self._device), lengths, cosines)
+        found: NDArray[Any] | None = None
+        with fast_products(self._device):
+            for block in angle.latent.blocks(voxels_at_once(self._device)):
+                part = answer(score(block).float().cpu().numpy())
+                if found is None:
+                    found = np.empty((len(angle.latent), *part.shape[1:]), part.dtype)
+                found[block.voxels.cpu().numpy()] = part
+        assert found is not None, "a scene has at least one voxel"
+        if cosines:
+            self._lengths = lengths
+        return found[angle.voxel.numpy()]
+
+    def _scores(self, text: Tensor, lengths: Tensor, cosines: bool) -> OfBlock:
+        """Blocks of the latent -> [n, K].
+
+        Where the projection is the teacher's own space, its last layer is folded into the texts. Cosines need its
+        length as well: the first question fills `lengths` [M] with it, further ones read them.
+        """
+        projector, teacher = self._student.projector(self._teacher), self._student.config.teachers[self._teacher]
+        if teacher.space == "standardised" or not isinstance(projector, NormInputProjector):
+            project = projection(self._student, self._teacher)
+
+            def plain(block: LatentBlock) -> Tensor:
+                features = self._student.unstandardise(self._teacher, project(block))
+                return F.normalize(features, dim=-1) @ text.T
+
+            return plain
+        split = SplitProjector(projector)
+        folded = FoldedProjector(split, text)
+        if not cosines:
+            return folded
+        if self._lengths is not None:
+            return lambda block: folded(block) / lengths[block.voxels][:, None]
+
+        def first(block: LatentBlock) -> Tensor:
+            features = split(block)
+            length = lengths[block.voxels] = features.norm(dim=-1).clamp(min=1e-12)
+            return (features @ text.T) / length[:, None]
+
+        return first
 
 
 @dataclass(frozen=True)

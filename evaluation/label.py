@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene_io.source_properties import CLASS, CONFIDENCE, INSTANCE
+from chorus_common.text import TextEncoder
+from chorus_common.text.known_words import refuse_unknown, unknown
 from evaluation.boxes import oriented_box
-from evaluation.features import PASS, SceneFeatures
+from evaluation.features import PASS, AskedFeatures, SceneFeatures
 from evaluation.heads.components import connected_components
 from evaluation.neighbours import nearest_gaussians
 from evaluation.proposals.merged_masks import MergeConfig, MergedMasks
@@ -85,12 +88,30 @@ def read_classes(words: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_known(text_encoder: TextEncoder, names: Sequence[str], words: str) -> None:
+    """Refuse names that the text side knows nothing of: some class would be given for them, as surely as for any other.
+    Of a benchmark's label space (`words`), which nobody chose name by name, they are only told.
+    """
+    if words not in LABEL_SPACES:
+        refuse_unknown(text_encoder, names, "class")
+    elif lost := unknown(text_encoder, names):
+        some = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        line = (
+            f"warning: {len(lost)} of the {len(names)} classes of {words} mean nothing to {text_encoder.spec}: {some}"
+        )
+        click.echo(line, err=True)
+
+
 def classify(features: SceneFeatures, n: int, text: F32) -> tuple[I32, F32]:
     """(class [N], confidence [N]) of features against unit rows text [K, C].
 
     The confidence is the softmax over the cosines divided by `TEMPERATURE`. A feature of zeros has class -1 and
     confidence 0.
     """
+    if isinstance(features, AskedFeatures):
+        asked = features.ask(text, lambda cosines: np.stack(_best(cosines), axis=1), cosines=True)
+        if asked is not None:
+            return asked[:, 0].astype(np.int32), asked[:, 1].astype(np.float32)
     classes, confidence = np.full(n, -1, np.int32), np.zeros(n, np.float32)
     for start in range(0, n, PASS):
         stop = min(n, start + PASS)
@@ -102,11 +123,16 @@ def nearest_class(features: NDArray[np.floating], text: F32) -> tuple[I32, F32]:
     """`classify` for features [P, C] that lie in memory."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     known = length[:, 0] > 0
-    scores = (features / np.where(length > 0, length, 1)) @ text.T / TEMPERATURE
+    best, share = _best((features / np.where(length > 0, length, 1)) @ text.T)
+    return np.where(known, best, -1).astype(np.int32), np.where(known, share, 0).astype(np.float32)
+
+
+def _best(cosines: NDArray[np.floating]) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+    """(class [P] of the greatest of cosines [P, K], its softmax [P])."""
+    scores = cosines / TEMPERATURE
     best = scores.argmax(axis=1)
     top = scores[np.arange(len(scores)), best]
-    share = 1 / np.exp(scores - top[:, None]).sum(axis=1)
-    return np.where(known, best, -1).astype(np.int32), np.where(known, share, 0).astype(np.float32)
+    return best, 1 / np.exp(scores - top[:, None]).sum(axis=1)
 
 
 def spacing(means: NDArray[np.floating]) -> float:

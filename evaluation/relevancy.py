@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from chorus_common.text import TextEncoder
 from chorus_common.text.known_words import refuse_unknown
-from chorus_common.text.relevancy import encode_canonical
+from chorus_common.text.relevancy import encode_canonical, relevancy_of_cosines
 from chorus_common.text.relevancy import relevancy as relevancy_of_units
-from evaluation.features import PASS, SceneFeatures
+from evaluation.features import PASS, AskedFeatures, SceneFeatures
 from evaluation.prompts import class_embeddings
 
 F32 = NDArray[np.float32]
@@ -35,6 +35,12 @@ def query_embeddings(encoder: TextEncoder, queries: Sequence[str], prompts: str)
 
 
 def scene_relevancy(features: SceneFeatures, n: int, queries: F32, negatives: F32) -> F32:
-    """`relevancy` [N, Q] f32 of a scene's features, by row ranges."""
+    """`relevancy` [N, Q] f32 of a scene's features, by row ranges or voxel by voxel."""
+    if isinstance(features, AskedFeatures):
+        k = len(queries)
+        text = np.concatenate([queries, negatives]).astype(np.float32)
+        asked = features.ask(text, lambda s: relevancy_of_cosines(s[:, :k], s[:, k:]), cosines=True)
+        if asked is not None:
+            return asked.astype(np.float32)
     parts = [relevancy(features.rows(start, min(n, start + PASS)), queries, negatives) for start in range(0, n, PASS)]
     return np.concatenate(parts).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import psutil
 import torch
 from torch import Tensor
 
+from chorus_common.runtime.progress import progress
 from chorus_common.scene import GaussianScene
-from stage2_distill.encoder import Encoder, EncoderConfig
+from stage2_distill.encoder import Encoder, EncoderConfig, PointBatch
 from stage2_distill.encoder.inputs import scene_inputs
+from stage2_distill.encoder.latent import DenseLatent, Latent, LevelLatent, Tokens
 from stage2_distill.encoder.out_of_core import encode_out_of_core
-from stage2_distill.encoder.scratch import Scratch
+from stage2_distill.encoder.products import fast_products
 
 #: voxels per block where a scene is too large for one pass: about 1 GiB of working memory at 256 channels
 BLOCK_ROWS = 1 << 18
@@ -43,21 +46,14 @@ class Blocks:
 
 @dataclass(frozen=True)
 class VoxelFeatures:
-    """An encoder's output for one scene, on the CPU: values [M, D] f32 of its voxels; voxel [N] i64 of Gaussians.
+    """An encoder's output for one scene: the latent of its M voxels, and voxel [N] i64 of its Gaussians."""
 
-    scratch: where `values` are a file.
-    """
-
-    values: Tensor
+    latent: Latent
     voxel: Tensor
-    scratch: Scratch | None = None
 
     def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Features [stop - start, D] of these Gaussians; those of one voxel share a row."""
-        part = self.values[self.voxel[start:stop]]
-        if self.scratch is not None:
-            self.scratch.release()
-        return part
+        """Features [stop - start, D] f32 of these Gaussians, on the CPU; those of one voxel are equal."""
+        return self.latent.rows(self.voxel[start:stop]).cpu()
 
 
 @torch.no_grad()
@@ -73,18 +69,36 @@ def encode_voxels(
         blocks: how to go about scenes that are too large for one pass; None = always one pass.
     """
     batch, inverse = scene_inputs(scene, encoder.config, absent=absent)
-    device = next(encoder.parameters()).device
-    rows = None if blocks is None else blocks.rows_for(len(batch), encoder.config, device)
-    voxel = torch.from_numpy(inverse)
     was_training = encoder.training
     encoder.eval()
     try:
-        if blocks is not None and rows is not None:
-            values, scratch, _ = encode_out_of_core(encoder, batch, blocks.scratch, rows)
-            return VoxelFeatures(values, voxel, scratch)
-        return VoxelFeatures(encoder(batch.to(device)).float().cpu(), voxel)
+        return VoxelFeatures(encode_cloud(encoder, batch, blocks), torch.from_numpy(inverse))
     finally:
         encoder.train(was_training)
+
+
+@torch.no_grad()
+def encode_cloud(encoder: Encoder, batch: PointBatch, blocks: Blocks | None, *, shown: bool | None = None) -> Latent:
+    """The latent of one cloud by an encoder in eval mode; in blocks where `blocks` say so.
+
+    shown: report progress; None = where the cloud goes in blocks.
+    """
+    device = next(encoder.parameters()).device
+    with fast_products(device):
+        rows = None if blocks is None else blocks.rows_for(len(batch), encoder.config, device)
+        if blocks is not None and rows is not None:
+            found = encode_out_of_core(encoder, batch, blocks.scratch, rows, shown=shown is not False)
+            return DenseLatent(found.values, Tokens(*found.deepest), found.scratch, device)
+        batch = batch.to(device)
+        hierarchy = encoder.hierarchy(batch)
+        total = sum(len(level) * depth for level, depth in zip(hierarchy, encoder.config.enc_depths))
+        with progress(total, "voxels through blocks") if shown else nullcontext() as report:
+            levels = encoder.forward_levels(batch, levels=hierarchy, report=None if report is None else report.advance)
+        deepest = levels[-1]
+        tokens = Tokens(deepest.feat.float().cpu(), deepest.level.coord.cpu(), deepest.level.grid_coord.cpu())
+        if encoder.config.enc_mode:
+            return LevelLatent(levels, encoder.config.upcast, tokens)
+        return DenseLatent(encoder.decode(levels).float(), tokens)
 
 
 def encode_scene(encoder: Encoder, scene: GaussianScene, *, absent: tuple[str, ...] = ()) -> Tensor:

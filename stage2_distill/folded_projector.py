@@ -1,28 +1,32 @@
 """Scores of a projector's output with texts, without the output: its last linear layer is folded into the texts.
 
 (W2 h + b2) . t = h . (W2^T t) + b2 . t, exact up to rounding. The scores are not divided by the output's length: that
-does not matter to which text scores highest, and an exact length costs as much as the output itself (W2 has full rank).
+does not matter to which text scores highest, and an exact length costs as much as the output itself (W2 has full rank;
+|W2 h|^2 by W2^T W2 costs four times that).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from stage2_distill.projectors import NormInputProjector
+from stage2_distill.encoder.latent import LatentBlock
+from stage2_distill.split_projector import SplitProjector
 
 
-class FoldedProjector(nn.Module):
-    """Latent [N, width] -> dot products [N, K] of the projector's output (before normalisation) with texts [K, C]."""
+class FoldedProjector:
+    """Blocks of a latent -> dot products [n, K] of the projector's output (before normalisation) with texts [K, C]."""
 
-    def __init__(self, projector: NormInputProjector, texts: Tensor) -> None:
-        super().__init__()
-        first, activation, last = projector.mlp_head
+    def __init__(self, projector: SplitProjector, texts: Tensor) -> None:
+        last = projector.last
         assert isinstance(last, nn.Linear), "the layout of NormInputProjector"
         with torch.no_grad():
-            self.weight = (texts.to(last.weight) @ last.weight).contiguous()  # [K, hidden]
-            self.bias = texts.to(last.weight) @ last.bias  # [K]
-        self.hidden = nn.Sequential(projector.input_norm, first, activation)
+            texts = texts.to(last.weight)
+            self._weight = (texts @ last.weight).contiguous()  # [K, hidden]
+            self._bias = texts @ last.bias  # [K]
+        self._projector = projector
 
-    def forward(self, latent: Tensor) -> Tensor:
-        return nn.functional.linear(self.hidden(latent), self.weight, self.bias)
+    @torch.no_grad()
+    def __call__(self, block: LatentBlock) -> Tensor:
+        return block.of_voxels(F.linear(self._projector.hidden(block), self._weight, self._bias))

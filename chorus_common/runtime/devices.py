@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
+from chorus_common.runtime.cpu import has_bf16_units
 from chorus_common.runtime.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -41,6 +42,22 @@ def pick_device(name: str) -> torch.device:
             raise ConfigError(f"--device {name}: {torch.cuda.device_count()} CUDA devices found; use --device cpu")
         torch.cuda.set_device(device)
     return device
+
+
+def choose_precision(asked: Precision | Literal["auto"], device: torch.device) -> tuple[Precision, str]:
+    """(precision, a line to say, or "") for what was asked for: "auto" = bf16 where `device` has units for it, else
+    fp32. What is asked for by name is taken, with a warning where it only costs time.
+    """
+    if device.type == "cuda":
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_units = has_bf16_units()
+    why = f"this {'GPU' if device.type == 'cuda' else 'CPU'} has no bf16 units"
+    if asked == "auto":
+        return ("bf16", "precision auto: bf16") if has_units else ("fp32", f"precision auto: fp32, since {why}")
+    if asked == "bf16" and not has_units:
+        return asked, f"warning: precision bf16: {why}; fp32 is faster here and exact"
+    return asked, ""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -26,8 +26,12 @@ def relevancy(features: NDArray[np.floating], queries: F32, phrases: F32) -> NDA
 
     The smallest of the pairwise softmaxes is the one against the nearest phrase.
     """
-    nearest = (features @ phrases.T).max(axis=-1, keepdims=True)
-    difference = features @ queries.T - nearest
+    return relevancy_of_cosines(features @ queries.T, features @ phrases.T)
+
+
+def relevancy_of_cosines(queries: NDArray[np.floating], phrases: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Relevancy [..., Q] from cosines of features with queries [..., Q] and with phrases [..., P]."""
+    difference = queries - phrases.max(axis=-1, keepdims=True)
     return 1 / (1 + np.exp(-SHARPNESS * difference))
 
 

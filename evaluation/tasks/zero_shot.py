@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from chorus_common.runtime.config import Config
 from evaluation.benchmarks import class_groups
-from evaluation.features import PASS, FeatureSource, SceneFeatures, ScoredFeatures
+from evaluation.features import PASS, AskedFeatures, FeatureSource, SceneFeatures
 from evaluation.metrics.semantic import DEFINITIONS, ConfusionMatrix
 from evaluation.neighbours import nearest_fill
 from evaluation.predictions.folder import PredictionFolder
@@ -80,14 +80,13 @@ def classify(features: SceneFeatures, n: int, text: F32) -> I32:
 
     Ties go to the lowest class. The cosine needs no division: the length of a feature is the same for all classes.
     """
+    if isinstance(features, AskedFeatures):
+        asked = features.ask(text, lambda scores: scores.argmax(axis=1), cosines=False)
+        if asked is not None:
+            return asked.astype(np.int32)
     classes = np.full(n, -1, dtype=np.int32)
     for start in range(0, n, PASS):
-        stop = min(n, start + PASS)
-        scores = features.scores(start, stop, text) if isinstance(features, ScoredFeatures) else None
-        if scores is not None:
-            classes[start:stop] = scores.argmax(axis=1)
-            continue
-        rows = features.rows(start, stop)
+        rows = features.rows(start, min(n, start + PASS))
         known = rows.any(axis=1)
         classes[start : start + len(rows)][known] = (rows[known] @ text.T).argmax(axis=1)
     return classes

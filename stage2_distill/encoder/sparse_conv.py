@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from stage2_distill.encoder.neighbours import Neighbours
+from stage2_distill.encoder.products import ROUNDED_ROWS, rounds_rows
 
 #: output rows per tile on a CPU (an accumulator of 4096 x 96 floats fills a level-2 cache) and elsewhere
 CPU_TILE, DEVICE_TILE = 4096, 1 << 18
-#: On a CPU, oneDNN compiles a kernel for every shape of a low-precision product: rows are rounded up to this.
-LOW_PRECISION_ROWS = 128
 
 
 class SubMConv3d(nn.Module):
@@ -112,7 +111,7 @@ def _gather_gemm(
     wide = torch.promote_types(x.dtype, torch.float32)
     gathered, product = _workspace(x, neighbours, x.shape[1]), _workspace(x, neighbours, taps.shape[2])
     for start, stop, ranges in _tiles(neighbours, x.device):
-        out = (x[start:stop] @ centre).to(wide)
+        out = torch.mm(x[start:stop], centre).to(wide)
         if bias is not None:
             out += bias.to(wide)
         for t, first, last in ranges:
@@ -149,10 +148,11 @@ def _weight_grad(x: Tensor, grad: Tensor, neighbours: Neighbours) -> Tensor:
 
 
 def _product_rows(n: int, workspace: Tensor) -> int:
-    """Rows of a workspace that a product of `n` is taken over."""
-    if workspace.dtype not in (torch.bfloat16, torch.float16) or workspace.device.type != "cpu":
+    """Rows of a workspace that a product of `n` is taken over: rounded up where oneDNN takes it."""
+    low = workspace.dtype in (torch.bfloat16, torch.float16)
+    if workspace.device.type != "cpu" or not (low or rounds_rows()):
         return n
-    return min(-(-n // LOW_PRECISION_ROWS) * LOW_PRECISION_ROWS, len(workspace))
+    return min(-(-n // ROUNDED_ROWS) * ROUNDED_ROWS, len(workspace))
 
 
 def _workspace(like: Tensor, neighbours: Neighbours, channels: int) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Generic
 
 import torch
 
+from chorus_common.runtime.devices import choose_precision
 from chorus_common.runtime.progress import Progress as Reporter
 from chorus_common.runtime.progress import progress as report_progress
 from stage2_distill.engine.checkpointing import load_state, save_state
@@ -71,6 +72,8 @@ class Run(Generic[B]):
             if self.processes.main:
                 log = stack.enter_context(contextlib.closing(RunLog(self.folder, start, recipe.config.wandb)))
                 reporter = stack.enter_context(report_progress(recipe.steps, recipe.label, done=start))
+                if recipe.config.amp == "bf16" and (line := choose_precision("bf16", trainer.device)[1]):
+                    reporter.say(line)
             request = stack.enter_context(stop_on_signal())
             note, began = "", time.perf_counter()
             for step, batch in enumerate(batches, start):

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from chorus_common.runtime.errors import ConfigError
 from stage2_distill.encoder import Encoder
+from stage2_distill.encoder.latent import LatentBlock
+from stage2_distill.projectors import NormInputProjector
+from stage2_distill.split_projector import SplitProjector
 from stage2_distill.student import Student
 
 #: The encoder's latent, and the tokens of its deepest level, by the names that the released Chorus gives them.
 UPCAST, LAST = "backbone_upcast", "backbone_last"
 
-Map = Callable[[Tensor], Tensor]
+#: A block of a latent -> features of its n voxels, [n, C].
+OfBlock = Callable[[LatentBlock], Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,14 @@ class Output:
 
     Attributes:
         name, channels: as files are called, and their width.
-        of_latent: latent [n, D] of one pass -> [n, channels], what passes are averaged over.
+        of_latent: block of n voxels of one pass -> [n, channels], what passes are averaged over.
         finish: mean over the passes [n, channels] -> the features.
     """
 
     name: str
     channels: int
-    of_latent: Map
-    finish: Map
+    of_latent: OfBlock
+    finish: Callable[[Tensor], Tensor]
 
 
 def outputs(model: Encoder | Student, names: Sequence[str]) -> list[Output]:
@@ -45,7 +49,7 @@ def outputs(model: Encoder | Student, names: Sequence[str]) -> list[Output]:
         if name == LAST:
             continue
         if name == UPCAST:
-            found.append(Output(name, encoder.out_channels, _same, _same))
+            found.append(Output(name, encoder.out_channels, LatentBlock.dense, _same))
         elif student is not None and name in student.teachers:
             found.append(_teacher(student, name))
         else:
@@ -59,15 +63,23 @@ def _teacher(student: Student, name: str) -> Output:
     """A teacher's space. Directions are averaged: every pass says where it points, not how sure it is; of a projector
     whose length means something ("plain") the features themselves are.
     """
-    teacher = student.config.teachers[name]
+    teacher, project = student.config.teachers[name], projection(student, name)
     if teacher.space == "plain":
-        return Output(name, teacher.channels, lambda x: student.project(name, x), _same)
+        return Output(name, teacher.channels, project, _same)
     return Output(
         name,
         teacher.channels,
-        lambda x: F.normalize(student.project(name, x), dim=-1),
+        lambda block: F.normalize(project(block).float(), dim=-1),
         lambda mean: student.unstandardise(name, mean),
     )
+
+
+def projection(student: Student, name: str) -> OfBlock:
+    """`Student.project` for blocks of a latent."""
+    projector = student.projector(name)
+    if isinstance(projector, NormInputProjector):
+        return SplitProjector(projector)
+    return lambda block: student.project(name, block.dense())
 
 
 def _same(x: Tensor) -> Tensor:

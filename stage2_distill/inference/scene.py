@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +14,24 @@ import torch
 from numpy.typing import NDArray
 
 from chorus_common.runtime.atomic import atomic_path
+from chorus_common.runtime.devices import Precision, autocast
 from chorus_common.runtime.progress import Progress, progress
 from chorus_common.scene import I64, GaussianScene
 from chorus_common.scene_check import AlignmentSettings, align_scene
 from chorus_common.scene_check.words import AUTO, OFF
-from stage2_distill.encode import Blocks
+from stage2_distill.encode import Blocks, encode_cloud
 from stage2_distill.encoder import Encoder
+from stage2_distill.encoder.latent import Latent, Tokens
+from stage2_distill.encoder.products import fast_products
 from stage2_distill.inference.clouds import Cloud, Clouds, own_clouds, release_clouds
 from stage2_distill.inference.files import ROWS, FileFormat, RowFile, Target, write_arrays
-from stage2_distill.inference.latent import Latent, Tokens, encode_cloud
 from stage2_distill.inference.outlier_filter import release_outliers
 from stage2_distill.inference.outputs import LAST, Output, outputs
 from stage2_distill.preconditions import settings_for, unmet
+from stage2_distill.split_projector import voxels_at_once
 from stage2_distill.student import Student
 
 _NONE = np.zeros(0, dtype=np.int64)
-#: Voxels whose outputs are computed at a time: a projector's hidden layer of 4928 channels then takes 80 MB.
-TILE = 4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Request:
         outputs: names (`outputs.py`). protocol, fragments, tta_rotations: see clouds.py; fragments None = all.
         outlier_filter: mask what the released Chorus would drop: such rows are left out of the clouds, their features
             are zeros, and a file marks them.
-        dtype, format: of the files.
+        dtype, format: of the files. precision: of matrix products.
         up, scale, outliers: how a scene is brought to z up and metres first (`AlignmentSettings`). Protocol release
             takes a scene as it is where they say auto, and warns.
     """
@@ -53,6 +54,7 @@ class Request:
     outlier_filter: bool = False
     dtype: Literal["f16", "f32"] = "f32"
     format: FileFormat = "npy"
+    precision: Precision = "fp32"
     up: str = AUTO
     scale: str = AUTO
     outliers: str = AUTO
@@ -105,18 +107,22 @@ def write_features(
     merged = _Merged.of(wanted, clouds, rows, target.work, request.number)
     tokens: list[Tokens] = []
     voxels = 0
+    device = next(encoder.parameters()).device
     single = shown and clouds.number == 1
     with progress(clouds.number, "passes") if shown and clouds.number > 1 else nullcontext() as report:
         for i, cloud in enumerate(clouds.make):
-            latent = encode_cloud(encoder, cloud.batch, blocks, f"pass{i}", shown=single)
+            of_pass = None if blocks is None else replace(blocks, scratch=blocks.scratch / f"pass{i}")
+            with autocast(device, request.precision):
+                latent = encode_cloud(encoder, cloud.batch, of_pass, shown=single)
             voxels = voxels or len(cloud.batch)
-            with progress(len(cloud.batch), "voxels to outputs") if single else nullcontext() as tiles:
-                merged.take(latent, cloud, tiles)
-            if LAST in request.outputs:
+            shown_tiles = progress(len(cloud.batch), "voxels to outputs") if single else nullcontext()
+            with autocast(device, request.precision), shown_tiles as tiles:
+                merged.take(latent, cloud, tiles, device)
+            if LAST in request.outputs and latent.tokens is not None:
                 tokens.append(latent.tokens)
             latent.close()
-            if blocks is not None:
-                shutil.rmtree(blocks.scratch / f"pass{i}", ignore_errors=True)
+            if of_pass is not None:
+                shutil.rmtree(of_pass.scratch, ignore_errors=True)
             if report is not None:
                 report.advance()
     files = merged.publish(target)
@@ -198,25 +204,30 @@ class _Merged:
         files = [RowFile(work / f"{o.name}.npy", rows.n, o.channels, kind) for o in wanted]
         return _Merged(wanted, files, rows.times(clouds.times), clouds.number, rows, work, number)
 
-    def take(self, latent: Latent, cloud: Cloud, report: Progress | None) -> None:
+    def take(self, latent: Latent, cloud: Cloud, report: Progress | None, device: torch.device) -> None:
         """The outputs of one pass to the rows that it answers, some voxels at a time."""
+        if not self.outputs:
+            return
         rows, voxel = self.rows.of_cloud(cloud)
-        order = np.argsort(voxel, kind="stable")
-        voxel, rows = voxel[order], rows[order]
-        for start in range(0, len(cloud.batch), TILE):
-            stop = min(start + TILE, len(cloud.batch))
-            first, last = np.searchsorted(voxel, (start, stop))
-            if last > first and self.outputs:
-                x = latent.rows(start, stop)
-                local = torch.from_numpy(voxel[first:last] - start).to(x.device)
-                for output, file in zip(self.outputs, self.files):
-                    values = output.of_latent(x)
-                    if self.passes == 1:
-                        file.set(rows[first:last], output.finish(values)[local])
-                    else:
-                        file.add(rows[first:last], values[local])
-            if report is not None:
-                report.advance(stop - start)
+        by_voxel = rows[np.argsort(voxel, kind="stable")]
+        counts = np.bincount(voxel, minlength=len(latent))
+        ends = np.cumsum(counts)
+        with fast_products(device):
+            for block in latent.blocks(voxels_at_once(device)):
+                voxels = block.voxels.cpu().numpy()
+                times = counts[voxels]
+                place = np.arange(times.sum()) + np.repeat(ends[voxels] - np.cumsum(times), times)
+                of_block, local = by_voxel[place], torch.from_numpy(np.repeat(np.arange(len(voxels)), times))
+                if len(of_block):
+                    local = local.to(device)
+                    for output, file in zip(self.outputs, self.files):
+                        values = output.of_latent(block).float()
+                        if self.passes == 1:
+                            file.set(of_block, output.finish(values)[local])
+                        else:
+                            file.add(of_block, values[local])
+                if report is not None:
+                    report.advance(len(block))
 
     def publish(self, target: Target) -> dict[str, str]:
         """Finished features under their names; returns the files' names."""

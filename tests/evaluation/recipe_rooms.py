@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from chorus_common.labels import SCANNETPP100
 from data_manifests.commands.prepare import prepare_command
 from data_manifests.commands.synth import synth_command
 from stage1_render_teachers.commands.run import run_command
@@ -46,7 +47,7 @@ def teachers(*names: str) -> list[str]:
 
 
 def prepared(root: Path) -> dict[str, Path]:
-    """ScanNet and S3DIS from their raw layouts; ScanNet++ and Matterport3D as the 3DGS folders that are released."""
+    """ScanNet, ScanNet++ and S3DIS from their raw layouts; Matterport3D as the Gaussians that SceneSplat released."""
     manifests: dict[str, Path] = {}
     size = ("--gaussians", 1500, "--views", 4, "--width", 96, "--height", 72, "--mesh-step", 0.2)
     for name, rooms in (("scannet", 3), ("s3dis", 2)):
@@ -66,18 +67,43 @@ def prepared(root: Path) -> dict[str, Path]:
         )
         call(prepare_command, name, "--root", root / "raw" / name, "--out", root / "scenes" / name)
         manifests[name] = root / "scenes" / name / "manifest.parquet"
-    made = sorted((root / "scenes" / "scannet" / "scannet").iterdir())
-    for name, source in (("scannetpp", made[0]), ("matterport3d", made[1])):
-        for split in ("train", "val"):
-            folder = root / "raw" / name / split / f"{name}_{split}"
-            folder.mkdir(parents=True)
-            for key in ("coord", "color", "opacity", "scale", "quat", "normal", "instance"):
-                shutil.copy(source / f"{key}.npy", folder)
-            file = "segment" if name == "scannetpp" else "segment_nyu_160"
-            np.save(folder / f"{file}.npy", np.load(source / "segment20.npy"))
-        call(prepare_command, f"scenesplat_{name}", "--root", root / "raw" / name, "--out", root / "scenes" / name)
-        manifests[name] = root / "scenes" / name / "manifest.parquet"
+    _scannetpp(root / "raw" / "scannet" / "scans", root / "raw" / "scannetpp")
+    call(prepare_command, "scannetpp", "--root", root / "raw" / "scannetpp", "--out", root / "scenes" / "scannetpp")
+    manifests["scannetpp"] = root / "scenes" / "scannetpp" / "manifest.parquet"
+    made = sorted((root / "scenes" / "scannet" / "scannet").iterdir())[1]
+    for split in ("train", "val"):
+        folder = root / "raw" / "matterport3d" / split / f"region_{split}"
+        folder.mkdir(parents=True)
+        for key in ("coord", "color", "opacity", "scale", "quat", "normal", "instance"):
+            shutil.copy(made / f"{key}.npy", folder)
+        np.save(folder / "segment_nyu_160.npy", np.load(made / "segment20.npy"))
+    name, out = "matterport3d", root / "scenes" / "matterport3d"
+    call(prepare_command, f"scenesplat_{name}", "--root", root / "raw" / name, "--out", out)
+    manifests[name] = out / "manifest.parquet"
     return manifests
+
+
+def _scannetpp(scans: Path, root: Path) -> None:
+    """ScanNet++'s raw layout from scans in ScanNet's: the same mesh, segments and objects under its names."""
+    found = sorted(scans.iterdir())[:2]
+    classes = set()
+    for scan in found:
+        folder = root / "data" / scan.name / "scans"
+        folder.mkdir(parents=True)
+        stem = scan / f"{scan.name}_vh_clean_2"
+        shutil.copy(f"{stem}.ply", folder / "mesh_aligned_0.05.ply")
+        shutil.copy(f"{stem}.0.010000.segs.json", folder / "segments.json")
+        shutil.copy(scan / f"{scan.name}.aggregation.json", folder / "segments_anno.json")
+        objects = json.loads((folder / "segments_anno.json").read_text())
+        classes |= {group["label"] for group in objects["segGroups"]}
+    for split, scan in zip(("train", "val"), found):
+        file = root / "splits" / f"nvs_sem_{split}.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"{scan.name}\n")
+    table = root / "metadata" / "semantic_benchmark" / "map_benchmark.csv"
+    table.parent.mkdir(parents=True)
+    lines = [f"{name},1,{name if name in SCANNETPP100 else 'None'},None" for name in sorted(classes)]
+    table.write_text("\n".join(["class,count,semantic_map_to,instance_map_to", *lines]) + "\n")
 
 
 def make_recipe_rooms(root: Path) -> RecipeRooms:

@@ -11,6 +11,7 @@ from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.scene import GaussianScene
 from stage2_distill.encode import VoxelFeatures
 from stage2_distill.encoder import build_encoder
+from stage2_distill.encoder.latent import DenseLatent
 from stage2_distill.student import Student, StudentTeacher
 from stage2_distill.tta import TtaFeatures, rotated_scenes
 from tests.evaluation.rooms import TEACHER, TEXT_SPEC, WordVectors
@@ -44,7 +45,7 @@ def fake_tta(encoder: torch.nn.Module, scene: GaussianScene, tta_rotations: int 
     """`fake_latent` in place of the point transformer at every angle, each Gaussian a voxel of its own."""
     return TtaFeatures(
         tuple(
-            VoxelFeatures(torch.from_numpy(fake_latent(encoder, rotated)), torch.arange(len(scene)))
+            VoxelFeatures(DenseLatent(torch.from_numpy(fake_latent(encoder, rotated))), torch.arange(len(scene)))
             for rotated in rotated_scenes(scene, tta_rotations)
         )
     )

@@ -84,7 +84,7 @@ def test_what_lies_in_the_workspace_reaches_no_result(rounding: int, monkeypatch
     """Low-precision products are taken over more rows than there are; the rest of the workspace is poisoned here."""
     empty = sparse_conv._workspace
     monkeypatch.setattr(sparse_conv, "_workspace", lambda *given: empty(*given).fill_(torch.nan))
-    monkeypatch.setattr(sparse_conv, "LOW_PRECISION_ROWS", rounding)
+    monkeypatch.setattr(sparse_conv, "ROUNDED_ROWS", rounding)
     batch = cloud(300, 16, extent=12)
     table = table_of(batch.grid_coord, batch.batch, 3)
     torch.manual_seed(0)

@@ -137,3 +137,21 @@ def test_the_protocol_says_itself_how_often(
     arguments = [scene, "--encoder", weights("3dgs"), "--protocol", "release", "--out", tmp_path / "o"]
     assert encode(monkeypatch, *arguments, "--fragments", "2") == 2
     assert "leave out --fragments" in capsys.readouterr().err
+
+
+def test_low_precision_is_near_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("chorus_common.runtime.devices.has_bf16_units", lambda: False)
+    scene = write_folder("3dgs", tmp_path / "room")
+    arguments = [scene, "--encoder", weights("3dgs"), "--output", "lang"]
+    found = {}
+    for precision in ("fp32", "bf16", "auto"):
+        out = tmp_path / f"{precision}.npy"
+        assert encode(monkeypatch, *arguments, "--precision", precision, "--out", out) == 0
+        found[precision], said = np.load(out), capsys.readouterr().err
+        assert ("warning: precision bf16" in said) == (precision == "bf16")
+        assert ("precision auto: fp32, since this CPU" in said) == (precision == "auto")
+    assert np.array_equal(found["auto"], found["fp32"])
+    cosines = (found["bf16"] * found["fp32"]).sum(axis=1)
+    assert 0.99 < cosines.min() < 1 - 1e-7, "near, but not the same"
