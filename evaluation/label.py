@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene_io.source_properties import CLASS, CONFIDENCE, INSTANCE
+from chorus_common.text import TextEncoder
+from chorus_common.text.known_words import refuse_unknown, unknown
 from evaluation.boxes import oriented_box
 from evaluation.features import PASS, AskedFeatures, SceneFeatures
 from evaluation.heads.components import connected_components
@@ -83,6 +86,20 @@ def read_classes(words: str) -> tuple[str, ...]:
     if twice:
         raise ConfigError(f"--classes: {twice[0]!r} is there twice; give every class once")
     return tuple(names)
+
+
+def check_known(text_encoder: TextEncoder, names: Sequence[str], words: str) -> None:
+    """Refuse names that the text side knows nothing of: some class would be given for them, as surely as for any other.
+    Of a benchmark's label space (`words`), which nobody chose name by name, they are only told.
+    """
+    if words not in LABEL_SPACES:
+        refuse_unknown(text_encoder, names, "class")
+    elif lost := unknown(text_encoder, names):
+        some = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+        line = (
+            f"warning: {len(lost)} of the {len(names)} classes of {words} mean nothing to {text_encoder.spec}: {some}"
+        )
+        click.echo(line, err=True)
 
 
 def classify(features: SceneFeatures, n: int, text: F32) -> tuple[I32, F32]:

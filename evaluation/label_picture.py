@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from chorus_common.cameras import pinhole
+from chorus_common.labels import FOREGROUND_EXCLUDED
 from chorus_common.rasterize import render_values
 from chorus_common.runtime.atomic import write_bytes_atomically
 from evaluation.report.colours import class_palette
@@ -25,8 +26,13 @@ NAMED = 12
 
 
 def write_label_picture(path: Path, scene: LoadedScene, classes: NDArray[np.integer], names: Sequence[str]) -> Path:
-    """Write the PNG for classes [N] (-1 = none) of the scene's Gaussians."""
-    view, intrinsics = start_view(scene).viewmat, pinhole(WIDTH, HEIGHT, FIELD)
+    """Write the PNG for classes [N] (-1 = none) of the scene's Gaussians, from where the most frequent class that is no
+    wall, floor or ceiling is best seen.
+    """
+    counts = np.bincount(classes[classes >= 0], minlength=len(names))
+    things = counts * np.array([name not in FOREGROUND_EXCLUDED for name in names])
+    focus = classes == int(things.argmax()) if things.any() else None
+    view, intrinsics = start_view(scene, focus).viewmat, pinhole(WIDTH, HEIGHT, FIELD)
     palette = class_palette(names)
     values = np.concatenate([scene.gaussians.colors, palette[classes]], axis=1)
     drawn, alpha = render_values(scene.gaussians, view, intrinsics, WIDTH, HEIGHT, values)
@@ -39,7 +45,6 @@ def write_label_picture(path: Path, scene: LoadedScene, classes: NDArray[np.inte
         axis.set_axis_off()
     axes[0].set_title(scene.name)
     axes[1].set_title("classes")
-    counts = np.bincount(classes[classes >= 0], minlength=len(names))
     most = [int(k) for k in np.argsort(-counts, kind="stable")[:NAMED] if counts[k]]
     if most:
         handles = [Patch(color=palette[k], label=names[k]) for k in most]

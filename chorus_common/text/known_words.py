@@ -15,17 +15,28 @@ from chorus_common.text.encoders import EmbeddedTextEncoder, TextEncoder, text_f
 _KNOWN_SHARE = 0.5
 
 
-def refuse_unknown(encoder: TextEncoder, queries: Sequence[str]) -> None:
-    """Raise ConfigError, one line, for a query that the embedded text side knows nothing of; other sides take all."""
-    if not isinstance(encoder, EmbeddedTextEncoder):
-        return
-    for query in queries:
+def refuse_unknown(encoder: TextEncoder, queries: Sequence[str], what: str = "query") -> None:
+    """Raise ConfigError, one line, for a text that the embedded text side knows nothing of; other sides take all.
+
+    what: a text is called.
+    """
+    for query in unknown(encoder, queries):
         strange = sorted({c for c in query if c.isalpha() and not c.isascii()})
-        if strange or not any(_knows(encoder, word) for word in query.split()):
-            why = f"the letters {' '.join(strange)}" if strange else "any of its words"
-            raise ConfigError(
-                f"query '{query}': the embedded text side does not know {why}; it knows English names of indoor things"
-            )
+        why = f"the letters {' '.join(strange)}" if strange else "any of its words"
+        raise ConfigError(
+            f"{what} '{query}': the embedded text side does not know {why}; it knows English names of indoor things"
+        )
+
+
+def unknown(encoder: TextEncoder, texts: Sequence[str]) -> list[str]:
+    """Those of `texts` that the embedded text side knows nothing of; none with another side."""
+    if not isinstance(encoder, EmbeddedTextEncoder):
+        return []
+    return [
+        text
+        for text in texts
+        if any(c.isalpha() and not c.isascii() for c in text) or not any(_knows(encoder, w) for w in text.split())
+    ]
 
 
 def _knows(encoder: EmbeddedTextEncoder, word: str) -> bool:

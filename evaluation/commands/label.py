@@ -80,7 +80,7 @@ def label_command(
 
     from chorus_common.runtime.atomic import atomic_path
     from chorus_common.scene_io.source_properties import INSTANCE, write_part, write_properties
-    from evaluation.label import class_table, describe_objects, label_scene, read_classes
+    from evaluation.label import check_known, class_table, describe_objects, label_scene, read_classes
     from evaluation.label_picture import write_label_picture
     from evaluation.prompts import class_embeddings, prompts_for
     from evaluation.scenes import Selection, scene_at
@@ -97,6 +97,7 @@ def label_command(
         raise ConfigError(f"{out}: holds the scene itself, which would be written over; give another --out")
     name, features, text_encoder = one_source(sources, Selection([where]))
     prompts = prompts_for(text_encoder, prompts)
+    check_known(text_encoder, names, classes)
     text = class_embeddings(text_encoder, names, templates=prompts, synonyms=synonyms)
     loaded = where.load()
     labels = label_scene(loaded, features.open(loaded), text, instances=instances, radius=radius, min_size=min_size)
@@ -152,7 +153,8 @@ def label_command(
     click.echo(text_table(header, shown))
     if len(found) > _SHOWN:
         click.echo(f"and {len(found) - _SHOWN} more in labels.json")
-    if source.is_file() and written.suffix.lower() != source.suffix.lower():
+    own_ending = source.suffix.lower() if source.is_file() and source.suffix != ".json" else ""
+    if written.is_file() and written.suffix.lower() != own_ending:
         click.echo(f"{source.name}: the format has no room for labels; a .ply with all that was read holds them")
     click.echo(f"written: {written}, labels.json, labels.png, predicted_*.npy")
     return EXIT_DONE

@@ -10,7 +10,7 @@ from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.text import TextEncoder
 from evaluation.features import LATENT, FeatureSource, StudentFeatures
-from evaluation.label import read_classes
+from evaluation.label import check_known, read_classes
 from evaluation.scenes import EvalScene, Selection
 from evaluation.sources import SourceOptions, one_source
 from evaluation.viewer.scene_model import SceneModel
@@ -42,6 +42,8 @@ def open_model(
     text_encoder: TextEncoder | None = None
     if sources.given:
         source, text_encoder = _source(where, sources, needs_text=bool(names or queries))
+        if names and text_encoder is not None:
+            check_known(text_encoder, names, classes)
     elif names or queries:
         raise ConfigError("--classes and --query need features; give --encoder, --features or --lifted")
     loaded = where.load(label_space if where.store is None else "")

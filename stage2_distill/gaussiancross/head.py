@@ -92,7 +92,9 @@ class GaussianHead(nn.Module):
         offset, quat, scale, opacity, color, feature = values.split([3, 4, 3, 1, 3, s.features], dim=-1)
         means = centres + s.max_offset * size * torch.tanh(offset)
         scales = size * (s.min_scale + (s.max_scale - s.min_scale) * torch.sigmoid(scale))
-        quats = quat + quat.new_tensor([1.0, 0.0, 0.0, 0.0])
+        identity = quat.new_zeros(4)
+        identity[0] = 1.0  # made there: a list would be copied to a device
+        quats = quat + identity
         if colors is not None:
             color = color + torch.logit(colors, eps=COLOR_MARGIN)
         return Splats(means, quats, scales, torch.sigmoid(opacity[:, 0]), torch.sigmoid(color), feature)

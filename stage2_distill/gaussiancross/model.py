@@ -47,7 +47,7 @@ class GaussianCross(nn.Module):
         empty = grid[:, -1].flatten(1) == 0  # [B, X * Y * Z]
         dense = self.neck(grid)
         splats, start = [], 0
-        for b, end in enumerate(points.offset.tolist()):
+        for b, end in enumerate(points.layout.ends):
             measured = self.voxel_head(
                 features[start:end], voxels.centres[start:end], voxels.size[b], voxels.colors[start:end]
             )

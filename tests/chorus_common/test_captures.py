@@ -85,6 +85,18 @@ def test_poses_as_text_and_a_depth_camera_of_its_own(written: Path) -> None:
         assert read_capture(folder).cameras.names == of.names[1:]
 
 
+def test_paths_of_another_system(written: Path) -> None:
+    file = written / "plain" / "transforms.json"
+    wanted = read_capture(written / "plain").cameras.names
+    text = json.loads(file.read_text())
+    for frame in text["frames"]:
+        frame["file_path"] = ".\\" + str(Path(frame["file_path"])).replace("/", "\\")
+    file.write_text(json.dumps(text))
+    capture = read_capture(written / "plain")
+    assert capture.cameras.names == wanted
+    assert capture.frame(0, cameras().intrinsics[0], *SIZE).known.all()
+
+
 def test_frames_without_pictures_and_lost_poses_are_left_out(written: Path) -> None:
     folder = written / "scannet"
     (folder / "color" / "000010.jpg").unlink()

@@ -95,6 +95,20 @@ def test_a_stores_scene_is_labelled_in_its_own_file(made: Path, tmp_path: Path, 
             assert len(set(confidence[rows])) == 1, "an object of masks is named as a whole"
 
 
+def test_classes_that_the_text_side_does_not_know_are_refused(made: Path, tmp_path: Path) -> None:
+    arguments = ["label", made / "store" / "tiny" / "scene.zarr", "--lifted", "--file", made / "scene.ply"]
+    for words, message in (("chair,кресло", "class 'кресло': the embedded text side"), ("guitar", "class 'guitar'")):
+        given = [*arguments, "--classes", words, "--out", tmp_path / "no"]
+        result = CliRunner().invoke(cli, [str(a) for a in given], standalone_mode=False)
+        assert isinstance(result.exception, ChorusError)
+        assert message in str(result.exception)
+    assert not (tmp_path / "no").exists()
+    given = [*arguments, "--classes", "scannet200", "--out", tmp_path / "all"]
+    result = CliRunner().invoke(cli, [str(a) for a in given], standalone_mode=False)
+    assert result.exception is None, result.exception
+    assert "warning: 45 of the 200 classes of scannet200 mean nothing to embedded:text: pillow, " in result.stderr
+
+
 def test_what_does_not_belong_together_is_one_line(made: Path, tmp_path: Path) -> None:
     other = write_ply(tiny_scene(4, 120), tmp_path / "in" / "other.ply")
     for more, message in (

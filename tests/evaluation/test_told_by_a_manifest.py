@@ -152,10 +152,13 @@ def test_levels_of_one_streamed_scene(folder: Path, tmp_path: Path) -> None:
     for lod, n in ((0, 300), (1, 100)):
         np.save(tmp_path / "features" / "stream.npy", np.random.default_rng(0).normal(size=(n, 64)).astype(np.float32))
         features = ("--features", tmp_path / "features", "--lod", lod)
-        call(evaluate, "label", stream, "--classes", "chair,table", *ask, *features, "--out", tmp_path / f"l{lod}")
+        said = call(
+            evaluate, "label", stream, "--classes", "chair,table", *ask, *features, "--out", tmp_path / f"l{lod}"
+        )
         assert len(np.load(tmp_path / f"l{lod}" / "predicted_class.npy")) == n
         document = json.loads((tmp_path / f"l{lod}" / "labels.json").read_text())
         assert (document["rows"], document["inputs"]["lod"]) == (n, lod)
+        assert "stream: the format has no room for labels; a .ply" in said.output
     with pytest.raises(ChorusError, match="declares 300 Gaussians, more than the limit of 299"):
         call(evaluate, "query", stream, "chair", *ask, "--features", tmp_path / "features", "--max-gaussians", 299,
              "--out", tmp_path / "q")  # fmt: skip

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.lifting import CellGrid
@@ -28,11 +29,14 @@ from stage2_distill.engine.trainer import Trainer
 from stage2_distill.fields import FieldConfig
 from stage2_distill.fields.recipe import FieldRecipe
 from stage2_distill.fields.regions import read_regions
+from stage2_distill.gaussiancross import rendering
+from stage2_distill.gaussiancross.recipe import GaussianCrossRecipe
 from stage2_distill.settings import AdaptConfig
 from tests.gpu.pretended import CudaTensor, Synchronisation, pretended_cuda
 from tests.stage1.small_rooms import tiny_scene
 from tests.stage2.clouds import cloud
 from tests.stage2.fields.field_scene import make_field_index, make_masks
+from tests.stage2.gaussiancross.small_captures import make_capture_scenes, make_config, make_scenes
 from tests.stage2.store_fakes import add_masks
 from tests.stage2.train_child import run_tiny, tiny_config, tiny_data
 
@@ -100,6 +104,21 @@ def field() -> Waits:
     index = make_field_index()
     regions = read_regions(make_masks(index), "masks", index.grid)
     return _step(lambda: FieldRecipe(config, index, regions, range(index.n_views), device=CUDA))
+
+
+def pretrain() -> Waits:
+    """A step of GaussianCross; in the place of gsplat one colour over the picture, with gradients for all."""
+
+    def plain(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, values: Tensor, *camera: Any) -> Any:
+        viewmat, intrinsics, width, height = camera
+        assert viewmat.is_cuda
+        assert intrinsics.is_cuda
+        weight = opacities.mean() + 0 * (quats.sum() + scales.sum())
+        depth = means[:, 2].mean().expand(height, width)
+        return values.mean(0).expand(height, width, -1) * weight, depth, weight.expand(height, width)
+
+    with patch.dict(rendering._BACKENDS, {"gsplat": plain}):
+        return _step(lambda: GaussianCrossRecipe(make_config(), make_capture_scenes(make_scenes()), CUDA))
 
 
 def rasterise() -> Waits:
@@ -182,6 +201,7 @@ PATHS: dict[str, Callable[[], Waits]] = {
     "train, every term": train,
     "adapt": adapt,
     "field": field,
+    "pretrain": pretrain,
     "gsplat view": rasterise,
 }
 
