@@ -1,7 +1,8 @@
-"""`timm:MODEL[/STRIDE][:FILE]`: DINOv2 (with registers), DINOv3, PE-Spatial, other plain ViTs, and convolutions.
+"""`timm:MODEL[/STRIDE][:FILE]`: DINOv2 (with registers), DINOv3, PE, TIPSv2, C-RADIO, other ViTs, and convolutions.
 
 ViTs: tokens are the last block's, after the final norm (a no-op for PE-Spatial, as published), without class and
 register tokens. Position embeddings are resampled to the grid by timm itself; DINOv3 and PE-Spatial rotate theirs.
+C-RADIO crops and resamples its own in a way that timm keeps in its naflexvit models.
 
 Convolutional networks: the last feature map before pooling, at any picture size. STRIDE (pixels per position) is the
 network's own, mostly 32; timm makes a smaller one (8, 16) by dilating the last stages of EfficientNets and ResNets.
@@ -60,6 +61,13 @@ def build_timm_teacher(argument: str, device: str = "cpu") -> TokenTeacher:
 
 def _dense(name: str, file: str, stride: int) -> tuple[Any, int, Callable[[Tensor], Tensor]]:
     """The network without its head, pixels per token, and its dense read-out [B, 3, H, W] -> [B, rows, cols, C]."""
+    if name.startswith("vit_") and "radio" in name:
+        raise ConfigError(
+            f"timm:{name}: only timm's naflex models resample RADIO's positions as published; write timm:naflex{name}"
+        )
+    if name.startswith("naflexvit_"):
+        naflex = _create(name, file, num_classes=0)
+        return naflex, int(naflex.embeds.patch_size[0]), lambda x: _naflex_tokens(naflex, x)
     if not stride:
         try:
             vit = _create(name, file, num_classes=0, dynamic_img_size=True)
@@ -73,6 +81,13 @@ def _dense(name: str, file: str, stride: int) -> tuple[Any, int, Callable[[Tenso
 def _last_tokens(vit: Any, x: Tensor) -> Tensor:
     last: Tensor = vit.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]  # [B, C, rows, cols]
     return last.permute(0, 2, 3, 1)
+
+
+def _naflex_tokens(naflex: Any, x: Tensor) -> Tensor:
+    """Tokens without the prefix; naflex models give them in a row."""
+    rows, cols = (side // p for side, p in zip(x.shape[-2:], naflex.embeds.patch_size))
+    tokens: Tensor = naflex.forward_features(x)[:, naflex.num_prefix_tokens :]  # [B, rows * cols, C]
+    return tokens.unflatten(1, (rows, cols))
 
 
 def create_classifier(name: str, file: str, stride: int) -> tuple[Any, dict[str, Any]]:

@@ -185,6 +185,38 @@ def test_siglip_tokens_are_the_librarys_pooling_of_each_token_alone(
     assert cosine(features, expected.reshape(features.shape).numpy()).min() > 0.9999
 
 
+def test_pe_core_tokens_are_the_librarys_pooling_of_each_token_alone(tmp_path: Path) -> None:
+    """Perception Encoder's core, the smallest of its family at its real depth."""
+    path = save_random("PE-Core-T-16-384", tmp_path)
+    teacher = build_dense(f"open_clip:PE-Core-T-16-384:meta={path}")
+    grid = CellGrid(7 * 16, 4 * 16, 16)
+    images = pictures(1, 2, grid.width, grid.height)
+    reference = open_clip.create_model("PE-Core-T-16-384", pretrained=str(path)).eval()
+    reference.visual.set_input_size((grid.height, grid.width))
+    trunk = reference.visual.trunk
+    with torch.inference_mode():
+        tokens = trunk.forward_features(normalised(images, (0.5,) * 3, (0.5,) * 3))[:, trunk.num_prefix_tokens :]
+        pooled = trunk.attn_pool(tokens.reshape(-1, 1, tokens.shape[-1]))
+        expected = reference.visual.head(trunk.head(trunk.fc_norm(pooled)))
+    assert teacher.text_aligned
+    assert teacher.channels == expected.shape[-1] == 512
+    assert cosine(teacher.features(images, grid), expected.reshape(2, 4, 7, 512).numpy()).min() > 0.9999
+
+
+@pytest.mark.slow
+def test_metaclip_2_is_a_clip_tower(tmp_path: Path) -> None:
+    name = "ViT-L-14-worldwide-quickgelu"
+    path = save_random(name, tmp_path)
+    teacher = build_dense(f"open_clip:{name}:{path}")
+    grid = CellGrid(3 * 14, 2 * 14, 14)
+    images = pictures(2, 1, grid.width, grid.height)
+    reference = open_clip.create_model(name, pretrained=str(path), force_image_size=(grid.height, grid.width)).eval()
+    model = load_open_clip(f"{name}:{path}")
+    with torch.inference_mode():
+        expected = clip_twin(reference.visual, normalised(images, model.mean, model.std)).numpy()  # type: ignore[arg-type]
+    assert cosine(teacher.features(images, grid), expected).min() > 0.9999
+
+
 def test_pooling_one_token_has_a_closed_form() -> None:
     from timm.layers import AttentionPoolLatent
 

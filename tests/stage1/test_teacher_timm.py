@@ -1,4 +1,4 @@
-"""DINOv2, DINOv2 with registers, DINOv3 and PE-Spatial: seeded random weights through the real loading path."""
+"""DINOv2 with and without registers, DINOv3, PE, TIPSv2, C-RADIO: seeded random weights by the real loading path."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ MODELS = {
     "vit_small_patch14_reg4_dinov2.lvd142m": (14, 5, 0.485),
     "vit_small_patch16_dinov3.lvd1689m": (16, 5, 0.485),
     "vit_pe_spatial_tiny_patch16_512.fb": (16, 1, 0.5),
+    "vit_pe_core_tiny_patch16_384.fb": (16, 1, 0.5),
+}
+#: The same of families whose smallest network has some 90 million weights.
+LARGE = {
+    "vit_base_patch14_reg1_tipsv2.webli": (14, 2, 0.0),
+    "naflexvit_base_patch16_radio_v3.c_radio": (16, 8, 0.48145466),
 }
 
 
@@ -52,18 +58,32 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_features_are_the_librarys_own(name: str, files: dict[str, Path]) -> None:
-    """At the picture size for which timm itself builds the model (img_size), normalised by hand."""
-    patch, prefix, red = MODELS[name]
-    teacher = build_teacher(f"timm:{name}:{files[name]}")
+    check_features(name, files[name], *MODELS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_features_of_large_families_are_the_librarys_own(name: str, tmp_path: Path) -> None:
+    check_features(name, save_random(name, tmp_path), *LARGE[name])
+
+
+def test_radio_is_asked_for_by_the_name_under_which_timm_keeps_its_positions() -> None:
+    with pytest.raises(ConfigError, match=r"write timm:naflexvit_base_patch16_radio_v3\.c_radio"):
+        build_teacher("timm:vit_base_patch16_radio_v3.c_radio")
+
+
+def check_features(name: str, file: Path, patch: int, prefix: int, red: float) -> None:
+    """Against timm's own forward pass at the picture size for which timm builds the model, normalised by hand."""
+    teacher = build_teacher(f"timm:{name}:{file}")
     assert isinstance(teacher, DenseTeacher)
     assert not teacher.text_aligned
     grid = CellGrid(5 * patch, 3 * patch, patch)
     images = pictures(1, 2, grid.width, grid.height)
 
+    built_for = {} if name.startswith("naflexvit") else {"img_size": (grid.height, grid.width)}
     reference = timm.create_model(
-        name, pretrained=True, num_classes=0, img_size=(grid.height, grid.width),
-        pretrained_cfg_overlay={"file": str(files[name])},
-    ).eval()  # fmt: skip
+        name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(file)}, **built_for
+    ).eval()
     mean, std = reference.pretrained_cfg["mean"], reference.pretrained_cfg["std"]
     assert mean[0] == red
     x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
