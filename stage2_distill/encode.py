@@ -95,7 +95,7 @@ def encode_cloud(encoder: Encoder, batch: PointBatch, blocks: Blocks | None, *, 
         with progress(total, "voxels through blocks") if shown else nullcontext() as report:
             levels = encoder.forward_levels(batch, levels=hierarchy, report=None if report is None else report.advance)
         deepest = levels[-1]
-        tokens = Tokens(deepest.feat.float().cpu(), deepest.level.coord.cpu(), deepest.level.grid_coord.cpu())
+        tokens = Tokens(deepest.feat.float(), deepest.level.coord, deepest.level.grid_coord)
         if encoder.config.enc_mode:
             return LevelLatent(levels, encoder.config.upcast, tokens)
         return DenseLatent(encoder.decode(levels).float(), tokens)

@@ -26,6 +26,10 @@ class Tokens:
     coord: Tensor
     grid_coord: Tensor
 
+    def cpu(self) -> Tokens:
+        """The same in the host's memory. Only who wants them waits for the copy."""
+        return Tokens(self.feat.cpu(), self.coord.cpu(), self.grid_coord.cpu())
+
 
 @dataclass(frozen=True)
 class LatentBlock:
@@ -101,9 +105,9 @@ class DenseLatent:
             yield LatentBlock(part, (self.rows(part),))
 
     def rows(self, voxels: Tensor) -> Tensor:
-        part = self.values[voxels.to(self.values.device)].float()
+        part = self.values[voxels.to(self.values.device, non_blocking=True)].float()
         if self.device is not None:
-            part = part.to(self.device)
+            part = part.to(self.device, non_blocking=True)
         if self.scratch is not None:
             self.scratch.release()
         return part
@@ -137,7 +141,7 @@ class LevelLatent:
             yield self._block(rows)
 
     def rows(self, voxels: Tensor) -> Tensor:
-        rows, parts = voxels.to(self._device), []
+        rows, parts = voxels.to(self._device, non_blocking=True), []
         for s, features in enumerate(self.levels):
             if s:
                 rows = _cluster(features)[rows]

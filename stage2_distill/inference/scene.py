@@ -119,7 +119,7 @@ def write_features(
             with autocast(device, request.precision), shown_tiles as tiles:
                 merged.take(latent, cloud, tiles, device)
             if LAST in request.outputs and latent.tokens is not None:
-                tokens.append(latent.tokens)
+                tokens.append(latent.tokens.cpu())
             latent.close()
             if of_pass is not None:
                 shutil.rmtree(of_pass.scratch, ignore_errors=True)
