@@ -101,7 +101,8 @@ def _standing(scene: GaussianScene, wanted: F64 | None, size: float) -> list[Sta
     """
     survey = survey_scene(scene)
     first = good_view(scene, fov_x=FIELD, aspect=_WIDTH / _HEIGHT, survey=survey)
-    views = [StartView(first.eye, first.target)] if wanted is None else []
+    opening = StartView(first.eye, first.target)
+    views = [opening] if wanted is None else []
     target = first.target if wanted is None else wanted
     eyes, _ = standing_places(survey, _PLACES, np.random.default_rng(0))
     if not len(eyes):
@@ -109,4 +110,5 @@ def _standing(scene: GaussianScene, wanted: F64 | None, size: float) -> list[Sta
         half = np.tan(np.radians(FIELD) / 2)
         eyes = ring_places(survey, 4 * _PLACES, np.array([half, half * _HEIGHT / _WIDTH]))[0][::2]  # that see it whole
     apart = min(_APART, size / 10)
-    return views + [StartView(eye, target) for eye in eyes if np.linalg.norm(eye - target) > apart]
+    views += [StartView(eye, target) for eye in eyes if np.linalg.norm(eye - target) > apart]
+    return views or [opening]  # what is wanted may fill the only place to stand

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from chorus_common.cameras import pinhole
 from chorus_common.rasterize import get_backend
 from chorus_common.scene import GaussianScene
+from evaluation import start_view as module
 from evaluation.scenes import EvalScene, LoadedScene
 from evaluation.start_view import FIELD, StartView, start_view
 
@@ -102,3 +104,12 @@ def test_it_is_the_same_every_time_and_survives_little() -> None:
     assert np.isfinite(near.eye).all()
     nothing = start_view(scene, np.zeros(300, bool))
     np.testing.assert_array_equal(nothing.eye, first.eye)
+
+
+def test_what_fills_the_only_place_to_stand_is_looked_at_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = splats(shell(5))
+    focus = scene.means[:, 2] > 2
+    thing = np.median(scene.means[focus], axis=0).astype(np.float64)
+    monkeypatch.setattr(module, "standing_places", lambda *_: (thing[None], thing[None]))
+    view = start_view(loaded(scene), focus)
+    assert np.linalg.norm(view.eye - view.target) > 0.3
