@@ -143,6 +143,7 @@ GPU_PYTHON_VERSION ?= 3.12
 GPU_WHEELS := runs/gpu-wheels
 .PHONY: gpu-check gpu-wheels
 gpu-check:
+	@$(GPU_PYTHON) -c 'import torch' 2> /dev/null || { echo "error: $(GPU_PYTHON) has no PyTorch; name one that has with GPU_PYTHON=..."; exit 2; }
 	$(GPU_PYTHON) -m tests.gpu_check --wheels $(GPU_WHEELS) $(ARGS)
 
 gpu-wheels: $(READY)
