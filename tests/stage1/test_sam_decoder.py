@@ -43,25 +43,28 @@ def test_masks_and_qualities_are_the_stock_decoders(depth: int, count: int) -> N
     fast = PointDecoder(prompts, decoder)
     with torch.inference_mode():
         expected, quality = answers_of_stock(prompts, decoder, embedding, points)
-        found = fast.decode(fast.share(embedding), points)
-        logits = fast.draw(found, torch.arange(count), SIDE, SIDE, SIDE)
+        shared = fast.share(embedding)
+        found = fast.decode(shared, points)
+        logits = fast.draw(shared, found, torch.ones(count, dtype=torch.bool), SIDE, SIDE)
     assert expected.std() > 0.05
     torch.testing.assert_close(found.quality, quality, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(5, 8), (8, 3), (1, 1)])
-def test_only_chosen_prompts_and_the_pictures_part_are_drawn(rows: int, cols: int) -> None:
+@pytest.mark.parametrize("together", [1, 3, None])
+def test_only_chosen_prompts_and_the_pictures_part_are_drawn(rows: int, cols: int, together: int | None) -> None:
     prompts, decoder = stock()
     embedding, points = torch.randn(CHANNELS, SIDE, SIDE), torch.rand(4, 2) * 16 * SIDE
     fast = PointDecoder(prompts, decoder)
     with torch.inference_mode():
         expected, _ = answers_of_stock(prompts, decoder, embedding, points)
-        found = fast.decode(fast.share(embedding), points)
-        logits = fast.draw(found, torch.tensor([3, 1]), SIDE, rows, cols)
+        shared = fast.share(embedding)
+        found = fast.decode(shared, points, together)
+        logits = fast.draw(shared, found, torch.tensor([False, True, False, True]), rows, cols)
     assert logits.shape == (2, 3, 4 * SIDE, 4 * SIDE)
     inside = (..., slice(4 * rows), slice(4 * cols))
-    torch.testing.assert_close(logits[inside], expected[[3, 1]][inside], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[inside], expected[[1, 3]][inside], atol=1e-4, rtol=1e-4)
     rest = logits.clone()
     rest[inside] = 0
     assert not rest.any()
