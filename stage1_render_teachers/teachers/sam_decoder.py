@@ -34,9 +34,11 @@ from stage1_render_teachers.teachers.sam_tokens import (
 class SharedPicture:
     """What all prompts of one picture share: per block its tables and the norm at its end, the tables of the last
     look, and `base` (sam_tokens.py) at the start [N, C] and after the first transposed convolution [N, 2 x 2 x C / 4];
-    N = side^2 tokens."""
+    N = side^2 tokens. first, second: the weights of the two transposed convolutions as matrices."""
 
     side: int
+    first: Tensor
+    second: Tensor
     base: Tensor
     blocks: tuple[tuple[SharedBlock, SharedNorm], ...]
     final: SharedBlock
@@ -68,15 +70,12 @@ class PointDecoder:
         position = self._prompts.get_dense_pe()[0].flatten(1).T  # [N, C]
         blocks = []
         spread: list[Tensor] = []  # per block so far what a head's channel adds to a token, [h, d, C]
-        constants = base.new_zeros(0, base.shape[1])  # [J, C]
+        constants = base.new_zeros(1, base.shape[1])  # [J, C]: biases in the constant row of every block so far
         for k, layer in enumerate(self._transformer.layers):
             tables = _tables(layer, base, position, first=k == 0)
             writes, norm = layer.cross_attn_image_to_token, layer.norm4
             spread.append(out_of_heads(writes.out_proj, writes.num_heads))
-            if k == 0:
-                base = base + writes.out_proj.bias
-            else:
-                constants[-1] += writes.out_proj.bias
+            constants[-1] += writes.out_proj.bias
             base, constants, spread = centred(base), centred(constants), [centred(s) for s in spread]
             meets = tuple(s @ base.T for s in spread)
             blocks.append((tables, SharedNorm(base.square().sum(dim=-1), meets, constants @ base.T)))
@@ -91,8 +90,8 @@ class PointDecoder:
             queries=None,
             query_places=None,
         )
-        raised = base @ _as_matrix(self._decoder.output_upscaling[0]).T
-        return SharedPicture(embedding.shape[-1], source, tuple(blocks), last, raised)
+        first, second = (_as_matrix(self._decoder.output_upscaling[k]) for k in (0, 3))
+        return SharedPicture(embedding.shape[-1], first, second, source, tuple(blocks), last, base @ first.T)
 
     def decode(self, picture: SharedPicture, points: Tensor, together: int | None = None) -> DecodedPrompts:
         """Answers to single foreground points [P, 2] (x, y in the encoder's pixels).
@@ -106,7 +105,7 @@ class PointDecoder:
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(points), -1, -1)
         code = torch.cat([output, sparse], dim=1)  # [P, T, C], also its own position code
         together = together or len(points)
-        rows = code.shape[1] * layers[0].cross_attn_image_to_token.num_heads
+        rows = (code.shape[1] - 1) * layers[0].cross_attn_image_to_token.num_heads
         tokens = [bare(len(part), rows, len(layers), picture.base) for part in code.split(together)]
 
         def read(attention: Any, x: Tensor, block: SharedBlock) -> Tensor:
@@ -142,7 +141,9 @@ class PointDecoder:
             count = int(wanted.sum())
             if count:
                 part = slice(done, done + count)
-                logits[part, :, : 4 * rows, : 4 * cols] = self._draw(picture, tokens.of(wanted), words[part], rows, cols)
+                logits[part, :, : 4 * rows, : 4 * cols] = self._draw(
+                    picture, tokens.of(wanted), words[part], rows, cols
+                )
                 done += count
         return logits
 
@@ -155,12 +156,12 @@ class PointDecoder:
             """[K, A, N] -> [K, rows * cols, A]."""
             return x.unflatten(-1, square)[..., :rows, :cols].flatten(-2).transpose(1, 2)
 
-        raised = tokens.rows @ _as_matrix(first).T  # [K, rows of tokens, 2 x 2 x C / 4]
+        raised = tokens.rows @ picture.first.T  # [K, rows of tokens, 2 x 2 x C / 4]
         raised[:, -1] += first.bias.repeat(4)  # the last row's weight is 1
         shared = picture.raised.unflatten(0, square)[:rows, :cols].flatten(0, 1) * part(tokens.scale)
         x = add_products(shared, part(tokens.weights).contiguous(), raised.transpose(1, 2)).unflatten(-1, (4, -1))
         x = act(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = linear(x, _as_matrix(second), second.bias.repeat(4), gelu=True)  # [K, rows * cols, 2 x 2, 2 x 2 x C / 8]
+        x = linear(x, picture.second, second.bias.repeat(4), gelu=True)  # [K, rows * cols, 2 x 2, 2 x 2 x C / 8]
         x = x.unflatten(-1, (4, -1)).flatten(1, -2)  # [K, rows * cols * 16, C / 8]
         logits = products(words, x).view(*words.shape[:2], rows, cols, 2, 2, 2, 2)
         return logits.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)

@@ -39,7 +39,7 @@ VERSION = 2
 PROMPT_BATCH, UPSCALE_BATCH = 64, 32
 
 #: Prompts that a thread of the CPU works on at once.
-THREAD_BATCH = 4
+THREAD_BATCH = 8
 
 
 class SamMaskSettings(Config):
@@ -119,7 +119,9 @@ class SamMaskTeacher:
     ) -> list[tuple[Tensor, Tensor]]:
         settings, side = self.settings, 4 * picture.side
         rows, cols = valid_region(inside, self._model.side, side)
-        answers = self._decoder.decode(picture, coords, together)  # in f32: sums of squares there would not survive less
+        answers = self._decoder.decode(
+            picture, coords, together
+        )  # in f32: sums of squares there would not survive less
         quality = answers.quality  # [P, 3]
         promising = (quality > settings.predicted_iou).any(dim=1)  # [P], K of them
         # One more row and column than counts here: scaling up the mask reads them.

@@ -2,13 +2,14 @@
 
 The stock decoder (segment_anything/modeling/transformer.py) updates all N tokens (4,096) of the picture for every
 prompt and projects them again and again. Yet a prompt has only T tokens (7 for one point), and with h heads an update
-adds to token n a mixture of h * T vectors. So after any number of blocks
+adds to token n a mixture of h * T vectors, of h * (T - 1) and a constant because weights sum to one. So after any
+number of blocks
 
     token[p, n] = scale[p, n] * base[n] + sum over k of weights[p, k, n] * rows[p, k]
 
 where `base` is the same for all prompts of the picture: an update appends rows, and a layer norm changes scale and
 weights, multiplies base and rows by its gain, and appends its bias as a row. Every projection of `base` is computed
-once per picture; a prompt pays for its K rows (57 per block), not for the C channels (256). All of it is exact.
+once per picture; a prompt pays for its K rows (49 per block), not for the C channels (256). All of it is exact.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class SharedNorm:
     """What all prompts share in the norm that ends a block: `base` is centred here, its mean over channels taken off.
 
     power [N]: |base|^2. meets: per block so far, products [h, d, N] of `base` with what a head's channel adds to a
-    token. constants [J, N]: products of `base` with the J rows that are the same for all prompts.
+    token. constants [J, N]: per block so far, products of `base` with the biases in its constant row.
     """
 
     power: Tensor
@@ -54,8 +55,10 @@ class SharedNorm:
 @dataclass(frozen=True)
 class PromptTokens:
     """The picture's tokens for P prompts (see the module's docstring): scale [P, 1, N], rows [P, K, C], and their
-    weights, the first K of `room` [P, all, N], which every block fills further. The last row is the last norm's bias,
-    with weight 1. spread: per block so far the values [P, h, T, d] that rows are made of.
+    weights, the first K of `room` [P, all, N], which every block fills further. Of every block there are a constant
+    row (the norm's bias before it and whatever else all tokens get) and h * (T - 1) rows of its update; at the end
+    stands the constant row of the next block, with weight 1. spread: per block so far the values [P, h, T, d] that
+    rows are made of, the last token's subtracted from the others'.
     """
 
     scale: Tensor
@@ -72,17 +75,17 @@ class PromptTokens:
         """Those of the prompts of which `chosen` [P] bool is true; nothing is copied where that is all of them."""
         if chosen.all():
             return self
-        return PromptTokens(self.scale[chosen], self.room[chosen], self.rows[chosen], tuple(v[chosen] for v in self.spread))
+        return PromptTokens(
+            self.scale[chosen], self.room[chosen], self.rows[chosen], tuple(v[chosen] for v in self.spread)
+        )
 
 
 def bare(prompts: int, tokens: int, blocks: int, like: Tensor) -> PromptTokens:
-    """`base` itself for P prompts, with room for `blocks` blocks of `tokens` = h * T rows and a norm's; like [N, C]."""
+    """`base` itself for P prompts, with room for `blocks` blocks of `tokens` = h * (T - 1) rows; like [N, C]."""
     places, channels = like.shape
-    return PromptTokens(
-        like.new_ones(prompts, 1, places),
-        like.new_empty(prompts, blocks * (tokens + 1), places),
-        like.new_empty(prompts, 0, channels),
-    )
+    room = like.new_empty(prompts, blocks * (tokens + 1) + 1, places)
+    room[:, 0] = 1
+    return PromptTokens(like.new_ones(prompts, 1, places), room, like.new_zeros(prompts, 1, channels))
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:
@@ -142,19 +145,21 @@ def write(attention: Any, k: Tensor, v: Tensor, block: SharedBlock, tokens: Prom
     heads = attention.num_heads
     k, v = split(k, heads), split(v, heads)  # [P, h, T, d]
     k = k / k.shape[-1] ** 0.5
-    before = tokens.rows
     assert block.queries is not None
     if block.query_places is None:
-        scores = heads_times(k, block.queries)  # [P, h, T, N]; the output's bias is in `base` (sam_decoder.py)
+        scores = heads_times(k, block.queries)  # [P, h, T, N]
     else:
-        asked = (k @ into_heads(attention.q_proj, heads)).flatten(1, 2) @ before.transpose(1, 2)  # [P, h * T, K]
+        asked = (k @ into_heads(attention.q_proj, heads)).flatten(1, 2) @ tokens.rows.transpose(1, 2)  # [P, h * T, K]
         asked[..., -1] += (k @ attention.q_proj.bias.view(heads, -1, 1)).flatten(1)  # the last row's weight is 1
         scores = _scores(k, block.queries, block.query_places, asked, tokens)
-        before = torch.cat([before[:, :-1], before[:, -1:] + attention.out_proj.bias], dim=1)
-    rows = (v @ out_of_heads(attention.out_proj, heads)).flatten(1, 2)  # [P, h * T, C]
-    begin = before.shape[1]
-    tokens.room[:, begin : begin + rows.shape[1]] = scores.softmax(dim=2).flatten(1, 2)
-    return PromptTokens(tokens.scale, tokens.room, torch.cat([before, rows], dim=1), (*tokens.spread, v))
+    last = v[:, :, -1:]
+    spread = torch.cat([v[:, :, :-1] - last, last], dim=2)
+    rows = spread @ out_of_heads(attention.out_proj, heads)  # [P, h, T, C]
+    constant = tokens.rows[:, -1:] + rows[:, :, -1].sum(dim=1, keepdim=True) + attention.out_proj.bias
+    rows = torch.cat([tokens.rows[:, :-1], constant, rows[:, :, :-1].flatten(1, 2)], dim=1)
+    weights = tokens.room[:, tokens.rows.shape[1] : rows.shape[1]].unflatten(1, (heads, -1))
+    weights.copy_(scores.softmax(dim=2)[:, :, :-1])
+    return PromptTokens(tokens.scale, tokens.room, rows, (*tokens.spread, spread))
 
 
 def normalise(norm: Any, shared: SharedNorm, tokens: PromptTokens) -> PromptTokens:
@@ -162,14 +167,12 @@ def normalise(norm: Any, shared: SharedNorm, tokens: PromptTokens) -> PromptToke
     rows = centred(tokens.rows)
     # |scale * base + sum of weights * rows|^2 without the sum: the square of every part and twice their products.
     met = products(rows @ rows.transpose(1, 2), tokens.weights.transpose(1, 2))  # [P, K, N]
-    twice, k = 2 * tokens.scale, 0
-    for block, (v, meet) in enumerate(zip(tokens.spread, shared.meets, strict=True)):
-        part = heads_times(v, meet).flatten(1, 2)  # [P, h * T, N]
-        met[:, k : k + part.shape[1]].addcmul_(part, twice)
-        k += part.shape[1]
-        if block < len(shared.constants):  # the last block ends here, without a norm's bias yet
-            met[:, k] += shared.constants[block] * twice[:, 0]
-            k += 1
+    twice = 2 * tokens.scale  # [P, 1, N]
+    per_block = met.unflatten(1, (len(tokens.spread), -1)).unbind(1)
+    for part, v, meet, biases in zip(per_block, tokens.spread, shared.meets, shared.constants, strict=True):
+        products_of_rows = heads_times(v, meet)  # [P, h, T, N]
+        part[:, 0].add_((biases + products_of_rows[:, :, -1].sum(dim=1)).mul_(twice[:, 0]))
+        part[:, 1:].unflatten(1, (v.shape[1], -1)).addcmul_(products_of_rows[:, :, :-1], twice[:, None])
     power = tokens.scale.square() * shared.power + met.mul_(tokens.weights).sum(dim=1, keepdim=True)
     shrink = (power.clamp(min=0) / rows.shape[-1] + norm.eps).rsqrt()  # [P, 1, N]
     tokens.weights.mul_(shrink)
