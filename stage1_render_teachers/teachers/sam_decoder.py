@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from stage1_render_teachers.teachers.norm_gelu import norm_gelu
 from stage1_render_teachers.teachers.onednn import add_products, linear, products
 from stage1_render_teachers.teachers.sam_tokens import (
     PromptTokens,
@@ -160,7 +160,7 @@ class PointDecoder:
         raised[:, -1] += first.bias.repeat(4)  # the last row's weight is 1
         shared = picture.raised.unflatten(0, square)[:rows, :cols].flatten(0, 1) * part(tokens.scale)
         x = add_products(shared, part(tokens.weights).contiguous(), raised.transpose(1, 2)).unflatten(-1, (4, -1))
-        x = act(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+        x = norm_gelu(x, norm, act)
         x = linear(x, picture.second, second.bias.repeat(4), gelu=True)  # [K, rows * cols, 2 x 2, 2 x 2 x C / 8]
         x = x.unflatten(-1, (4, -1)).flatten(1, -2)  # [K, rows * cols * 16, C / 8]
         logits = products(words, x).view(*words.shape[:2], rows, cols, 2, 2, 2, 2)

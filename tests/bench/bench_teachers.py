@@ -14,6 +14,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor, nn
 
+from chorus_common.runtime.allocator import keep_freed_memory
 from chorus_common.runtime.devices import torch_threads
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
@@ -128,7 +129,9 @@ def sam_masks(per_side: int = 12) -> Row:
 
     Ours gives three levels, filtered and painted; the alternative runs the exported decoder once per prompt and does
     nothing with its masks. The encoder is the same for both and left out. Weights are random, of SAM's own shapes.
+    Freed memory stays with the process, as in a worker of stage 1.
     """
+    keep_freed_memory()
     sam = seeded_sam()
     model = SamModel(sam, "random", torch.device("cpu"), "fp32", HalvingBatches(1, "bench"))
     teacher = SamMaskTeacher("bench", model, SamMaskSettings(points_per_side=per_side))

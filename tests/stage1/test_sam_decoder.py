@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chorus_common.runtime.devices import torch_threads
 from stage1_render_teachers.teachers import onednn
+from stage1_render_teachers.teachers.norm_gelu import norm_gelu
 from stage1_render_teachers.teachers.sam_decoder import PointDecoder
 
 SIDE, CHANNELS = 8, 32
@@ -84,6 +85,18 @@ def test_products_through_onednn_are_plain_products(gelu: bool, count: int) -> N
             expected = torch.nn.functional.gelu(exact) if gelu else exact
             torch.testing.assert_close(onednn.linear(arrange(x), weight, bias, gelu), expected)
     torch.testing.assert_close(onednn.linear(x, weight, bias, gelu), expected)  # with gradients: torch's own
+
+
+@pytest.mark.parametrize("size", [0.1, 3.0, 30.0])
+def test_norm_and_gelu_in_one_pass_are_torchs(size: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 4, 40, generator=generator) * size + 1
+    norm, act = torch.nn.LayerNorm(40, eps=1e-6), torch.nn.GELU()
+    norm.weight.data, norm.bias.data = (torch.randn(40, generator=generator) * 3 for _ in range(2))
+    with torch.inference_mode():
+        expected = act(norm(x))
+        torch.testing.assert_close(norm_gelu(x.transpose(0, 1), norm, act), expected.transpose(0, 1))
+        torch.testing.assert_close(norm_gelu(x.clone(), norm, act), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_threads_are_given_back_after_an_error() -> None:
