@@ -115,7 +115,8 @@ class Study:
 
 def plan(study: Study) -> list[StudyJob]:
     """Scans first, then part by part."""
-    jobs, cached = [_scans(study)], set[Path]()
+    jobs = [_scans(study)]
+    cached: set[Path] = set()
 
     def cache(specs: Sequence[str], *more: str, views: int = 0) -> None:
         for spec in specs:
@@ -165,8 +166,8 @@ def _lifted(study: Study, spec: str) -> StudyJob:
     """Nothing is trained, so all scans are scored."""
     result = study.result(f"lifted {teacher_name(spec)}")
     command = ("chorus-eval", "zero-shot", "--store", str(study.store(spec)), "--teacher", teacher_name(spec))
-    command = (*command, "--prompts", "plain", "--out", str(result))
-    return StudyJob(f"lifted {teacher_name(spec)}", (command,), (result,), (_cache_name(study, spec),))
+    asked = ("--prompts", "plain", "--out", str(result))
+    return StudyJob(f"lifted {teacher_name(spec)}", ((*command, *asked),), (result,), (_cache_name(study, spec),))
 
 
 def _masks(study: Study, spec: str) -> StudyJob:
@@ -179,9 +180,9 @@ def _masks(study: Study, spec: str) -> StudyJob:
 def _probe(study: Study, spec: str, seed: int) -> StudyJob:
     name = f"probe {teacher_name(spec)} seed {seed}"
     command = ("chorus-eval", "probe", "--manifest", str(study.manifest), "--store", str(study.store(spec)))
-    command = (*command, "--train-split", "train", "--split", "val", "--teacher", teacher_name(spec))
-    command = (*command, *PROBE, "--seed", str(seed), "--out", str(study.result(name)))
-    return StudyJob(name, (command,), (study.result(name),), (_cache_name(study, spec),))
+    asked = ("--train-split", "train", "--split", "val", "--teacher", teacher_name(spec), *PROBE, "--seed", str(seed))
+    whole = (*command, *asked, "--out", str(study.result(name)))
+    return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, spec),))
 
 
 def _rooms(study: Study) -> list[StudyJob]:
@@ -213,31 +214,15 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     batch = load_config(TrainConfig, STUDENT, ()).batch_size
     settings = [f"teachers.{teacher_name(spec)}.weight={weight}" for spec, weight in variant.weights]
     settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={batch * max(1, study.steps // EPOCHS)}", f"seed={seed}"]
-    train = ("chorus-stage2", "train", "--manifest", str(manifest), "--split", "train", "--store")
-    train = (
-        *train,
-        str(study.store(study.learned[0])),
-        "--config",
-        str(STUDENT),
-        *_sets(settings),
-        "--out",
-        str(folder),
-    )
-    score = ("chorus-eval", "zero-shot", "--manifest", str(study.manifest), "--split", "val", "--store")
-    score = (
-        *score,
-        str(study.store(study.learned[0])),
-        "--encoder",
-        str(folder),
-        "--prompts",
-        "plain",
-        "--out",
-        str(result),
-    )
+    store = ("--store", str(study.store(study.learned[0])))
+    train = ("chorus-stage2", "train", "--manifest", str(manifest), "--split", "train", *store)
+    how = ("--config", str(STUDENT), *_sets(settings), "--out", str(folder))
+    score = ("chorus-eval", "zero-shot", "--manifest", str(study.manifest), "--split", "val", *store)
+    asked = ("--encoder", str(folder), "--prompts", "plain", "--out", str(result))
     needs = ["scans", _cache_name(study, study.learned[0])]
     if variant.data != "scans":
         needs += ["cache of rooms", "mixed"]
-    return StudyJob(f"student {name}", (train, score), (result,), tuple(needs))
+    return StudyJob(f"student {name}", ((*train, *how), (*score, *asked)), (result,), tuple(needs))
 
 
 def _sets(settings: Sequence[str]) -> list[str]:
