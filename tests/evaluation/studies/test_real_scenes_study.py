@@ -21,7 +21,7 @@ from evaluation.scene_scores import matches_of
 from evaluation.scenes import EvalScene, LoadedScene
 from evaluation.studies.jobs import run_jobs
 from evaluation.studies.real_scenes.masks import ObjectsJob
-from evaluation.studies.real_scenes.plan import PARTS, SCANS, STUDENT, STUDENTS, Study, plan
+from evaluation.studies.real_scenes.plan import CLASSICAL, DENSE, PARTS, SCANS, STUDENT, STUDENTS, TEXT, Study, plan
 from evaluation.studies.real_scenes.table import figures, spread
 from evaluation.targets import EvalTarget
 from stage2_distill.settings import TrainConfig
@@ -80,8 +80,7 @@ def test_made_up_scans_go_the_whole_way(tmp_path: Path) -> None:
     small = ("width=96", "height=64", "cell=8", "calibration.tokens=8")
     study = Study(
         tmp_path / "root", tmp_path / "out", ("lifted", "masks", "probes"), release, 2, 2, 2, 20, 2, small,
-        lifted=("embedded:text",), masks=("embedded:masks",), probed=("embedded:dense",),
-        learned=("embedded:text", "embedded:dense"),
+        lifted=(TEXT,), masks=(CLASSICAL,), probed=(DENSE,), learned=(TEXT, DENSE),
     )  # fmt: skip
     study.record_settings()
     jobs = plan(study)
