@@ -20,6 +20,7 @@ from evaluation.proposals.proposals import Proposals, rows_to_masks
 from evaluation.scene_scores import matches_of
 from evaluation.scenes import EvalScene, LoadedScene
 from evaluation.studies.jobs import run_jobs
+from evaluation.studies.real_scenes.conse_trials import VARIANTS, Texts, area_under_curve, softmax
 from evaluation.studies.real_scenes.masks import ObjectsJob
 from evaluation.studies.real_scenes.plan import CLASSICAL, DENSE, PARTS, SCANS, STUDENT, STUDENTS, TEXT, Study, plan
 from evaluation.studies.real_scenes.table import figures, spread
@@ -145,3 +146,31 @@ def test_figures_show_what_is_there(tmp_path: Path) -> None:
     assert f"| {STUDENTS[1].name} | - | - |" in body
     assert "| its lifted teacher | 9.4 | 6.0 |" in body
     assert spread([3.0]) == "3.0"
+
+
+def test_the_area_under_the_curve_counts_pairs() -> None:
+    rng = np.random.default_rng(0)
+    scores, inside = rng.integers(0, 5, 60).astype(np.float32), rng.random(60) < 0.3
+    pairs = scores[inside][:, None] - scores[~inside][None]
+    assert area_under_curve(scores, inside) == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).mean()))
+    assert np.isnan(area_under_curve(scores, np.zeros(60, bool)))
+
+
+def test_ways_to_ask_a_classifier() -> None:
+    """Each variant on one answer, by hand: a surest class 500 and a less sure animal 3."""
+    rng = np.random.default_rng(1)
+    names = rng.standard_normal((1000, 8)).astype(np.float32)
+    lengths = np.linalg.norm(names, axis=1)
+    texts = Texts(names / lengths[:, None], lengths, np.eye(8, dtype=np.float32)[:3])
+    logits = np.full((1, 1000), -1e4, dtype=np.float32)
+    logits[0, 500], logits[0, 3] = 1.0, 0.0
+    sure = np.exp(1) / (1 + np.exp(1))
+    both = sure * names[500, :3] + (1 - sure) * names[3, :3]
+    expected = {"one": names[500, :3], "all": both, "ten likeliest classes": both}
+    expected["ten likeliest, without animals"] = names[500, :3]
+    for name, scores in expected.items():
+        np.testing.assert_allclose(VARIANTS[name](logits, texts)[0], scores, rtol=1e-4, err_msg=name)
+    shares = softmax(texts.likeness.T, 0.05)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    asked = VARIANTS["names near the query alone"](logits, texts)[0]
+    np.testing.assert_allclose(asked, sure * shares[:, 500] + (1 - sure) * shares[:, 3], rtol=1e-4)
