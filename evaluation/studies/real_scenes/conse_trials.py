@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from chorus_common.features.standardise import PhiSStandardiser
-from chorus_common.runtime.errors import EXIT_DONE, run_cli
+from chorus_common.runtime.errors import EXIT_DONE, SceneError, run_cli
 from chorus_common.runtime.packaged_weights import packaged_file
 from chorus_common.runtime.progress import progress
 from chorus_common.runtime.weight_files import read_state_dict
@@ -141,7 +141,8 @@ def command(scenes: SceneOptions, out: Path) -> int:
     assert first.store is not None
     standardiser = PhiSStandardiser.load(first.store / "standardisers" / f"{BACKBONE.name}.safetensors")
     lifted: dict[str, list[F32]] = {name: [] for name in VARIANTS}
-    truths, means = [], []
+    truths: list[NDArray[np.int32]] = []
+    means: list[F32] = []
     with progress(len(selection.scenes), "trials") as reporter:
         for where in selection.scenes:
             scene = where.load(space)
@@ -156,7 +157,9 @@ def command(scenes: SceneOptions, out: Path) -> int:
             ]
             for name, of_views in zip(VARIANTS, cells):
                 sums, seen = index.lift(np.concatenate(of_views).astype(np.float32))
-                lifted[name].append(sums / np.where(seen > 0, seen, np.nan)[:, None])
+                lifted[name].append((sums / np.where(seen > 0, seen, np.nan)[:, None]).astype(np.float32))
+            if scene.gaussians.labels is None:
+                raise SceneError(f"{scene.name}: has no labels; the trials are scored on them")
             truths.append(scene.gaussians.labels)
             means.append(scene.gaussians.means)
             reporter.advance(1, where.name)
