@@ -25,6 +25,7 @@ from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, WeightsError
 from chorus_common.runtime.progress import progress
+from chorus_common.runtime.store_path import local_copy, parse_store_path
 from evaluation.batch.matrix import BatchConfig, Cell
 from evaluation.scene_scores import scores_path
 from stage2_distill.hub import locate
@@ -87,14 +88,16 @@ def cell_key(config: BatchConfig, cell: Cell) -> str:
         encoder = locate(config.encoders[cell.encoder]).path
     except WeightsError as error:
         raise ConfigError(f"encoder {cell.encoder}: {error} (paths are relative to where the command runs)") from None
-    manifest = Path(config.datasets[cell.dataset].manifest)
     files = [encoder] if encoder.is_file() else [encoder / "config.json", encoder / "model.safetensors"]
-    for path in (*files, manifest):
-        if not path.is_file():
-            what = f"encoder {cell.encoder}" if path != manifest else f"data set {cell.dataset}"
-            raise ConfigError(f"{what}: {path} does not exist (paths are relative to where the command runs)")
-        with path.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    given = [(f"encoder {cell.encoder}", file) for file in files]
+    manifest = parse_store_path(config.datasets[cell.dataset].manifest)
+    for what, place in [*given, (f"data set {cell.dataset}", manifest)]:
+        try:
+            with local_copy(place) as path, path.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        except FileNotFoundError:
+            hint = " (paths are relative to where the command runs)" if isinstance(place, Path) else ""
+            raise ConfigError(f"{what}: {place} does not exist{hint}") from None
     return digest.hexdigest()
 
 
