@@ -195,7 +195,7 @@ class BucketPath:
     @contextmanager
     def _speaking(self) -> Iterator[tuple[Any, Any]]:
         """obstore and the bucket; what goes wrong between us and the server becomes one line."""
-        obstore, store = _connect(self.scheme, self.bucket, os.getpid())
+        obstore, store = _connect(self.scheme, self.bucket, _endpoint() if self.scheme == "s3" else "", os.getpid())
         try:
             yield obstore, store
         except FileNotFoundError:
@@ -227,8 +227,8 @@ def _first_process() -> int:
 
 
 @lru_cache(maxsize=8)
-def _connect(scheme: str, bucket: str, process: int) -> tuple[Any, Any]:
-    """obstore and a client of `bucket`, once per process."""
+def _connect(scheme: str, bucket: str, endpoint: str, process: int) -> tuple[Any, Any]:
+    """obstore and a client of `bucket`, once per process and server."""
     try:
         import obstore
         import obstore.store
@@ -247,13 +247,17 @@ def _connect(scheme: str, bucket: str, process: int) -> tuple[Any, Any]:
         options = {"allow_http": scheme == "http"}
         address = f"{scheme}://{bucket}"
         return obstore, obstore.store.HTTPStore.from_url(address, client_options=options, retry_config=retries)
-    return obstore, _s3(bucket, retries)
+    return obstore, _s3(bucket, endpoint, retries)
 
 
-def _s3(bucket: str, retries: dict[str, Any]) -> Any:
+def _endpoint() -> str:
+    """Address of an S3 server other than Amazon's, or ""."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def _s3(bucket: str, endpoint: str, retries: dict[str, Any]) -> Any:
     from obstore.store import S3Store
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     own_server: dict[str, Any] = {}
     if endpoint:
         own_server = {
