@@ -34,6 +34,7 @@ from evaluation.results import command_line, result_document, write_result
 @space_option
 @click.option("--encoder", type=PATH, help="Student or encoder, a path or a name: rows 'trained' and 'random'.")
 @click.option("--features", type=StorePathType(), help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
+@click.option("--teacher", help="A dense teacher of the stores, lifted: row 'lifted_teacher'.")
 @click.option(
     "--points-per-scene",
     type=click.IntRange(min=1),
@@ -58,6 +59,7 @@ def probe_command(
     label_space: str,
     encoder: Path | None,
     features: StorePath | None,
+    teacher: str | None,
     points_per_scene: int,
     balance: Any,
     l2: float,
@@ -69,7 +71,8 @@ def probe_command(
 ) -> int:
     """Fit one linear layer on frozen features.
 
-    Features come from an encoder or from files. The random encoder is the yardstick.
+    Features come from an encoder, from files, or from a teacher of the stores, lifted. The random encoder is the
+    yardstick.
     """
     if manifest is None:
         raise ConfigError(
@@ -84,10 +87,16 @@ def probe_command(
 
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
     options = SourceOptions(
-        encoder=encoder, features=features, device=device, seed=seed, tta_rotations=tta_rotations, random=True
+        encoder=encoder,
+        features=features,
+        teacher=teacher,
+        device=device,
+        seed=seed,
+        tta_rotations=tta_rotations,
+        random=True,
     )
-    sources = output_sources(options, "trained")
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
+    sources = output_sources(options, "trained", train.scenes[0])
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))
     inputs = {
@@ -97,6 +106,7 @@ def probe_command(
         "split": split,
         "hold_out": hold_out,
         "label_space": space,
+        "teacher": teacher,
         **options.inputs(),
         **config.model_dump(),
     }
