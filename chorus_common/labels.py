@@ -8,6 +8,10 @@ Sources, each compared in two places:
 - S3DIS: its own file names, in the order of PointNet's and Pointcept's code.
 - Matterport160: the 160 most frequent NYU classes of Matterport3D (OpenScene dataset/label_constants.py, SceneSplat
   matterport_nyu160_labels.txt), spelled as there.
+- Matterport21: ScanNet20's classes and the ceiling (OpenScene, SceneSplat matterport_labels_21.txt; SceneSplat-Bench).
+- mpcat40: the release's own 40 classes (niessner/Matterport metadata/mpcat40.tsv; category_mapping.tsv has the same),
+  with spaces for underscores, since text encoders are asked about them.
+- HoliCity 4: SceneSplat semseg_labels.txt, the outdoor part of SceneSplat-Bench.
 - ScanNet++ 100: the benchmark's top100.txt and top100_instance.txt (ScanNet++ toolbox; SceneSplat ships the same).
 """
 
@@ -27,6 +31,20 @@ SCANNET20 = (
     "counter", "desk", "curtain", "refrigerator", "shower curtain", "toilet", "sink", "bathtub", "other furniture",
 )  # fmt: skip
 SCANNET20_NYU40_IDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 24, 28, 33, 34, 36, 39)
+
+#: ScanNet20 and the ceiling, which comes last.
+MATTERPORT21 = (*SCANNET20, "ceiling")
+
+#: Matterport3D's own classes, in the order of its table; 0 is "void" there and 41 "unlabeled".
+MPCAT40 = (
+    "wall", "floor", "chair", "door", "table", "picture", "cabinet", "cushion", "window", "sofa", "bed", "curtain",
+    "chest of drawers", "plant", "sink", "stairs", "ceiling", "toilet", "stool", "towel", "mirror", "tv monitor",
+    "shower", "column", "bathtub", "counter", "fireplace", "lighting", "beam", "railing", "shelving", "blinds",
+    "gym equipment", "seating", "board panel", "furniture", "appliances", "clothes", "objects", "misc",
+)  # fmt: skip
+
+#: Outdoor classes of HoliCity in SceneSplat-Bench.
+HOLICITY4 = ("buildings", "roads", "terrains", "trees")
 
 #: S3DIS, in the order of its benchmark code.
 S3DIS13 = (
@@ -57,8 +75,8 @@ class LabelSpace:
         name: key of `SPACES`.
         names: class names in benchmark order; they are also what text encoders are asked about.
         ids: each class's number in the release's own files and submissions.
-        file: stem of the label file in a folder of .npy files (SceneSplat, Pointcept); "pc_" before it names the
-            labels of the points.
+        file: stem of the label file in a folder of .npy files (SceneSplat's and Pointcept's name where theirs names the
+            space); "pc_" before it names the labels of the points.
         table_column: column of scannetv2-labels.combined.tsv that holds `ids`, "" where that table says nothing.
         groups: e.g. head, common, tail -> class indices; disjoint and complete where there are any.
         train_only: class indices that the validation split never shows.
@@ -127,7 +145,10 @@ SPACES: Mapping[str, LabelSpace] = MappingProxyType(
             LabelSpace("scannet20", SCANNET20, SCANNET20_NYU40_IDS, "segment20", "nyu40id", stuff=(0, 1)),
             _scannet200(),
             LabelSpace("s3dis13", S3DIS13, tuple(range(len(S3DIS13))), "segment"),
+            LabelSpace("matterport21", MATTERPORT21, (*SCANNET20_NYU40_IDS, 22), "segment_matterport21"),
             _counted("matterport160", "segment_nyu_160"),
+            LabelSpace("mpcat40", MPCAT40, tuple(range(1, 41)), "segment_mpcat40"),
+            LabelSpace("holicity4", HOLICITY4, tuple(range(len(HOLICITY4))), "segment"),
             _counted("scannetpp100", "segment"),
         )
     }

@@ -25,6 +25,7 @@ from chorus_common.scene_io.point_gaussians import unit_colors
 #: Label file -> label space it holds, in the order in which a folder with several of them is searched.
 SEGMENT_FILES = {
     "segment": "", "segment20": "scannet20", "segment200": "scannet200", "segment_nyu_160": "matterport160",
+    "segment_matterport21": "matterport21", "segment_mpcat40": "mpcat40",
 }  # fmt: skip
 
 _REQUIRED = {"coord": (3,), "color": (3,), "opacity": (), "scale": (3,), "quat": (4,)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,20 @@ from data_manifests.datasets.arrays import unit_or_up
 
 _XYZ, _RGB = ("x", "y", "z"), ("red", "green", "blue")
 
-#: The faces of a mesh as all scanners write them: a byte that says 3, and three 32-bit indices.
+#: The faces of a mesh as all scanners write them: a byte that says 3, three 32-bit indices, and 32-bit numbers of the
+#: face where there are some.
 _TRIANGLES = re.compile(
     rb"element face (\d+)\r?\nproperty list (?:uchar|uint8) (?:int|uint|int32|uint32) vertex_ind(?:ices|ex)\r?\n"
-    rb"(?=element|end_header|comment)"
+    rb"((?:property (?:int|int32) \w+\r?\n)*)(?=element|end_header|comment)"
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """Triangles of a mesh: `corners` [F, 3] vertex indices, and what else the file says of each, by name [F] i64."""
+
+    corners: NDArray[np.int64]
+    columns: Mapping[str, NDArray[np.int64]]
 
 
 def read_mesh(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None]:
@@ -39,7 +50,22 @@ def read_mesh(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArr
     check_finite(path, vertices=coord)
     color = columns(table, _RGB, np.uint8)
     faces = _triangles(path, header, len(coord))
-    return coord, color, None if faces is None else vertex_normals(coord, faces)
+    return coord, color, None if faces is None else vertex_normals(coord, faces.corners)
+
+
+def read_faces(path: Path, n_vertices: int, wanted: tuple[str, ...] = ()) -> Faces:
+    """The triangles of the mesh at `path`, in file order.
+
+    Raises SceneError: they are no plain binary triangles, are cut off, name a vertex that is not there, or lack one of
+    the `wanted` numbers.
+    """
+    faces = _triangles(path, read_ply_header(path), n_vertices)
+    if faces is None:
+        fail(path, "has no plain binary triangles, which carry its labels")
+    for name in wanted:
+        if name not in faces.columns:
+            fail(path, f"its faces have no {name}; is it a segmentation's mesh?")
+    return faces
 
 
 def vertex_normals(coord: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -53,15 +79,19 @@ def vertex_normals(coord: NDArray[np.floating], faces: NDArray[np.integer]) -> N
     return unit_or_up(sums)
 
 
-def _triangles(path: Path, header: PlyHeader, n_vertices: int) -> NDArray[np.int64] | None:
-    """Faces [F, 3] that follow the vertices; None where there are none of the usual kind."""
+def _triangles(path: Path, header: PlyHeader, n_vertices: int) -> Faces | None:
+    """Faces that follow the vertices; None where there are none of the usual kind."""
     names = [element.name for element in header.elements]
     with open(path, "rb") as handle:
         match = _TRIANGLES.search(handle.read(header.size))
     if match is None or names[:2] != ["vertex", "face"] or header.order not in ("<", ">"):
         return None
     vertex = header.elements[0]
-    row = np.dtype([("n", "u1"), ("v", f"{header.order}i4", 3)])
+    more = [line.split()[-1].decode("ascii") for line in match.group(2).splitlines()]
+    if len(set(more)) < len(more) or {"n", "v"} & set(more):
+        return None
+    number = f"{header.order}i4"
+    row = np.dtype([("n", "u1"), ("v", number, 3), *((name, number) for name in more)])
     width = sum(np.dtype(code).itemsize for code in vertex.properties.values())
     offset, count = header.size + vertex.count * width, int(match.group(1))
     if count == 0:
@@ -73,4 +103,4 @@ def _triangles(path: Path, header: PlyHeader, n_vertices: int) -> NDArray[np.int
     corners = faces["v"].astype(np.int64)
     if corners.min() < 0 or corners.max() >= n_vertices:
         fail(path, f"a face names vertex {int(corners.max())}, but there are {n_vertices}")
-    return corners
+    return Faces(corners, {name: faces[name].astype(np.int64) for name in more})

@@ -19,6 +19,7 @@ from chorus_common.runtime.processes import each_as_done
 from chorus_common.runtime.progress import progress
 from data_manifests.datasets.find import Found
 from data_manifests.datasets.gaussians import gaussians_of, trained_path
+from data_manifests.datasets.matterport import find_matterport, read_matterport_scene
 from data_manifests.datasets.outcomes import PrepareOutcome, write_outcomes
 from data_manifests.datasets.point_tables import find_point_tables, read_point_table
 from data_manifests.datasets.pointcept import find_pointcept, read_pointcept
@@ -48,6 +49,7 @@ class ReleaseReader(NamedTuple):
 LAYOUTS: dict[str, ReleaseReader] = {
     "scannet": ReleaseReader(find_scannet, read_scannet_scan),
     "scannetpp": ReleaseReader(find_scannetpp, read_scannetpp_scene),
+    "matterport3d": ReleaseReader(find_matterport, read_matterport_scene),
     "s3dis": ReleaseReader(find_s3dis, read_s3dis),
     "scenesplat": ReleaseReader(find_scenesplat, read_scenesplat),
     "pointcept": ReleaseReader(find_pointcept, read_pointcept),

@@ -1,4 +1,6 @@
-"""Over-segmentations and objects as ScanNet and ScanNet++ write them: JSON with segIndices, JSON with segGroups."""
+"""Over-segmentations and objects as ScanNet, ScanNet++ and Matterport3D write them: JSON with segIndices, JSON with
+segGroups.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ class Group:
     segments: NDArray[np.int64]
 
 
-def read_segment_indices(file: Path, n: int) -> NDArray[np.int64]:
-    """The segment [n] of each of the mesh's `n` vertices. Raises SceneError where they do not fit."""
+def read_segment_indices(file: Path, n: int, what: str = "vertices") -> NDArray[np.int64]:
+    """The segment [n] of each of the mesh's `n` vertices (or faces, as `what` says). Raises SceneError where they do
+    not fit.
+    """
     indices = _list(file, "segIndices")
     try:
         array = np.array(indices)
@@ -32,7 +36,7 @@ def read_segment_indices(file: Path, n: int) -> NDArray[np.int64]:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         fail(file, "segIndices is not a list of integers")
     if len(array) != n:
-        fail(file, f"has segments for {len(array)} vertices, but the mesh has {n}")
+        fail(file, f"has segments for {len(array)} {what}, but the mesh has {n}")
     return array.astype(np.int64)
 
 

@@ -51,6 +51,23 @@ class ScannetppRelease(Config):
     label_table: str = "metadata/semantic_benchmark/map_benchmark.csv"
 
 
+class MatterportRelease(Config):
+    """Matterport3D as its owners hand it out: v1/scans/<house>/ with region_segmentations/, house_segmentations/ and
+    undistorted_camera_parameters/.
+    """
+
+    #: Which reader the release is for.
+    layout: Literal["matterport3d"]
+    #: Folder of the houses below the root; "" = the root itself.
+    folder: str = "v1/scans"
+    #: What a scene is: a region of a house (its mesh in region_segmentations), or a house (in house_segmentations).
+    unit: Literal["region", "house"] = "region"
+    #: split -> file of house ids, or the ids themselves.
+    split_lists: SplitLists = Field(default={split: f"matterport3d_{split}.txt" for split in ("train", "val", "test")})
+    #: From annotators' categories to NYU40, the 160 classes and the release's own 40.
+    label_table: str = "metadata/category_mapping.tsv"
+
+
 class S3disRelease(Config):
     """Stanford3dDataset_v1.2: Area_k/<room>/Annotations/<class>_<n>.txt."""
 
@@ -108,7 +125,13 @@ class PointTables(Config):
 
 
 Release = Annotated[
-    ScannetRelease | ScannetppRelease | S3disRelease | SceneSplatFolders | PointceptFolders | PointTables,
+    ScannetRelease
+    | ScannetppRelease
+    | MatterportRelease
+    | S3disRelease
+    | SceneSplatFolders
+    | PointceptFolders
+    | PointTables,
     Field(discriminator="layout"),
 ]
 

@@ -42,8 +42,11 @@ class DecoderSettings(Config):
 
 
 class FineTuneOptimSettings(OptimSettings):
-    """Fine-tuned weights are not averaged unless that is asked for."""
+    """The optimiser's settings with the defaults of fine-tuning: encoders move slowly, and weights are not averaged."""
 
+    encoder_lr_scale: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    clip: float = Field(default=3.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -76,7 +79,7 @@ class FineTuneConfig(EngineSettings):
     grouping: GroupingConfig = GroupingConfig()
     min_region: int = Field(default=100, ge=1, description="smallest instance that the official AP counts")
     augment: AugmentConfig = AugmentConfig()
-    optim: FineTuneOptimSettings = FineTuneOptimSettings(encoder_lr_scale=0.1, weight_decay=0.02, clip=3.0)
+    optim: FineTuneOptimSettings = FineTuneOptimSettings()
     memory_mb: int = Field(default=4096, ge=0)
     workers: int = Field(default=1, ge=0, le=64)
 

@@ -57,7 +57,7 @@ FEW_SCENES, FEW_POINTS, POINTS = 10.0, 20, 1024
 #: The encoder learns as fast as the heads: anything less would hold back the one that starts from nothing.
 FINETUNE = FineTuneConfig(
     task="instance", mode="full", steps=120, batch_size=2, max_points=8000, workers=0,
-    optim=FineTuneOptimSettings(lr=5e-3, weight_decay=0.02, clip=3.0),
+    optim=FineTuneOptimSettings(lr=5e-3, encoder_lr_scale=1.0),
 )  # fmt: skip
 #: Fine-tunings per encoder, whose mean counts: so short a training scatters by as much as rows differ.
 TUNINGS = 3

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chorus_common.segments import segment_counts
 from stage2_distill.encoder.attention import Patches, cut_patches
 from stage2_distill.encoder.config import EncoderConfig
 from stage2_distill.encoder.counter_rng import uniform_rows
+from stage2_distill.encoder.device_levels import find_levels
 from stage2_distill.encoder.layout import Layout
-from stage2_distill.encoder.neighbours import Neighbours, find_all_neighbours, find_neighbours
+from stage2_distill.encoder.neighbours import Neighbours, find_neighbours
 from stage2_distill.encoder.point_batch import PointBatch
-from stage2_distill.encoder.pooled_rows import count_levels, distinct_keys, voxel_keys, voxels_of
+from stage2_distill.encoder.pooled_rows import PooledVoxels, pool_voxels
 from stage2_distill.encoder.pooling import pooled_mean
 from stage2_distill.encoder.rope import RotaryFrequencies, rope_angles
 from stage2_distill.encoder.serialization import serialize
+from stage2_distill.encoder.sparse_conv import tile_rows
 
 #: What random numbers of clouds are drawn for beside drop paths (blocks' numbers): see `uniform_rows`.
 _ROPE_PURPOSE = 1 << 20
@@ -137,17 +138,18 @@ def build_hierarchy(
     )
     depths = level.layout.depths(config.depth_rule, whole_batch)
     factors = _factors(level.layout, config, depths)
-    # on a device all sizes are asked for at once; a CPU finds out as it goes
-    counts = (
-        [None] * len(factors)
-        if level.batch.device.type == "cpu"
-        else count_levels(level.grid_coord, level.batch, level.layout, factors)
-    )
+    ahead: list[PooledVoxels] | None = None
+    if level.batch.device.type != "cpu":  # all sizes are asked for at once; a CPU finds out as it goes
+        wanted = _kernels(config)
+        voxels = level.grid_coord, level.batch, level.layout
+        ahead, tables = find_levels(*voxels, factors, wanted, tile_rows(level.batch.device))
     order = list(range(len(config.order)))
     levels: list[Level] = []
     for s in range(stages):
         if s:
-            level = _pool(levels[-1], factors[s - 1], counts[s - 1])
+            fine, divisor = levels[-1], factors[s - 1]
+            pooled = pool_voxels(fine.grid_coord, fine.batch, fine.layout, divisor) if ahead is None else ahead[s - 1]
+            level = _pool(fine, pooled)
             if config.pooling == "grid":
                 depths = level.layout.depths(config.depth_rule, whole_batch)
             else:  # m1: codes lose the bits that are pooled away
@@ -160,24 +162,22 @@ def build_hierarchy(
                 level.grid_coord, level.batch, level.layout.ends, depths, [config.order[i] for i in order]
             )
         levels.append(level)
-    if level.batch.device.type != "cpu":
-        _find_all_neighbours(levels, config)
+    if ahead is not None:
+        for (s, kernel), table in zip(wanted, tables):
+            levels[s]._neighbours[kernel] = table
     return levels
 
 
-def _find_all_neighbours(levels: list[Level], config: EncoderConfig) -> None:
-    """The neighbour tables that the network will ask for, whose sizes come from the device in one transfer."""
-    wanted: dict[tuple[int, int], Level] = {}
-    if config.stem == "conv":
-        wanted[0, config.stem_kernel] = levels[0]
-    for s, level in enumerate(levels):
+def _kernels(config: EncoderConfig) -> list[tuple[int, int]]:
+    """(level, kernel size) of the neighbour tables that the network will ask for."""
+    wanted = [(0, config.stem_kernel)] if config.stem == "conv" else []
+    for s in range(len(config.enc_channels)):
         encodes = config.enc_conv[s] and config.enc_depths[s] > 0
-        decodes = not config.enc_mode and s < len(levels) - 1 and config.dec_conv[s] and config.dec_depths[s] > 0
-        if encodes or decodes:
-            wanted[s, 3] = level
-    tables = find_all_neighbours([(lv.grid_coord, lv.batch, lv.layout, kernel) for (_, kernel), lv in wanted.items()])
-    for ((_, kernel), level), table in zip(wanted.items(), tables):
-        level._neighbours[kernel] = table
+        last = s == len(config.enc_channels) - 1
+        decodes = not config.enc_mode and not last and config.dec_conv[s] and config.dec_depths[s] > 0
+        if (encodes or decodes) and (s, 3) not in wanted:
+            wanted.append((s, 3))
+    return wanted
 
 
 def _rope_factors(batch: PointBatch, config: EncoderConfig, generator: torch.Generator | None) -> Tensor | None:
@@ -228,26 +228,15 @@ def _factors(layout: Layout, config: EncoderConfig, depths: list[int]) -> list[l
     return factors
 
 
-def _pool(fine: Level, factors: list[int], counts: list[int] | None) -> Level:
-    """The next coarser level; rows are in (cloud, x, y, z) order. `counts` [B]: its rows, where they are known."""
-    if len(set(factors)) > 1:
-        divisor = torch.tensor(factors).to(fine.batch.device, non_blocking=True)
-        grid = fine.grid_coord // divisor[fine.batch][:, None]
-    elif factors[0] & (factors[0] - 1):
-        grid = fine.grid_coord // factors[0]
-    else:  # a power of two: a CPU shifts faster than it divides
-        grid = fine.grid_coord >> (factors[0].bit_length() - 1)
-    extent = fine.layout.coarser(factors, factors).extent
-    keys, cluster = distinct_keys(voxel_keys(grid, fine.batch, extent), None if counts is None else sum(counts))
-    coarse, batch = voxels_of(keys, extent)
-    of_clouds = segment_counts(batch, len(factors))
+def _pool(fine: Level, voxels: PooledVoxels) -> Level:
+    """The next coarser level."""
     return Level(
-        coord=pooled_mean(fine.coord, cluster, len(keys)),
-        grid_coord=coarse,
-        batch=batch,
-        offset=of_clouds.cumsum(0),
-        layout=fine.layout.coarser(factors, of_clouds.tolist() if counts is None else counts),
-        cluster=cluster,
+        coord=pooled_mean(fine.coord, voxels.cluster, len(voxels.grid)),
+        grid_coord=voxels.grid,
+        batch=voxels.batch,
+        offset=voxels.offset,
+        layout=voxels.layout,
+        cluster=voxels.cluster,
         smallest_cloud_rule=fine.smallest_cloud_rule,
         seeds=fine.seeds,
         rope_factors=fine.rope_factors,

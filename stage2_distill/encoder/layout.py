@@ -6,8 +6,10 @@ would otherwise have to wait for it whenever it asks for one of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -51,13 +53,13 @@ class Layout:
         own = [required_depth(max(largest), rule) for largest in self.largest]
         return [max(own)] * len(own) if whole_batch else own
 
-    def coarser(self, factors: Sequence[int], counts: Sequence[int]) -> Layout:
-        """Of the voxels that are left of `counts` [B] rows after division by `factors` [B]."""
-        ends, end = [], 0
-        for count in counts:
-            end += count
-            ends.append(end)
-        return Layout(tuple(ends), tuple(tuple(v // f for v in largest) for f, largest in zip(factors, self.largest)))
+    def divided(self, factors: Sequence[int]) -> Layout:
+        """Of the distinct voxels after division by `factors` [B]. Until they are counted, each cloud's rows are the most
+        that there can be: as many as before, or as its box holds.
+        """
+        largest = tuple(tuple(v // f for v in axes) for f, axes in zip(factors, self.largest))
+        most = (min(rows, math.prod(v + 1 for v in axes)) for rows, axes in zip(self.sizes, largest))
+        return Layout(tuple(accumulate(most)), largest)
 
 
 def required_depth(largest: int, rule: str) -> int:

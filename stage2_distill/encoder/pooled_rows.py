@@ -1,13 +1,50 @@
-"""Which voxels fall together at a coarser level, and how many there will be at every level, before any is made."""
+"""Which voxels fall together at the next coarser level."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from chorus_common.segments import segment_counts
 from stage2_distill.encoder.layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class PooledVoxels:
+    """Distinct voxels of a level, in (cloud, x, y, z) order.
+
+    Attributes:
+        grid [M, 3] i64, batch [M] i64 (cloud), offset [B] i64 (cumulative row counts).
+        cluster: [N] i64, row of this level for each row of the finer one.
+        layout: what the host knows of them.
+    """
+
+    grid: Tensor
+    batch: Tensor
+    offset: Tensor
+    cluster: Tensor
+    layout: Layout
+
+
+def pool_voxels(grid: Tensor, batch: Tensor, layout: Layout, factors: Sequence[int]) -> PooledVoxels:
+    """Voxels that are left of `grid` [N, 3] i64 of clouds `batch` [N] i64 after division by `factors` [B]."""
+    layout = layout.divided(factors)
+    keys, cluster = torch.unique(voxel_keys(divide(grid, batch, factors), batch, layout.extent), return_inverse=True)
+    coarse, of_row = voxels_of(keys, layout.extent)
+    offset = segment_counts(of_row, len(factors)).cumsum(0)
+    return PooledVoxels(coarse, of_row, offset, cluster, replace(layout, ends=tuple(offset.tolist())))
+
+
+def divide(grid: Tensor, batch: Tensor, factors: Sequence[int]) -> Tensor:
+    """`grid` [N, 3] i64 divided by the factor of each row's cloud."""
+    if len(set(factors)) > 1:
+        return grid // torch.tensor(factors).to(grid.device, non_blocking=True)[batch][:, None]
+    if factors[0] & (factors[0] - 1):
+        return grid // factors[0]
+    return grid >> (factors[0].bit_length() - 1)  # a power of two: a CPU shifts faster than it divides
 
 
 def voxel_keys(grid: Tensor, batch: Tensor, extent: tuple[int, int, int]) -> Tensor:
@@ -20,39 +57,3 @@ def voxels_of(keys: Tensor, extent: tuple[int, int, int]) -> tuple[Tensor, Tenso
     column = keys // extent[2]
     row = column // extent[1]
     return torch.stack([row % extent[0], column % extent[1], keys % extent[2]], dim=1), row // extent[0]
-
-
-def distinct_keys(keys: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
-    """Ascending distinct keys [M], and the place [N] of each key among them.
-
-    count: M where the host knows it; then nothing waits for the device.
-    """
-    if count is None:
-        return torch.unique(keys, return_inverse=True)
-    ascending, order = torch.sort(keys)
-    place = _first(ascending).cumsum(0) - 1
-    return keys.new_empty(count).scatter_(0, place, ascending), torch.empty_like(place).scatter_(0, order, place)
-
-
-def count_levels(grid: Tensor, batch: Tensor, layout: Layout, factors: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Voxels that each cloud keeps at every coarser level, [levels][B], in one transfer from the device.
-
-    Args:
-        grid [N, 3] i64, batch [N] i64: voxels of the finest level.
-        factors: [levels][B] by which a cloud's voxels are divided on the way from each level to the next.
-    """
-    counts, divisor = [], torch.ones(len(layout.ends), dtype=torch.int64)
-    for of_clouds in factors:
-        divisor = divisor * torch.tensor(of_clouds)
-        layout = layout.coarser(of_clouds, [0] * len(of_clouds))
-        coarse = grid // divisor.to(grid.device, non_blocking=True)[batch][:, None]
-        keys = torch.sort(voxel_keys(coarse, batch, layout.extent)).values
-        _, cloud = voxels_of(keys, layout.extent)
-        counts.append(grid.new_zeros(len(divisor)).index_add_(0, cloud, _first(keys).long()))
-    return torch.stack(counts).tolist() if counts else []
-
-
-def _first(ascending: Tensor) -> Tensor:
-    """Which of ascending numbers [N] differ from the one before."""
-    changes = ascending[1:] != ascending[:-1]
-    return torch.cat([changes.new_ones(min(1, len(ascending))), changes])

@@ -93,7 +93,7 @@ def _taps(weight: Tensor) -> Tensor:
 
 def _tiles(neighbours: Neighbours, device: torch.device) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
     """Output rows [start, stop) and, for each tap that has pairs there, (tap, first pair, last pair + 1)."""
-    rows = _tile(device)
+    rows = tile_rows(device)
     splits = neighbours.tile_splits(rows)
     for j, start in enumerate(range(0, neighbours.n_rows, rows)):
         ranges = [(t, s[j], s[j + 1]) for t, s in enumerate(splits) if s[j + 1] > s[j]]
@@ -160,10 +160,11 @@ def _workspace(like: Tensor, neighbours: Neighbours, channels: int) -> Tensor:
     cache, and a heap that would otherwise be asked for thousands of sizes per step does not break into pieces
     (docs/design/encoder.md).
     """
-    return like.new_empty((min(_tile(like.device), neighbours.n_rows), channels))
+    return like.new_empty((min(tile_rows(like.device), neighbours.n_rows), channels))
 
 
-def _tile(device: torch.device) -> int:
+def tile_rows(device: torch.device) -> int:
+    """Output rows per tile on this kind of device."""
     return CPU_TILE if device.type == "cpu" else DEVICE_TILE
 
 

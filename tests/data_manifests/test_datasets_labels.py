@@ -19,7 +19,7 @@ from tests.data_manifests.release_makers import TABLE
 @pytest.mark.parametrize(
     ("space", "count", "things"),
     [("scannet20", 20, 18), ("scannet200", 200, 198), ("s3dis13", 13, 13), ("matterport160", 160, 160),
-     ("scannetpp100", 100, 84)],
+     ("scannetpp100", 100, 84), ("matterport21", 21, 21), ("mpcat40", 40, 40), ("holicity4", 4, 4)],
 )  # fmt: skip
 def test_tables_have_as_many_distinct_classes_as_their_benchmarks(space: str, count: int, things: int) -> None:
     table = SPACES[space]

@@ -10,10 +10,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from chorus_common.labels import SCANNETPP100
+from chorus_common.labels import MATTERPORT160, SCANNETPP100
 from data_manifests.commands.prepare import prepare_command
 from data_manifests.commands.synth import synth_command
+from data_manifests.datasets.mesh import read_faces, read_mesh
 from stage1_render_teachers.commands.run import run_command
+from tests.data_manifests.matterport_houses import Region, table, write_mesh
 
 RECIPES = Path("evaluation/recipes")
 #: The recipes' names of teachers, and what answers to them here.
@@ -47,7 +49,7 @@ def teachers(*names: str) -> list[str]:
 
 
 def prepared(root: Path) -> dict[str, Path]:
-    """ScanNet, ScanNet++ and S3DIS from their raw layouts; Matterport3D as the Gaussians that SceneSplat released."""
+    """ScanNet, ScanNet++, Matterport3D and S3DIS from their raw layouts."""
     manifests: dict[str, Path] = {}
     size = ("--gaussians", 1500, "--views", 4, "--width", 96, "--height", 72, "--mesh-step", 0.2)
     for name, rooms in (("scannet", 3), ("s3dis", 2)):
@@ -70,15 +72,11 @@ def prepared(root: Path) -> dict[str, Path]:
     _scannetpp(root / "raw" / "scannet" / "scans", root / "raw" / "scannetpp")
     call(prepare_command, "scannetpp", "--root", root / "raw" / "scannetpp", "--out", root / "scenes" / "scannetpp")
     manifests["scannetpp"] = root / "scenes" / "scannetpp" / "manifest.parquet"
-    made = sorted((root / "scenes" / "scannet" / "scannet").iterdir())[1]
-    for split in ("train", "val"):
-        folder = root / "raw" / "matterport3d" / split / f"region_{split}"
-        folder.mkdir(parents=True)
-        for key in ("coord", "color", "opacity", "scale", "quat", "normal", "instance"):
-            shutil.copy(made / f"{key}.npy", folder)
-        np.save(folder / "segment_nyu_160.npy", np.load(made / "segment20.npy"))
+    _matterport(root / "raw" / "scannet" / "scans", root / "raw" / "matterport3d")
     name, out = "matterport3d", root / "scenes" / "matterport3d"
-    call(prepare_command, f"scenesplat_{name}", "--root", root / "raw" / name, "--out", out)
+    lists = [f'release.split_lists.{split}=["house{k}"]' for k, split in enumerate(("train", "val"))]
+    lists.append("release.split_lists.test=[]")
+    call(prepare_command, name, "--root", root / "raw" / name, "--out", out, *settings(*lists))
     manifests[name] = out / "manifest.parquet"
     return manifests
 
@@ -104,6 +102,26 @@ def _scannetpp(scans: Path, root: Path) -> None:
     table.parent.mkdir(parents=True)
     lines = [f"{name},1,{name if name in SCANNETPP100 else 'None'},None" for name in sorted(classes)]
     table.write_text("\n".join(["class,count,semantic_map_to,instance_map_to", *lines]) + "\n")
+
+
+def _matterport(scans: Path, root: Path) -> None:
+    """Matterport3D's raw layout from scans in ScanNet's, a house of one region each: a face is of its first vertex's
+    segment.
+    """
+    found = sorted(scans.iterdir())[:2]
+    objects = [json.loads((scan / f"{scan.name}.aggregation.json").read_text())["segGroups"] for scan in found]
+    raw = tuple(sorted({group["label"] for groups in objects for group in groups}))
+    for k, (scan, groups) in enumerate(zip(found, objects)):
+        stem = f"{scan.name}_vh_clean_2"
+        vertices, colors, _ = read_mesh(scan / f"{stem}.ply")
+        faces = read_faces(scan / f"{stem}.ply", len(vertices)).corners
+        segments = np.array(json.loads((scan / f"{stem}.0.010000.segs.json").read_text())["segIndices"])
+        owned = tuple((group["objectId"], group["label"], tuple(group["segments"])) for group in groups)
+        region = Region(vertices, colors, faces.astype(np.int32), segments[faces[:, 0]], owned, raw)
+        write_mesh(root / "v1" / "scans" / f"house{k}" / "region_segmentations" / "region0.ply", region)
+    (root / "metadata").mkdir()
+    rows = tuple((name, "", name if name in MATTERPORT160 else "", "") for name in raw)
+    (root / "metadata" / "category_mapping.tsv").write_text(table(rows))
 
 
 def make_recipe_rooms(root: Path) -> RecipeRooms:

@@ -133,7 +133,7 @@ def test_scenesplat(rooms: RecipeRooms, tmp_path: Path) -> None:
     """Without a projector: the decoder is as wide as the teacher, and the encoder alone is a SceneSplat checkpoint."""
     train(
         rooms, tmp_path / "run", "scenesplat/train.toml", *TOY, "data.max_voxels=1500", "data.chunks.min_rows=100",
-        "data.weights={ scannet = 1, scannetpp = 2, matterport3d-3dgs = 3 }", "teachers.lang.labels.start=0",
+        "data.weights={ scannet = 1, scannetpp = 2, matterport3d = 3 }", "teachers.lang.labels.start=0",
         "encoder.overrides.enc_channels=[16,32]", "encoder.overrides.enc_num_head=[1,2]",
         "encoder.overrides.dec_channels=[64]", "encoder.overrides.dec_num_head=[4]",
     )  # fmt: skip

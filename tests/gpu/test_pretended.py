@@ -99,7 +99,7 @@ def test_gradients_steps_and_autocast_are_those_of_the_cpu() -> None:
 
 @pytest.mark.parametrize("preset", ["chorus-lite", "ptv3", "sonata"])
 def test_levels_of_a_device_are_those_of_the_cpu(preset: str) -> None:
-    """A device counts all levels before it makes them and finds all pairs of neighbours at once."""
+    """A device counts all voxels and pairs of neighbours at once, before it makes levels and tables."""
     encoder = build_encoder(preset, enc_channels=(12, 24, 48)).eval()
     batch = PointBatch.concatenate(
         [cloud(n, encoder.config.in_channels, n, extent) for n, extent in ((90, 5), (200, 40))]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus_common.runtime.errors import SceneError
-from stage2_distill.encoder.neighbours import Neighbours, find_all_neighbours
+from stage2_distill.encoder.neighbours import CountedPairs, Neighbours
 from tests.stage2.clouds import layout_of, table_of
 
 
@@ -45,12 +45,14 @@ def test_equals_dictionary(seed: int, n: int, extent: int, kernel: int) -> None:
     grid, batch = unique[:, 1:], torch.unique(unique[:, 0], return_inverse=True)[1]
     table = table_of(grid, batch, kernel)
     assert found(table) == slow_pairs(grid, batch, kernel)
-    # all tables at once, for a device: the same numbers
-    layout = layout_of(grid, batch)
-    for twin in find_all_neighbours([(grid, batch, layout, kernel), (grid, batch, layout, kernel)]):
-        assert torch.equal(twin.out_rows, table.out_rows)
-        assert torch.equal(twin.in_rows, table.in_rows)
-        assert twin.splits == table.splits
+    # counted before it is made, for a device: the same numbers
+    counted = CountedPairs(grid, batch, layout_of(grid, batch), kernel, tile_rows=7)
+    twin = counted.table(len(grid), counted.numbers.tolist())
+    assert torch.equal(twin.out_rows, table.out_rows)
+    assert torch.equal(twin.in_rows, table.in_rows)
+    assert twin.splits == table.splits
+    if len(grid) > 7:
+        assert twin._tiles[7] == table.tile_splits(7)
 
 
 def test_mirrored_taps_hold_swapped_pairs() -> None:
@@ -65,7 +67,8 @@ def test_duplicate_voxels_are_refused_by_name() -> None:
         table_of(grid, torch.zeros(4, dtype=torch.int64), 3)
     batch = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(SceneError, match=r"voxel \[4, 1, 2\] of cloud 0 occurs twice"):
-        find_all_neighbours([(grid, batch, layout_of(grid, batch), 3)])
+        counted = CountedPairs(grid, batch, layout_of(grid, batch), 3, tile_rows=7)
+        counted.table(4, counted.numbers.tolist())
 
 
 def test_tile_splits_cover_every_pair_once() -> None:
