@@ -54,8 +54,8 @@ class Layout:
         return [max(own)] * len(own) if whole_batch else own
 
     def divided(self, factors: Sequence[int]) -> Layout:
-        """Of the distinct voxels after division by `factors` [B]. Until they are counted, each cloud's rows are the most
-        that there can be: as many as before, or as its box holds.
+        """Of the distinct voxels after division by `factors` [B]. Until they are counted, each cloud's rows are the
+        most that there can be: as many as before, or as its box holds.
         """
         largest = tuple(tuple(v // f for v in axes) for f, axes in zip(factors, self.largest))
         most = (min(rows, math.prod(v + 1 for v in axes)) for rows, axes in zip(self.sizes, largest))
