@@ -77,6 +77,8 @@ def build_manifest(
     limits = _Limits(max_gaussians or MAX_GAUSSIANS, lod or 0, alignment or AlignmentSettings())
     if source.is_dir():
         return _folder_manifest(source.resolve(), limits, skipped)
+    if not source.is_file():
+        raise ManifestError(f"{source}: no such file or folder; give a description or a folder of scenes")
     if root is None:
         raise ManifestError(f"{source}: a description needs the folder it describes; give --root")
     description = load_config(DatasetDescription, source)

@@ -87,8 +87,13 @@ def run_cli(command: Callable[..., Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except click.ClickException as error:
+        said, context = " ".join(error.format_message().split()), getattr(error, "ctx", None)
+        more = f"; see {context.command_path} --help" if context is not None else ""
+        print(f"error: {said.rstrip('.')}{more}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
     except ChorusError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

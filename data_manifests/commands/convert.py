@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE
-from chorus_common.runtime.options import json_option, reading_options
+from chorus_common.runtime.options import PATH, json_option, reading_options
 
 
 @click.command("convert")
-@click.argument("source", metavar="IN", type=click.Path(exists=True, path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("out", type=PATH)
 @reading_options()
 @click.option("--drop-outliers", is_flag=True, help="Leave out rows that lie too far for any scene.")
 @json_option()

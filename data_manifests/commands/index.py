@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("index")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=PATH)
 @click.option("--root", type=PATH, help="Folder that a description's patterns start from.")
 @click.option("-o", "--out", "output", type=PATH, help="Manifest to write.  [default: ROOT/manifest.parquet]")
 @alignment_options()

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE
-from chorus_common.runtime.options import json_option, reading_options
+from chorus_common.runtime.options import PATH, json_option, reading_options
 
 
 @click.command("inspect")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=PATH)
 @json_option()
 @reading_options()
 def inspect_command(path: Path, as_json: bool, max_gaussians: int, lod: int) -> int:

@@ -7,17 +7,12 @@ from pathlib import Path
 import click
 
 from chorus_common.runtime.errors import EXIT_DONE
-from chorus_common.runtime.options import json_option, out_option
+from chorus_common.runtime.options import FOLDER, json_option, out_option
 from evaluation.results import command_line
 
 
 @click.command("report")
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    required=True,
-    help="Folder with result files.",
-)
+@click.option("--run", type=FOLDER, required=True, help="Folder with result files.")
 @out_option("Folder of the report: report.html, pictures, results.json.")
 @click.option("--scene", help="Scene of the pictures.  [default: the first that was evaluated]")
 @click.option("--views", type=click.IntRange(min=0), default=3, help="Views to show.")

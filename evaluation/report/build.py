@@ -54,8 +54,11 @@ class Report:
 def build_report(run: Path, out: Path, config: ReportConfig, command: str) -> Report:
     """Build the report of the result files in folder `run`.
 
-    results.json is written into `out` and into `run`. Raises ConfigError, one line, where `run` holds no results.
+    results.json is written into `out` and into `run`. Raises ConfigError, one line, where `run` is not there or holds
+    no results.
     """
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such folder; --run is where result files lie")
     found, notes = _shown(find_results(run))
     if not found:
         raise ConfigError(
