@@ -13,6 +13,7 @@ import torch
 
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.store_path import StorePath
 from chorus_common.text import TextEncoder, load_text_encoder
 from chorus_common.text.embedding_file import EmbeddingFile
 from chorus_common.text.encoders import is_text_side
@@ -50,7 +51,7 @@ class SourceOptions:
 
     encoder: Path | None = None
     random: bool = False
-    features: Path | None = None
+    features: StorePath | None = None
     lifted: bool | None = False
     teacher: str | None = None
     text: str | None = None
@@ -184,8 +185,10 @@ def one_source(options: SourceOptions, selection: Selection) -> tuple[str, Featu
     return name, source, found.text_encoder
 
 
-def output_sources(options: SourceOptions, name: str) -> dict[str, FeatureSource]:
-    """Sources that need no text: an encoder's own output as `name`, its random twin, and files."""
+def output_sources(options: SourceOptions, name: str, first: EvalScene | None = None) -> dict[str, FeatureSource]:
+    """Sources that need no text: an encoder's own output as `name`, its random twin, files, and the teacher
+    `options.teacher` of the cache that `first` lies in, lifted.
+    """
     sources: dict[str, FeatureSource] = {}
     if options.encoder is not None:
         trained = load_any_encoder(options.encoder, options.device)
@@ -194,8 +197,13 @@ def output_sources(options: SourceOptions, name: str) -> dict[str, FeatureSource
             sources["random"] = EncoderFeatures(random_twin(trained, options.seed), options.tta_rotations)
     if options.features is not None:
         sources["features"] = FeatureFiles(options.features, None)
+    if first is not None and options.teacher is not None:
+        if first.store is None:
+            raise ConfigError(f"--teacher {options.teacher}: a lifted teacher lives in a store; give --store")
+        sources["lifted_teacher"] = lifted_teacher(first, options.teacher)
     if not sources:
-        raise ConfigError("nothing to evaluate; give --encoder or --features")
+        known = "--encoder or --features" if first is None else "--encoder, --features or --teacher"
+        raise ConfigError(f"nothing to evaluate; give {known}")
     return sources
 
 

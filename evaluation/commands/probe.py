@@ -9,7 +9,7 @@ import click
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.options import PATH, seed_option, workers_option
-from chorus_common.runtime.store_path import StorePath
+from chorus_common.runtime.store_path import StorePath, StorePathType
 from evaluation.commands.options import (
     encoder_device_option,
     finish,
@@ -33,7 +33,8 @@ from evaluation.results import command_line, result_document, write_result
 @hold_out_option
 @space_option
 @click.option("--encoder", type=PATH, help="Student or encoder, a path or a name: rows 'trained' and 'random'.")
-@click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
+@click.option("--features", type=StorePathType(), help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
+@click.option("--teacher", help="A dense teacher of the stores, lifted: row 'lifted_teacher'.")
 @click.option(
     "--points-per-scene",
     type=click.IntRange(min=1),
@@ -51,13 +52,14 @@ from evaluation.results import command_line, result_document, write_result
 @encoder_device_option()
 def probe_command(
     stores: tuple[StorePath, ...],
-    manifest: Path | None,
+    manifest: StorePath | None,
     train_splits: tuple[str, ...],
     split: str,
     hold_out: str,
     label_space: str,
     encoder: Path | None,
-    features: Path | None,
+    features: StorePath | None,
+    teacher: str | None,
     points_per_scene: int,
     balance: Any,
     l2: float,
@@ -69,7 +71,8 @@ def probe_command(
 ) -> int:
     """Fit one linear layer on frozen features.
 
-    Features come from an encoder or from files. The random encoder is the yardstick.
+    Features come from an encoder, from files, or from a teacher of the stores, lifted. The random encoder is the
+    yardstick.
     """
     if manifest is None:
         raise ConfigError(
@@ -84,10 +87,16 @@ def probe_command(
 
     config = ProbeConfig(points_per_scene=points_per_scene, balance=balance, l2=l2, seed=seed)
     options = SourceOptions(
-        encoder=encoder, features=features, device=device, seed=seed, tta_rotations=tta_rotations, random=True
+        encoder=encoder,
+        features=features,
+        teacher=teacher,
+        device=device,
+        seed=seed,
+        tta_rotations=tta_rotations,
+        random=True,
     )
-    sources = output_sources(options, "trained")
     train, val = Splits(train_splits, (split,), hold_out).select(stores, manifest)
+    sources = output_sources(options, "trained", train.scenes[0])
     class_names, space = labelled_pair(train, val, label_space)
     scores = SceneScores(class_names, groups=class_groups(space))
     inputs = {
@@ -97,6 +106,7 @@ def probe_command(
         "split": split,
         "hold_out": hold_out,
         "label_space": space,
+        "teacher": teacher,
         **options.inputs(),
         **config.model_dump(),
     }

@@ -10,8 +10,8 @@ import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
 from evaluation.studies.distillation.plan import Study, plan
-from evaluation.studies.distillation.run import run_jobs
 from evaluation.studies.distillation.table import figures, write_page
+from evaluation.studies.jobs import run_jobs
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -11,6 +11,7 @@ from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ConfigError, did_you_mean
 from evaluation.studies.distillation.variants import COMMON, REFERENCE, SHORT, VARIANTS, Variant
+from evaluation.studies.jobs import StudyJob
 from stage2_distill.settings import TrainConfig
 
 #: Settings of stage 1 and of the student.
@@ -69,22 +70,6 @@ class Study:
 
     def folder(self, variant: str, seed: int) -> Path:
         return self.out / "runs" / variant / f"seed{seed}"
-
-
-@dataclass(frozen=True)
-class StudyJob:
-    """Commands of one process, run one after the other; `results`, written by them, say that it is done.
-
-    needs: names of the jobs whose results it reads.
-    """
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    results: tuple[Path, ...]
-    needs: tuple[str, ...] = ()
-
-    def done(self) -> bool:
-        return all(path.exists() for path in self.results)
 
 
 def plan(study: Study) -> list[StudyJob]:

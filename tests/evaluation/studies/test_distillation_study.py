@@ -11,10 +11,10 @@ import pytest
 
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ChorusError, ConfigError
-from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Study, StudyJob, plan
-from evaluation.studies.distillation.run import log_path, run_jobs
+from evaluation.studies.distillation.plan import EPOCHS, STUDENT, Study, plan
 from evaluation.studies.distillation.table import BEGIN, END, figures, judged, read_scores, spread, write_page
 from evaluation.studies.distillation.variants import FINDINGS, REFERENCE, SHORT, VARIANTS, StudyFinding
+from evaluation.studies.jobs import StudyJob, log_path, run_jobs
 from stage2_distill.settings import AdaptConfig, TrainConfig
 
 

@@ -20,10 +20,11 @@ from evaluation.results import read_result
 from evaluation.run_scenes import PartialResults
 from evaluation.scene_scores import SceneScores
 from evaluation.scenes import LoadedScene, Selection, labelled_scenes, select_scenes
+from evaluation.sources import lifted_teacher
 from evaluation.tasks import probe as module
 from evaluation.tasks.probe import LinearHead, ProbeConfig, fit_linear, probe, random_twin
 from stage2_distill.encoder import build_encoder
-from tests.evaluation.rooms import Rooms, make_scene
+from tests.evaluation.rooms import TEACHER, Rooms, make_scene
 from tests.evaluation.student import TINY, fake_tta
 
 
@@ -226,7 +227,27 @@ def test_the_command_takes_files_of_features_alone(rooms: Rooms, tmp_path: Path)
     assert document["inputs"]["features"] == str(folder)
     called = CliRunner().invoke(cli, [str(w) for w in where], standalone_mode=False)
     assert isinstance(called.exception, ConfigError)
-    assert "give --encoder or --features" in str(called.exception)
+    assert "give --encoder, --features or --teacher" in str(called.exception)
+
+
+def test_the_command_takes_a_lifted_teacher(rooms: Rooms, tmp_path: Path) -> None:
+    """As files of the same features do."""
+    where = ["probe", "--store", rooms.store, "--manifest", rooms.manifest, "--points-per-scene", 100]
+    called = [*where, "--teacher", TEACHER, "--out", tmp_path / "lifted.json"]
+    assert CliRunner().invoke(cli, [str(w) for w in called], standalone_mode=False).exception is None
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for selection in selected(rooms):
+        for scene in selection.scenes:
+            loaded = scene.load()
+            rows = lifted_teacher(scene, TEACHER).open(loaded).rows(0, len(loaded.gaussians))
+            in_file_order = np.empty_like(rows)
+            in_file_order[loaded.gaussians.source_ids] = rows
+            np.save(folder / f"{scene.scene_id}.npy", in_file_order)
+    called = [*where, "--features", folder, "--out", tmp_path / "files.json"]
+    assert CliRunner().invoke(cli, [str(w) for w in called], standalone_mode=False).exception is None
+    rows = [read_result(tmp_path / name)["rows"] for name in ("lifted.json", "files.json")]
+    assert rows[0]["lifted_teacher"] == rows[1]["features"]
 
 
 @pytest.mark.parametrize(("place", "wrong"), [("train_1", 20), ("val_1", -7)])

