@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.errors import ManifestError
+from chorus_common.runtime.store_path import StorePath, local_copy
 from chorus_common.scene import RenderMode
 from chorus_common.scene_check.words import AUTO, parse_number, parse_up
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS
@@ -167,6 +168,31 @@ class Manifest:
         with atomic_path(path) as temporary:
             pq.write_table(pa.Table.from_pylist(records, schema=schema), temporary, compression="zstd")
         return path
+
+
+def read_placed(place: StorePath) -> tuple[Manifest, Callable[[Path], StorePath]]:
+    """The manifest at `place`, and where a path of its rows lies.
+
+    Beside a manifest in a bucket lie its scenes, as its root says; those of an absolute root lie on this machine.
+    Raises ManifestError as `Manifest.read` does.
+    """
+    if isinstance(place, Path):
+        return Manifest.read(place), lambda path: path
+    try:
+        with local_copy(place) as copy:
+            text = (_read_table(copy).schema.metadata or {}).get(_ROOT_KEY, b".").decode("utf-8", "replace")
+            on_disk = PurePosixPath(text).is_absolute()
+            manifest = Manifest.read(copy, root=text if on_disk else copy.parent)
+    except FileNotFoundError:
+        raise ManifestError(f"{place}: no such manifest; make one with `chorus-data index`") from None
+    except ManifestError as error:
+        raise ManifestError(str(error).replace(str(copy), str(place))) from None
+    if on_disk:
+        return manifest, lambda path: path
+    root = place.parent
+    for part in PurePosixPath(text).parts:
+        root = root.parent if part == ".." else root / part
+    return manifest, lambda path: root / path.relative_to(manifest.root).as_posix()
 
 
 def plain_name(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import click
@@ -23,7 +22,8 @@ from chorus_common.cache import SceneCache
 from chorus_common.cache.names import UNRECORDED
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.lifting import LiftingIndex
-from chorus_common.runtime.errors import ConfigError, WeightsError
+from chorus_common.runtime.errors import ConfigError, SceneError, WeightsError
+from chorus_common.runtime.store_path import StorePath, local_copy
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io.npy import open_npy
 from chorus_common.text import TextEncoder, load_text_encoder
@@ -268,20 +268,23 @@ class FeatureFiles:
     `<dataset>/<scene_id>.npy`); of a perturbed scene in the folder of that variant. channels: C, None = any.
     """
 
-    folder: Path
+    folder: StorePath
     channels: int | None
 
     def open(self, scene: LoadedScene) -> SceneFeatures:
         dataset, scene_id, who = scene.where.dataset, scene.where.scene_id, scene.name
-        folder = self.folder / scene.variant
+        folder = self.folder / scene.variant if scene.variant else self.folder
         paths = [folder / dataset / f"{scene_id}.npy", folder / f"{scene_id}.npy"]
         path = next((p for p in paths if p.is_file()), None)
         if path is None:
             raise ConfigError(f"{who}: neither {paths[0]} nor {paths[1]} exists")
         try:
-            values = open_npy(path)
+            with local_copy(path) as here:  # a copy's bytes stay mapped after its name is gone
+                values = open_npy(here)
         except OSError as error:
             raise MetricError(f"{path}: not a readable .npy file ({error})") from None
+        except SceneError as error:
+            raise MetricError(str(error).replace(str(here), str(path))) from None
         channels = self.channels or "C"
         if values.ndim != 2 or (self.channels or values.shape[1]) != values.shape[1] or values.dtype.kind != "f":
             raise MetricError(f"{path}: holds {values.dtype} {list(values.shape)}, expected floats [N, {channels}]")
@@ -298,7 +301,7 @@ class FeatureFiles:
 class _FileScene:
     values: NDArray[np.floating]
     source: NDArray[np.int64]
-    path: Path
+    path: StorePath
 
     def rows(self, start: int, stop: int) -> F32:
         part = np.asarray(self.values[self.source[start:stop]], dtype=np.float32)

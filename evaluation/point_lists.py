@@ -23,7 +23,7 @@ from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import probe
 from evaluation.neighbours import nearest_gaussians
-from evaluation.point_truth import PointTruth, read_point_truth
+from evaluation.point_truth import PointTruth, point_truth
 from evaluation.scenes import LoadedScene
 
 I32 = NDArray[np.int32]
@@ -41,8 +41,8 @@ def annotate(scene: LoadedScene, listed: I64, label_space: str, lists: str) -> G
     """
     gaussians = scene.gaussians
     source = scene.where.source
-    cloud = read_point_truth(source, label_space, scene.name)
-    if cloud is None and source is not None and not source.is_dir() and probe(source).format.startswith("point-"):
+    cloud = point_truth(scene, label_space)
+    if cloud is None and isinstance(source, Path) and not source.is_dir() and probe(source).format.startswith("point-"):
         _check_range(listed, int(gaussians.source_ids.max()) + 1, scene.name, lists)
         assert gaussians.labels is not None, "only labelled scenes are limited"
         kept = np.isin(gaussians.source_ids, listed)

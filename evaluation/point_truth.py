@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from chorus_common.labels import SPACES
 from chorus_common.runtime.errors import SceneError, one_line
 from chorus_common.scene_io.npy import open_npy
+from evaluation.scenes import LoadedScene
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,23 @@ class PointTruth:
     instances: NDArray[np.int32] | None
 
 
+def point_files(label_space: str) -> tuple[tuple[str, ...], ...]:
+    """Names of the files that `read_point_truth` reads, in groups of which it takes the first that there is."""
+    return (("pc_coord.npy",), _segment_names(label_space), ("pc_instance.npy",))
+
+
+def point_truth(scene: LoadedScene, label_space: str) -> PointTruth | None:
+    """The cloud beside the source of `scene`; see `read_point_truth`."""
+    if scene.where.source is None:
+        return None
+    with scene.where.source_files(point_files(label_space)) as here:
+        return read_point_truth(here, label_space, scene.name)
+
+
+def _segment_names(label_space: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((f"pc_{SPACES[label_space].file}.npy", "pc_segment.npy")))
+
+
 def read_point_truth(folder: Path | None, label_space: str, who: str) -> PointTruth | None:
     """The cloud in `folder` (a scene's source), or None where there is none. Raises SceneError, one line, for arrays
     that are damaged, do not fit each other or hold labels outside `label_space`.
@@ -40,8 +58,7 @@ def read_point_truth(folder: Path | None, label_space: str, who: str) -> PointTr
         raise SceneError(f"{who}: pc_coord.npy has shape {coord.shape}, expected (M, 3)")
     if coord.dtype.kind != "f" or not np.isfinite(coord).all():
         raise SceneError(f"{who}: pc_coord.npy must hold finite floats")
-    names = dict.fromkeys((f"pc_{SPACES[label_space].file}.npy", "pc_segment.npy"))
-    segments = [folder / name for name in names if (folder / name).is_file()]
+    segments = [folder / name for name in _segment_names(label_space) if (folder / name).is_file()]
     labels = _ids(segments[0], len(coord), who) if segments else None
     k = len(SPACES[label_space].names)
     if labels is not None and len(labels) and (labels.min() < -1 or labels.max() >= k):

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 
 from chorus_common.runtime.atomic import write_bytes_atomically, write_text_atomically
+from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ChorusError, one_line
 from chorus_common.runtime.processes import each_as_done
 from chorus_common.runtime.progress import progress
+from chorus_common.runtime.store_path import StorePath
 from evaluation.scenes import EvalScene, Selection
 
 SceneResult = dict[str, Any]
@@ -47,18 +49,23 @@ class PartialResults:
 
     @staticmethod
     def beside(
-        out: Path, inputs: Mapping[str, Any], model: Path | None = None, data: Path | None = None
+        out: Path, inputs: Mapping[str, Any], model: Path | None = None, data: StorePath | None = None
     ) -> PartialResults:
         """Partial results of the job that will write `out`: valid for these inputs, the contents of `model` (a file or
-        a model's folder) and the files under `data` as they are now (names, sizes, times).
+        a model's folder) and the files under `data` as they are now (names, sizes, times); those on a web server, which
+        does not list, are taken for unchanged.
         """
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode())
         for file in _files_of(model):
             with file.open("rb") as handle:
                 digest.update(file.name.encode() + hashlib.file_digest(handle, "sha256").digest())
-        for file in sorted(data.rglob("*")) if data is not None else ():
-            stat = file.stat()
-            digest.update(f"{file}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+        if isinstance(data, BucketPath):
+            found = data.files() if data.lists else {}
+            digest.update(json.dumps([str(data), sorted(found.items())]).encode())
+        else:
+            for file in sorted(data.rglob("*")) if data is not None else ():
+                stat = file.stat()
+                digest.update(f"{file}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         return PartialResults(out.with_name(f".{out.name}.partial"), digest.hexdigest())
 
     def load(self, scene: EvalScene) -> SceneResult | None:

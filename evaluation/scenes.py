@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,39 +17,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus_common.cache import SceneCache, published_scenes
-from chorus_common.cache.files import open_files
+from chorus_common.cache.files import is_published, open_files
 from chorus_common.cache.schema import FILES
 from chorus_common.camera_io import read_cameras
 from chorus_common.cameras import CameraSet
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.lifting import morton_order
-from chorus_common.manifest import Manifest
+from chorus_common.manifest import ManifestRow, read_placed
 from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import CacheError, ConfigError, ManifestError, SceneError, one_line
-from chorus_common.runtime.store_path import StorePath
+from chorus_common.runtime.store_path import StorePath, local_copy, local_folder
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_check import Alignment, AlignmentSettings, align_scene
 from chorus_common.scene_io import MAX_GAUSSIANS, read_scene
-from chorus_common.scene_io.npy_folder import names_label_space
+from chorus_common.scene_io.npy_folder import names_label_space, scene_files
 
 
 @dataclass(frozen=True)
 class EvalScene:
     """A scene to evaluate: its cache, if there is a store, and its source, if a manifest names it.
 
-    label_space: what the manifest says of the source's labels; the cache has its own word.
+    label_space: what the manifest says of the source's labels; the cache has its own word. sha256: what the manifest
+    says of the bytes of a source in a bucket.
     alignment: how a source without a cache is brought to z up and metres; a cache was made from an aligned scene.
     """
 
     dataset: str
     scene_id: str
     store: StorePath | None = None
-    source: Path | None = None
+    source: StorePath | None = None
     label_space: str = ""
-    cameras: Path | None = None
+    cameras: StorePath | None = None
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     lod: int = 0
     max_gaussians: int = MAX_GAUSSIANS
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -64,14 +66,17 @@ class EvalScene:
 
     def state(self) -> str:
         """SHA-256 over the files that the scene is read from: the cache's list of checksums; names, sizes and times of
-        the source's. Where they lie does not count: a data set may be moved.
+        the source's, of one in a bucket what the manifest says of it. Where they lie does not count: a data set may be
+        moved.
         """
         digest = hashlib.sha256()
         if self.store is not None:
             with contextlib.suppress(CacheError, FileNotFoundError):  # reading the scene will say what is wrong with it
                 digest.update(open_files(self.path).read(FILES))
         watched: list[Path] = []
-        if self.source is not None:
+        if isinstance(self.source, BucketPath):
+            digest.update(self.sha256.encode())
+        elif self.source is not None:
             watched = sorted(self.source.glob("*")) if self.source.is_dir() else [self.source]
         stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in watched if p.is_file()]
         digest.update(json.dumps([stats, self.lod, self.alignment.model_dump()]).encode())
@@ -107,24 +112,39 @@ class EvalScene:
         if self.cameras is None:
             return None
         try:
-            return read_cameras(self.cameras)
-        except SceneError:
+            with local_copy(self.cameras) as cameras:
+                return read_cameras(cameras)
+        except (SceneError, FileNotFoundError):
             return None
+
+    @contextlib.contextmanager
+    def source_files(self, wanted: Sequence[Sequence[str]]) -> Iterator[Path]:
+        """The source on this machine: itself, or a copy of one that lies in a bucket, of a folder with the files
+        `wanted` alone (see `local_folder`). Raises SceneError where there is none.
+        """
+        assert self.source is not None, "a scene has a store or a source"
+        try:
+            alone = isinstance(self.source, BucketPath) and self.source.is_file()
+            with local_copy(self.source) if alone else local_folder(self.source, wanted) as here:
+                yield here
+        except FileNotFoundError as error:
+            if isinstance(self.source, Path):
+                raise
+            raise SceneError(f"{self.source}: no such file or folder ({one_line(error)})") from None
 
     def read_source(self, label_space: str = "") -> GaussianScene:
         """The source with labels of `label_space` ("" = the manifest's word); without labels where it has none of them:
         those of a file that names no space are of the manifest's.
         """
-        assert self.source is not None, "a scene has a store or a source"
-        gaussians = read_scene(
-            self.source,
-            label_space=label_space or self.label_space,
-            lod=self.lod,
-            max_gaussians=self.max_gaussians,
-        )
+        space = label_space or self.label_space
         other = label_space and self.label_space and label_space != self.label_space
-        if other and not names_label_space(self.source, label_space):
-            return replace(gaussians, labels=None, label_space="")
+        with self.source_files(scene_files(space)) as here:
+            try:
+                gaussians = read_scene(here, label_space=space, lod=self.lod, max_gaussians=self.max_gaussians)
+            except SceneError as error:
+                raise SceneError(str(error).replace(str(here), str(self.source))) from None
+            if other and not names_label_space(here, label_space):
+                return replace(gaussians, labels=None, label_space="")
         return gaussians
 
 
@@ -215,7 +235,7 @@ class SceneOptions:
     """What scenes are asked for: see `select_scenes`; label_space: see `labelled_scenes`."""
 
     stores: tuple[StorePath, ...] = ()
-    manifest: Path | None = None
+    manifest: StorePath | None = None
     split: str = "val"
     label_space: str = ""
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
@@ -242,7 +262,7 @@ class SceneOptions:
 
 def select_scenes(
     stores: Sequence[StorePath],
-    manifest: Path | None,
+    manifest: StorePath | None,
     split: str,
     alignment: AlignmentSettings | None = None,
     *,
@@ -263,50 +283,35 @@ def select_scenes(
     for store in stores:
         if not store.is_dir():
             raise CacheError(f"{store}: no such store; run chorus-stage1 first")
-    found: dict[tuple[str, str], StorePath] = {}
-    for store in stores:  # one listing each: asking for every scene would cost a request each in a bucket
-        for path in published_scenes(store):
-            found.setdefault((path.parent.name, path.stem), store)
     if manifest is None:
+        found = _published(stores, ())
         if not found:
             raise CacheError(f"{stores[0]}: holds no scenes; run chorus-stage1 first")
         return Selection([EvalScene(dataset, scene, store) for (dataset, scene), store in sorted(found.items())])
-    listed = Manifest.read(manifest)
+    listed, place_of = read_placed(manifest)
     rows = sorted(listed.select(split=split), key=lambda row: (row.dataset, row.scene_id))
     rows = [row.told(lod, max_gaussians) for row in rows]
     if not rows:
         known = ", ".join(sorted({row.split for row in listed}))
         raise ManifestError(f"{manifest}: no scenes in split '{split}'; it has {known or 'no scenes at all'}")
-    if not stores:
-        return Selection(
-            [
-                EvalScene(
-                    r.dataset,
-                    r.scene_id,
-                    None,
-                    Path(r.scene_path),
-                    r.label_space,
-                    r.cameras_path,
-                    settings.or_else(r.alignment),
-                    lod=r.lod,
-                    max_gaussians=r.max_gaussians,
-                )
-                for r in rows
-            ],
-        )
+    found = _published(stores, rows)
     selection = Selection([])
     for row in rows:
         there = found.get((row.dataset, row.scene_id))
         scene = EvalScene(
             row.dataset,
             row.scene_id,
-            there or stores[0],
-            Path(row.scene_path),
+            there or (stores[0] if stores else None),
+            place_of(row.scene_path),
             row.label_space,
             lod=row.lod,
             max_gaussians=row.max_gaussians,
+            sha256=row.sha256,
         )
-        if there is None:
+        if not stores:
+            cameras = None if row.cameras_path is None else place_of(row.cameras_path)
+            scene = replace(scene, cameras=cameras, alignment=settings.or_else(row.alignment))
+        if stores and there is None:
             selection.leave_out(scene, "not in the store; run chorus-stage1", failed=True)
         else:
             selection.scenes.append(scene)
@@ -315,6 +320,22 @@ def select_scenes(
             f"{stores[0]}: none of the {len(rows)} scenes of split '{split}' is in the store; run chorus-stage1 first"
         )
     return selection
+
+
+def _published(stores: Sequence[StorePath], rows: Sequence[ManifestRow]) -> dict[tuple[str, str], StorePath]:
+    """(data set, scene id) -> the first store that has the scene: one listing of each store, since asking for every
+    scene would cost a request each in a bucket; of a store that does not list, the scenes of `rows` that are there.
+    """
+    found: dict[tuple[str, str], StorePath] = {}
+    for store in stores:
+        if isinstance(store, BucketPath) and not store.lists and rows:
+            paths: list[StorePath] = [store / row.dataset / f"{row.scene_id}.zarr" for row in rows]
+            paths = [path for path in paths if is_published(path)]
+        else:
+            paths = published_scenes(store)
+        for path in paths:
+            found.setdefault((path.parent.name, path.stem), store)
+    return found
 
 
 def labelled_scenes(

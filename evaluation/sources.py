@@ -13,6 +13,7 @@ import torch
 
 from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import CacheError, ConfigError
+from chorus_common.runtime.store_path import StorePath
 from chorus_common.text import TextEncoder, load_text_encoder
 from chorus_common.text.embedding_file import EmbeddingFile
 from chorus_common.text.encoders import is_text_side
@@ -50,7 +51,7 @@ class SourceOptions:
 
     encoder: Path | None = None
     random: bool = False
-    features: Path | None = None
+    features: StorePath | None = None
     lifted: bool | None = False
     teacher: str | None = None
     text: str | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.store_path import StorePath
@@ -24,7 +23,7 @@ class Splits:
     val: tuple[str, ...] = ("val",)
     hold_out: str = ""
 
-    def select(self, stores: Sequence[StorePath], manifest: Path) -> tuple[Selection, Selection]:
+    def select(self, stores: Sequence[StorePath], manifest: StorePath) -> tuple[Selection, Selection]:
         """(scenes to learn from, scenes to score), by (data set, id).
 
         Raises ConfigError where a scene would be in both or none is left, and what `select_scenes` raises.
@@ -61,7 +60,7 @@ def labelled_pair(train: Selection, val: Selection, label_space: str = "") -> tu
     return class_names, space
 
 
-def _joint_selection(stores: Sequence[StorePath], manifest: Path, splits: Sequence[str]) -> Selection:
+def _joint_selection(stores: Sequence[StorePath], manifest: StorePath, splits: Sequence[str]) -> Selection:
     """The scenes of several splits as one selection."""
     parts = [select_scenes(stores, manifest, split) for split in splits]
     scenes: list[EvalScene] = sorted((s for p in parts for s in p.scenes), key=lambda s: (s.dataset, s.scene_id))

@@ -13,7 +13,7 @@ from scipy import sparse
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import SceneError
 from evaluation.neighbours import nearest_gaussians, neighbour_vote
-from evaluation.point_truth import read_point_truth
+from evaluation.point_truth import point_truth
 from evaluation.run_scenes import NoGroundTruthError
 from evaluation.scenes import LoadedScene
 
@@ -118,7 +118,7 @@ def open_target(scene: LoadedScene, kind: TargetKind, label_space: str, *, k: in
     if kind == "gaussians":
         check_labels(gaussians.labels, label_space or gaussians.label_space, scene.name)
         return EvalTarget(scene, gaussians.means, gaussians.labels, gaussians.instances, False, k)
-    cloud = read_point_truth(scene.where.source, label_space, scene.name)
+    cloud = point_truth(scene, label_space)
     if cloud is None:
         raise NoGroundTruthError("no ground truth: no pc_coord.npy beside the source")
     coord = np.asarray(scene.alignment.points(cloud.coord), dtype=np.float32)

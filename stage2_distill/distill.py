@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chorus_common.labels import LABEL_SPACES
 from chorus_common.runtime.errors import ConfigError
@@ -115,15 +115,19 @@ class DistillRecipe(Recipe[Batch]):
     def batch(self, step: int, first: int, last: int) -> Batch:
         return self.dataset.batch(step, first, last)
 
+    def shard_units(self) -> Sequence[nn.Module]:
+        return [*self.model.projectors.values(), *self.model.encoder.units()]
+
     def loss(self, batch: Batch, step: int) -> Loss:
         weights = self.term_weights(step)
-        found = total_loss(self.model, batch, self.teachers, weights, self.prototypes)
+        shared = self.config.sharding == "full"
+        found = total_loss(self.model, batch, self.teachers, weights, self.prototypes, call_idle=shared)
         measured = {
             f"teachers/{name}": Measured({"weight": weights[name].teacher, **term.values()}, term.seen)
             for name, term in found.terms.items()
         }
         losses: dict[str, Number] = {n: found.terms[n].loss if n in found.terms else 0.0 for n in self.teachers}
-        return Loss(found.total, measured, losses)
+        return Loss(found.total, measured, losses, [self.model.projector(name) for name in found.idle])
 
     def term_weights(self, step: int) -> dict[str, TermWeights]:
         """Weights of all teachers' terms at `step`."""

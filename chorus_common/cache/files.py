@@ -38,6 +38,11 @@ class SceneFiles(Protocol):
     @property
     def root(self) -> StorePath: ...
 
+    @property
+    def lists(self) -> bool:
+        """Whether `sizes` can be asked."""
+        ...
+
     def sizes(self) -> dict[str, int]:
         """Sizes of all files that are there."""
         ...
@@ -65,6 +70,7 @@ class FolderFiles:
 
     root: Path
     cheap_sizes: ClassVar[bool] = True
+    lists: ClassVar[bool] = True
 
     def sizes(self) -> dict[str, int]:
         found = {}
@@ -98,6 +104,10 @@ class BucketFiles:
     root: BucketPath
     objects: BucketPath
     cheap_sizes: ClassVar[bool] = False
+
+    @property
+    def lists(self) -> bool:
+        return self.root.lists
 
     def sizes(self) -> dict[str, int]:
         return {name: size for name, (size, _) in self.objects.files().items()}

@@ -47,6 +47,14 @@ def names_label_space(path: Path, label_space: str) -> bool:
     return any(space == label_space and (path / f"{key}.npy").is_file() for key, space in SEGMENT_FILES.items())
 
 
+def scene_files(label_space: str = "") -> tuple[tuple[str, ...], ...]:
+    """Names of the files that `read_npy_folder` reads, in groups of which it takes the first that there is."""
+    named = [key for key, space in SEGMENT_FILES.items() if space == label_space] if label_space else []
+    segments = (*named, "segment") if label_space else tuple(SEGMENT_FILES)
+    alone = [(key,) for key in (*_REQUIRED, "normal", "instance", "part")]
+    return tuple(tuple(f"{key}.npy" for key in group) for group in (*alone, segments))
+
+
 def read_npy_folder(path: Path, *, max_gaussians: int = MAX_GAUSSIANS, label_space: str = "") -> GaussianScene:
     """Read the folder at `path`. `label_space` chooses among several segment files; "" takes the first one there is."""
     columns: dict[str, NDArray[Any]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from chorus_common.runtime.config import Config
+from evaluation.batch.protocols import PROTOCOLS
 
 Option = bool | int | float | str | list[str]
 
@@ -38,13 +39,17 @@ class TaskEntry(Config):
 
     Attributes:
         command: a command of chorus-eval.
+        protocol: a published protocol (`evaluation.batch.protocols`): its options go before those of the task, and the
+            table shows the means under its definition.
         options: its options as a table: {mode = "linear", random = true, set = ["steps=300"]} becomes --mode linear
             --random --set steps=300.
         seeds: the cell is run once per seed.
-        encoders, datasets: names; empty = all.
+        encoders: names of encoders and of features; empty = all that the command can take. datasets: names; empty =
+            all.
     """
 
     command: str
+    protocol: str = ""
     options: dict[str, Option] = Field(default_factory=dict)
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     encoders: list[str] = Field(default_factory=list)
@@ -56,15 +61,17 @@ class BatchConfig(Config):
 
     Attributes:
         encoders: name -> student or checkpoint, a path or the name of published weights.
+        features: name -> folder of <scene id>.npy, for commands that take features in place of an encoder.
         datasets: name -> data set.
         tasks: name -> task.
     """
 
-    encoders: dict[str, str] = Field(min_length=1)
+    encoders: dict[str, str] = Field(default_factory=dict)
+    features: dict[str, str] = Field(default_factory=dict)
     datasets: dict[str, DatasetEntry] = Field(min_length=1)
     tasks: dict[str, TaskEntry] = Field(min_length=1)
 
-    @field_validator("encoders", "datasets", "tasks")
+    @field_validator("encoders", "features", "datasets", "tasks")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -74,21 +81,41 @@ class BatchConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> BatchConfig:
+        if not self.encoders and not self.features:
+            raise ValueError("names neither encoders nor features")
+        if both := sorted(set(self.encoders) & set(self.features)):
+            raise ValueError(f"'{both[0]}' is the name of an encoder and of features")
         for name, task in self.tasks.items():
             if task.command not in FORMS:
                 raise ValueError(f"task {name}: unknown command '{task.command}'; known: {', '.join(FORMS)}")
-            for kind, wanted in (("encoders", task.encoders), ("datasets", task.datasets)):
-                unknown = [w for w in wanted if w not in getattr(self, kind)]
+            for kind, wanted, known in (
+                ("encoders", task.encoders, [*self.encoders, *self.features]),
+                ("datasets", task.datasets, list(self.datasets)),
+            ):
+                unknown = [w for w in wanted if w not in known]
                 if unknown:
                     raise ValueError(f"task {name}: {kind} has no '{unknown[0]}'")
+            if not FORMS[task.command].features and (files := set(task.encoders) & set(self.features)):
+                raise ValueError(
+                    f"task {name}: {task.command} takes encoders, and '{min(files)}' is a folder of features"
+                )
+            if not task.protocol:
+                continue
+            if task.protocol not in PROTOCOLS:
+                raise ValueError(f"task {name}: unknown protocol '{task.protocol}'; known: {', '.join(PROTOCOLS)}")
+            if task.command != "zero-shot":
+                raise ValueError(f"task {name}: protocols are of zero-shot, not of {task.command}")
         return self
 
 
 @dataclass(frozen=True)
 class CommandForm:
-    """How a command is asked: whether it learns (and takes splits to learn from), and how it is given a seed."""
+    """How a command is asked: whether it learns (and takes splits to learn from), whether it takes features in place of
+    an encoder, and how it is given a seed.
+    """
 
     learns: bool
+    features: bool
     seed: Callable[[int], list[str]]
 
 
@@ -98,17 +125,21 @@ def _plain_seed(seed: int) -> list[str]:
 
 #: The commands that a batch can run.
 FORMS: dict[str, CommandForm] = {
-    "zero-shot": CommandForm(False, _plain_seed),
-    "instances": CommandForm(False, _plain_seed),
-    "retrieval": CommandForm(False, _plain_seed),
-    "probe": CommandForm(True, _plain_seed),
-    "finetune": CommandForm(True, lambda s: ["--set", f"seed={s}", "--set", f"limit.seed={s}"]),
+    "zero-shot": CommandForm(False, True, _plain_seed),
+    "instances": CommandForm(False, True, _plain_seed),
+    "retrieval": CommandForm(False, True, _plain_seed),
+    "probe": CommandForm(True, True, _plain_seed),
+    "finetune": CommandForm(True, False, lambda s: ["--set", f"seed={s}", "--set", f"limit.seed={s}"]),
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of one command. fold is "" where there are none; arguments are those of chorus-eval without --out."""
+    """One run of one command.
+
+    encoder: the name of an encoder or of features; fold, protocol: "" where there are none; arguments are those of
+    chorus-eval without --out.
+    """
 
     task: str
     command: str
@@ -117,6 +148,7 @@ class Cell:
     seed: int
     fold: str
     arguments: tuple[str, ...]
+    protocol: str = ""
 
     @property
     def name(self) -> str:
@@ -142,7 +174,9 @@ def cells(config: BatchConfig) -> Iterator[Cell]:
         for dataset_name in task.datasets or config.datasets:
             dataset = config.datasets[dataset_name]
             folds = dataset.folds if form.learns and dataset.folds else {"": ""}
-            for encoder in task.encoders or config.encoders:
+            every = [*config.encoders, *(config.features if form.features else ())]
+            options = (PROTOCOLS[task.protocol].options if task.protocol else {}) | task.options
+            for encoder in task.encoders or every:
                 for seed in task.seeds:
                     for fold, pattern in folds.items():
                         arguments = [task.command, "--manifest", dataset.manifest]
@@ -151,11 +185,17 @@ def cells(config: BatchConfig) -> Iterator[Cell]:
                             arguments += [word for split in dataset.train_splits for word in ("--train-split", split)]
                         arguments += ["--split", dataset.split]
                         arguments += ["--hold-out", pattern] if pattern else []
-                        arguments += ["--encoder", config.encoders[encoder], *form.seed(seed), *words(task.options)]
-                        yield Cell(task_name, task.command, encoder, dataset_name, seed, fold, tuple(arguments))
+                        if encoder in config.features:
+                            arguments += ["--features", config.features[encoder]]
+                        else:
+                            arguments += ["--encoder", config.encoders[encoder]]
+                        arguments += [*form.seed(seed), *words(options)]
+                        yield Cell(
+                            task_name, task.command, encoder, dataset_name, seed, fold, tuple(arguments), task.protocol
+                        )
 
 
-def words(options: dict[str, Option]) -> list[str]:
+def words(options: Mapping[str, Option]) -> list[str]:
     """Options as the words of a command line; true = a flag, false = left out, a list = repeated."""
     found: list[str] = []
     for key, value in options.items():

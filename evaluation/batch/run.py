@@ -23,8 +23,10 @@ from pathlib import Path
 from chorus_common.cluster.pool import InThreads, Pool, WorkerLost, open_pool
 from chorus_common.cluster.settings import ClusterConfig
 from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.bucket import BucketPath
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, WeightsError
 from chorus_common.runtime.progress import progress
+from chorus_common.runtime.store_path import StorePath, local_copy, parse_store_path
 from evaluation.batch.matrix import BatchConfig, Cell
 from evaluation.scene_scores import scores_path
 from stage2_distill.hub import locate
@@ -81,21 +83,44 @@ def run_cells(
 
 
 def cell_key(config: BatchConfig, cell: Cell) -> str:
-    """SHA-256 over the command, the encoder's files and the manifest. Raises ConfigError where one is missing."""
+    """SHA-256 over the command, the encoder's files (of features: their names, sizes and times) and the manifest.
+
+    Raises ConfigError where one is missing.
+    """
     digest = hashlib.sha256(json.dumps(cell.arguments).encode())
-    try:
-        encoder = locate(config.encoders[cell.encoder]).path
-    except WeightsError as error:
-        raise ConfigError(f"encoder {cell.encoder}: {error} (paths are relative to where the command runs)") from None
-    manifest = Path(config.datasets[cell.dataset].manifest)
-    files = [encoder] if encoder.is_file() else [encoder / "config.json", encoder / "model.safetensors"]
-    for path in (*files, manifest):
-        if not path.is_file():
-            what = f"encoder {cell.encoder}" if path != manifest else f"data set {cell.dataset}"
-            raise ConfigError(f"{what}: {path} does not exist (paths are relative to where the command runs)")
-        with path.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    given: list[tuple[str, StorePath]] = []
+    if cell.encoder in config.features:
+        digest.update(_listing(parse_store_path(config.features[cell.encoder]), cell.encoder))
+    else:
+        try:
+            encoder = locate(config.encoders[cell.encoder]).path
+        except WeightsError as error:
+            raise ConfigError(
+                f"encoder {cell.encoder}: {error} (paths are relative to where the command runs)"
+            ) from None
+        files = [encoder] if encoder.is_file() else [encoder / "config.json", encoder / "model.safetensors"]
+        given = [(f"encoder {cell.encoder}", file) for file in files]
+    manifest = parse_store_path(config.datasets[cell.dataset].manifest)
+    for what, place in [*given, (f"data set {cell.dataset}", manifest)]:
+        try:
+            with local_copy(place) as path, path.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        except FileNotFoundError:
+            hint = " (paths are relative to where the command runs)" if isinstance(place, Path) else ""
+            raise ConfigError(f"{what}: {place} does not exist{hint}") from None
     return digest.hexdigest()
+
+
+def _listing(folder: StorePath, name: str) -> bytes:
+    """Names, sizes and times of the files of a folder of features. Raises ConfigError where there is no folder."""
+    if isinstance(folder, BucketPath):
+        found: object = sorted(folder.files().items()) if folder.lists else str(folder)
+    elif folder.is_dir():
+        stats = ((file, file.stat()) for file in sorted(folder.rglob("*.npy")))
+        found = [(file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    else:
+        raise ConfigError(f"features {name}: {folder} does not exist (paths are relative to where the command runs)")
+    return json.dumps(found).encode()
 
 
 def run_cell(cell: Cell, out: Path, threads: int) -> CellOutcome:

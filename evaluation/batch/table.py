@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.errors import ConfigError
 from evaluation.batch.matrix import Cell
+from evaluation.batch.protocols import PROTOCOLS
 from evaluation.batch.run import CellOutcome
 from evaluation.metrics.retrieval import FIGURES
 from evaluation.published import Published, published_for
@@ -24,7 +25,7 @@ from evaluation.tasks.finetune import score_of
 Line = dict[str, Any]
 
 #: What identifies a line; metrics follow in columns of their own.
-_KEYS = ("origin", "task", "dataset", "label_space", "encoder", "row", "fold", "seed")
+_KEYS = ("origin", "task", "protocol", "dataset", "label_space", "encoder", "row", "fold", "seed")
 _TAIL = ("n_scenes", "n_excluded", "left_out", "problem", "source", "command")
 #: Metrics first, in this order, then whatever else a task reports.
 _FIRST = ("miou", "f_miou", "macc", "f_macc", "overall_accuracy", "ap", "ap50", "ap25", *FIGURES)
@@ -75,6 +76,8 @@ def markdown(lines: Sequence[Line], command: str) -> str:
         groups.setdefault((line["task"], line["dataset"]), []).append(line)
     for (task, dataset), group in groups.items():
         parts += [f"## {task} on {dataset}", "", _summary(group), ""]
+    if by_protocol := [line for line in ours if line.get("protocol") and not line["problem"]]:
+        parts += ["## By published protocol", "", _protocols(by_protocol), ""]
     published = [line for line in lines if line["origin"] == "published"]
     if published:
         header = ("task", "data", "metric", "method", "printed", "source")
@@ -115,6 +118,19 @@ def _summary(group: Sequence[Line]) -> str:
         counts = [_range([line[key] for line in same]) for key in ("n_scenes", "n_excluded")]
         rows.append((encoder, row, fold, str(len(same)), *cells, *counts))
     return markdown_table(("encoder", "row", "fold", "seeds", *metrics, "scenes", "left out"), rows)
+
+
+def _protocols(lines: Sequence[Line]) -> str:
+    """The same predictions as several publications score them, a line each, with where the protocol was read."""
+    means = ("miou", "f_miou", "macc", "f_macc", "overall_accuracy")
+    keys = ("dataset", "label_space", "encoder", "row", "protocol", "source")
+    keyed: dict[tuple[str, ...], list[Line]] = {}
+    for line in lines:
+        keyed.setdefault(tuple(str(line[key]) for key in keys), []).append(line)
+    rows = [
+        (*key[:-1], *(_spread([x.get(m) for x in same]) for m in means), key[-1]) for key, same in sorted(keyed.items())
+    ]
+    return markdown_table((*keys[:-1], *means, "read in"), rows)
 
 
 def _left_out(lines: Sequence[Line]) -> list[tuple[str, str, str]]:
@@ -158,11 +174,12 @@ def _base(cell: Cell) -> Line:
     return {
         "origin": "measured",
         "task": cell.task,
+        "protocol": cell.protocol,
         "dataset": cell.dataset,
         "encoder": cell.encoder,
         "fold": cell.fold,
         "seed": cell.seed,
-        "source": "",
+        "source": PROTOCOLS[cell.protocol].source if cell.protocol else "",
     }
 
 
@@ -187,7 +204,21 @@ def _cell_lines(outcome: CellOutcome, out: Path) -> list[Line]:
         "problem": "",
         "command": document["command"],
     }
-    return [_base(cell) | known | {"row": row} | metrics_of(values) for row, values in document["rows"].items()]
+    return [
+        _base(cell) | known | {"row": row} | metrics_of(values) for row, values in _rows_of(document, cell.protocol)
+    ]
+
+
+def _rows_of(document: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a result; under a protocol those that it is about, with the means that it prints."""
+    rows = list(document["rows"].items())
+    if not name:
+        return rows
+    protocol = PROTOCOLS[name]
+    rows = [(row, values) for row, values in rows if bool(values.get("oracle")) == protocol.oracle]
+    if protocol.definition == "chorus":
+        return rows
+    return [(row, values["published_definitions"][protocol.definition]) for row, values in rows]
 
 
 def _union_lines(cells: Sequence[Cell], out: Path) -> list[Line]:

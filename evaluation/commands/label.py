@@ -89,7 +89,7 @@ def label_command(
     names = read_classes(classes)
     where = scene_at(scene, alignment, lod=lod, max_gaussians=max_gaussians)
     source = own_file if own_file is not None else where.source
-    if source is None:
+    if not isinstance(source, Path):
         raise ConfigError(f"{scene}: a store does not hold the scene's own file; give it with --file")
     if not source.exists():
         raise ConfigError(f"{source}: no such scene")

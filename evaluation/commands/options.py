@@ -23,6 +23,7 @@ from chorus_common.runtime.options import (
     split_option,
     stores_option,
 )
+from chorus_common.runtime.store_path import StorePathType
 from evaluation.results import text_table
 
 Command = Callable[..., Any]
@@ -30,7 +31,7 @@ Command = Callable[..., Any]
 #: -> stores
 scene_stores_option = stores_option(required=False, default="the manifest's own files")
 #: -> manifest
-scene_manifest_option = manifest_option(default="every scene of the stores")
+scene_manifest_option = manifest_option(default="every scene of the stores", kind=StorePathType())
 #: -> out
 result_option = out_option("Result file (JSON).", FILE)
 #: -> split
@@ -130,7 +131,11 @@ text_source_options = bundle(
     _source_kind,
     click.option("--encoder", type=PATH, help="Student (or another checkpoint), a path or a name: row 'student'."),
     click.option("--random", is_flag=True, help="Add the row 'random': the same architecture with random weights."),
-    click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C] in the text space: row 'features'."),
+    click.option(
+        "--features",
+        type=StorePathType(),
+        help="Folder of <scene id>.npy [N, C] in the text space: row 'features'.",
+    ),
     click.option("--teacher", help="Text-aligned teacher to ask.  [default: the first that has a text side]"),
     click.option(
         "--text",
@@ -153,7 +158,7 @@ encoder_source_options = bundle(
     click.option("--random/--no-random", default=True, help="The row 'random': the same architecture, random weights."),
     click.option(
         "--features",
-        type=PATH,
+        type=StorePathType(),
         help="Folder with clean/<scene id>.npy and <perturbation>/<scene id>.npy: row 'features'. See --export.",
     ),
     seed_option("Seed of noise, subsampling and random weights."),

@@ -9,7 +9,7 @@ import click
 
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.options import PATH, seed_option, workers_option
-from chorus_common.runtime.store_path import StorePath
+from chorus_common.runtime.store_path import StorePath, StorePathType
 from evaluation.commands.options import (
     encoder_device_option,
     finish,
@@ -33,7 +33,7 @@ from evaluation.results import command_line, result_document, write_result
 @hold_out_option
 @space_option
 @click.option("--encoder", type=PATH, help="Student or encoder, a path or a name: rows 'trained' and 'random'.")
-@click.option("--features", type=PATH, help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
+@click.option("--features", type=StorePathType(), help="Folder of <scene id>.npy [N, C], any C: row 'features'.")
 @click.option("--teacher", help="A dense teacher of the stores, lifted: row 'lifted_teacher'.")
 @click.option(
     "--points-per-scene",
@@ -52,13 +52,13 @@ from evaluation.results import command_line, result_document, write_result
 @encoder_device_option()
 def probe_command(
     stores: tuple[StorePath, ...],
-    manifest: Path | None,
+    manifest: StorePath | None,
     train_splits: tuple[str, ...],
     split: str,
     hold_out: str,
     label_space: str,
     encoder: Path | None,
-    features: Path | None,
+    features: StorePath | None,
     teacher: str | None,
     points_per_scene: int,
     balance: Any,

@@ -31,7 +31,8 @@ def write_coloured_file(
     the file: where no manifest names it, the Gaussians of the cache are written in the order of the file's rows.
     """
     gaussians = scene.gaussians
-    source, lod = scene.where.source, scene.where.lod
+    given, lod = scene.where.source, scene.where.lod
+    source = given if isinstance(given, Path) else None  # of a bucket's, the Gaussians are written
     if source is not None and (not source.exists() or probe(source, lod=lod).n_gaussians != gaussians.source_rows):
         source = None  # the manifest of a store may outlive its files
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     "--teachers",
     multiple=True,
     metavar="NAME[=SPEC]",
-    help="Take NAME_feat.npy as the teacher SPEC's. May be given several times.  [default: all that is there]",
+    help="Take NAME_feat.npy as the teacher SPEC's, and call it NAME. May be given several times.  [default: all that "
+    "is there]",
+)
+@click.option(
+    "--rename",
+    multiple=True,
+    metavar="NAME=TEACHER",
+    help="Call the teacher of NAME_feat.npy TEACHER in the store. May be given several times.",
 )
 @config_option("docs/guide/exchange.md")
 @set_option()
@@ -39,8 +46,8 @@ if TYPE_CHECKING:
 @shard_option()
 def import_command(
     folder: Path | None, manifest: Path | None, store: StorePath, split: str | None, dataset: str | None,
-    as_json: bool, teachers: tuple[str, ...], config_path: Path | None, settings: tuple[str, ...],
-    alignment: AlignmentSettings, shard: str, **how: Any,
+    as_json: bool, teachers: tuple[str, ...], rename: tuple[str, ...], config_path: Path | None,
+    settings: tuple[str, ...], alignment: AlignmentSettings, shard: str, **how: Any,
 ) -> int:  # fmt: skip
     """Publish caches from features per Gaussian that lie beside the scenes.
 
@@ -54,7 +61,7 @@ def import_command(
     from stage1_render_teachers.exchange.folder_rows import folder_rows
     from stage1_render_teachers.exchange.import_run import run_import
     from stage1_render_teachers.exchange.settings import ImportConfig
-    from stage1_render_teachers.exchange.teacher_options import parse_teachers
+    from stage1_render_teachers.exchange.teacher_options import parse_teachers, store_names
     from stage1_render_teachers.rows import parse_shard, select_rows, shard_rows
 
     config = load_config(ImportConfig, config_path, [*settings, *aligned_settings(alignment)])
@@ -68,7 +75,8 @@ def import_command(
     index, count = parse_shard(shard)
     specs = parse_teachers(teachers, required=False)
     summary = run_import(
-        shard_rows(rows, index, count), store, config, run_config(**how), specs, calibration_rows=rows
+        shard_rows(rows, index, count), store, config, run_config(**how), specs, store_names(specs, rename),
+        calibration_rows=rows,
     )  # fmt: skip
     click.echo(json.dumps(summary.as_dict()) if as_json else summary_line(summary, store))
     return EXIT_SOME_FAILED if summary.failures else EXIT_DONE

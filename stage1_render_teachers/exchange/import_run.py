@@ -30,7 +30,7 @@ from stage1_render_teachers.plan import TeacherPlan, standardiser_path
 from stage1_render_teachers.run import RunSummary, run_jobs
 from stage1_render_teachers.settings import RunConfig
 from stage1_render_teachers.store import prepare_store
-from stage1_render_teachers.teachers.protocol import split_name, teacher_name
+from stage1_render_teachers.teachers.protocol import teacher_name
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class FeatureSample:
 
 def run_import(
     rows: Sequence[ManifestRow], store: StorePath, config: ImportConfig, run: RunConfig, specs: Mapping[str, str],
-    *, calibration_rows: Sequence[ManifestRow] | None = None,
+    names: Mapping[str, str] | None = None, *, calibration_rows: Sequence[ManifestRow] | None = None,
 ) -> RunSummary:  # fmt: skip
     """Publish the cache of every scene in `rows` under `store` from the features beside it.
 
     specs: stem -> teacher's spec ("" = what the folders say, or `imported:<stem>`); of every scene just these stems
     are taken, and a scene without one of them fails. None named: whatever lies beside each scene.
+    names: stem -> what its teacher is called in the store; by default as its spec is.
     `calibration_rows`: what missing standardisers are fitted on (default: `rows`); shards pass the whole manifest.
     Raises ChorusError for what concerns the import as a whole; scenes fail one by one.
     """
@@ -70,15 +71,14 @@ def run_import(
             f"none of {len(everything)} scenes has {absent[0]}_feat.npy beside it; chorus-data index makes a manifest "
             "of the folders that hold features"
         )
-    given = {stem: split_name(specs.get(stem, "")) for stem in sorted(having)}
-    origins = {stem: origin_of(stem, spec, having[stem]) for stem, (_, spec) in given.items()}
-    names = {stem: own or teacher_name(origins[stem].spec) for stem, (own, _) in given.items()}
-    if len(set(names.values())) < len(names):
-        listed = ", ".join(names.values())
+    origins = {stem: origin_of(stem, specs.get(stem, ""), having[stem]) for stem in sorted(having)}
+    called = {stem: (names or {}).get(stem) or teacher_name(origin.spec) for stem, origin in origins.items()}
+    if len(set(called.values())) < len(called):
+        listed = ", ".join(called.values())
         raise ConfigError(f"two kinds of features are of one teacher ({listed}); --teachers tells them apart")
     with open_pool(run) as pool:
         teachers = {
-            stem: _planned(stem, names[stem], origin, having[stem], store, config, pool)
+            stem: _planned(stem, called[stem], origin, having[stem], store, config, pool)
             for stem, origin in origins.items()
         }
         jobs = [

@@ -1,54 +1,58 @@
 """SAM's mask decoder for many point prompts of one picture: the stock numbers for a fraction of the work.
 
 The stock decoder (segment_anything/modeling/transformer.py, mask_decoder.py) repeats the picture's tokens for every
-prompt and projects all of them again and again. Two facts make most of that needless, and both are exact:
-
-- before the first update the picture's tokens are the same for every prompt, so the first block's keys, values and
-  queries of the picture are computed once;
-- a prompt has T tokens (7 for one point) and the picture N (4,096), so a projection of the picture followed by a
-  product with the prompt's tokens is cheaper the other way round. For head h, q_t . (W_h x_n) = (W_h^T q_t) . x_n: two
-  products with 8 x T columns in place of the projections' 128 and the update's 128 x 256.
-
-Masks are drawn (the two transposed convolutions, a third of what is left) only for prompts of which some output is
-predicted to be good enough, and only where the picture is: not over the padding.
+prompt. Here they stay in the form of sam_tokens.py, whose larger part all prompts share, up to the first transposed
+convolution. Masks are drawn (the two transposed convolutions, half of the work) only for prompts of which some output
+is predicted to be good enough, and only where the picture is: not over the padding.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from stage1_render_teachers.teachers.norm_gelu import norm_gelu
 from stage1_render_teachers.teachers.onednn import add_products, linear, products
+from stage1_render_teachers.teachers.sam_tokens import (
+    PromptTokens,
+    SharedBlock,
+    SharedNorm,
+    bare,
+    by_head,
+    centred,
+    look,
+    normalise,
+    out_of_heads,
+    write,
+)
 
 
 @dataclass(frozen=True)
-class PictureTokens:
-    """What all prompts of one picture share; h heads of d channels, N = side^2 tokens.
-
-    source [N, C]: the embedding with the "no mask" prompt added. position: per attention that looks at updated tokens,
-    its projection of the position code, [h, d, N]. keys, values, queries: of the first block, [h, d, N].
-    """
+class SharedPicture:
+    """What all prompts of one picture share: per block its tables and the norm at its end, the tables of the last
+    look, and `base` (sam_tokens.py) at the start [N, C] and after the first transposed convolution [N, 2 x 2 x C / 4];
+    N = side^2 tokens. first, second: the weights of the two transposed convolutions as matrices."""
 
     side: int
-    source: Tensor
-    keys: Tensor
-    values: Tensor
-    queries: Tensor
-    position: tuple[tuple[Tensor, Tensor | None], ...]
+    first: Tensor
+    second: Tensor
+    base: Tensor
+    blocks: tuple[tuple[SharedBlock, SharedNorm], ...]
+    final: SharedBlock
+    raised: Tensor
 
 
 @dataclass(frozen=True)
 class DecodedPrompts:
-    """Answers to P prompts before the masks are drawn: quality [P, 3] (SAM's predicted IoU), picture tokens [P, N, C]
-    and mask tokens [P, 3, C] after the last block."""
+    """Answers to P prompts before the masks are drawn: quality [P, 3] (SAM's predicted IoU), the picture's tokens and
+    the mask tokens [P, 3, C] after the last block; the picture's tokens in parts, as many prompts each as were worked
+    on together."""
 
     quality: Tensor
-    picture: Tensor
+    picture: tuple[PromptTokens, ...]
     tokens: Tensor
 
 
@@ -59,169 +63,133 @@ class PointDecoder:
         self._prompts, self._decoder = prompt_encoder, mask_decoder
         self._transformer = mask_decoder.transformer
 
-    def share(self, embedding: Tensor) -> PictureTokens:
+    def share(self, embedding: Tensor) -> SharedPicture:
         """The shared part of a picture's embedding [C, side, side]."""
         no_mask = self._prompts.no_mask_embed.weight.reshape(-1, 1, 1)
-        source = (embedding + no_mask).flatten(1).T.contiguous()  # [N, C]
+        base = source = (embedding + no_mask).flatten(1).T.contiguous()  # [N, C]
         position = self._prompts.get_dense_pe()[0].flatten(1).T  # [N, C]
-        first, *others = self._transformer.layers
-        placed = source + position
-        to_image, to_token = first.cross_attn_token_to_image, first.cross_attn_image_to_token
-        later = [
-            (
-                _by_head(position @ layer.cross_attn_token_to_image.k_proj.weight.T, _heads(layer)),
-                _by_head(position @ layer.cross_attn_image_to_token.q_proj.weight.T, _heads(layer)),
-            )
-            for layer in others
-        ]
+        blocks = []
+        spread: list[Tensor] = []  # per block so far what a head's channel adds to a token, [h, d, C]
+        constants = base.new_zeros(1, base.shape[1])  # [J, C]: biases in the constant row of every block so far
+        for k, layer in enumerate(self._transformer.layers):
+            tables = _tables(layer, base, position, first=k == 0)
+            writes, norm = layer.cross_attn_image_to_token, layer.norm4
+            spread.append(out_of_heads(writes.out_proj, writes.num_heads))
+            constants[-1] += writes.out_proj.bias
+            base, constants, spread = centred(base), centred(constants), [centred(s) for s in spread]
+            meets = tuple(s @ base.T for s in spread)
+            blocks.append((tables, SharedNorm(base.square().sum(dim=-1), meets, constants @ base.T)))
+            base, spread = base * norm.weight, [s * norm.weight for s in spread]
+            constants = torch.cat([constants * norm.weight, norm.bias[None]])
         final = self._transformer.final_attn_token_to_image
-        return PictureTokens(
-            side=embedding.shape[-1],
-            source=source,
-            keys=_by_head(to_image.k_proj(placed), to_image.num_heads),
-            values=_by_head(to_image.v_proj(source), to_image.num_heads),
-            queries=_by_head(to_token.q_proj(placed), to_token.num_heads),
-            position=(*later, (_by_head(position @ final.k_proj.weight.T, final.num_heads), None)),
+        heads = final.num_heads
+        last = SharedBlock(
+            keys=by_head(base @ final.k_proj.weight.T, heads),
+            values=by_head(base @ final.v_proj.weight.T, heads).transpose(1, 2).contiguous(),
+            key_places=by_head(position @ final.k_proj.weight.T, heads),
+            queries=None,
+            query_places=None,
         )
+        first, second = (_as_matrix(self._decoder.output_upscaling[k]) for k in (0, 3))
+        return SharedPicture(embedding.shape[-1], first, second, source, tuple(blocks), last, base @ first.T)
 
-    def decode(self, picture: PictureTokens, points: Tensor) -> DecodedPrompts:
-        """Answers to single foreground points [P, 2] (x, y in the encoder's pixels)."""
+    def decode(self, picture: SharedPicture, points: Tensor, together: int | None = None) -> DecodedPrompts:
+        """Answers to single foreground points [P, 2] (x, y in the encoder's pixels).
+
+        together: prompts whose picture tokens are worked on at once, all by default. The prompts' own tokens always
+        are: what they cost is reading the weights of the network.
+        """
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, _ = self._prompts(points=(points[:, None], labels), boxes=None, masks=None)
-        decoder = self._decoder
+        decoder, layers = self._decoder, self._transformer.layers
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(points), -1, -1)
         code = torch.cat([output, sparse], dim=1)  # [P, T, C], also its own position code
-        x, tokens = code, picture.source[None]
-        for k, layer in enumerate(self._transformer.layers):
+        together = together or len(points)
+        rows = (code.shape[1] - 1) * layers[0].cross_attn_image_to_token.num_heads
+        tokens = [bare(len(part), rows, len(layers), picture.base) for part in code.split(together)]
+
+        def read(attention: Any, x: Tensor, block: SharedBlock) -> Tensor:
+            queries = attention.q_proj(x).split(together)
+            seen = torch.cat([look(attention, part, block, t) for part, t in zip(queries, tokens)])
+            merged: Tensor = attention.out_proj(seen)
+            return merged
+
+        x = code
+        for layer, (block, norm) in zip(layers, picture.blocks, strict=True):
             x = layer.self_attn(x, x, x) if layer.skip_first_layer_pe else x + layer.self_attn(x + code, x + code, x)
             x = layer.norm1(x)
-            if k == 0:
-                x = layer.norm2(x + _look_shared(layer.cross_attn_token_to_image, x + code, picture))
-            else:
-                x = layer.norm2(
-                    x + _look(layer.cross_attn_token_to_image, x + code, tokens, picture.position[k - 1][0])
-                )
+            x = layer.norm2(x + read(layer.cross_attn_token_to_image, x + code, block))
             x = layer.norm3(x + layer.mlp(x))
-            if k == 0:
-                tokens = _write_shared(layer.cross_attn_image_to_token, x + code, x, picture)
-            else:
-                tokens = _write(layer.cross_attn_image_to_token, x + code, x, tokens, picture.position[k - 1][1])
-            tokens = layer.norm4(tokens)
-        final = self._transformer.final_attn_token_to_image
-        read = [0, *range(2, 1 + decoder.num_mask_tokens)]  # quality and the three masks; nobody reads the others
-        x, code = x[:, read], code[:, read]
-        x = self._transformer.norm_final_attn(x + _look(final, x + code, tokens, picture.position[-1][0]))
-        return DecodedPrompts(decoder.iou_prediction_head(x[:, 0])[:, 1:], tokens, x[:, 1:])
+            writes = layer.cross_attn_image_to_token
+            parts = zip(writes.k_proj(x + code).split(together), writes.v_proj(x).split(together), tokens)
+            tokens = [normalise(layer.norm4, norm, write(writes, k, v, block, t)) for k, v, t in parts]
+        chosen = [0, *range(2, 1 + decoder.num_mask_tokens)]  # quality and the three masks; nobody reads the others
+        x, code = x[:, chosen], code[:, chosen]
+        x = x + read(self._transformer.final_attn_token_to_image, x + code, picture.final)
+        x = self._transformer.norm_final_attn(x)
+        return DecodedPrompts(decoder.iou_prediction_head(x[:, 0])[:, 1:], tuple(tokens), x[:, 1:])
 
-    def draw(self, answers: DecodedPrompts, chosen: Tensor, side: int, rows: int, cols: int) -> Tensor:
-        """Logits [K, 3, 4 side, 4 side] of the `chosen` [K] prompts: the first rows x cols of the side x side tokens
-        are drawn, the rest is 0."""
+    def draw(self, picture: SharedPicture, answers: DecodedPrompts, chosen: Tensor, rows: int, cols: int) -> Tensor:
+        """Logits [K, 3, 4 side, 4 side] of the prompts for which `chosen` [P] bool is true: the first rows x cols of
+        the side x side tokens are drawn, the rest is 0."""
+        side = picture.side
+        mlps = self._decoder.output_hypernetworks_mlps[1:]
+        words = torch.stack([mlp(x) for mlp, x in zip(mlps, answers.tokens[chosen].unbind(1))], dim=1)  # [K, 3, C / 8]
+        logits = words.new_zeros(len(words), words.shape[1], 4 * side, 4 * side)
+        done = 0
+        for tokens, wanted in zip(answers.picture, chosen.split([len(part.rows) for part in answers.picture])):
+            count = int(wanted.sum())
+            if count:
+                part = slice(done, done + count)
+                logits[part, :, : 4 * rows, : 4 * cols] = self._draw(
+                    picture, tokens.of(wanted), words[part], rows, cols
+                )
+                done += count
+        return logits
+
+    def _draw(self, picture: SharedPicture, tokens: PromptTokens, words: Tensor, rows: int, cols: int) -> Tensor:
+        """Logits [K, 3, 4 rows, 4 cols] of all prompts of `tokens`, products with their `words` [K, 3, C / 8]."""
         first, norm, act, second, _ = self._decoder.output_upscaling
-        x = answers.picture[chosen].unflatten(1, (side, side))[:, :rows, :cols]  # [K, rows, cols, C]
-        x = _upscale(x, first)  # [K, rows, cols, 2 x 2, C / 4]
-        x = act(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = _upscale(x, second, gelu=True)  # [K, rows, cols, 2 x 2, 2 x 2, C / 8]
-        mlps = self._decoder.output_hypernetworks_mlps
-        words = torch.stack([mlp(answers.tokens[chosen, i]) for i, mlp in enumerate(mlps[1:])], dim=2)  # [K, C/8, 3]
-        logits = products(x.flatten(1, -2), words.transpose(1, 2))  # [K, rows * cols * 16, 3]
-        logits = logits.view(len(chosen), rows, cols, 2, 2, 2, 2, words.shape[-1]).permute(0, 7, 1, 3, 5, 2, 4, 6)
-        logits = logits.reshape(len(chosen), words.shape[-1], 4 * rows, 4 * cols)
-        return F.pad(logits, (0, 4 * (side - cols), 0, 4 * (side - rows)))
+        square = (picture.side, picture.side)
+
+        def part(x: Tensor) -> Tensor:
+            """[K, A, N] -> [K, rows * cols, A]."""
+            return x.unflatten(-1, square)[..., :rows, :cols].flatten(-2).transpose(1, 2)
+
+        raised = tokens.rows @ picture.first.T  # [K, rows of tokens, 2 x 2 x C / 4]
+        raised[:, -1] += first.bias.repeat(4)  # the last row's weight is 1
+        shared = picture.raised.unflatten(0, square)[:rows, :cols].flatten(0, 1) * part(tokens.scale)
+        x = add_products(shared, part(tokens.weights).contiguous(), raised.transpose(1, 2)).unflatten(-1, (4, -1))
+        x = norm_gelu(x, norm, act)
+        x = linear(x, picture.second, second.bias.repeat(4), gelu=True)  # [K, rows * cols, 2 x 2, 2 x 2 x C / 8]
+        x = x.unflatten(-1, (4, -1)).flatten(1, -2)  # [K, rows * cols * 16, C / 8]
+        logits = products(words, x).view(*words.shape[:2], rows, cols, 2, 2, 2, 2)
+        return logits.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
 
 
-def _heads(layer: Any) -> int:
-    return int(layer.cross_attn_token_to_image.num_heads)
+def _tables(layer: Any, base: Tensor, position: Tensor, first: bool) -> SharedBlock:
+    """Projections of a block's `base` and position code, both [N, C]."""
+    looks, writes = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+    heads = looks.num_heads
+    if first:
+        placed = base + position
+        return SharedBlock(
+            keys=by_head(placed @ looks.k_proj.weight.T, heads),
+            values=by_head(looks.v_proj(base), heads).transpose(1, 2).contiguous(),
+            key_places=None,
+            queries=by_head(writes.q_proj(placed), heads),
+            query_places=None,
+        )
+    return SharedBlock(
+        keys=by_head(base @ looks.k_proj.weight.T, heads),
+        values=by_head(base @ looks.v_proj.weight.T, heads).transpose(1, 2).contiguous(),
+        key_places=by_head(position @ looks.k_proj.weight.T, heads),
+        queries=by_head(base @ writes.q_proj.weight.T, heads),
+        query_places=by_head(position @ writes.q_proj.weight.T, heads),
+    )
 
 
-def _by_head(x: Tensor, heads: int) -> Tensor:
-    """[N, heads * d] -> [heads, d, N]."""
-    return x.T.unflatten(0, (heads, -1)).contiguous()
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    """[P, T, heads * d] -> [P, heads, T, d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _rows_of_heads(linear: Any, heads: int) -> Tensor:
-    """Weight [heads * d, C] of a projection into heads -> [heads, d, C]."""
-    weight: Tensor = linear.weight
-    return weight.unflatten(0, (heads, -1))
-
-
-def _heads_times(x: Tensor, shared: Tensor) -> Tensor:
-    """x [P, h, T, a] times a matrix [h, a, b] per head that all prompts share: [P, h, T, b]."""
-    if len(x) == 1:
-        return (x[0] @ shared)[None]
-    out = x.transpose(0, 1).flatten(1, 2) @ shared  # [h, P * T, b]: a plain product would copy `shared` P times
-    return out.unflatten(1, (len(x), -1)).transpose(0, 1)
-
-
-def _merge(attention: Any, x: Tensor) -> Tensor:
-    """[P, heads, T, d] -> out_proj -> [P, T, C]."""
-    merged: Tensor = attention.out_proj(x.transpose(1, 2).flatten(2))
-    return merged
-
-
-def _look_shared(attention: Any, asks: Tensor, picture: PictureTokens) -> Tensor:
-    """The prompt's tokens [P, T, C] attend to the picture's shared ones."""
-    q = _split(attention.q_proj(asks), attention.num_heads)  # [P, h, T, d]
-    scores = q @ picture.keys / math.sqrt(q.shape[-1])  # [P, h, T, N]
-    return _merge(attention, scores.softmax(dim=-1) @ picture.values.transpose(1, 2))
-
-
-def _write_shared(attention: Any, asks: Tensor, x: Tensor, picture: PictureTokens) -> Tensor:
-    """The picture's shared tokens attend to the prompt's: updated tokens [P, N, C]."""
-    k = _split(attention.k_proj(asks), attention.num_heads)
-    scores = _heads_times(k / math.sqrt(k.shape[-1]), picture.queries)  # [P, h, T, N]
-    return _update(attention, scores, x, picture.source.expand(len(asks), -1, -1))
-
-
-def _look(attention: Any, asks: Tensor, tokens: Tensor, position: Tensor) -> Tensor:
-    """The prompt's tokens [P, T, C] attend to the picture's own tokens [P, N, C]."""
-    heads = attention.num_heads
-    q = _split(attention.q_proj(asks), heads)
-    q = q / math.sqrt(q.shape[-1])  # the keys' bias moves all scores of a row alike: it leaves the softmax as it is
-    weights = _score(q, q @ _rows_of_heads(attention.k_proj, heads), tokens, position).softmax(dim=-1)  # [P, h, T, N]
-    seen = products(weights.flatten(1, 2), tokens.transpose(1, 2)).unflatten(1, weights.shape[1:3])  # [P, h, T, C]
-    values = seen @ _rows_of_heads(attention.v_proj, heads).transpose(1, 2)  # [P, h, T, d]
-    bias = attention.v_proj.bias.view(heads, 1, -1)
-    return _merge(attention, values + bias)
-
-
-def _write(attention: Any, asks: Tensor, x: Tensor, tokens: Tensor, position: Tensor | None) -> Tensor:
-    """The picture's own tokens [P, N, C] attend to the prompt's: updated tokens [P, N, C]."""
-    heads = attention.num_heads
-    k = _split(attention.k_proj(asks), heads)
-    k = k / math.sqrt(k.shape[-1])
-    assert position is not None
-    scores = _score(k, k @ _rows_of_heads(attention.q_proj, heads), tokens, position)
-    scores = scores + k @ attention.q_proj.bias.view(heads, -1, 1)
-    return _update(attention, scores, x, tokens)
-
-
-def _score(small: Tensor, wide: Tensor, tokens: Tensor, position: Tensor) -> Tensor:
-    """Products [P, h, T, N] of the prompt's tokens with picture tokens [P, N, C] and their position code.
-
-    small [P, h, T, d], wide [P, h, T, C]: a token before and after the transposed projection; position [h, d, N].
-    """
-    placed = _heads_times(small, position)  # [P, h, T, N]
-    return add_products(placed.flatten(1, 2), wide.flatten(1, 2), tokens).view_as(placed)
-
-
-def _update(attention: Any, scores: Tensor, x: Tensor, tokens: Tensor) -> Tensor:
-    """tokens [P, N, C] + what they read from the prompt's tokens x [P, T, C] with scores [P, h, T, N]."""
-    heads = attention.num_heads
-    v = _split(attention.v_proj(x), heads)  # [P, h, T, d]
-    out = attention.out_proj.weight.T.unflatten(0, (heads, -1))  # [h, d, C]
-    written = (v @ out).flatten(1, 2)  # [P, h * T, C]
-    # All of a picture token's weights sum to one per head, so the bias goes in once, with the first head's values.
-    written[:, : v.shape[2]] += attention.out_proj.bias
-    weights = scores.softmax(dim=2).flatten(1, 2)
-    return add_products(tokens, weights.transpose(1, 2), written.transpose(1, 2))
-
-
-def _upscale(x: Tensor, convolution: Any, gelu: bool = False) -> Tensor:
-    """ConvTranspose2d of kernel and stride 2 on channels-last tokens [..., C] -> [..., 4 (2 x 2 pixels), D]."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [2 x 2 x D, C]
-    return linear(x, weight, convolution.bias.repeat(4), gelu).unflatten(-1, (4, -1))
+def _as_matrix(convolution: Any) -> Tensor:
+    """ConvTranspose2d of kernel and stride 2 as a matrix [2 x 2 x D, C] for channels-last tokens."""
+    weight: Tensor = convolution.weight
+    return weight.permute(2, 3, 1, 0).flatten(0, 2)

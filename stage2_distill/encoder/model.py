@@ -92,6 +92,10 @@ class Encoder(nn.Module):
         assert isinstance(stage, Stage)
         return stage
 
+    def units(self) -> list[nn.Module]:
+        """Its blocks and, last, itself: what is worth sharing out among processes as a whole."""
+        return [*(module for module in self.modules() if isinstance(module, Block)), self]
+
     def hierarchy(
         self,
         batch: PointBatch,

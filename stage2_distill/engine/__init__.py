@@ -6,5 +6,5 @@ loop.py           a run: folder, resume, prefetching, progress, logs, validation
 settings.py       the settings that all recipes share
 optim.py schedule.py ema.py seeds.py means.py prefetch.py
 checkpointing.py run_folder.py logs.py interruptions.py
-distributed.py synced_norm.py
+distributed.py synced_norm.py sharding.py
 """

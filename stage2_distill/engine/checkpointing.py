@@ -8,6 +8,7 @@ there is.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.runtime.errors import WeightsError
 from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.optim import load_optimizer_tensors, optimizer_tensors
+from stage2_distill.engine.sharding import placed
 
 SCHEMA = 2
 _ADVICE = "delete it to start the run anew"
@@ -45,14 +47,20 @@ class TrainingProgress:
     memory: dict[str, float] = field(default_factory=dict)
 
 
-def save_state(
-    path: Path, progress: TrainingProgress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None
-) -> None:
-    """Write the state atomically: a crash or a full disk leaves the previous file as it was."""
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, Tensor]:
+    """All tensors of a state by the names that they have in its file; shared out where the model is."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(optimizer).items()}
     if ema is not None:
         tensors |= {f"ema/{k}": v for k, v in ema.tensors.items()}
+    return tensors
+
+
+def save_state(path: Path, progress: TrainingProgress, tensors: Mapping[str, Tensor]) -> None:
+    """Write the state atomically: a crash or a full disk leaves the previous file as it was.
+
+    tensors: whole ones, named as `state_tensors` does.
+    """
     flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     header = {"schema": SCHEMA, "progress": progress.__dict__}
     write_bytes_atomically(path, save_tensors(flat, {"chorus": json.dumps(header, sort_keys=True)}))
@@ -68,16 +76,21 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, e
         if unknown := sorted(parts.keys() - {"model", "optim", "ema"}):
             raise KeyError(unknown[0])
         progress = TrainingProgress(**header["progress"])
-        model.load_state_dict(parts["model"])
+        model.load_state_dict(_placed(parts["model"], model.state_dict()))
         load_optimizer_tensors(optimizer, parts["optim"])
         if ema is not None:
             for name, tensor in ema.tensors.items():
-                tensor.copy_(parts["ema"][name])
+                tensor.copy_(placed(parts["ema"][name], tensor))
     except (RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{path}: training state of another model ({str(error).splitlines()[0]}); {_ADVICE}"
         ) from None
     return progress
+
+
+def _placed(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors placed as those of the same names; names that are not there are left for the model to refuse."""
+    return {name: placed(value, like[name]) if name in like else value for name, value in tensors.items()}
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from chorus_common.runtime.errors import ConfigError
+from stage2_distill.engine.sharding import is_shared_out
 
 #: How long processes wait for each other: the first one validates and scores while the others wait.
 PATIENCE = timedelta(hours=24)
@@ -68,10 +69,13 @@ class Processes:
         return count * self.world / total if total > 0 else 1.0
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Mean of every gradient over all processes; a missing one counts as zero; where all lack it, it stays so."""
-        if self.world == 1:
+        """Mean of every gradient over all processes; a missing one counts as zero; where all lack it, it stays so.
+
+        Gradients of shared-out parameters are means already.
+        """
+        parameters = [p for p in model.parameters() if p.requires_grad and not is_shared_out(p)]
+        if self.world == 1 or not parameters:
             return
-        parameters = [p for p in model.parameters() if p.requires_grad]
         present = torch.tensor(
             [p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device
         )

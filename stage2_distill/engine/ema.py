@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from stage2_distill.engine.sharding import local
+
 
 class EMA:
     """Exponential moving average of a model's parameters; buffers are copied.
@@ -12,7 +14,7 @@ class EMA:
     decay(s) = min(decay, (1 + s) / (10 + s)): a plain average while the run is young.
 
     Attributes:
-        tensors: the averaged state dict.
+        tensors: the averaged state dict, shared out where the model is.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,8 +29,8 @@ class EMA:
         old, new = [], []
         for key, value in model.state_dict().items():
             if key in self._parameters and value.is_floating_point():
-                old.append(self.tensors[key])
-                new.append(value.detach())
+                old.append(local(self.tensors[key]))
+                new.append(local(value.detach()))
             else:
                 self.tensors[key].copy_(value)
         torch._foreach_lerp_(old, new, 1 - decay)

@@ -14,7 +14,7 @@ import torch
 from chorus_common.runtime.devices import choose_precision
 from chorus_common.runtime.progress import Progress as Reporter
 from chorus_common.runtime.progress import progress as report_progress
-from stage2_distill.engine.checkpointing import load_state, save_state
+from stage2_distill.engine.checkpointing import save_state
 from stage2_distill.engine.distributed import Processes, process_group
 from stage2_distill.engine.interruptions import stop_on_signal, survive_full_disk
 from stage2_distill.engine.logs import RunLog
@@ -56,9 +56,7 @@ class Run(Generic[B]):
         self.folder.check(recipe.identity)
         self.trainer = Trainer(recipe, processes)
         if self.folder.state.exists():
-            trainer = self.trainer
-            trainer.progress = load_state(self.folder.state, trainer.model, trainer.optimizer, trainer.ema)
-            recipe.memory.update(trainer.progress.memory)
+            self.trainer.load(self.folder.state)
         if processes.main:  # last: a start that is refused leaves the folder free
             self.folder.record(recipe.identity)
 
@@ -106,9 +104,10 @@ class Run(Generic[B]):
 
     def _validate(self, step: int, log: RunLog | None, reporter: Reporter | None) -> None:
         """Log a validation pass and keep what was best."""
+        weights = self.trainer.weights()
         if log is None or reporter is None:
             return
-        found = self.recipe.validate(self.trainer.weights(), step + 1)
+        found = self.recipe.validate(weights, step + 1)
         if found is None:
             return
         log.write("validation", step, dict(found.record))
@@ -122,11 +121,12 @@ class Run(Generic[B]):
 
     def _save(self, reporter: Reporter | None, *, final: bool) -> None:
         """State, and what the recipe saves. A full disk in mid-run costs one checkpoint, not the run."""
+        trainer, progress = self.trainer, self.trainer.progress
+        state, weights = trainer.state(), trainer.weights()
         if not self.processes.main:
             return
-        trainer, progress = self.trainer, self.trainer.progress
         progress.memory = dict(self.recipe.memory)
         cost = "checkpoint not saved; the previous one is kept"
         with contextlib.nullcontext() if reporter is None else survive_full_disk(reporter.say, cost):
-            save_state(self.folder.state, progress, trainer.model, trainer.optimizer, trainer.ema)
-            self.recipe.save(self.folder.path, trainer.weights(), progress.step, final=final)
+            save_state(self.folder.state, progress, state)
+            self.recipe.save(self.folder.path, weights, progress.step, final=final)

@@ -9,20 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from stage2_distill.engine.settings import OptimSettings
+from stage2_distill.engine.sharding import is_shared_out, placed
 
 
 def parameter_groups(model: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
-    """Groups of named parameters: {place in the model} x {decay, no decay}.
+    """Groups of named parameters: {place in the model} x {decay, no decay} x {whole, shared out}.
 
     Weight decay pulls matrices only, unless `optim.decay` is "all". Each group carries "names" in the order of its
     "params" and "lr_scale" against the schedule (`lr_scale`).
     """
     stages = 1 + max((_stage(n) for n, _ in model.named_parameters()), default=0)
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        key = (lr_scale(name, stages, optim), parameter.ndim > 1 or optim.decay == "all")
+        decays = parameter.ndim > 1 or optim.decay == "all"
+        # fused updates do not take whole and shared tensors together
+        key = (lr_scale(name, stages, optim), decays, is_shared_out(parameter))
         if key not in groups:
             groups[key] = {
                 "params": [],
@@ -98,4 +101,4 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         name, _, field = key.rpartition("/")
         parameter = by_name[name]
         # AdamW keeps `step` as a CPU scalar; moments live beside their parameter
-        optimizer.state[parameter][field] = value.clone() if field == "step" else value.to(parameter).clone()
+        optimizer.state[parameter][field] = value.clone() if field == "step" else placed(value, parameter).clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -46,11 +46,13 @@ class Loss:
         averaged: numbers that the recipe gets back in `after_step` as their mean over the whole batch and all
             processes. Every forward pass has the same ones, in the same order. They are read from the device after the
             backward pass, with everything else.
+        idle: of `Recipe.shard_units`, those that were called for the other processes' sake alone.
     """
 
     total: Tensor | None
     measured: Mapping[str, Measured] = field(default_factory=dict)
     averaged: Mapping[str, Number] = field(default_factory=dict)
+    idle: Sequence[nn.Module] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,14 @@ class Recipe(ABC, Generic[B]):
     def prepare(self, processes: Processes) -> None:
         """Whatever takes time and is not needed to know whether the folder holds another run."""
         self.processes = processes
+
+    def shard_units(self) -> Sequence[nn.Module]:
+        """Parts of `model` that `config.sharding` may share out among processes, inner ones first; () = none.
+
+        They are called through their forward, the same ones in the same order in every forward pass of every process:
+        the processes wait for each other there.
+        """
+        return ()
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser of `model`; its groups carry "names" and "lr_scale" (`optim.parameter_groups`)."""

@@ -20,7 +20,8 @@ from chorus_common.runtime.errors import ConfigError
 
 #: Settings that change speed or safety but no number, so that a run may be continued with other values.
 FREE = (
-    "threads", "checkpoint_every", "wandb", "workers", "memory_mb", "data.workers", "data.prefetch", "data.memory_mb",
+    "threads", "sharding", "checkpoint_every", "wandb", "workers", "memory_mb", "data.workers", "data.prefetch",
+    "data.memory_mb",
 )  # fmt: skip
 
 

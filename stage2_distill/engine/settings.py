@@ -26,6 +26,9 @@ class EngineSettings(Config):
         wandb: project of Weights & Biases to log to, beside TensorBoard ("" = none).
         sync_batch_norm: BatchNorm counts the rows of all processes, so that their number changes no result; else each
             process counts its own, and running statistics are averaged after every step.
+        sharding: "full" shares out the encoder's weights, gradients, moments and averaged weights among the processes,
+            for students that do not fit otherwise (PyTorch's FSDP2); "none" keeps all of it in each. It changes no
+            number but for rounding, and a run may go on with the other.
         threads: threads of PyTorch (0 = its own choice). Results are equal to the bit for equal numbers of threads.
     """
 
@@ -36,6 +39,7 @@ class EngineSettings(Config):
     max_bad_steps: int = Field(default=5, ge=1)
     wandb: str = ""
     sync_batch_norm: bool = True
+    sharding: Literal["none", "full"] = "none"
     threads: int = Field(default=0, ge=0)
 
 

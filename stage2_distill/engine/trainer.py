@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from chorus_common.runtime.errors import ChorusError
-from stage2_distill.engine.checkpointing import TrainingProgress
+from chorus_common.runtime.errors import ChorusError, ConfigError
+from stage2_distill.engine.checkpointing import TrainingProgress, load_state, state_tensors
 from stage2_distill.engine.distributed import Processes
 from stage2_distill.engine.ema import EMA
 from stage2_distill.engine.interruptions import StopRequest
@@ -20,6 +21,7 @@ from stage2_distill.engine.move import to_device
 from stage2_distill.engine.optim import set_first_beta, set_learning_rate
 from stage2_distill.engine.recipe import B, Recipe
 from stage2_distill.engine.schedule import first_beta, learning_rate
+from stage2_distill.engine.sharding import clip_gradients, gathered, shard
 from stage2_distill.engine.synced_norm import synchronise_batch_norm
 
 
@@ -35,7 +37,7 @@ class StepResult:
 class Trainer(Generic[B]):
     """A recipe in training, in memory: model, optimiser, EMA and progress of one process.
 
-    Raises ConfigError where the processes cannot share a batch evenly.
+    Raises ConfigError where the processes cannot share a batch evenly, or not the recipe's model.
     """
 
     def __init__(self, recipe: Recipe[B], processes: Processes) -> None:
@@ -50,13 +52,32 @@ class Trainer(Generic[B]):
         self.device = next(self.model.parameters()).device
         if processes.world > 1 and recipe.config.sync_batch_norm:
             synchronise_batch_norm(self.model)
+        self._units: Sequence[nn.Module] = ()
+        if recipe.config.sharding == "full":
+            self._units = recipe.shard_units()
+            if not self._units:
+                raise ConfigError(f'sharding = "full" is not offered for {recipe.activity}; leave it out')
+            if processes.world > 1:
+                shard(self._units, self.device)
         self.optimizer = recipe.make_optimizer()
         self.ema = EMA(self.model, recipe.optim.ema) if recipe.optim.ema > 0 else None
         self.progress = TrainingProgress()
 
     def weights(self) -> dict[str, Tensor]:
-        """The state dict that counts: averaged where `optim.ema` asks for it."""
-        return dict(self.model.state_dict()) if self.ema is None else self.ema.tensors
+        """The state dict that counts: averaged where `optim.ema` asks for it. All processes must ask; it is whole in
+        the first one.
+        """
+        tensors = self.model.state_dict() if self.ema is None else self.ema.tensors
+        return gathered(tensors, keep=self.processes.main)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors of the training state. All processes must ask; they are whole in the first one."""
+        return gathered(state_tensors(self.model, self.optimizer, self.ema), keep=self.processes.main)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state, made by any number of processes. WeightsError where it is damaged."""
+        self.progress = load_state(path, self.model, self.optimizer, self.ema)
+        self.recipe.memory.update(self.progress.memory)
 
     def batches(self, step: int) -> list[B]:
         """This process's share of the batch of `step`, as the micro-batches of its forward passes."""
@@ -81,20 +102,23 @@ class Trainer(Generic[B]):
         means = Means()
         losses: list[tuple[Number, float]] = []  # with the share of the batch that each counts for
         averaged: list[Mapping[str, Number]] = []
+        learning = torch.zeros(len(self._units), device=self.device)  # passes in which a unit had something to learn
         for batch, share in zip(batches, self._shares):
             # the model's draws are a function of (seed, step), the same in all forward passes and processes of a step
             torch.manual_seed(recipe.seed(step))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
                 found = recipe.loss(to_device(batch, self.device), step)
             averaged.append(found.averaged)
+            learning += torch.tensor([unit not in found.idle for unit in self._units], device=self.device)
             if found.total is None:
                 continue
             (found.total * share).backward()
             losses.append((found.total.detach(), share))
             for group, measured in found.measured.items():
                 means.add(group, measured.values, measured.weight, share)
+        self._forget_idle(learning)
         self.processes.average_gradients(model)
-        gradient = torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip or math.inf)
+        gradient = clip_gradients(model.parameters(), optim.clip or math.inf)
         # the one place where the host waits for the device
         asked = [gradient, *(x for x, _ in losses), *(x for found in averaged for x in found.values())]
         read = read_numbers([*asked, *means.numbers])
@@ -124,6 +148,13 @@ class Trainer(Generic[B]):
         epoch = {"epoch": step / recipe.steps_per_epoch} if recipe.steps_per_epoch > 0 else {}
         record = {"loss": loss, "lr": lr, "grad_norm": norm, **epoch, **means.nested(read[len(asked) :])}
         return StepResult(record, warning, stops > 0)
+
+    def _forget_idle(self, learning: Tensor) -> None:
+        """No gradients for units that no process had anything to teach, as without sharding: zeros would decay them."""
+        if self._units:
+            for unit, passes in zip(self._units, self.processes.sum(learning).tolist()):
+                if passes == 0:
+                    unit.zero_grad(set_to_none=True)
 
     def _skip(self, step: int, batches: Sequence[B]) -> str:
         """Count a non-finite step; give up after several in a row. Weights and moments stay as they were."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage2_distill.data.order import MODEL, generator
 from stage2_distill.encode import encode_scene
@@ -80,12 +79,16 @@ class GaussianCrossRecipe(Recipe[CaptureBatch]):
     def batch(self, step: int, first: int, last: int) -> CaptureBatch:
         return self.dataset.batch(step, first, last)
 
+    def shard_units(self) -> Sequence[nn.Module]:
+        """The encoder: heads and projectors are small."""
+        return self.model.encoder.units()
+
     def loss(self, batch: CaptureBatch, step: int) -> Loss:
         return step_loss(self.model, batch, self.config, self.seed(step), self.processes)
 
     def validate(self, weights: Mapping[str, Tensor], step: int) -> Validation:
         """Effective rank of the encoder's features: how many directions they really use."""
-        encoder = copy.deepcopy(self.model.encoder)
+        encoder = Encoder(self.model.encoder.config).to(self.device)  # the one in training may be shared out
         tensors = self.model.encoder_tensors(weights)
         encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in tensors.items()})
         self.rank, width = self.measured_rank(encoder.eval()), encoder.out_channels

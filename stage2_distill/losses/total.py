@@ -51,11 +51,12 @@ class TeacherTerms:
 @dataclass(frozen=True)
 class TotalTerms:
     """total = sum over teachers of lambda_t * (distill_t + eta_t con_t), or None where no teacher has a weight;
-    terms per teacher for the log.
+    terms per teacher for the log. idle: teachers whose heads were called without anything to learn.
     """
 
     total: Tensor | None
     terms: Mapping[str, TeacherTerms]
+    idle: tuple[str, ...] = ()
 
 
 def total_loss(
@@ -64,26 +65,35 @@ def total_loss(
     teachers: Mapping[str, TeacherSettings],
     weights: Mapping[str, TermWeights],
     prototypes: Mapping[str, Tensor],
+    *,
+    call_idle: bool = False,
 ) -> TotalTerms:
     """total(e) = sum over active teachers t in A(e) of lambda_t (distill_t + eta_t con_t)   (Chorus, arXiv 2512.17817).
 
     Args:
         weights: lambda_t and eta_t at this point of the schedule; teachers of weight 0 cost nothing.
         prototypes: [K, C] of the teachers that have a prototype term.
+        call_idle: call the heads of teachers that this batch has nothing of, too, with no row: other processes, which
+            hold a share of them, may have something to learn.
     """
     wanted = [name for name, weight in weights.items() if weight.teacher > 0]
     if not wanted:
         return TotalTerms(None, {})
     latent = student.encoder(batch.points)
-    active = [name for name in wanted if name in batch.targets]
-    if not active:  # other processes, whose BatchNorm waits for this one's rows, may have something to learn
-        return TotalTerms(0 * latent.sum(), {})
-    terms = {
-        name: teacher_terms(student, name, latent, batch, teachers[name], weights[name], prototypes.get(name))
-        for name in active
-    }
-    total = torch.stack([weights[name].teacher * term.loss for name, term in terms.items()]).sum()
-    return TotalTerms(total, terms)
+    terms: dict[str, TeacherTerms] = {}
+    nothing: dict[str, Tensor] = {}
+    for name in wanted:
+        if name in batch.targets:
+            terms[name] = teacher_terms(
+                student, name, latent, batch, teachers[name], weights[name], prototypes.get(name)
+            )
+        elif call_idle:
+            nothing[name] = student.project(name, latent[:0]).sum()
+    if terms:
+        total = torch.stack([weights[name].teacher * term.loss for name, term in terms.items()]).sum()
+    else:  # other processes, whose BatchNorm waits for this one's rows, may have something to learn
+        total = 0 * latent.sum()
+    return TotalTerms(sum(nothing.values(), total), terms, tuple(nothing))
 
 
 def teacher_terms(

@@ -52,6 +52,7 @@ FLOORS = {
     "scale/two-workers": Floor(">=", 1.85),
     "stage1/overhead-share": Floor("<=", 0.15),
     "stage2/starvation-share": Floor("<=", 0.05),
+    "teachers/sam-onnx-batched": Floor("<=", 0.333),
 }
 
 

@@ -175,15 +175,20 @@ def test_the_commands_and_what_status_and_verify_say(
     assert call("import", *where, "--teachers", "lang=file:names.npz")[0] == 0
     state = json.loads(call("status", *where, "--json")[1])
     assert (state["done"], state["failed"], state["coverage"]) == (2, {}, pytest.approx(0.8))
-    assert state["errors"]["file-names.npz"]["lifted_cosine"] > 0.98
+    assert state["errors"]["lang"]["lifted_cosine"] > 0.98
     assert call("verify", *where) == (0, "2 scenes checked, 0 damaged, 0 not published\n")
     code, out = call("export", *where, "--out", tmp_path / "out", "--json")
     assert (code, json.loads(out)["counts"]) == (0, {"done": 2})
-    assert (tmp_path / "out" / "rel" / "train" / "scan01" / "file-names.npz_feat.npy").is_file()
+    assert (tmp_path / "out" / "rel" / "train" / "scan01" / "lang_feat.npy").is_file()
     assert call("export", *where, "--out", tmp_path / "out", "--teachers", "lang")[0] == 2
     # the same without a manifest
     bare = ["--store", tmp_path / "bare"]
     folder = tmp_path / "release"
+    text = ("--teachers", "lang=file:names.npz")
+    code, out = call("import", folder, "--store", tmp_path / "renamed", *text, "--rename", "lang=words", "--json")
+    assert code == 0
+    assert (tmp_path / "renamed" / "standardisers" / "words.safetensors").is_file()
+    assert call("import", folder, *bare, *text, "--rename", "dino=words")[0] == 2
     code, out = call("import", folder, *bare, "--teachers", "lang=file:names.npz", "--dataset", "rel", "--json")
     assert (code, json.loads(out)["counts"]) == (0, {"done": 2})
     assert tree_digest(tmp_path / "bare" / "rel") == tree_digest(tmp_path / "s" / "rel")

@@ -26,7 +26,7 @@ from stage1_render_teachers.exchange import import_scene as task
 from stage1_render_teachers.exchange.feature_files import open_features
 from stage1_render_teachers.exchange.import_run import run_import
 from stage1_render_teachers.exchange.settings import ImportCalibration, ImportConfig
-from stage1_render_teachers.exchange.teacher_options import parse_teachers
+from stage1_render_teachers.exchange.teacher_options import parse_teachers, store_names
 from stage1_render_teachers.run import RunSummary
 from stage1_render_teachers.settings import RunConfig
 from tests.stage1.release_folders import CHANNELS, index_release, release_features, write_release
@@ -265,13 +265,21 @@ def test_imports_that_cannot_be_meant_are_refused(release: Path, tmp_path: Path)
         parse_teachers(["lang=a", "lang=b"], required=False)
     with pytest.raises(ConfigError, match="say which teacher"):
         parse_teachers(["lang"], required=True)
+    assert store_names({"lang": "file:a", "dino": "timm:b", "pe": ""}, ["dino=d2"]) == {"lang": "lang", "dino": "d2"}
+    for options, line in (
+        (["lang"], "expected NAME=TEACHER"), (["lang=a b"], "expected NAME=TEACHER"),
+        (["pe=x"], "--teachers pe=SPEC is not given"), (["lang=a", "lang=b"], "given twice"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=line):
+            store_names({"lang": "file:a"}, options)
 
 
 def test_a_teacher_may_be_given_a_name_of_its_own(release: Path, tmp_path: Path) -> None:
-    """lang=lang=SPEC: as `run --teachers lang=SPEC` calls it, so that both kinds of scenes have one teacher."""
+    """As `run --teachers lang=SPEC` calls it, so that both kinds of scenes have one teacher."""
     spec = "open_clip:ViT-B-16-SigLIP2:webli"
     run(release, tmp_path / "plain", lang=spec)
-    run(release, tmp_path / "named", lang=f"lang={spec}")
+    rows = list(Manifest.read(release))
+    run_import(rows, tmp_path / "named", CONFIG, RunConfig(), {"lang": spec}, store_names({"lang": spec}, []))
     plain, named = (SceneCache.open(next(iter(published_scenes(tmp_path / n)))) for n in ("plain", "named"))
     assert (tmp_path / "named" / "standardisers" / "lang.safetensors").is_file()
     assert list(named.dense_teachers) == ["lang"]

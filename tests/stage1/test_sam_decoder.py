@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chorus_common.runtime.devices import torch_threads
 from stage1_render_teachers.teachers import onednn
+from stage1_render_teachers.teachers.norm_gelu import norm_gelu
 from stage1_render_teachers.teachers.sam_decoder import PointDecoder
 
 SIDE, CHANNELS = 8, 32
@@ -43,25 +44,28 @@ def test_masks_and_qualities_are_the_stock_decoders(depth: int, count: int) -> N
     fast = PointDecoder(prompts, decoder)
     with torch.inference_mode():
         expected, quality = answers_of_stock(prompts, decoder, embedding, points)
-        found = fast.decode(fast.share(embedding), points)
-        logits = fast.draw(found, torch.arange(count), SIDE, SIDE, SIDE)
+        shared = fast.share(embedding)
+        found = fast.decode(shared, points)
+        logits = fast.draw(shared, found, torch.ones(count, dtype=torch.bool), SIDE, SIDE)
     assert expected.std() > 0.05
     torch.testing.assert_close(found.quality, quality, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(5, 8), (8, 3), (1, 1)])
-def test_only_chosen_prompts_and_the_pictures_part_are_drawn(rows: int, cols: int) -> None:
+@pytest.mark.parametrize("together", [1, 3, None])
+def test_only_chosen_prompts_and_the_pictures_part_are_drawn(rows: int, cols: int, together: int | None) -> None:
     prompts, decoder = stock()
     embedding, points = torch.randn(CHANNELS, SIDE, SIDE), torch.rand(4, 2) * 16 * SIDE
     fast = PointDecoder(prompts, decoder)
     with torch.inference_mode():
         expected, _ = answers_of_stock(prompts, decoder, embedding, points)
-        found = fast.decode(fast.share(embedding), points)
-        logits = fast.draw(found, torch.tensor([3, 1]), SIDE, rows, cols)
+        shared = fast.share(embedding)
+        found = fast.decode(shared, points, together)
+        logits = fast.draw(shared, found, torch.tensor([False, True, False, True]), rows, cols)
     assert logits.shape == (2, 3, 4 * SIDE, 4 * SIDE)
     inside = (..., slice(4 * rows), slice(4 * cols))
-    torch.testing.assert_close(logits[inside], expected[[3, 1]][inside], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[inside], expected[[1, 3]][inside], atol=1e-4, rtol=1e-4)
     rest = logits.clone()
     rest[inside] = 0
     assert not rest.any()
@@ -81,6 +85,18 @@ def test_products_through_onednn_are_plain_products(gelu: bool, count: int) -> N
             expected = torch.nn.functional.gelu(exact) if gelu else exact
             torch.testing.assert_close(onednn.linear(arrange(x), weight, bias, gelu), expected)
     torch.testing.assert_close(onednn.linear(x, weight, bias, gelu), expected)  # with gradients: torch's own
+
+
+@pytest.mark.parametrize("size", [0.1, 3.0, 30.0])
+def test_norm_and_gelu_in_one_pass_are_torchs(size: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 4, 40, generator=generator) * size + 1
+    norm, act = torch.nn.LayerNorm(40, eps=1e-6), torch.nn.GELU()
+    norm.weight.data, norm.bias.data = (torch.randn(40, generator=generator) * 3 for _ in range(2))
+    with torch.inference_mode():
+        expected = act(norm(x))
+        torch.testing.assert_close(norm_gelu(x.transpose(0, 1), norm, act), expected.transpose(0, 1))
+        torch.testing.assert_close(norm_gelu(x.clone(), norm, act), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_threads_are_given_back_after_an_error() -> None:

@@ -192,7 +192,7 @@ def test_real_masks_are_onnxruntimes_own() -> None:
             )
             answers = teacher._decoder.decode(shared, torch.tensor(point))
             best = int(answers.quality[0].argmax())  # the exported decoder keeps the best of the three
-            logits = teacher._decoder.draw(answers, torch.tensor([0]), 64, 64, 64)[0, best]
+            logits = teacher._decoder.draw(shared, answers, torch.tensor([True]), 64, 64)[0, best]
             assert abs(float(answers.quality[0, best]) - float(iou[0, 0])) < 1e-4
             np.testing.assert_allclose(logits.numpy(), low[0, 0], atol=1e-3 * np.abs(low).max())
 

@@ -10,15 +10,21 @@ from click.testing import CliRunner
 
 import evaluation.batch.run as run
 from chorus_common.cluster.settings import ClusterConfig
+from chorus_common.labels import SCANNET20
+from chorus_common.manifest import Manifest, ManifestRow
 from chorus_common.runtime.errors import ChorusError, ConfigError
+from chorus_common.scene_io import write_npy_folder
 from evaluation.batch.matrix import BatchConfig, Cell, cells, words
+from evaluation.batch.protocols import PROTOCOLS
 from evaluation.batch.run import CellOutcome, run_cells
 from evaluation.batch.table import UNION, markdown, read_table, table_lines, write_parquet
 from evaluation.cli import cli
+from evaluation.metrics.semantic import DEFINITIONS
 from evaluation.published import PUBLISHED, published_for
 from evaluation.results import metrics_of, result_document, write_result
 from evaluation.scene_scores import SceneScores, scores_path
 from evaluation.tasks.finetune import score_of
+from tests.evaluation.instance_rooms import room_with_instances
 
 
 @pytest.fixture
@@ -287,3 +293,78 @@ def test_dry_run_prints_commands(config: BatchConfig, tmp_path: Path) -> None:
     assert "encoder t" in str(missing.exception) or "encoder demo" in str(missing.exception)
     assert not (tmp_path / "o" / "cells").exists()
     assert json.loads((tmp_path / "o" / "batch.json").read_text())["encoders"] == {"demo": "d"}
+
+
+def test_features_under_published_protocols_in_one_table(tmp_path: Path) -> None:
+    """One folder of feature files under protocols by name: real cells, and the means that their results hold."""
+    rng = np.random.default_rng(0)
+    scene = room_with_instances(0, per_box=40)
+    folder = tmp_path / "room0"
+    write_npy_folder(scene, folder)
+    assert scene.labels is not None
+    assert scene.instances is not None
+    for key, values in (("coord", scene.means), ("segment", scene.labels), ("instance", scene.instances)):
+        np.save(folder / f"pc_{key}.npy", values)
+    row = ManifestRow("toy", "room0", "val", "npy-folder", folder, None, "scannet20", len(scene), "0" * 64)
+    Manifest(tmp_path, (row,)).write(tmp_path / "m.parquet")
+    vectors = {name: rng.standard_normal(16).astype(np.float32) for name in SCANNET20}
+    np.savez(tmp_path / "text.npz", **vectors)
+    seen = np.stack([vectors[SCANNET20[max(k, 0)]] for k in scene.labels]) + 1.5 * rng.standard_normal((len(scene), 16))
+    seen[::7] = 0  # nothing is known about these
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "room0.npy", seen.astype(np.float32))
+    options = {"text-embeddings": str(tmp_path / "text.npz"), "k": "1"}
+    names = ("chorus-release", "scenesplat-tester-oracle")
+    config = BatchConfig.model_validate(
+        {
+            "features": {"theirs": str(tmp_path / "features")},
+            "datasets": {"rooms": {"manifest": str(tmp_path / "m.parquet")}},
+            "tasks": {name: {"command": "zero-shot", "protocol": name, "options": options} for name in names},
+        }
+    )
+    out = tmp_path / "out"
+    outcomes = run_cells(config, list(cells(config)), out, ONE, threads=1)
+    assert [outcome.problem for outcome in outcomes] == [""] * 2
+    lines = {line["protocol"]: line for line in table_lines(outcomes, out) if line["origin"] == "measured"}
+    assert list(lines) == list(names)
+    for outcome in outcomes:
+        rows = json.loads(outcome.cell.result(out).read_text())["rows"]
+        protocol, line = PROTOCOLS[outcome.cell.protocol], lines[outcome.cell.protocol]
+        (name,) = [name for name in rows if rows[name]["oracle"] == protocol.oracle]
+        means = rows[name] | rows[name]["published_definitions"].get(protocol.definition, {})
+        assert {key: line[key] for key in ("miou", "f_miou", "macc")} == {
+            k: means[k] for k in ("miou", "f_miou", "macc")
+        }
+        assert (line["row"], line["source"]) == (name, protocol.source)
+        assert "--features" in outcome.cell.arguments
+        assert "--encoder" not in outcome.cell.arguments
+    first, second = (lines[name]["overall_accuracy"] for name in names)
+    assert first < second, "instances of the ground truth vote in the second alone"
+    text = markdown(list(lines.values()), "batch")
+    assert text.count("| theirs |") >= 2 * len(names)
+    assert "## By published protocol" in text
+    again = run_cells(config, list(cells(config)), out, ONE, threads=1)
+    assert [outcome.problem for outcome in again] == [""] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "theirs"}, "unknown protocol 'theirs'; known: chorus-release"),
+        ({"command": "probe", "protocol": "chorus-release"}, "protocols are of zero-shot, not of probe"),
+        (
+            {"command": "finetune", "encoders": ["files"]},
+            "finetune takes encoders, and 'files' is a folder",
+        ),
+    ],
+)
+def test_protocols_and_features_that_do_not_fit(change: dict[str, object], message: str) -> None:
+    given = {
+        "encoders": {"a": "a"},
+        "features": {"files": "f"},
+        "datasets": {"d": {"manifest": "m"}},
+        "tasks": {"t": {"command": "zero-shot"} | change},
+    }
+    with pytest.raises(ValueError, match=message):
+        BatchConfig.model_validate(given)
+    assert set(DEFINITIONS) >= {protocol.definition for protocol in PROTOCOLS.values()}
