@@ -28,12 +28,7 @@ from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
 from stage1_render_teachers.teachers.prompt_density import draw_prompts
 from stage1_render_teachers.teachers.promptable import PromptableModel, valid_region
 from stage1_render_teachers.teachers.protocol import I32, U8, AskSurface, fingerprint_of
-<<<<<<< HEAD
-from stage1_render_teachers.teachers.sam_decoder import PointDecoder, SharedPicture
-from stage1_render_teachers.teachers.sam_model import SamModel, load_sam
-=======
 from stage1_render_teachers.teachers.sam_model import load_sam
->>>>>>> scale20sam
 
 #: Level -> output of SAM's decoder.
 OUTPUTS = {"whole": 2, "part": 1, "subpart": 0}
@@ -104,43 +99,17 @@ class SamMaskTeacher:
                 none[level] = self._paint(logits[kept], inside, (height, width))
         return none
 
-<<<<<<< HEAD
-    def _propose(self, picture: SharedPicture, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-=======
     def _propose(self, shared: Any, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
->>>>>>> scale20sam
         """Per output of the decoder: logits [M, s, s] and scores [M] of the masks worth filtering.
 
-        On a CPU every thread takes a few prompts at a time, and the picture's tokens (1.9 MB) prompt by prompt.
+        On a CPU every thread takes a few prompts at a time.
         """
         if coords.device.type != "cpu":
             return self._propose_together(shared, coords, inside)
         threads = torch.get_num_threads()
         with torch_threads(1):
-<<<<<<< HEAD
             parts = coords.split(THREAD_BATCH)
-            found = run_tasks([partial(self._propose_together, picture, part, inside, 1) for part in parts], threads)
-        return [(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for parts in zip(*found)]
-
-    @torch.inference_mode()
-    def _propose_together(
-        self, picture: SharedPicture, coords: Tensor, inside: tuple[int, int], together: int | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
-        settings, side = self.settings, 4 * picture.side
-        rows, cols = valid_region(inside, self._model.side, side)
-        answers = self._decoder.decode(
-            picture, coords, together
-        )  # in f32: sums of squares there would not survive less
-        quality = answers.quality  # [P, 3]
-        promising = (quality > settings.predicted_iou).any(dim=1)  # [P], K of them
-        # One more row and column than counts here: scaling up the mask reads them.
-        drawn = (min(-(-(length + 1) // 4), picture.side) for length in (rows, cols))
-        with autocast(self._model.device, self._model.precision):
-            logits = self._decoder.draw(picture, answers, promising, *drawn).float()  # [K, 3, s, s]
-        quality = quality[promising]
-=======
-            tasks = [partial(self._propose_together, shared, point[None], inside) for point in coords]
-            found = run_tasks(tasks, threads)
+            found = run_tasks([partial(self._propose_together, shared, part, inside) for part in parts], threads)
         return [(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for parts in zip(*found)]
 
     @torch.inference_mode()
@@ -148,7 +117,6 @@ class SamMaskTeacher:
         settings = self.settings
         logits, quality = self._model.answer(shared, coords, inside, settings.predicted_iou)
         rows, cols = valid_region(inside, self._model.side, logits.shape[-1])
->>>>>>> scale20sam
         stability = stability_score(logits[..., :rows, :cols])
         filled = logits[..., :rows, :cols].amax(dim=(-2, -1)) > 0
         good = (quality > settings.predicted_iou) & (stability > settings.stability) & filled  # [K, 3]
