@@ -33,14 +33,17 @@ F64 = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class SupervisedView:
     """One view to render: scene is the cloud's number in the batch, viewmat [4, 4] cuboid to camera, intrinsics [3, 3],
-    color [H, W, 3], known [H, W], depth [H, W], teachers {name: [cells, C]}."""
+    color [H, W, 3], depth [H, W], teachers {name: [cells, C]}. colored [P], measured [Q] i64: pixels (row * W + column)
+    whose colour is known, and whose depth was measured; as numbers, for which no device has to be asked.
+    """
 
     scene: int
     viewmat: Tensor
     intrinsics: Tensor
     color: Tensor
-    known: Tensor
     depth: Tensor
+    colored: Tensor
+    measured: Tensor
     teachers: dict[str, Tensor]
 
 
@@ -114,8 +117,9 @@ class CaptureDataset:
             torch.from_numpy(cuboid.viewmats(target.viewmat @ np.linalg.inv(matrix))),
             torch.from_numpy(target.intrinsics),
             torch.from_numpy(target.color.astype(np.float32)),
-            torch.from_numpy(target.known),
             torch.from_numpy(target.depth),
+            torch.from_numpy(np.flatnonzero(target.known)),
+            torch.from_numpy(np.flatnonzero(target.depth > 0)),
             {name: torch.from_numpy(values.astype(np.float32)) for name, values in target.teachers.items()},
         )
 

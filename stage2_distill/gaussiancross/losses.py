@@ -18,23 +18,26 @@ from torch import Tensor
 from stage2_distill.gaussiancross.rendering import MIN_WEIGHT, RenderedView
 from stage2_distill.losses.distillation import DistillationTerms, distillation_loss
 
+#: rendered weight from which on a cell is matched, and from which on it takes part in the contrast
+MATCHED, CONTRASTED = 0.05, 0.5
 ATTRIBUTES = ("appearance", "geometry", "semantics", "contrast")
 
 
-def appearance_loss(rendered: RenderedView, color: Tensor, known: Tensor) -> Tensor | None:
-    """Mean absolute difference of colour [H, W, 3] over known [H, W] pixels; None where none is known."""
-    return (rendered.color - color).abs().mean(-1)[known].mean() if bool(known.any()) else None
+def appearance_loss(rendered: RenderedView, color: Tensor, colored: Tensor) -> Tensor | None:
+    """Mean absolute difference of colour [H, W, 3] over the pixels `colored` [P]; None where there is none."""
+    if len(colored) == 0:
+        return None
+    return (rendered.color - color).abs().mean(-1).flatten().index_select(0, colored).mean()
 
 
-def geometry_loss(rendered: RenderedView, depth: Tensor) -> Tensor | None:
-    """Mean over pixels with depth [H, W] > 0 of |rendered - depth| in metres plus the weight that is missing there.
+def geometry_loss(rendered: RenderedView, depth: Tensor, measured: Tensor) -> Tensor | None:
+    """Mean over the pixels `measured` [Q] of |rendered - depth [H, W]| in metres plus the weight that is missing there.
 
     The second term makes a surface opaque where one was measured: expected depth alone, a ratio, is as good for a veil.
     """
-    hit = depth > 0
-    if not bool(hit.any()):
+    if len(measured) == 0:
         return None
-    return ((rendered.depth - depth).abs() + (1 - rendered.alpha))[hit].mean()
+    return ((rendered.depth - depth).abs() + (1 - rendered.alpha)).flatten().index_select(0, measured).mean()
 
 
 def cell_features(rendered: RenderedView, pixels: int) -> tuple[Tensor, Tensor]:
@@ -49,12 +52,12 @@ def cell_features(rendered: RenderedView, pixels: int) -> tuple[Tensor, Tensor]:
     return feature.flatten(0, 1), (weight / pixels**2).flatten()
 
 
-def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor) -> DistillationTerms:
-    """How far projected features [cells, C] are from a teacher's [cells, C] (standardised), weighted by [cells]."""
-    seen = weight.detach() > 0.05
-    return distillation_loss(
-        predicted[seen], target[seen], weight.detach()[seen], cosine_weight=1.0, smooth_l1_weight=1.0
-    )
+def semantics_terms(predicted: Tensor, target: Tensor, weight: Tensor, seen: Tensor) -> DistillationTerms:
+    """How far projected features [cells, C] are from a teacher's [cells, C] (standardised) at the cells `seen` [M],
+    weighted by [cells].
+    """
+    predicted, target, weight = (x.index_select(0, seen) for x in (predicted, target, weight.detach()))
+    return distillation_loss(predicted, target, weight, cosine_weight=1.0, smooth_l1_weight=1.0)
 
 
 def contrast_loss(predicted: Tensor, target: Tensor, temperature: float) -> Tensor:

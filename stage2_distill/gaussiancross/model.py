@@ -44,17 +44,17 @@ class GaussianCross(nn.Module):
         s, clouds = self.settings, len(points.offset)
         features = self.encoder(points)
         grid = scatter_to_grid(self.reduce(features), voxels.cells, clouds, s.grid)
-        empty = grid[:, -1].flatten(1) == 0  # [B, X * Y * Z]
         dense = self.neck(grid)
         splats, start = [], 0
         for b, end in enumerate(points.layout.ends):
             measured = self.voxel_head(
                 features[start:end], voxels.centres[start:end], voxels.size[b], voxels.colors[start:end]
             )
-            guessed = self.cell_head(dense[b][empty[b]], self.centres[empty[b]], self.cell)
-            splats.append(prune(measured.concatenate(guessed), s.min_opacity, s.max_gaussians))
+            empty = voxels.empty[b]
+            guessed = self.cell_head(dense[b].index_select(0, empty), self.centres.index_select(0, empty), self.cell)
+            splats.append(measured.concatenate(guessed))
             start = end
-        return splats
+        return prune(splats, s.min_opacity, s.max_gaussians)
 
     def project(self, name: str, features: Tensor) -> Tensor:
         """Rendered features [M, F] in the standardised space of teacher `name`, [M, C]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stage2_distill.gaussiancross.raster.cpu import rasterize_cpu
 from stage2_distill.gaussiancross.raster.gsplat_cuda import rasterize_gsplat
+from stage2_distill.gaussiancross.selection import rows_where
 
 Backend = Literal["auto", "cpu", "gsplat"]
 Rasterize = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, int], tuple[Tensor, Tensor, Tensor]]
@@ -45,7 +46,7 @@ class Splats:
         return Splats(*(getattr(self, f.name).float() for f in fields(self)))
 
     def select(self, rows: Tensor) -> Splats:
-        """The Gaussians at `rows` (a mask or indices)."""
+        """The Gaussians at `rows`."""
         return Splats(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
@@ -63,16 +64,19 @@ class RenderedView:
     alpha: Tensor
 
 
-def prune(splats: Splats, min_opacity: float, most: int) -> Splats:
-    """Opacity-driven pruning: Gaussians of at least `min_opacity`, the `most` most opaque ones of them, in their order.
+def prune(clouds: Sequence[Splats], min_opacity: float, most: int) -> list[Splats]:
+    """Opacity-driven pruning: of each cloud the Gaussians of at least `min_opacity`, the `most` most opaque ones of
+    them, in their order.
 
     Ties go to the first. What is pruned gets no gradient in this step; it is decided anew in each.
     """
-    opacity = splats.opacities.detach()
-    rows = (opacity >= min_opacity).nonzero()[:, 0]
-    if len(rows) > most:
-        rows = rows[opacity[rows].sort(descending=True, stable=True).indices[:most]].sort().values
-    return splats.select(rows)
+    opacities = [splats.opacities.detach() for splats in clouds]
+    kept = []
+    for splats, opacity, rows in zip(clouds, opacities, rows_where([o >= min_opacity for o in opacities])):
+        if len(rows) > most:
+            rows = rows[opacity[rows].sort(descending=True, stable=True).indices[:most]].sort().values
+        kept.append(splats.select(rows))
+    return kept
 
 
 def render(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from stage2_distill.engine.recipe import Loss, Measured
 from stage2_distill.gaussiancross.data import CaptureBatch, SupervisedView
 from stage2_distill.gaussiancross.losses import (
     ATTRIBUTES,
+    CONTRASTED,
+    MATCHED,
     appearance_loss,
     cell_features,
     contrast_loss,
@@ -19,7 +23,8 @@ from stage2_distill.gaussiancross.losses import (
     weighted_total,
 )
 from stage2_distill.gaussiancross.model import GaussianCross
-from stage2_distill.gaussiancross.rendering import RenderedView, render
+from stage2_distill.gaussiancross.rendering import render
+from stage2_distill.gaussiancross.selection import rows_where
 from stage2_distill.gaussiancross.settings import GaussianCrossConfig
 
 
@@ -33,8 +38,9 @@ def step_loss(
     """
     weights = {name: float(getattr(config.loss, name)) for name in ATTRIBUTES}
     found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES if weights[name] > 0}
-    cosine: dict[str, list[float]] = {}
+    cosine: dict[str, list[Tensor]] = {}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    cells: list[tuple[Tensor, Tensor]] = []
     losses: dict[str, Tensor] = {}
     levels: dict[str, Tensor] = {}
     device = batch.points.feat.device
@@ -47,11 +53,13 @@ def step_loss(
                 splats[supervised.scene], supervised.viewmat, supervised.intrinsics, width, height, config.rasterizer
             )
             if "appearance" in found:
-                _add(found["appearance"], appearance_loss(view, supervised.color, supervised.known))
+                _add(found["appearance"], appearance_loss(view, supervised.color, supervised.colored))
             if "geometry" in found:
-                _add(found["geometry"], geometry_loss(view, supervised.depth))
+                _add(found["geometry"], geometry_loss(view, supervised.depth, supervised.measured))
             if "semantics" in found or "contrast" in found:
-                _semantics(model, view, supervised, config, found.get("semantics"), cosine, pairs)
+                cells.append(cell_features(view, config.data.pixels_per_cell))
+        if cells:
+            _semantics(model, cells, batch.supervised_views, found.get("semantics"), "contrast" in found, cosine, pairs)
         if "contrast" in found:
             for name in sorted(pairs):
                 predicted, target = (torch.cat(part) for part in zip(*pairs[name]))
@@ -70,34 +78,41 @@ def step_loss(
     measured = {
         "": Measured({"gaussians": float(np.mean([len(s) for s in splats]))}),
         "terms": Measured({name: levels[name] for name in losses}),
-        "cosine": Measured({name: float(np.mean(values)) for name, values in cosine.items()}),
+        "cosine": Measured({name: torch.stack(values).double().mean() for name, values in cosine.items()}),
     }
     return Loss(total, measured)
 
 
 def _semantics(
     model: GaussianCross,
-    view: RenderedView,
-    supervised: SupervisedView,
-    config: GaussianCrossConfig,
-    into: list[Tensor] | None,
-    cosine: dict[str, list[float]],
+    cells: Sequence[tuple[Tensor, Tensor]],
+    supervised_views: Sequence[SupervisedView],
+    matches: list[Tensor] | None,
+    contrasts: bool,
+    cosine: dict[str, list[Tensor]],
     pairs: dict[str, list[tuple[Tensor, Tensor]]],
 ) -> None:
-    """Match (into `into`) and cells for the contrast (into `pairs`) of one view with every teacher that it has."""
-    features, weight = cell_features(view, config.data.pixels_per_cell)
-    terms = []
-    for name, target in supervised.teachers.items():
-        predicted = model.project(name, features)
-        if into is not None:
-            term = semantics_terms(predicted, target, weight)
-            terms.append(term.loss)
-            cosine.setdefault(name, []).append(float(term.cosine))
-        if config.loss.contrast > 0:
-            seen = weight.detach() > 0.5
-            pairs.setdefault(name, []).append((predicted[seen], target[seen]))
-    if into is not None and terms:
-        into.append(torch.stack(terms).mean())
+    """Matches of every view with every teacher that it has (into `matches`), and cells for the contrast (into `pairs`).
+
+    cells: features and weights of every view's cells (`cell_features`).
+    """
+    weights = [weight.detach() for _, weight in cells]
+    rows = iter(rows_where([w > least for least in (MATCHED, *([CONTRASTED] if contrasts else [])) for w in weights]))
+    matched = [next(rows) for _ in weights]
+    contrasted = list(rows)
+    for i, ((features, weight), supervised) in enumerate(zip(cells, supervised_views, strict=True)):
+        terms = []
+        for name, target in supervised.teachers.items():
+            predicted = model.project(name, features)
+            if matches is not None:
+                term = semantics_terms(predicted, target, weight, matched[i])
+                terms.append(term.loss)
+                cosine.setdefault(name, []).append(term.cosine)
+            if contrasts:
+                seen = contrasted[i]
+                pairs.setdefault(name, []).append((predicted.index_select(0, seen), target.index_select(0, seen)))
+        if matches is not None and terms:
+            matches.append(torch.stack(terms).mean())
 
 
 def _add(values: list[Tensor], value: Tensor | None) -> None:

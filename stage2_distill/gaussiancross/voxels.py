@@ -23,12 +23,14 @@ class MeasuredVoxels:
 
     cells [N] i64: cell of the grid, cloud * cells + cell. centres [N, 3] f32: the voxels' points (`PointBatch.coord`).
     colors [N, 3] f32: mean over a voxel's points, without the noise that the encoder's input has. size [B, 3] f32.
+    empty: for each cloud its cells without voxels, ascending i64 numbers within the cloud.
     """
 
     cells: Tensor
     centres: Tensor
     colors: Tensor
     size: Tensor
+    empty: tuple[Tensor, ...]
 
     @staticmethod
     def of(
@@ -40,11 +42,13 @@ class MeasuredVoxels:
         Args: centres [N, 3] of voxels of edge `voxel`, metres; colors [P, 3] of its points and their voxel [P].
         """
         own = torch.from_numpy(colors.astype(np.float64)), torch.from_numpy(inverse.astype(np.int64))
+        cells = cuboid.cells(centres, shape)
         return MeasuredVoxels(
-            torch.from_numpy(cuboid.cells(centres, shape)),
+            torch.from_numpy(cells),
             torch.from_numpy(cuboid.forward(centres).astype(np.float32)),
             segment_reduce(*own, len(centres), "mean").float(),
             torch.from_numpy((voxel / cuboid.size).astype(np.float32))[None],
+            (torch.from_numpy(np.setdiff1d(np.arange(np.prod(shape)), cells)),),
         )
 
     @staticmethod
@@ -55,4 +59,5 @@ class MeasuredVoxels:
             torch.cat([part.centres for part in parts]),
             torch.cat([part.colors for part in parts]),
             torch.cat([part.size for part in parts]),
+            tuple(empty for part in parts for empty in part.empty),
         )

@@ -124,7 +124,7 @@ def feeds_of_prompt(embedding: Any, point: Any, size: tuple[int, int]) -> dict[s
     }
 
 
-def sam_masks(per_side: int = 12) -> Row:
+def sam_masks(per_side: int = 8) -> Row:
     """CPU seconds for the masks of a 640x480 view from per_side x per_side prompts, on one thread.
 
     Ours gives three levels, filtered and painted; the alternative runs the exported decoder once per prompt and does

@@ -1,4 +1,4 @@
-"""A dask cluster of real processes (scheduler, two workers with their keepers, `chorus-stage1 run`) that can be shot
+"""A dask cluster of real processes (scheduler, workers with their keepers, `chorus-stage1 run`) that can be shot
 at, and a user who starts again whatever is gone.
 """
 
@@ -22,13 +22,15 @@ WORKERS = 2
 class ClusterUnderFire:
     """One run of stage 1 over `manifest` into `store`; `kills` are the moments at which something was killed."""
 
-    def __init__(self, folder: Path, manifest: Path, store: Path, settings: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Path, store: Path, settings: Sequence[str], workers: int = WORKERS
+    ) -> None:
         folder.mkdir()
         self.store, self.kills = store, list[float]()
         self._starts, self._file, self._log = folder / "starts", folder / "scheduler.json", folder / "log"
         self._client_arguments = [f"--manifest={manifest}", f"--store={store}", f"--scheduler={self._file}", *settings]
         self._scheduler = self._start_scheduler()
-        self._workers = [self._start_worker(i) for i in range(WORKERS)]
+        self._workers = [self._start_worker(i) for i in range(workers)]
         self._client = self._start_client()
         self.errors: list[bytes] = []
 
@@ -116,6 +118,11 @@ class ClusterUnderFire:
     def shoot_scheduler(self) -> None:
         self.kills.append(time.time())
         _kill_group(self._scheduler)
+
+    def end_workers(self) -> None:
+        """As a user does whose scheduler is gone; left alone they look for it for most of a minute."""
+        for worker in self._workers:
+            _kill_group(worker)
 
     def close(self) -> None:
         for process in (self._client, *self._workers, self._scheduler):

@@ -12,13 +12,17 @@ from tests.stage1.small_rooms import write_rooms
 
 def test_a_killed_scheduler_costs_one_line(tmp_path: Path) -> None:
     manifest = write_rooms(tmp_path / "rooms", 6)
-    cluster = ClusterUnderFire(tmp_path / "run", manifest, tmp_path / "store", SETTINGS)
+    cluster = ClusterUnderFire(tmp_path / "run", manifest, tmp_path / "store", SETTINGS, workers=1)
     try:
         deadline = time.monotonic() + 240
         while not cluster.at_work() and time.monotonic() < deadline:
             assert cluster.heal() is None, "the run was over before anything could be killed"
             time.sleep(0.02)
         cluster.shoot_scheduler()
+        while not cluster.errors and time.monotonic() < deadline:
+            assert cluster.heal() is None
+            time.sleep(0.02)
+        cluster.end_workers()
         while (code := cluster.heal()) is None and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:

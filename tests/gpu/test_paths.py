@@ -45,3 +45,8 @@ def test_an_encoder_waits_once_where_its_convolutions_go_in_tiles(monkeypatch: p
 @pytest.mark.parametrize("path", ["train", "adapt"])
 def test_a_step_waits_for_sizes_and_its_result(measured: dict[str, Waits], path: str) -> None:
     assert sum(measured[path].values()) == 2
+
+
+def test_a_step_of_gaussiancross_waits_four_times(measured: dict[str, Waits]) -> None:
+    """However many views it draws: sizes of levels, opaque Gaussians, cells that are seen, and its result."""
+    assert sum(measured["pretrain"].values()) == 4

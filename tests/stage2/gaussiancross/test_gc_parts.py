@@ -161,10 +161,11 @@ def test_losses_equal_loops_over_pixels() -> None:
                 colors.append(float((view.color[y, x] - color[y, x]).abs().mean()))
             if depth[y, x] > 0:
                 depths.append(float((view.depth[y, x] - depth[y, x]).abs() + 1 - view.alpha[y, x]))
-    assert float(appearance_loss(view, color, known)) == pytest.approx(np.mean(colors), rel=1e-5)
-    assert float(geometry_loss(view, depth)) == pytest.approx(np.mean(depths), rel=1e-5)
-    assert appearance_loss(view, color, torch.zeros_like(known)) is None
-    assert geometry_loss(view, torch.zeros_like(depth)) is None
+    colored, measured = (where.flatten().nonzero()[:, 0] for where in (known, depth))
+    assert float(appearance_loss(view, color, colored)) == pytest.approx(np.mean(colors), rel=1e-5)
+    assert float(geometry_loss(view, depth, measured)) == pytest.approx(np.mean(depths), rel=1e-5)
+    assert appearance_loss(view, color, torch.arange(0)) is None
+    assert geometry_loss(view, depth, torch.arange(0)) is None
 
 
 def test_cells_average_features_by_weight() -> None:

@@ -128,11 +128,11 @@ def test_render_divides_depth_and_feature_by_the_weight() -> None:
 def test_pruning_keeps_the_most_opaque_in_their_order_and_hardly_changes_the_picture() -> None:
     parts, camera = some_gaussians(7, 90, 4), some_camera(30, 20)
     splats = splats_of(parts, 1)
-    kept = prune(splats, 0.3, 20)
+    kept = prune([splats], 0.3, 20)[0]
     wanted = sorted(splats.opacities.argsort(descending=True)[:20].tolist())
     assert torch.equal(kept.opacities, splats.opacities[wanted])
-    assert (prune(splats, 0.3, 1000).opacities >= 0.3).all()
-    faint = prune(splats, 1 / 255, 1000)  # what the alpha rule skips anyway
+    assert (prune([splats], 0.3, 1000)[0].opacities >= 0.3).all()
+    (faint,) = prune([splats], 1 / 255, 1000)  # what the alpha rule skips anyway
     for name in ("color", "alpha", "depth"):
         whole, pruned = (getattr(render(s, *camera, 30, 20, "cpu"), name) for s in (splats, faint))
         assert torch.equal(whole, pruned)
