@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from chorus_common.runtime.atomic import atomic_path
 from chorus_common.runtime.errors import ManifestError
-from chorus_common.runtime.store_path import StorePath, local_copy
+from chorus_common.runtime.store_path import StorePath, local_copy, parse_store_path
 from chorus_common.scene import RenderMode
 from chorus_common.scene_check.words import AUTO, parse_number, parse_up
 from chorus_common.scene_io.bounds import MAX_GAUSSIANS
@@ -131,17 +131,19 @@ class Manifest:
         ]
 
     @classmethod
-    def read(cls, path: str | Path, *, root: str | Path | None = None) -> Manifest:
+    def read(cls, path: str | StorePath, *, root: str | Path | None = None) -> Manifest:
         """Read and check a manifest.
 
         Args:
-            path: Parquet file made by `write`.
+            path: Parquet file made by `write`; one in a bucket is for `read_placed`.
             root: where the scenes lie on this machine, if not where the manifest says.
 
         Raises:
             ManifestError: one line that names the manifest and the row.
         """
-        path = Path(path)
+        path = parse_store_path(path)
+        if not isinstance(path, Path):
+            raise ManifestError(f"{path}: scenes are read from a disk here; copy the manifest and its scenes to one")
         table = _read_table(path)
         metadata = table.schema.metadata or {}
         if root is None:

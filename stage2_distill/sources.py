@@ -4,11 +4,10 @@ teachers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from chorus_common.cache import SceneCache, published_scenes
 from chorus_common.features.standardise import PhiSStandardiser
-from chorus_common.manifest import Manifest
+from chorus_common.manifest import read_placed
 from chorus_common.runtime.errors import CacheError, ConfigError, did_you_mean
 from chorus_common.runtime.store_path import StorePath
 from stage2_distill.data.dataset import SceneEntry
@@ -17,7 +16,7 @@ Found = tuple[str, str, StorePath]
 Warn = Callable[[str], None]
 
 
-def find_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str | None, warn: Warn) -> list[Found]:
+def find_scenes(stores: Sequence[StorePath], manifest: StorePath | None, split: str | None, warn: Warn) -> list[Found]:
     """(data set, scene id, store path) of the scenes to use, sorted by data set and id.
 
     Without a manifest these are all scenes of all stores; with one, its rows of `split` (None: all of them). Rows that
@@ -37,7 +36,8 @@ def find_scenes(stores: Sequence[StorePath], manifest: Path | None, split: str |
             raise ConfigError(f"--split {split} needs --manifest, which says which scenes are in it")
         wanted = sorted(found)
     else:
-        rows = Manifest.read(manifest).select(split=split) if split is not None else Manifest.read(manifest)
+        listed, _ = read_placed(manifest)
+        rows = listed.select(split=split)
         wanted = sorted({(row.dataset, row.scene_id) for row in rows})
         if not wanted:
             raise ConfigError(f"{manifest}: no scene in split '{split}'")

@@ -46,11 +46,10 @@ def stores_option(*, required: bool = True, default: str = "") -> Callable[[F], 
 
 
 def manifest_option(
-    *, required: bool = False, default: str = "", help: str = "Manifest of the scenes, made by chorus-data index.",
-    kind: click.ParamType = PATH,
-) -> Callable[[F], F]:  # fmt: skip
-    """-> manifest; `kind`: StorePathType where it may lie in a bucket."""
-    return click.option("--manifest", type=kind, required=required, help=_with_default(help, default))
+    *, required: bool = False, default: str = "", help: str = "Manifest of the scenes, made by chorus-data index."
+) -> Callable[[F], F]:
+    """-> manifest: a path, or an address in a bucket."""
+    return click.option("--manifest", type=StorePathType(), required=required, help=_with_default(help, default))
 
 
 def split_option(help: str = "Only scenes of this split.", default: str | None = None) -> Callable[[F], F]:

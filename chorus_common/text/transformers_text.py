@@ -52,7 +52,7 @@ class TransformersTextEncoder:
         self.spec = spec
         source, revision = _parse(spec)
         try:
-            with quiet_downloads(), _quiet_transformers():
+            with quiet_downloads(), quiet_transformers():
                 self._network, self._tokenizer = _load(spec, source, revision)
         except ImportError:
             raise WeightsError(f"{spec}: {_MISSING}") from None
@@ -149,8 +149,8 @@ def _load(spec: str, source: str, revision: str | None) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers from printing a table of the picture tower's tensors and a bar per file."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing tables of tensors that are not loaded, and a bar per file."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

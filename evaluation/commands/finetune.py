@@ -9,7 +9,7 @@ import click
 
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED
 from chorus_common.runtime.options import PATH, config_option, manifest_option, set_option, workers_option
-from chorus_common.runtime.store_path import StorePath, StorePathType
+from chorus_common.runtime.store_path import StorePath
 from evaluation.commands.options import (
     encoder_device_option,
     hold_out_option,
@@ -24,7 +24,7 @@ from evaluation.results import command_line, result_document, text_table, write_
 
 
 @click.command("finetune")
-@manifest_option(required=True, kind=StorePathType())
+@manifest_option(required=True)
 @scene_stores_option
 @learn_split_option
 @click.option("--split", "splits", multiple=True, default=["val"], help="Split to score. May be given several times.")

@@ -31,7 +31,7 @@ Command = Callable[..., Any]
 #: -> stores
 scene_stores_option = stores_option(required=False, default="the manifest's own files")
 #: -> manifest
-scene_manifest_option = manifest_option(default="every scene of the stores", kind=StorePathType())
+scene_manifest_option = manifest_option(default="every scene of the stores")
 #: -> out
 result_option = out_option("Result file (JSON).", FILE)
 #: -> split

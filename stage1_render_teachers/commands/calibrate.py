@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @work_options
 @reading_options("the manifest's")
 def calibrate_command(
-    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
-    config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings,
+    manifest: StorePath, store: StorePath, split: str | None, dataset: str | None, as_json: bool,
+    teachers: tuple[str, ...], config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings,
     max_gaussians: int | None, lod: int | None, overwrite: bool, **how: Any,
 ) -> int:  # fmt: skip
     """Fit the PHI-S standardisers that the store lacks.

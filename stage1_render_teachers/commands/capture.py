@@ -13,6 +13,7 @@ from chorus_common.captures.write import CaptureLayout
 from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, SceneError, one_line
 from chorus_common.runtime.options import FOLDER, manifest_option, out_option, reading_options, set_option, split_option
 from chorus_common.runtime.progress import progress
+from chorus_common.runtime.store_path import StorePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @reading_options("the manifest's")
 @set_option("One setting of the sensor: noise, near, far and others.")
 def capture_command(
-    manifest: Path, out: Path, split: str | None, layout: CaptureLayout, width: int, height: int,
+    manifest: StorePath, out: Path, split: str | None, layout: CaptureLayout, width: int, height: int,
     max_gaussians: int | None, lod: int | None, settings: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Render scenes as RGB-D captures with sensor noise.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -22,7 +21,12 @@ from chorus_common.runtime.store_path import StorePath, StorePathType
 @dataset_option()
 @json_option()
 def copy_command(
-    store: StorePath, target: StorePath, manifest: Path | None, split: str | None, dataset: str | None, as_json: bool
+    store: StorePath,
+    target: StorePath,
+    manifest: StorePath | None,
+    split: str | None,
+    dataset: str | None,
+    as_json: bool,
 ) -> int:
     """Copy published scenes and standardisers to another store.
 
@@ -61,7 +65,7 @@ def copy_standardisers(store: StorePath, target: StorePath) -> None:
             raise CacheError(f"{other}: is another standardiser than {path}; copy to a store of its own")
 
 
-def _scenes(store: StorePath, manifest: Path | None, split: str | None, dataset: str | None) -> list[StorePath]:
+def _scenes(store: StorePath, manifest: StorePath | None, split: str | None, dataset: str | None) -> list[StorePath]:
     """Published scenes of `store` that are asked for."""
     from chorus_common.cache.files import published_scenes
     from chorus_common.manifest import Manifest

@@ -26,7 +26,7 @@ from stage1_render_teachers.commands.options import exchange_options, how_option
 @click.option("--unit", is_flag=True, help="Scale every vector to length 1.")
 @how_options
 def export_command(
-    manifest: Path | None, store: StorePath, split: str | None, dataset: str | None, as_json: bool, out: Path,
+    manifest: StorePath | None, store: StorePath, split: str | None, dataset: str | None, as_json: bool, out: Path,
     teachers: tuple[str, ...], unit: bool, **how: Any,
 ) -> int:  # fmt: skip
     """Write caches as folders with features per Gaussian, for other programs.

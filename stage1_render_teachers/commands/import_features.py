@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @how_options
 @shard_option()
 def import_command(
-    folder: Path | None, manifest: Path | None, store: StorePath, split: str | None, dataset: str | None,
+    folder: Path | None, manifest: StorePath | None, store: StorePath, split: str | None, dataset: str | None,
     as_json: bool, teachers: tuple[str, ...], rename: tuple[str, ...], config_path: Path | None,
     settings: tuple[str, ...], alignment: AlignmentSettings, shard: str, **how: Any,
 ) -> int:  # fmt: skip

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     "--retries", type=click.IntRange(min=0), default=1, help="More tries for what may pass, such as a silent bucket."
 )
 def run_command(
-    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, teachers: tuple[str, ...],
-    config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings,
+    manifest: StorePath, store: StorePath, split: str | None, dataset: str | None, as_json: bool,
+    teachers: tuple[str, ...], config_path: Path | None, settings: tuple[str, ...], alignment: AlignmentSettings,
     max_gaussians: int | None, lod: int | None, shard: str, **how: Any,
 ) -> int:  # fmt: skip
     """Publish the cache of every scene.

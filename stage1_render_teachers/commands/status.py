@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -21,7 +20,7 @@ from stage1_render_teachers.commands.options import scene_options
     help="End with 0 if so much of the scenes is done, else with 1.",
 )
 def status_command(
-    manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool, at_least: float | None
+    manifest: StorePath, store: StorePath, split: str | None, dataset: str | None, as_json: bool, at_least: float | None
 ) -> int:  # fmt: skip
     """Tell which scenes are done, failed and pending.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -15,7 +14,7 @@ from stage1_render_teachers.commands.options import scene_options
 
 @click.command("verify")
 @scene_options
-def verify_command(manifest: Path, store: StorePath, split: str | None, dataset: str | None, as_json: bool) -> int:
+def verify_command(manifest: StorePath, store: StorePath, split: str | None, dataset: str | None, as_json: bool) -> int:
     """Check every byte of every published scene."""
     from chorus_common.cache import published_scenes, verify_store
     from chorus_common.manifest import Manifest

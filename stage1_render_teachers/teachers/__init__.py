@@ -64,6 +64,24 @@ def _sam_density_masks(argument: str, device: str) -> Teacher:
     return build_sam_density_masks(argument, device)
 
 
+def _sam2(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam2_model import build_sam2_dense
+
+    return build_sam2_dense(argument, device)
+
+
+def _sam2_masks(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam2_model import build_sam2_masks
+
+    return build_sam2_masks(argument, device)
+
+
+def _sam2_density_masks(argument: str, device: str) -> Teacher:
+    from stage1_render_teachers.teachers.sam2_model import build_sam2_density_masks
+
+    return build_sam2_density_masks(argument, device)
+
+
 def _sam_onnx(argument: str, device: str) -> Teacher:
     from stage1_render_teachers.teachers.sam_onnx import build_sam_onnx
 
@@ -94,6 +112,9 @@ _BUILDERS: dict[str, Callable[[str, str], Teacher]] = {
     "sam:": _sam,
     "sam-masks:": _sam_masks,
     "sam-density-masks:": _sam_density_masks,
+    "sam2:": _sam2,
+    "sam2-masks:": _sam2_masks,
+    "sam2-density-masks:": _sam2_density_masks,
     "sam-onnx:": _sam_onnx,
     "sam-onnx-density:": _sam_onnx_density,
     "conse:": _conse,

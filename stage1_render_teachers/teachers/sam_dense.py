@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from chorus_common.lifting import CellGrid
+from stage1_render_teachers.teachers.promptable import TokenModel
 from stage1_render_teachers.teachers.protocol import F32, U8, fingerprint_of
-from stage1_render_teachers.teachers.sam_model import SamModel, load_sam
+from stage1_render_teachers.teachers.sam_model import load_sam
 
 VERSION = 1
 
@@ -23,17 +24,17 @@ class SamDenseTeacher:
 
     text_aligned = False
 
-    def __init__(self, spec: str, model: SamModel) -> None:
+    def __init__(self, spec: str, model: TokenModel) -> None:
         self.spec = spec
         self._model = model
-        self.channels = int(model.network.prompt_encoder.embed_dim)
+        self.channels = model.channels
         self.fingerprint = fingerprint_of("sam dense", VERSION, model.weights, model.precision)
 
     def features(self, images: U8, grid: CellGrid) -> F32:
         """Features [B, rows, cols, 256] f32 of pictures [B, H, W, 3] u8."""
         if not len(images):
             return np.zeros((0, grid.rows, grid.cols, self.channels), dtype=np.float32)
-        embedding = self._model.embed(images)  # [B, C, t, t]
+        embedding = self._model.tokens(images)  # [B, C, t, t]
         height, width = self._model.input_size(grid.height, grid.width)
         tokens = embedding.shape[-1]
         token = self._model.side / tokens

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,14 +21,14 @@ from pydantic import Field
 from torch import Tensor
 
 from chorus_common.runtime.config import Config
-from chorus_common.runtime.devices import autocast, torch_threads
+from chorus_common.runtime.devices import torch_threads
 from chorus_common.runtime.threads import run_tasks
 from stage1_render_teachers.teachers.batching import HalvingBatches
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
 from stage1_render_teachers.teachers.prompt_density import draw_prompts
+from stage1_render_teachers.teachers.promptable import PromptableModel, valid_region
 from stage1_render_teachers.teachers.protocol import I32, U8, AskSurface, fingerprint_of
-from stage1_render_teachers.teachers.sam_decoder import PointDecoder, SharedPicture
-from stage1_render_teachers.teachers.sam_model import SamModel, load_sam
+from stage1_render_teachers.teachers.sam_model import load_sam
 
 #: Level -> output of SAM's decoder.
 OUTPUTS = {"whole": 2, "part": 1, "subpart": 0}
@@ -60,11 +60,10 @@ class SamMaskTeacher:
 
     levels = tuple(OUTPUTS)
 
-    def __init__(self, spec: str, model: SamModel, settings: SamMaskSettings | None = None) -> None:
+    def __init__(self, spec: str, model: PromptableModel, settings: SamMaskSettings | None = None) -> None:
         self.spec = spec
         self.settings = settings or SamMaskSettings()
         self._model = model
-        self._decoder = PointDecoder(model.network.prompt_encoder, model.network.mask_decoder)
         self._prompts = HalvingBatches(PROMPT_BATCH, spec)
         self._upscale = HalvingBatches(UPSCALE_BATCH, spec)
         self.fingerprint = fingerprint_of("sam masks", VERSION, model.weights, model.precision, self.settings)
@@ -73,25 +72,25 @@ class SamMaskTeacher:
         """Masks of pictures [B, H, W, 3] u8, which share the passes of the encoder."""
         place, size = _PLACEMENTS[self.settings.prompts], images.shape[1:3]
         return [
-            self._masks(embedding, size, place(self.settings, size, seed, surface))
-            for embedding, seed, surface in zip(self._model.embed(images), seeds, surfaces, strict=True)
+            self._masks(picture, size, place(self.settings, size, seed, surface))
+            for picture, seed, surface in zip(self._model.pictures(images), seeds, surfaces, strict=True)
         ]
 
     def masks_from_points(self, image: U8, points: NDArray[np.floating]) -> dict[str, I32]:
         """Masks of one picture [H, W, 3] u8 with prompts [P, 2] (x, y in pixels of the picture) of the caller."""
-        return self._masks(self._model.embed(image[None])[0], image.shape[:2], points)
+        return self._masks(self._model.pictures(image[None])[0], image.shape[:2], points)
 
     @torch.inference_mode()
-    def _masks(self, embedding: Tensor, size: Sequence[int], points: NDArray[np.floating]) -> dict[str, I32]:
+    def _masks(self, picture: Any, size: Sequence[int], points: NDArray[np.floating]) -> dict[str, I32]:
         height, width = size
         inside = self._model.input_size(height, width)
         scale = np.array([inside[1] / width, inside[0] / height])
-        coords = torch.from_numpy(points * scale).to(embedding)  # [P, 2] in the encoder's pixels
+        coords = torch.from_numpy(points * scale).float().to(self._model.device)  # [P, 2] in the square's pixels
         none: dict[str, I32] = {level: np.full((height, width), -1, dtype=np.int32) for level in OUTPUTS}
         if not len(coords):
             return none
-        picture = self._decoder.share(embedding)
-        proposals = self._prompts.run(lambda part: self._propose(picture, part, inside), coords)
+        shared = self._model.share(picture)
+        proposals = self._prompts.run(lambda part: self._propose(shared, part, inside), coords)
         for level, output in OUTPUTS.items():
             logits, scores = (torch.cat(parts) for parts in zip(*(proposal[output] for proposal in proposals)))
             if len(logits):
@@ -100,35 +99,24 @@ class SamMaskTeacher:
                 none[level] = self._paint(logits[kept], inside, (height, width))
         return none
 
-    def _propose(self, picture: SharedPicture, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    def _propose(self, shared: Any, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         """Per output of the decoder: logits [M, s, s] and scores [M] of the masks worth filtering.
 
-        On a CPU every thread takes a few prompts at a time, and the picture's tokens (1.9 MB) prompt by prompt.
+        On a CPU every thread takes a few prompts at a time.
         """
         if coords.device.type != "cpu":
-            return self._propose_together(picture, coords, inside)
+            return self._propose_together(shared, coords, inside)
         threads = torch.get_num_threads()
         with torch_threads(1):
             parts = coords.split(THREAD_BATCH)
-            found = run_tasks([partial(self._propose_together, picture, part, inside, 1) for part in parts], threads)
+            found = run_tasks([partial(self._propose_together, shared, part, inside) for part in parts], threads)
         return [(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for parts in zip(*found)]
 
     @torch.inference_mode()
-    def _propose_together(
-        self, picture: SharedPicture, coords: Tensor, inside: tuple[int, int], together: int | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
-        settings, side = self.settings, 4 * picture.side
-        rows, cols = valid_region(inside, self._model.side, side)
-        answers = self._decoder.decode(
-            picture, coords, together
-        )  # in f32: sums of squares there would not survive less
-        quality = answers.quality  # [P, 3]
-        promising = (quality > settings.predicted_iou).any(dim=1)  # [P], K of them
-        # One more row and column than counts here: scaling up the mask reads them.
-        drawn = (min(-(-(length + 1) // 4), picture.side) for length in (rows, cols))
-        with autocast(self._model.device, self._model.precision):
-            logits = self._decoder.draw(picture, answers, promising, *drawn).float()  # [K, 3, s, s]
-        quality = quality[promising]
+    def _propose_together(self, shared: Any, coords: Tensor, inside: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        settings = self.settings
+        logits, quality = self._model.answer(shared, coords, inside, settings.predicted_iou)
+        rows, cols = valid_region(inside, self._model.side, logits.shape[-1])
         stability = stability_score(logits[..., :rows, :cols])
         filled = logits[..., :rows, :cols].amax(dim=(-2, -1)) > 0
         good = (quality > settings.predicted_iou) & (stability > settings.stability) & filled  # [K, 3]
@@ -139,11 +127,9 @@ class SamMaskTeacher:
         """Ids [H, W] of masks given as logits [K, s, s]: large ones first, so that small ones stay visible."""
         if not len(logits):
             return np.full(size, -1, dtype=np.int32)
-        network = self._model.network
 
         def scale_up(part: Tensor) -> NDArray[np.bool_]:
-            full = network.postprocess_masks(part[:, None], inside, size)[:, 0]  # [k, H, W]
-            return (full > network.mask_threshold).cpu().numpy()
+            return self._model.scale_up(part, inside, size).cpu().numpy()
 
         masks = np.concatenate(self._upscale.run(scale_up, logits))
         return paint(masks, self.settings.smallest_pixels)
@@ -166,12 +152,6 @@ def _density(settings: SamMaskSettings, size: Sequence[int], seed: int, surface:
 
 #: Where the prompts [P, 2] of one view are put; `size` is (height, width) of its picture.
 _PLACEMENTS = {"grid": _grid, "density": _density}
-
-
-def valid_region(inside: tuple[int, int], side: int, tokens: int) -> tuple[int, int]:
-    """Rows and columns of low-resolution logits (`tokens` per side) that show the picture and not the padding."""
-    rows, cols = (max(1, round(length * tokens / side)) for length in inside)
-    return rows, cols
 
 
 def stability_score(logits: Tensor, offset: float = 1.0) -> Tensor:

@@ -6,7 +6,7 @@ Pictures go in as SAM was trained on them: the long side scaled to 1024, zeros b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from chorus_common.runtime.devices import Precision, autocast, pick_device, spli
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.weight_files import existing_file, load_strictly, read_state_dict, weights_fingerprint
 from stage1_render_teachers.teachers.batching import HalvingBatches
+from stage1_render_teachers.teachers.promptable import valid_region
 from stage1_render_teachers.teachers.protocol import U8
+from stage1_render_teachers.teachers.sam_decoder import PointDecoder, SharedPicture
 
 #: Published checkpoints, under https://dl.fbaipublicfiles.com/segment_anything/.
 CHECKPOINTS = {
@@ -32,7 +34,7 @@ ENCODER_BATCH = 4
 
 @dataclass(frozen=True)
 class SamModel:
-    """A loaded SAM on its device and the fingerprint of its weights."""
+    """A loaded SAM on its device and the fingerprint of its weights. See `promptable.PromptableModel`."""
 
     network: Any
     weights: str
@@ -50,6 +52,50 @@ class SamModel:
         from segment_anything.utils.transforms import ResizeLongestSide
 
         return ResizeLongestSide.get_preprocess_shape(height, width, self.side)
+
+    @property
+    def channels(self) -> int:
+        return int(self.network.prompt_encoder.embed_dim)
+
+    def tokens(self, images: U8) -> Tensor:
+        """See `TokenModel`."""
+        return self.embed(images)
+
+    def pictures(self, images: U8) -> list[Tensor]:
+        """See `PromptableModel`: embeddings [C, t, t]."""
+        return list(self.embed(images))
+
+    def share(self, picture: Tensor) -> SharedPicture:
+        """See `PromptableModel`."""
+        return self._decoder.share(picture)
+
+    @torch.inference_mode()
+    def answer(
+        self, shared: SharedPicture, coords: Tensor, inside: tuple[int, int], threshold: float
+    ) -> tuple[Tensor, Tensor]:
+        """See `PromptableModel`. Masks are drawn where the picture is, and 0 elsewhere.
+
+        On a CPU the picture's tokens (1.9 MB) are worked on prompt by prompt: they then stay in the processor's cache.
+        """
+        rows, cols = valid_region(inside, self.side, 4 * shared.side)
+        together = 1 if coords.device.type == "cpu" else None
+        answers = self._decoder.decode(shared, coords, together)  # f32: sums of squares there would not survive less
+        quality = answers.quality  # [P, 3]
+        promising = (quality > threshold).any(dim=1)  # [P], K of them
+        # One more row and column than counts here: scaling up the mask reads them.
+        drawn = (min(-(-(length + 1) // 4), shared.side) for length in (rows, cols))
+        with autocast(self.device, self.precision):
+            logits = self._decoder.draw(shared, answers, promising, *drawn).float()  # [K, 3, s, s]
+        return logits, quality[promising]
+
+    def scale_up(self, logits: Tensor, inside: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `PromptableModel`."""
+        full: Tensor = self.network.postprocess_masks(logits[:, None], inside, size)[:, 0]  # [K, H, W]
+        return full > self.network.mask_threshold
+
+    @cached_property
+    def _decoder(self) -> PointDecoder:
+        return PointDecoder(self.network.prompt_encoder, self.network.mask_decoder)
 
     def embed(self, images: U8) -> Tensor:
         """Embeddings [B, C, side / 16, side / 16] f32 of pictures [B, H, W, 3] u8, on the model's device."""

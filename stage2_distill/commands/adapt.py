@@ -32,7 +32,7 @@ from stage2_distill.commands.options import run_folder_option, val_split_option
 def adapt_command(
     student: Path,
     stores: tuple[StorePath, ...],
-    manifest: Path | None,
+    manifest: StorePath | None,
     split: str | None,
     val_split: str | None,
     config_path: Path | None,

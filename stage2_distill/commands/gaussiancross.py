@@ -39,7 +39,7 @@ from stage2_distill.commands.options import run_folder_option
 @json_option("Print one JSON object at the end.")
 def gaussiancross_command(
     stores: tuple[StorePath, ...],
-    manifest: Path | None,
+    manifest: StorePath | None,
     split: str | None,
     captures: Path | None,
     depth_unit: float,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @device_option()
 def train_command(
     stores: tuple[StorePath, ...],
-    manifest: Path | None,
+    manifest: StorePath | None,
     split: str | None,
     val_split: str | None,
     config_path: Path | None,
@@ -64,7 +64,7 @@ def train_command(
 def run_training(
     config: TrainConfig,
     stores: Sequence[StorePath],
-    manifest: Path | None,
+    manifest: StorePath | None,
     split: str | None,
     val_split: str | None,
     out: Path,

@@ -27,7 +27,7 @@ class CaptureScenes:
 
 def open_capture_scenes(
     stores: Sequence[StorePath],
-    manifest: Path | None,
+    manifest: StorePath | None,
     split: str | None,
     captures: Path | None,
     depth_unit: float,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from stage1_render_teachers.outcomes import SceneOutcome
-from stage1_render_teachers.scene_task import SceneJob
+from stage1_render_teachers.scene_task import SceneJob, run_scene
 
 
 class Quiet:
@@ -41,3 +42,12 @@ def warm_up(job: int) -> None:
 def instant(job: SceneJob) -> SceneOutcome:
     """A scene that takes no time."""
     return SceneOutcome(job.row.dataset, job.row.scene_id, "done", seconds={"total": 0.0}, finished=time.time())
+
+
+def work_alone(jobs: list[SceneJob], begin: Any, times: Any) -> None:
+    """Scenes one after the other in a process of their own; `begin` is a barrier, seconds go into the queue `times`."""
+    warm_up(0)
+    begin.wait()
+    start = time.perf_counter()
+    assert all(run_scene(job).status == "done" for job in jobs)
+    times.put(time.perf_counter() - start)

@@ -22,6 +22,7 @@ from evaluation.cli import cli
 from evaluation.scenes import select_scenes
 from stage1_render_teachers.commands.copy import copy_command
 from stage2_distill.encoder.checkpoints import export_encoder
+from stage2_distill.sources import find_scenes
 from tests.evaluation.instance_rooms import room_with_instances
 from tests.evaluation.labelled_rooms import tiny_encoder
 from tests.evaluation.rooms import Rooms, WordVectors
@@ -244,6 +245,15 @@ def test_where_paths_of_a_manifest_lie(tmp_path: Path, sources: Sources) -> None
     (sources.bucket / "far.parquet").write_bytes(far.write(Path("/tmp") / tmp_path.name / "m.parquet").read_bytes())
     manifest, place_of = read_placed(sources.bucket / "far.parquet")
     assert place_of(manifest.rows[0].scene_path) == (tmp_path / "far" / "b").resolve()
+
+
+def test_training_takes_a_manifest_in_a_bucket_and_stage_1_says_that_it_does_not(
+    stored: dict[str, tuple[StorePath, StorePath]],
+) -> None:
+    store, manifest = stored["bucket"]
+    assert [scene_id for _, scene_id, _ in find_scenes([store], manifest, "train", print)] == ["train_0", "train_1"]
+    with pytest.raises(ManifestError, match="scenes are read from a disk here"):
+        Manifest.read(manifest)
 
 
 def test_what_is_not_there_is_one_line(sources: Sources, rooms: Rooms) -> None:

@@ -20,6 +20,7 @@ from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher
 from stage1_render_teachers.teachers.mask_filter import MaskFilter, keep_masks
 from stage1_render_teachers.teachers.prompt_density import VisibleSurface, draw_prompts
+from stage1_render_teachers.teachers.promptable import valid_region
 from stage1_render_teachers.teachers.sam_dense import SamDenseTeacher, token_shares
 from stage1_render_teachers.teachers.sam_masks import (
     OUTPUTS,
@@ -27,7 +28,6 @@ from stage1_render_teachers.teachers.sam_masks import (
     SamMaskTeacher,
     paint,
     regular_points,
-    valid_region,
 )
 from stage1_render_teachers.teachers.sam_model import load_sam
 from tests.stage1.dense_teacher_checks import check_contract, check_geometry, cosine, pictures
