@@ -116,7 +116,7 @@ def test_a_failed_scene_gives_exit_code_1_and_its_reason(call, rooms: Path, tmp_
         (["--scheduler=/nowhere.json"], "no such file"),
         (["--slurm=/nowhere.toml"], "no such config file"),
         (["--store=s3://"], "write s3://BUCKET/PATH"),
-        (["--store=gs://bucket/caches"], "stores are folders or s3:// addresses"),
+        (["--store=ftp://bucket/caches"], "takes a folder or an address"),
         (["--workers=-1"], "'--workers'"),
         (["--workers=two"], "not a valid integer"),
     ],

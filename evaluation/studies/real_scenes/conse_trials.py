@@ -2,7 +2,7 @@
 
     python -m evaluation.studies.real_scenes.conse_trials --store S --out trials.json
 
-The store holds features of EfficientNet-Lite0 before pooling (timm:tf_efficientnet_lite0:lite0). The classifier's head
+The store holds features of EfficientNet-Lite0 before pooling (timm:tf_efficientnet_lite0/16:lite0). Its head
 is applied to them cell by cell, a variant makes class scores of its answers, and the scores are lifted: lifting is
 linear, so this is the lifted teacher of that variant. Beside mIoU stands the mean area under the ROC curve over the
 classes: whether a class's score is higher on its own points, whatever the other classes' scores are. 0.5 is chance.
@@ -34,7 +34,7 @@ from evaluation.neighbours import nearest_fill
 from evaluation.prompts import class_embeddings
 from evaluation.results import result_document, text_table, write_result
 from evaluation.scenes import SceneOptions
-from evaluation.studies.real_scenes.plan import BACKBONE, CONSE
+from evaluation.studies.real_scenes.plan import CONSE, FINE_BACKBONE
 
 F32 = NDArray[np.float32]
 
@@ -139,7 +139,7 @@ def command(scenes: SceneOptions, out: Path) -> int:
     texts, (weight, bias) = read_texts(class_names), read_head()
     first = selection.scenes[0]
     assert first.store is not None
-    standardiser = PhiSStandardiser.load(first.store / "standardisers" / f"{BACKBONE.name}.safetensors")
+    standardiser = PhiSStandardiser.load(first.store / "standardisers" / f"{FINE_BACKBONE.name}.safetensors")
     lifted: dict[str, list[F32]] = {name: [] for name in VARIANTS}
     truths: list[NDArray[np.int32]] = []
     means: list[F32] = []
@@ -147,15 +147,13 @@ def command(scenes: SceneOptions, out: Path) -> int:
         for where in selection.scenes:
             scene = where.load(space)
             cache = scene.cached()
-            index, features = cache.lifting(), cache.features(BACKBONE.name)
-            cells = [
-                [
-                    variant(standardiser.inverse(view.reshape(-1, view.shape[-1])) @ weight.T + bias, texts)
-                    for view in features
-                ]
-                for variant in VARIANTS.values()
-            ]
-            for name, of_views in zip(VARIANTS, cells):
+            index, features = cache.lifting(), cache.features(FINE_BACKBONE.name)
+            scores: dict[str, list[F32]] = {name: [] for name in VARIANTS}
+            for view in features:
+                logits = standardiser.inverse(view.reshape(-1, view.shape[-1])) @ weight.T + bias  # [rows * cols, 1000]
+                for name, variant in VARIANTS.items():
+                    scores[name].append(variant(logits, texts))
+            for name, of_views in scores.items():
                 sums, seen = index.lift(np.concatenate(of_views).astype(np.float32))
                 lifted[name].append((sums / np.where(seen > 0, seen, np.nan)[:, None]).astype(np.float32))
             if scene.gaussians.labels is None:
@@ -171,12 +169,12 @@ def command(scenes: SceneOptions, out: Path) -> int:
         areas = [area_under_curve(whole[::EVERY][known, k], truth[known] == k) for k in range(len(class_names))]
         for decision in DECISIONS:
             matrix = ConfusionMatrix(class_names)
-            for scores, labels, places in zip(parts, truths, means):
-                asked = (scores - middle) / spread if decision else scores
+            for own, labels, places in zip(parts, truths, means):
+                asked = (own - middle) / spread if decision else own
                 seen = ~np.isnan(asked[:, 0])
                 classes = np.where(seen, np.nan_to_num(asked).argmax(axis=1), -1).astype(np.int32)
                 matrix.add(labels, nearest_fill(places, classes))
-            rows[name + decision] = {**matrix.scores().as_dict(), "auc": float(np.nanmean(areas)), "areas": areas}
+            rows[name + decision] = {**matrix.scores().as_dict(), "auc": float(np.nanmean(areas))}
     line = shlex.join(["python", "-m", "evaluation.studies.real_scenes.conse_trials", *sys.argv[1:]])
     write_result(out, result_document("conse-trials", line, scenes.inputs(), {"rows": rows}))
     table = [(name, r["miou"], r["f_miou"], r["auc"]) for name, r in rows.items()]

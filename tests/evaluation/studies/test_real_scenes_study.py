@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from chorus_common.manifest import Manifest
 from chorus_common.runtime.config import load_config
@@ -17,16 +18,29 @@ from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene
 from evaluation.metrics.instance import InstanceEvaluator
 from evaluation.proposals.proposals import Proposals, rows_to_masks
+from evaluation.results import read_result
 from evaluation.scene_scores import matches_of
 from evaluation.scenes import EvalScene, LoadedScene
 from evaluation.studies.jobs import run_jobs
+from evaluation.studies.real_scenes import conse_trials
 from evaluation.studies.real_scenes.conse_trials import VARIANTS, Texts, area_under_curve, softmax
 from evaluation.studies.real_scenes.masks import ObjectsJob
-from evaluation.studies.real_scenes.plan import CLASSICAL, DENSE, PARTS, SCANS, STUDENT, STUDENTS, TEXT, Study, plan
+from evaluation.studies.real_scenes.plan import (
+    CLASSICAL,
+    DENSE,
+    PARTS,
+    SCANS,
+    STUDENT,
+    STUDENTS,
+    TEXT,
+    Study,
+    StudyTeacher,
+    plan,
+)
 from evaluation.studies.real_scenes.table import figures, spread
 from evaluation.targets import EvalTarget
 from stage2_distill.settings import TrainConfig
-from tests.evaluation.rooms import make_scene
+from tests.evaluation.rooms import TEACHER, Rooms, make_scene
 
 #: NYU40 ids of the classes of `make_scene`.
 NYU40 = {0: 1, 1: 2, 4: 5, 6: 7}
@@ -174,3 +188,21 @@ def test_ways_to_ask_a_classifier() -> None:
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     asked = VARIANTS["names near the query alone"](logits, texts)[0]
     np.testing.assert_allclose(asked, sure * shares[:, 500] + (1 - sure) * shares[:, 3], rtol=1e-4)
+
+
+def test_trials_go_through_a_store(rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a classifier of random weights; most classes have no points in these rooms."""
+    rng = np.random.default_rng(2)
+    names = rng.standard_normal((1000, 8)).astype(np.float32)
+    lengths = np.linalg.norm(names, axis=1)
+    texts = Texts(names / lengths[:, None], lengths, rng.standard_normal((20, 8)).astype(np.float32))
+    head = rng.standard_normal((1000, 32)).astype(np.float32), np.zeros(1000, np.float32)
+    monkeypatch.setattr(conse_trials, "FINE_BACKBONE", StudyTeacher(TEACHER, ""))
+    monkeypatch.setattr(conse_trials, "read_head", lambda: head)
+    monkeypatch.setattr(conse_trials, "read_texts", lambda class_names: texts)
+    where = ["--store", str(rooms.store), "--manifest", str(rooms.manifest), "--out", str(tmp_path / "t.json")]
+    called = CliRunner().invoke(conse_trials.command, where, standalone_mode=False)
+    assert called.exception is None, called.exception
+    rows = read_result(tmp_path / "t.json")["rows"]
+    assert len(rows) == 2 * len(VARIANTS)
+    assert all(0 <= row["auc"] <= 1 and row["miou"] >= 0 for row in rows.values())
