@@ -102,14 +102,14 @@ class Trainer(Generic[B]):
         means = Means()
         losses: list[tuple[Number, float]] = []  # with the share of the batch that each counts for
         averaged: list[Mapping[str, Number]] = []
-        learning = torch.zeros(len(self._units), device=self.device)  # passes in which a unit had something to learn
+        learning = [0] * len(self._units)  # passes in which a unit had something to learn
         for batch, share in zip(batches, self._shares):
             # the model's draws are a function of (seed, step), the same in all forward passes and processes of a step
             torch.manual_seed(recipe.seed(step))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp == "bf16"):
                 found = recipe.loss(to_device(batch, self.device), step)
             averaged.append(found.averaged)
-            learning += torch.tensor([unit not in found.idle for unit in self._units], device=self.device)
+            learning = [passes + (unit not in found.idle) for passes, unit in zip(learning, self._units)]
             if found.total is None:
                 continue
             (found.total * share).backward()
@@ -149,10 +149,11 @@ class Trainer(Generic[B]):
         record = {"loss": loss, "lr": lr, "grad_norm": norm, **epoch, **means.nested(read[len(asked) :])}
         return StepResult(record, warning, stops > 0)
 
-    def _forget_idle(self, learning: Tensor) -> None:
+    def _forget_idle(self, learning: list[int]) -> None:
         """No gradients for units that no process had anything to teach, as without sharding: zeros would decay them."""
         if self._units:
-            for unit, passes in zip(self._units, self.processes.sum(learning).tolist()):
+            of_all = self.processes.sum(torch.tensor(learning, dtype=torch.float32, device=self.device))
+            for unit, passes in zip(self._units, of_all.tolist()):
                 if passes == 0:
                     unit.zero_grad(set_to_none=True)
 

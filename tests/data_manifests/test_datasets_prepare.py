@@ -181,7 +181,7 @@ def test_the_command_reports_counts_and_failures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("scannet3",), "known: pointcept_s3dis, .*, scannet, .*"),
+        (("scannet3",), "known: matterport3d, pointcept_s3dis, .*, scannet, .*"),
         (("scannet", "--set", "grids=1"), "unknown key 'grids'; did you mean 'grid'"),
         (("scannet", "--set", 'label_spaces=["scannet21"]'), "unknown label space 'scannet21'"),
         (("scannet", "--set", 'label_spaces=["s3dis13", "scannetpp100"]'), "would share one file"),

@@ -166,8 +166,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     real = distill_module.total_loss
     calls = iter(range(10**6))
 
-    def patched(*arguments: Any) -> TotalTerms:
-        found = real(*arguments)
+    def patched(*arguments: Any, **options: Any) -> TotalTerms:
+        found = real(*arguments, **options)
         assert found.total is not None
         return TotalTerms(found.total * float("nan"), found.terms) if next(calls) in steps else found
 

@@ -55,9 +55,9 @@ class StudentVariant:
     weights: tuple[tuple[StudyTeacher, float], ...]
 
 
-LANGUAGE = ((TEXT, 1.0), (DENSE, 0.0))
+LANGUAGE = ((TEXT, 1.0), (DENSE, 0.0), (SAM, 0.0))
 #: Weights of the others beside language are the demo's.
-THREE = ((TEXT, 1.0), (DENSE, 0.1), (BACKBONE, 0.1))
+THREE = ((TEXT, 1.0), (DENSE, 0.1), (SAM, 0.1))
 STUDENTS = (
     StudentVariant("language, real scans", "scans", LANGUAGE),
     StudentVariant("three teachers, real scans", "scans", THREE),
@@ -89,7 +89,7 @@ class Study:
     lifted: tuple[StudyTeacher, ...] = (TEXT, CONSE)
     masks: tuple[StudyTeacher, ...] = (CLASSICAL, SAM_MASKS)
     probed: tuple[StudyTeacher, ...] = (TEXT, DENSE, CONSE, BACKBONE, SAM)
-    learned: tuple[StudyTeacher, ...] = (TEXT, DENSE, BACKBONE)
+    learned: tuple[StudyTeacher, ...] = (TEXT, DENSE, SAM)
 
     def __post_init__(self) -> None:
         for part in self.parts:
