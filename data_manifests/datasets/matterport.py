@@ -33,7 +33,7 @@ from data_manifests.datasets.find import Found, note_missing, read_split_lists
 from data_manifests.datasets.matterport_labels import MATTERPORT_SPACES, CategoryTable, read_category_table
 from data_manifests.datasets.mesh import Faces, read_faces, read_mesh
 from data_manifests.datasets.raw_scene import Annotations, LabelledPoints, RawScene, SceneSource
-from data_manifests.datasets.segment_files import read_groups, read_segment_indices
+from data_manifests.datasets.segment_files import last_owners, read_groups, read_segment_indices
 from data_manifests.datasets.settings import MatterportRelease
 
 _REGION = re.compile(r"region(\d{1,4})\.ply")
@@ -140,20 +140,7 @@ def _object_of_faces(mesh: Path, n_faces: int, notes: list[str]) -> tuple[np.nda
     """Per face the position of its object, -1 for none; and the object's id at each position, -1 at the last."""
     segment_ids, segment_of = np.unique(read_segment_indices(_segments(mesh), n_faces, "faces"), return_inverse=True)
     groups = read_groups(_objects(mesh))
-    owner = np.full(len(segment_ids), -1, np.int64)
-    absent = shared = 0
-    for position, group in enumerate(groups):
-        rows = np.minimum(np.searchsorted(segment_ids, group.segments), len(segment_ids) - 1)
-        rows = np.unique(rows[segment_ids[rows] == group.segments])
-        absent += len(np.unique(group.segments)) - len(rows)
-        shared += int(np.count_nonzero(owner[rows] >= 0))
-        owner[rows] = position
-    if absent and (owner < 0).all():
-        fail(_objects(mesh), "names no segment of the mesh; does it belong to another region?")
-    if absent:
-        notes.append(f"{absent} segments of objects are not in the mesh")
-    if shared:
-        notes.append(f"{shared} segments belong to two objects; the later one owns them")
+    owner = last_owners(_objects(mesh), groups, segment_ids, notes)
     return owner[segment_of], np.array([*(group.object_id for group in groups), -1], np.int32)
 
 

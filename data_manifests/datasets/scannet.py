@@ -27,7 +27,7 @@ from data_manifests.datasets.find import Found, note_missing, read_split_lists
 from data_manifests.datasets.mesh import read_mesh
 from data_manifests.datasets.raw_scene import Annotations, LabelledPoints, RawScene, SceneSource
 from data_manifests.datasets.scannet_labels import LabelTable, read_label_table
-from data_manifests.datasets.segment_files import read_groups, read_segment_indices
+from data_manifests.datasets.segment_files import last_owners, read_groups, read_segment_indices
 from data_manifests.datasets.settings import ScannetRelease
 
 
@@ -102,20 +102,7 @@ def _annotations(
     """Labels and instances of the `n` vertices of a scan."""
     segment_ids, segment_of = np.unique(read_segment_indices(_segments(scan), n), return_inverse=True)
     groups = read_groups(_objects(scan))
-    owner = np.full(len(segment_ids), -1, np.int64)  # position in `groups`
-    absent = shared = 0
-    for position, segments in enumerate(group.segments for group in groups):
-        rows = np.minimum(np.searchsorted(segment_ids, segments), len(segment_ids) - 1)
-        rows = rows[segment_ids[rows] == segments]
-        absent += len(segments) - len(rows)
-        shared += int(np.count_nonzero(owner[rows] >= 0))
-        owner[rows] = position
-    if absent and (owner < 0).all():
-        fail(_objects(scan), "names no segment of the mesh; does it belong to another scan?")
-    if absent:
-        notes.append(f"{absent} segments of objects are not in the mesh")
-    if shared:
-        notes.append(f"{shared} segments belong to two objects; the later one owns them")
+    owner = last_owners(_objects(scan), groups, segment_ids, notes)
     unknown = sorted({group.label for group in groups if group.label not in table})
     if unknown and release.unknown_category == "fail":
         fail(

@@ -130,9 +130,8 @@ def _annotations(
     owner, smallest = np.full(len(segment_ids), -1, np.int64), np.full(len(segment_ids), np.inf)
     absent = shared = 0
     for position, group in enumerate(groups):
-        rows = np.minimum(np.searchsorted(segment_ids, group.segments), len(segment_ids) - 1)
-        rows = np.unique(rows[segment_ids[rows] == group.segments])
-        absent += len(np.unique(group.segments)) - len(rows)
+        rows, unknown = group.rows(segment_ids)
+        absent += unknown
         shared += int(np.count_nonzero(owner[rows] >= 0))
         size = float(sizes[rows].sum())
         rows = rows[size < smallest[rows]]

@@ -5,6 +5,7 @@ segGroups.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ class Group:
     object_id: int
     label: str
     segments: NDArray[np.int64]
+
+    def rows(self, segment_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """Positions of its segments in the ascending `segment_ids`, and how many of its segments are not there."""
+        rows = np.minimum(np.searchsorted(segment_ids, self.segments), len(segment_ids) - 1)
+        rows = np.unique(rows[segment_ids[rows] == self.segments])
+        return rows, len(np.unique(self.segments)) - len(rows)
 
 
 def read_segment_indices(file: Path, n: int, what: str = "vertices") -> NDArray[np.int64]:
@@ -55,6 +62,29 @@ def read_groups(file: Path) -> list[Group]:
     if len({group.object_id for group in groups}) < len(groups):
         fail(file, "two objects have the same objectId")
     return groups
+
+
+def last_owners(
+    file: Path, groups: Sequence[Group], segment_ids: NDArray[np.int64], notes: list[str]
+) -> NDArray[np.int64]:
+    """For each of the ascending `segment_ids` the position of the last group of `file` that holds it, -1 for none.
+
+    Segments that are not there, or that several groups hold, are noted. Raises SceneError where none is there.
+    """
+    owner = np.full(len(segment_ids), -1, np.int64)
+    absent = shared = 0
+    for position, group in enumerate(groups):
+        rows, missing = group.rows(segment_ids)
+        absent += missing
+        shared += int(np.count_nonzero(owner[rows] >= 0))
+        owner[rows] = position
+    if absent and (owner < 0).all():
+        fail(file, "names no segment of the mesh; does it belong to another scan?")
+    if absent:
+        notes.append(f"{absent} segments of objects are not in the mesh")
+    if shared:
+        notes.append(f"{shared} segments belong to two objects; the later one owns them")
+    return owner
 
 
 def _list(file: Path, key: str) -> list[Any]:

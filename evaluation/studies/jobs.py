@@ -6,15 +6,20 @@ continues. Before the time is up no job is cut off; none is started after it.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from chorus_common.runtime.errors import ChorusError
+import click
+
+from chorus_common.runtime.atomic import write_text_atomically
+from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, ChorusError, ConfigError
 from chorus_common.runtime.progress import progress
 
 #: Programs of the repository as modules, so that a study runs with this interpreter whatever PATH says.
@@ -48,6 +53,28 @@ class StudyOutcome:
 
     done: int
     left: int
+
+    @property
+    def exit_code(self) -> int:
+        """For the command line; says how to go on where jobs are left."""
+        if not self.left:
+            return EXIT_DONE
+        click.echo(f"{self.left} jobs left when the time was up; the same command goes on", err=True)
+        return EXIT_SOME_FAILED
+
+
+def record_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Record in `out` what its study is made with, or refuse to mix it with something else (ConfigError)."""
+    path = out / "study.json"
+    if not path.exists():
+        write_text_atomically(path, json.dumps(settings, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        if before.get(key) != value:
+            several_lines = "\n" in str(value)
+            shown = "changed since" if several_lines else f"{before.get(key)}, now {value}"
+            raise ConfigError(f"{out}: holds a study with other settings ({key}: {shown}); give another --out")
 
 
 @dataclass

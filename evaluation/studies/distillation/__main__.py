@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.runtime.errors import run_cli
 from evaluation.studies.distillation.plan import Study, plan
 from evaluation.studies.distillation.table import figures, write_page
 from evaluation.studies.jobs import run_jobs
@@ -47,10 +47,7 @@ def study(
     body = figures(chosen, "python -m evaluation.studies.distillation " + shlex.join(sys.argv[1:]))
     write_page(page, body)
     click.echo(body)
-    if outcome.left:
-        click.echo(f"{outcome.left} jobs left when the time was up; the same command goes on", err=True)
-        return EXIT_SOME_FAILED
-    return EXIT_DONE
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ConfigError, did_you_mean
 from evaluation.studies.distillation.variants import COMMON, REFERENCE, SHORT, VARIANTS, Variant
-from evaluation.studies.jobs import StudyJob
+from evaluation.studies.jobs import StudyJob, record_settings
 from stage2_distill.settings import TrainConfig
 
 #: Settings of stage 1 and of the student.
@@ -36,18 +34,10 @@ class Study:
     variants: tuple[str, ...] = ()
 
     def record_settings(self) -> None:
-        """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
+        """See `jobs.record_settings`."""
         configs = {path.name: path.read_text(encoding="utf-8") for path in (STAGE1, STUDENT)}
         mine = {"rooms": self.rooms, "val": self.val, "steps": self.steps, "short_steps": self.short_steps} | configs
-        path = self.out / "study.json"
-        if not path.exists():
-            write_text_atomically(path, json.dumps(mine, indent=1) + "\n")
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in mine.items():
-            if before.get(key) != value:
-                shown = f"{before.get(key)}, now {value}" if key not in configs else "changed since"
-                raise ConfigError(f"{self.out}: holds a study with other settings ({key}: {shown}); give another --out")
+        record_settings(self.out, mine)
 
     def chosen(self) -> list[Variant]:
         """Variants in table order, the reference always, its short twin beside short ones; ConfigError for an unknown

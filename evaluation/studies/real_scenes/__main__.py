@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus_common.runtime.errors import EXIT_DONE, EXIT_SOME_FAILED, run_cli
+from chorus_common.runtime.errors import run_cli
 from evaluation.studies.jobs import run_jobs
 from evaluation.studies.real_scenes.plan import PARTS, SCANS, Study, plan
 from evaluation.studies.real_scenes.table import figures
@@ -46,10 +46,7 @@ def study(
     chosen.record_settings()
     outcome = run_jobs(plan(chosen), out / "logs", workers=workers, minutes=minutes)
     click.echo(figures(chosen))
-    if outcome.left:
-        click.echo(f"{outcome.left} jobs left when the time was up; the same command goes on", err=True)
-        return EXIT_SOME_FAILED
-    return EXIT_DONE
+    return outcome.exit_code
 
 
 if __name__ == "__main__":

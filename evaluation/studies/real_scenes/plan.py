@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chorus_common.runtime.atomic import write_text_atomically
 from chorus_common.runtime.config import load_config
 from chorus_common.runtime.errors import ConfigError, did_you_mean
-from evaluation.studies.jobs import StudyJob
+from evaluation.studies.jobs import StudyJob, record_settings
 from stage2_distill.settings import TrainConfig
 
 #: The release, with its split by rooms; settings of the students.
@@ -97,19 +95,12 @@ class Study:
                 raise ConfigError(f"--only {part}: no such part" + did_you_mean(part, PARTS))
 
     def record_settings(self) -> None:
-        """Record what `out` holds, or refuse to mix it with something else (ConfigError)."""
+        """See `jobs.record_settings`."""
         mine = {
             "views": self.views, "mask_views": self.mask_views, "rooms": self.rooms, "steps": self.steps,
             "release": self.release.read_text(encoding="utf-8"), "stage1": list(self.stage1),
         }  # fmt: skip
-        path = self.out / "study.json"
-        if not path.exists():
-            write_text_atomically(path, json.dumps(mine, indent=1) + "\n")
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in mine.items():
-            if before.get(key) != value:
-                raise ConfigError(f"{self.out}: holds a study with another {key}; give another --out")
+        record_settings(self.out, mine)
 
     @property
     def manifest(self) -> Path:

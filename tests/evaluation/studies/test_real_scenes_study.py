@@ -107,7 +107,7 @@ def test_made_up_scans_go_the_whole_way(tmp_path: Path) -> None:
     assert " ± " in body
     assert "| - |" not in body
     assert all(job.done() for job in plan(study))
-    with pytest.raises(ConfigError, match="holds a study with another views; give another --out"):
+    with pytest.raises(ConfigError, match=r"other settings \(views: .*, now 3\); give another --out"):
         replace(study, views=3).record_settings()
 
 
