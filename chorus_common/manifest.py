@@ -276,7 +276,7 @@ def _read_table(path: Path) -> pa.Table:
                 raise ManifestError(f"{path}: declares {file.metadata.num_rows} rows, more than a manifest may have")
             if not file.schema_arrow.equals(_SCHEMA, check_metadata=False):
                 raise ManifestError(f"{path}: is not a manifest (its columns differ); index the scenes again")
-            table = file.read()
+            table = file.read(use_threads=False)
             table.validate(full=True)  # text that is not UTF-8
             return table
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a column name may be damaged too

@@ -127,7 +127,7 @@ class SceneScores:
     def read(path: Path) -> SceneScores:
         """Inverse of `write`. Raises ConfigError, one line, where `path` is none of these files."""
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(path, use_threads=False)
             meta = json.loads((table.schema.metadata or {})[_META])
             found = SceneScores(
                 tuple(meta["class_names"]),

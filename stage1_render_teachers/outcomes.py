@@ -140,7 +140,7 @@ def read_outcomes(store: StorePath) -> dict[str, SceneOutcome]:
     files: list[StorePath] = list((store / "outcomes").glob("[!.]*.parquet"))
     for path in sorted(files, key=str):
         try:
-            table = pq.read_table(io.BytesIO(path.read_bytes()), schema=SCHEMA)
+            table = _read_table(path.read_bytes())
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CacheError(
                 f"{path}: not a readable outcome file ({error}); delete it, the scenes are unaffected"
@@ -151,6 +151,21 @@ def read_outcomes(store: StorePath) -> dict[str, SceneOutcome]:
         if outcome.status != "skipped" or outcome.key not in latest or latest[outcome.key].status == "failed":
             latest[outcome.key] = outcome
     return latest
+
+
+def _read_table(content: bytes) -> pa.Table:
+    """A file of outcomes; columns that it does not have are null.
+
+    Without Arrow's threads: one that still holds a Python object while the interpreter ends aborts the program after
+    its work is done (apache/arrow 34314), and outcomes are what a run reads last.
+    """
+    with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as file:
+        found = file.read(use_threads=False)
+    columns = [
+        found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
+        for field in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _from_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def write_outcomes(path: Path, outcomes: Sequence[PrepareOutcome]) -> Path:
 def _rows_there(path: Path) -> list[dict[str, Any]]:
     """Rows of an earlier table; none where there is none, or one of another program."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, use_threads=False)
     except (OSError, pa.ArrowException):
         return []
     rows: list[dict[str, Any]] = table.to_pylist() if table.schema.equals(_SCHEMA) else []

@@ -270,7 +270,7 @@ def _published_line(p: Published) -> Line:
 def read_table(path: Path) -> list[Line]:
     """Lines of a table that `write_parquet` wrote. Raises ConfigError where it is none."""
     try:
-        lines = pq.read_table(path).to_pylist()
+        lines = pq.read_table(path, use_threads=False).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: no readable results table ({' '.join(str(error).split())[:100]})") from None
     if lines and not {*_KEYS, *_TAIL} <= lines[0].keys():

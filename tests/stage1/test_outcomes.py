@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,29 @@ def test_unfinished_files_are_not_read_and_damaged_ones_are_named(tmp_path: Path
 
 def test_a_store_without_runs_has_no_outcomes(tmp_path: Path) -> None:
     assert read_outcomes(tmp_path) == {}
+
+
+_COUNT_THREADS = """
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+from stage1_render_teachers.outcomes import read_outcomes
+
+def threads():
+    names = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+    return len([name for name in names if not name.startswith("jemalloc")])
+
+before = threads()
+assert read_outcomes(Path(sys.argv[1]))
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+def test_reading_leaves_no_thread_that_could_outlive_the_interpreter(tmp_path: Path) -> None:
+    """Arrow's threads hold Python objects; one that is alive while the interpreter ends aborts the program."""
+    with OutcomeLog(tmp_path) as log:
+        log.add(FULL)
+    found = subprocess.run([sys.executable, "-c", _COUNT_THREADS, str(tmp_path)], capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("0\n", 0), found.stderr
