@@ -54,7 +54,7 @@ class StudentVariant:
 
 
 LANGUAGE = ((TEXT, 1.0), (DENSE, 0.0), (SAM, 0.0))
-#: Weights of the others beside language are the demo's.
+#: The second teacher's weight is the demo's; the third has the same by choice.
 THREE = ((TEXT, 1.0), (DENSE, 0.1), (SAM, 0.1))
 STUDENTS = (
     StudentVariant("language, real scans", "scans", LANGUAGE),
