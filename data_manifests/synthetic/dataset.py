@@ -70,6 +70,8 @@ def plan_jobs(config: SynthConfig, counts: dict[str, int]) -> list[RoomJob]:
     for split, (first, end) in SCAN_NUMBERS.items():
         if config.layout == "scannet" and counts.get(split, 0) > end - first:
             raise ConfigError(f"{counts[split]} {split} rooms: scene numbers allow {end - first} in the scannet layout")
+    if config.layout != "gaussians" and config.room.domain == "scan":
+        raise ConfigError(f"domain scan makes the points of a scan; layout {config.layout} has points of its own")
     if config.layout == "s3dis" and counts.get("test", 0):
         raise ConfigError("the s3dis layout has no test split: Area_5 holds the val rooms; set test to 0")
     types = get_args(RoomType)

@@ -15,10 +15,11 @@ from chorus_common.scene import GaussianScene, canonical_quats
 from data_manifests.synthetic.item import Item, Placed, oriented
 from data_manifests.synthetic.layout import RoomLayout
 from data_manifests.synthetic.light import Lighting, draw_lighting, shade
-from data_manifests.synthetic.options import DOMAINS, DomainStyle, RoomOptions
+from data_manifests.synthetic.options import DOMAINS, DomainStyle, RoomOptions, ScanStyle
 from data_manifests.synthetic.plan import Plan, draw_plan, structure
 from data_manifests.synthetic.recipes import RECIPES
 from data_manifests.synthetic.sampling import Samples, Soup, count_samples, sample
+from data_manifests.synthetic.scan import as_scan, seen_by_frames
 from data_manifests.synthetic.shapes import Patch
 from data_manifests.synthetic.trajectory import CameraOptics, Surface, draw_cameras
 
@@ -105,11 +106,15 @@ def generate_room(seed: int, options: RoomOptions | None = None) -> SyntheticRoo
     style = DOMAINS[options.domain]
     model = build_model(seed, options)
     noise_rng, sample_rng, camera_rng = (generator(seed, k) for k in ("noise", "samples", "cameras"))
-    samples = sample_model(model, options.gaussians, sample_rng)
-    colors = surface_colors(model, samples)
-    scene = to_gaussians(model, samples, colors, style, noise_rng, name=f"room_{seed:06d}")
     boxes = np.concatenate([p.boxes() for p in model.items if p.item.category not in STRUCTURE])
     back = np.linalg.inv(model.world).astype(np.float64)
+    if style.scan is None:
+        samples = sample_model(model, options.gaussians, sample_rng)
+        colors = surface_colors(model, samples)
+        scene = to_gaussians(model, samples, colors, style, noise_rng, name=f"room_{seed:06d}")
+    else:
+        samples = scan_samples(model, options.gaussians, style.scan, sample_rng, boxes)
+        scene = scan_room(model, samples, style.scan, noise_rng, name=f"room_{seed:06d}")
     optics = CameraOptics(options.width, options.height, float(camera_rng.uniform(65, 75)))
     structural = np.array([model.items[i].item.category in STRUCTURE for i in model.part_items])
     weights = np.where(structural[model.patch_parts[samples.patch]], 0.35, 1.0)  # walls are large and dull
@@ -205,6 +210,39 @@ def sample_model(model: Model, target: int, rng: np.random.Generator) -> Samples
     samples = sample(soup, _spacing(soup, detail, round(target / share)), rng)
     keep = ~hidden(model, samples)
     return Samples(**{key: value[keep] for key, value in vars(samples).items()})
+
+
+def scan_samples(model: Model, target: int, style: ScanStyle, rng: np.random.Generator, boxes: F64) -> Samples:
+    """About `target` evenly spaced surface points that a scan's frames have seen; boxes [S, 8]: the furniture's."""
+    soup = Soup.build(list(model.patches))
+    even = np.ones(len(model.patches))
+    gloss = np.array([part.gloss for thing in model.items for part in thing.item.parts])
+    dark = (gloss > 0) & (generator(model.seed, "glossy").random(len(gloss)) < style.glossy)
+    back = np.linalg.inv(model.world)
+
+    def seen(samples: Samples) -> NDArray[np.bool_]:
+        weights = np.ones(len(samples.point))
+        surface = Surface(_apply(back, samples.point), samples.normal @ back[:3, :3].T, weights)
+        walk = generator(model.seed, "walk")
+        found = seen_by_frames(walk, model.plan, _turned(back, boxes), surface, style)
+        return found & ~hidden(model, samples) & ~dark[model.patch_parts[samples.patch]]
+
+    trial = sample(soup, _spacing(soup, even, 6_000), generator(model.seed, "trial"))
+    share = max(0.05, float(seen(trial).mean()))
+    samples = sample(soup, _spacing(soup, even, round(target / share)), rng)
+    keep = seen(samples)
+    return Samples(**{key: value[keep] for key, value in vars(samples).items()})
+
+
+def scan_room(model: Model, samples: Samples, style: ScanStyle, rng: np.random.Generator, name: str) -> GaussianScene:
+    """The points of a scan as Gaussians, with the ids of the surfaces they were measured on."""
+    part = model.patch_parts[samples.patch]
+    return as_scan(
+        rng, samples.point, samples.normal, surface_colors(model, samples), style,
+        labels=model.part_labels[part].astype(np.int32),
+        instances=np.array(model.part_items, dtype=np.int64)[part].astype(np.int32), parts=part.astype(np.int32),
+        name=name, label_space="scannet20",
+    )  # fmt: skip
 
 
 def _spacing(soup: Soup, detail: F64, target: int) -> F64:

@@ -1,10 +1,11 @@
 """Pictures of synthetic rooms with what their cells show: what the embedded teachers of stage 1 are trained on.
 
-    python -m data_manifests.synthetic.teacher_pictures text --rooms 500 --held-out 8 --out text.npz --workers 2
+    python -m data_manifests.synthetic.teacher_pictures text --rooms 480 --scans 0.5 --out text.npz --workers 2
     python -m data_manifests.synthetic.teacher_pictures objects --rooms 250 --held-out 8 --out objects.npz --workers 2
 
-The rooms' seeds begin where those of data sets end, so that no demo, test or study uses them. One file holds everything
-that a training script reads (stage1_render_teachers/teachers/train_text_aligned.py, train_object_aware.py):
+Of the rooms, a share is seen as scans (options.DOMAINS). Their seeds begin where those of data sets end, so that no
+demo, test or study uses them. One file holds everything that a training script reads
+(stage1_render_teachers/teachers/train_text_aligned.py, train_object_aware.py):
 
     both     "images" [P, H, W, 3] u8, room after room, the held-out rooms last; "rooms", "held_out", "cell": numbers
     text     "shares" [P, rows, cols, 20] u8: share of each ScanNet20 class in each cell, 255 = all of it;
@@ -16,8 +17,9 @@ that a training script reads (stage1_render_teachers/teachers/train_text_aligned
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,19 +41,39 @@ from data_manifests.synthetic.room import SyntheticRoom, generate_room
 
 #: Edge of a cell in pixels: the patch of the embedded teachers' network.
 CELL = 8
+#: Points of a scan.
+SCAN_POINTS = 40_000
 KINDS = tuple(CATEGORIES)
 
 Arrays = dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class PictureRoom:
+    """A room to render."""
+
+    seed: int
+    options: RoomOptions
+
+
+def picture_rooms(count: int, scans: float) -> list[PictureRoom]:
+    """The first `count` reserved rooms, of which the share `scans`, evenly spread, is seen as scans."""
+    rooms = []
+    for i in range(count):
+        is_scan = int((i + 1) * scans) > int(i * scans)
+        options = RoomOptions(domain="scan", gaussians=SCAN_POINTS) if is_scan else RoomOptions()
+        rooms.append(PictureRoom(RESERVED_SEEDS + i, options))
+    return rooms
+
+
 def render_room(
-    seed: int, groups: Callable[[SyntheticRoom], tuple[NDArray[np.integer] | None, int]]
+    job: PictureRoom, groups: Callable[[SyntheticRoom], tuple[NDArray[np.integer] | None, int]]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """One room's pictures [V, H, W, 3] u8 and the share of each group in each cell [V, rows, cols, K].
 
     groups: the group [N] of every Gaussian, negative for none, and K.
     """
-    room = generate_room(seed, RoomOptions())
+    room = generate_room(job.seed, job.options)
     group, count = groups(room)
     assert group is not None
     cameras = room.cameras
@@ -70,13 +92,13 @@ def render_room(
     return images, shares.reshape(len(cameras), grid.rows, grid.cols, count)
 
 
-def render_shares(seed: int) -> Arrays:
+def render_shares(job: PictureRoom) -> Arrays:
     """One room: "images" [V, H, W, 3] u8 and "shares" of each class per cell [V, rows, cols, 20] u8 (255 = all)."""
-    images, shares = render_room(seed, lambda room: (room.scene.labels, len(SCANNET20)))
+    images, shares = render_room(job, lambda room: (room.scene.labels, len(SCANNET20)))
     return {"images": images, "shares": np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)}
 
 
-def render_objects(seed: int) -> Arrays:
+def render_objects(job: PictureRoom) -> Arrays:
     """One room: "images" [V, H, W, 3] u8, and per cell [V, rows, cols] the object that fills most of it: "instances"
     and "kinds" (places in `KINDS`) i16, -1 for none, with its "shares" u8 (255 = the whole cell).
     """
@@ -89,7 +111,7 @@ def render_objects(seed: int) -> Arrays:
             kind_of[info.id] = KINDS.index(info.category)
         return room.scene.instances, len(kind_of)
 
-    images, shares = render_room(seed, instances)
+    images, shares = render_room(job, instances)
     best, most = shares.argmax(axis=-1), shares.max(axis=-1)
     return {
         "images": images,
@@ -99,25 +121,35 @@ def render_objects(seed: int) -> Arrays:
     }
 
 
-def pool_rooms(render: Callable[[int], Arrays], n: int, workers: int) -> Arrays:
-    """`render(seed)` of the first `n` reserved rooms in `workers` processes, its arrays concatenated."""
-    seeds = range(RESERVED_SEEDS, RESERVED_SEEDS + n)
+def pool_rooms(render: Callable[[PictureRoom], Arrays], rooms: Sequence[PictureRoom], workers: int) -> Arrays:
+    """`render(room)` of all rooms in `workers` processes, its arrays concatenated."""
     parts: list[Arrays] = []
-    with progress(n, "rooms") as report, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-        for part in executor.map(render, seeds):
+    with (
+        progress(len(rooms), "rooms") as report,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor,
+    ):
+        for part in executor.map(render, rooms):
             parts.append(part)
             report.advance()
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def text_pool(rooms: int, held_out: int, workers: int) -> Arrays:
+def text_pool(rooms: int, held_out: int, scans: float, workers: int) -> Arrays:
     """Everything that the text-aligned teacher is trained on; arrays: see the module."""
-    return {**pool_rooms(render_shares, rooms + held_out, workers), **_counts(rooms, held_out), **text_names()}
+    return {
+        **pool_rooms(render_shares, picture_rooms(rooms + held_out, scans), workers),
+        **_counts(rooms, held_out),
+        **text_names(),
+    }
 
 
-def object_pool(rooms: int, held_out: int, workers: int) -> Arrays:
+def object_pool(rooms: int, held_out: int, scans: float, workers: int) -> Arrays:
     """Everything that the object-aware teacher is trained on; arrays: see the module."""
-    return {**pool_rooms(render_objects, rooms + held_out, workers), **_counts(rooms, held_out), **object_names()}
+    return {
+        **pool_rooms(render_objects, picture_rooms(rooms + held_out, scans), workers),
+        **_counts(rooms, held_out),
+        **object_names(),
+    }
 
 
 def text_names() -> Arrays:
@@ -135,18 +167,19 @@ def _counts(rooms: int, held_out: int) -> Arrays:
     return {"rooms": np.array(rooms), "held_out": np.array(held_out), "cell": np.array(CELL)}
 
 
-POOLS: dict[str, Callable[[int, int, int], Arrays]] = {"text": text_pool, "objects": object_pool}
+POOLS: dict[str, Callable[[int, int, float, int], Arrays]] = {"text": text_pool, "objects": object_pool}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("what", type=click.Choice(list(POOLS)))
 @click.option("--rooms", type=click.IntRange(min=1), required=True, help="Rooms to train on.")
 @click.option("--held-out", type=click.IntRange(min=1), default=8, show_default=True, help="More rooms to measure on.")
+@click.option("--scans", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share seen as scans.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The .npz to write.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that render.")
-def main(what: str, rooms: int, held_out: int, out: Path, workers: int) -> None:
+def main(what: str, rooms: int, held_out: int, scans: float, out: Path, workers: int) -> None:
     """Render reserved rooms for the training of the embedded teacher WHAT."""
-    arrays = POOLS[what](rooms, held_out, workers)
+    arrays = POOLS[what](rooms, held_out, scans, workers)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)

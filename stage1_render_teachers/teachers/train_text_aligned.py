@@ -1,12 +1,14 @@
 """Makes the weights of the embedded text-aligned teacher (picture and text side together).
 
-    python -m data_manifests.synthetic.teacher_pictures text --rooms 500 --out text.npz
-    python -m stage1_render_teachers.teachers.train_text_aligned --pool text.npz --steps 36000
+    python -m data_manifests.synthetic.teacher_pictures text --rooms 500 --out rooms.npz
+    python -m stage1_render_teachers.teachers.train_text_aligned --pool rooms.npz --steps 36000 --out first
+    python -m data_manifests.synthetic.teacher_pictures text --rooms 480 --held-out 16 --scans 0.5 --out scans.npz
+    python -m stage1_render_teachers.teachers.train_text_aligned --pool scans.npz --steps 14000 --start first
 
-The pictures are synthetic rooms of reserved seeds, with the share of each class in each cell. Both towers are trained
-so that a cell's vector has its largest cosine with the text of its class, whatever the synonym and prompt template.
-The recipe is CLIP's idea with known pairs: softmax over class texts at temperature 0.07, soft targets, a random phrase
-per class and step.
+The pictures are synthetic rooms of reserved seeds, first as they are, then half of them as scans, with the share of
+each class in each cell. Both towers are trained so that a cell's vector has its largest cosine with the text of its
+class, whatever the synonym and prompt template. The recipe is CLIP's idea with known pairs: softmax over class texts
+at temperature 0.07, soft targets, a random phrase per class and step.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 
 from chorus_common.labels import SCANNET20
 from chorus_common.runtime.errors import ConfigError, run_cli
+from chorus_common.runtime.weight_files import read_state_dict
 from chorus_common.text import EMBEDDED_TEXT_WEIGHTS, HashedTextNetwork
 from stage1_render_teachers.teachers.cell_network import CellNetwork
 from stage1_render_teachers.teachers.embedded_training import (
@@ -128,13 +131,14 @@ def phrase_loss(network: HashedTextNetwork, generator: torch.Generator) -> tuple
 @click.command()
 @training_options(steps=36_000)
 @click.option("--batch", default=8, show_default=True, help="pictures per step")
+@click.option("--start", type=click.Path(path_type=Path), default=None, help="folder of two weight files to begin with")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=None,
     help="folder for the two weight files [default: where the package reads them]",
 )
-def main(pool: Path, steps: int, threads: int, seed: int, batch: int, out: Path | None) -> None:
+def main(pool: Path, steps: int, threads: int, seed: int, batch: int, start: Path | None, out: Path | None) -> None:
     """Train both towers on rendered rooms, write fp16 safetensors."""
     rendered = load_pool(pool, "text", ("shares", "classes"))
     if tuple(rendered.arrays["classes"]) != SCANNET20:
@@ -149,7 +153,10 @@ def main(pool: Path, steps: int, threads: int, seed: int, batch: int, out: Path 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     towers = Towers().to(memory_format=torch.channels_last)
-    align_phrases(towers.text, generator)
+    if start is None:
+        align_phrases(towers.text, generator)
+    else:
+        load_towers(towers, start)
     averaged = copy.deepcopy(towers)
     optimiser = torch.optim.AdamW(towers.parameters(), weight_decay=0.02)
     for step in range(steps):
@@ -177,6 +184,12 @@ def align_phrases(network: HashedTextNetwork, generator: torch.Generator, steps:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+
+def load_towers(towers: Towers, folder: Path) -> None:
+    """The weights that `save_towers` wrote to `folder`."""
+    for tower, path in ((towers.image, WEIGHTS), (towers.text, EMBEDDED_TEXT_WEIGHTS)):
+        tower.load_state_dict(read_state_dict(folder / path.name))
 
 
 def save_towers(towers: Towers, out: Path | None) -> None:

@@ -274,6 +274,7 @@ def test_bad_numbers_are_one_clear_line(tmp_path: Path) -> None:
         (["--gaussians", "7"], "--gaussians 7"),
         (["--rooms", "3", "--val", "4"], "more than --rooms 3"),
         (["--layout", "s3dis", "--test", "1"], "no test split"),
+        (["--layout", "scannet", "--domain", "scan"], "layout scannet has points of its own"),
     ):
         result = CliRunner().invoke(synth_command, ["--out", str(tmp_path / "x"), *args])
         assert isinstance(result.exception, ConfigError)

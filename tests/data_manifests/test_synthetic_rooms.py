@@ -14,8 +14,10 @@ from chorus_common.scene import GaussianScene, quats_to_rotations
 from data_manifests.synthetic import RoomOptions, SyntheticRoom, generate_room
 from data_manifests.synthetic.categories import CATEGORIES
 from data_manifests.synthetic.item import overlapping
-from data_manifests.synthetic.options import RoomType
+from data_manifests.synthetic.options import SCANNER, RoomType
 from data_manifests.synthetic.room import STRUCTURE, build_model
+from data_manifests.synthetic.scan import seen_by_frames, smooth_field
+from data_manifests.synthetic.trajectory import Surface
 
 TYPES: tuple[RoomType, ...] = get_args(RoomType)
 SMALL = RoomOptions(gaussians=5_000, views=6)
@@ -34,7 +36,7 @@ def scene_bytes(scene: GaussianScene) -> bytes:
     return b"".join(getattr(scene, column).tobytes() for column in columns)
 
 
-@pytest.mark.parametrize("domain", ["clean", "shifted"])
+@pytest.mark.parametrize("domain", ["clean", "shifted", "scan"])
 def test_same_seed_same_bytes(domain: str) -> None:
     options = RoomOptions(gaussians=3_000, views=4, domain=domain)  # type: ignore[arg-type]
     a, b, c = generate_room(11, options), generate_room(11, options), generate_room(12, options)
@@ -312,6 +314,55 @@ def test_shifted_domain_is_worse_in_every_way() -> None:
     assert (shifted.labels[shifted.instances == -1] == -1).all()
     assert shifted.opacities.std() > 2 * clean.opacities.std()
     shifted.validated()
+
+
+def test_a_scan_holds_what_a_walk_sees() -> None:
+    options = RoomOptions(gaussians=12_000, views=1)
+    room, scan = (generate_room(8, options.model_copy(update={"domain": d})) for d in ("clean", "scan"))
+    assert all((a.boxes == b.boxes).all() for a, b in zip(room.instances, scan.instances)), "the furniture is the same"
+    whole, seen = room.scene, scan.scene.validated()
+    assert whole.instances is not None
+    assert whole.labels is not None
+    assert seen.instances is not None
+    assert seen.labels is not None
+    distance, nearest = cKDTree(whole.means).query(seen.means)
+    assert np.quantile(distance, 0.99) < 0.15, "points lie on the room's surfaces"
+    near = distance < 0.03
+    assert (whole.labels[nearest] == seen.labels)[near].mean() > 0.9
+    assert 0.7 < len(seen) / 12_000 < 1.2
+    # the ceiling is above the frames
+    ceilings = [i.id for i in room.instances if i.category == "ceiling"]
+    assert np.isin(whole.instances, ceilings).mean() > 0.04
+    assert np.isin(seen.instances, ceilings).mean() < 0.01
+    # all surfaces are as dense, in a room's Gaussians small things are denser
+    spread = [np.std(np.log(np.sort(s.scales, axis=1)[:, 1])) for s in (whole, seen)]
+    assert spread[1] < 0.8 * spread[0]
+    # discs of measured points: round, of one opacity
+    assert (seen.scales[:, 0] == seen.scales[:, 1]).all()
+    assert len(np.unique(seen.opacities)) == 1
+
+
+def test_surfaces_behind_others_are_not_in_a_scan() -> None:
+    """A second floor below the floor."""
+    model = build_model(8, RoomOptions(room_type="office"))
+    u = np.random.default_rng(0).random((20_000, 2))
+    low, high = model.plan.corners.min(0), model.plan.corners.max(0)
+    floor = np.column_stack([low + u * (high - low), np.zeros(20_000)])
+    under = floor - [0, 0, 0.5]
+    up = np.tile([0.0, 0.0, 1.0], (40_000, 1))
+    surface = Surface(np.concatenate([floor, under]), up, np.ones(40_000))
+    seen = seen_by_frames(np.random.default_rng(1), model.plan, np.zeros((0, 8)), surface, SCANNER)
+    assert seen[:20_000].mean() > 0.5
+    assert seen[20_000:].mean() < 0.03
+
+
+def test_noise_of_a_scan_is_smooth_and_of_unit_deviation() -> None:
+    points = np.random.default_rng(0).random((20_000, 3)) * [9, 8, 3]
+    noise = smooth_field(np.random.default_rng(1), points, 2)
+    np.testing.assert_allclose(noise.std(axis=0), 1, atol=0.15)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2
+    near = smooth_field(np.random.default_rng(1), np.concatenate([points, points[:1000] + 0.01]), 2)
+    assert np.abs(near[20_000:] - near[:1000]).max() < 0.25
 
 
 def test_budget_is_met_from_small_to_large() -> None:

@@ -15,8 +15,10 @@ from data_manifests.synthetic.dataset import RESERVED_SEEDS
 from data_manifests.synthetic.teacher_pictures import (
     CELL,
     KINDS,
+    PictureRoom,
     main,
     object_names,
+    picture_rooms,
     render_objects,
     render_shares,
     text_names,
@@ -25,12 +27,13 @@ from stage1_render_teachers.teachers.cell_network import PATCH
 from stage1_render_teachers.teachers.embedded_training import load_pool
 
 ROOM = 77
+JOB = PictureRoom(ROOM, RoomOptions())
 OBJECT_ARRAYS = ("instances", "kinds", "shares", "kind_names", "kind_classes")
 
 
 def test_rendered_objects_are_the_rooms() -> None:
     """Kinds carry the labels of the room's Gaussians, and an object that is alone in a cell fills it."""
-    room = render_objects(ROOM)
+    room = render_objects(JOB)
     scene = generate_room(ROOM, RoomOptions()).scene
     assert scene.labels is not None
     assert scene.instances is not None
@@ -46,11 +49,18 @@ def test_rendered_objects_are_the_rooms() -> None:
 
 
 def test_shares_of_a_cell_never_exceed_it_and_mostly_fill_it() -> None:
-    arrays = render_shares(ROOM)
+    arrays = render_shares(JOB)
     filled = arrays["shares"].astype(int).sum(axis=-1)
     assert arrays["shares"].shape == (*arrays["images"].shape[:1], 240 // CELL, 320 // CELL, len(SCANNET20))
     assert filled.max() <= 255 + len(SCANNET20)  # rounding of each share
     assert (filled > 200).mean() > 0.5
+
+
+def test_the_share_of_scans_is_spread_evenly() -> None:
+    domains = [room.options.domain for room in picture_rooms(12, 0.25)]
+    assert domains == ["clean", "clean", "clean", "scan"] * 3
+    assert {room.options.domain for room in picture_rooms(5, 0.0)} == {"clean"}
+    assert [room.seed for room in picture_rooms(3, 1.0)] == [RESERVED_SEEDS, RESERVED_SEEDS + 1, RESERVED_SEEDS + 2]
 
 
 def test_one_file_holds_all_that_training_reads(tmp_path: Path) -> None:
@@ -62,7 +72,7 @@ def test_one_file_holds_all_that_training_reads(tmp_path: Path) -> None:
     assert pool.training_pictures == pool.views == len(pool.arrays["images"]) // 2
     for number in range(2):  # rooms in the order of their seeds, whichever process was first
         part = slice(number * pool.views, (number + 1) * pool.views)
-        for name, values in render_objects(RESERVED_SEEDS + number).items():
+        for name, values in render_objects(PictureRoom(RESERVED_SEEDS + number, RoomOptions())).items():
             np.testing.assert_array_equal(pool.arrays[name][part], values)
     assert tuple(pool.arrays["kind_names"]) == KINDS
     with pytest.raises(ConfigError, match=r"objects\.npz: holds no classes; make it with: .* text --rooms N"):

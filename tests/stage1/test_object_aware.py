@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.errors import WeightsError
-from data_manifests.synthetic.teacher_pictures import Arrays, render_objects
+from data_manifests.synthetic import RoomOptions
+from data_manifests.synthetic.teacher_pictures import Arrays, PictureRoom, render_objects
 from stage1_render_teachers.teachers import DenseTeacher, build_teacher
 from stage1_render_teachers.teachers.cell_network import PATCH, CellNetwork
 from stage1_render_teachers.teachers.object_aware import ObjectAwareTeacher
@@ -31,7 +32,7 @@ ROOM = 77
 @pytest.fixture(scope="module")
 def room() -> Arrays:
     """A room that no teacher was trained on."""
-    return render_objects(ROOM)
+    return render_objects(PictureRoom(ROOM, RoomOptions()))
 
 
 def test_the_spec_builds_it() -> None:

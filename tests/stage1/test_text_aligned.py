@@ -13,7 +13,9 @@ from chorus_common.labels import SCANNET20
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.errors import WeightsError
 from chorus_common.text import EmbeddedTextEncoder
-from data_manifests.synthetic.teacher_pictures import render_shares
+from data_manifests.synthetic import RoomOptions
+from data_manifests.synthetic.options import Domain
+from data_manifests.synthetic.teacher_pictures import PictureRoom, render_shares
 from stage1_render_teachers.teachers import build_teacher
 from stage1_render_teachers.teachers.cell_network import PATCH
 from stage1_render_teachers.teachers.text_aligned import WEIGHTS, TextAlignedTeacher
@@ -30,8 +32,9 @@ def teacher() -> TextAlignedTeacher:
     return TextAlignedTeacher()
 
 
-def test_it_tells_classes_of_a_room_it_was_not_trained_on(teacher: TextAlignedTeacher) -> None:
-    arrays = render_shares(seed=77)
+@pytest.mark.parametrize("domain", ["clean", "scan"])
+def test_it_tells_classes_of_a_room_it_was_not_trained_on(teacher: TextAlignedTeacher, domain: Domain) -> None:
+    arrays = render_shares(PictureRoom(77, RoomOptions(domain=domain)))
     images, shares = arrays["images"], arrays["shares"]
     text = EmbeddedTextEncoder().encode(list(SCANNET20))
     predicted = (teacher.features(images, CellGrid(320, 240, PATCH)) @ text.T).argmax(-1)

@@ -46,10 +46,13 @@ PARTS = ("lifted", "masks", "probes", "students")
 
 @dataclass(frozen=True)
 class StudentVariant:
-    """A training. data: "scans", "rooms" (synthetic) or "mixed". weights: of the teachers."""
+    """A training. scans: whether it sees the real ones; rooms: the domain of its synthetic rooms, "" for none; weights:
+    of the teachers.
+    """
 
     name: str
-    data: str
+    scans: bool
+    rooms: str
     weights: tuple[tuple[StudyTeacher, float], ...]
 
 
@@ -57,11 +60,15 @@ LANGUAGE = ((TEXT, 1.0), (DENSE, 0.0), (SAM, 0.0))
 #: The second teacher's weight is the demo's; the third has the same by choice.
 THREE = ((TEXT, 1.0), (DENSE, 0.1), (SAM, 0.1))
 STUDENTS = (
-    StudentVariant("language, real scans", "scans", LANGUAGE),
-    StudentVariant("three teachers, real scans", "scans", THREE),
-    StudentVariant("language, synthetic rooms", "rooms", LANGUAGE),
-    StudentVariant("language, both", "mixed", LANGUAGE),
+    StudentVariant("language, real scans", True, "", LANGUAGE),
+    StudentVariant("three teachers, real scans", True, "", THREE),
+    StudentVariant("language, synthetic rooms", False, "clean", LANGUAGE),
+    StudentVariant("language, synthetic scans", False, "scan", LANGUAGE),
+    StudentVariant("language, real scans and synthetic rooms", True, "clean", LANGUAGE),
+    StudentVariant("language, real and synthetic scans", True, "scan", LANGUAGE),
 )
+#: Domains of synthetic rooms, and more settings of each: a scan is evenly dense and misses what no frame saw.
+DOMAINS = {"clean": (), "scan": ("--gaussians", "40000")}
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,9 @@ class Study:
     """How much is run.
 
     root: the release (scannet_train_detection_data). out: folder of everything. release: TOML of `chorus-data prepare`.
-    views: of a scan; mask_views: of a scan that mask teachers look at, as SAM takes its time. rooms: synthetic ones to
-    mix in. stage1: more settings of stage 1. lifted, masks, probed, learned: teachers by what is asked of them; the
-    first of `learned` is text-aligned.
+    views: of a scan; mask_views: of a scan that mask teachers look at, as SAM takes its time. rooms: synthetic ones of
+    each domain. stage1: more settings of stage 1. lifted, masks, probed, learned: teachers by what is asked of them;
+    the first of `learned` is text-aligned.
     """
 
     root: Path
@@ -143,7 +150,8 @@ def plan(study: Study) -> list[StudyJob]:
         jobs += [_probe(study, teacher, seed) for seed in range(study.seeds) for teacher in study.probed]
     if "students" in study.parts:
         cache(study.learned)
-        jobs += [*_rooms(study), _mixed(study)]
+        for domain in DOMAINS:
+            jobs += [*_rooms(study, domain), _mixed(study, domain)]
         jobs += [_student(study, variant, seed) for seed in range(study.seeds) for variant in STUDENTS]
     return jobs
 
@@ -201,32 +209,40 @@ def _probe(study: Study, teacher: StudyTeacher, seed: int) -> StudyJob:
     return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, teacher),))
 
 
-def _rooms(study: Study) -> list[StudyJob]:
+def _room_manifest(study: Study, domain: str) -> Path:
+    return study.out / f"rooms-{domain}" / "manifest.parquet"
+
+
+def _mixed_manifest(study: Study, domain: str) -> Path:
+    return study.out / f"mixed-{domain}.parquet"
+
+
+def _rooms(study: Study, domain: str) -> list[StudyJob]:
     """Synthetic rooms, seen by the same teachers through the same standardisers: they go into the scans' store."""
-    folder = study.out / "rooms"
-    synth = ("chorus-data", "synth", "--out", str(folder), "--rooms", str(study.rooms), "--val", "0", "--seed", "1")
-    manifest, store = folder / "manifest.parquet", study.store(study.learned[0])
+    manifest, store = _room_manifest(study, domain), study.store(study.learned[0])
+    synth = ("chorus-data", "synth", "--out", str(manifest.parent), "--rooms", str(study.rooms), "--val", "0")
+    how = ("--seed", "1", "--domain", domain, *DOMAINS[domain])
     command = _stage1(study, manifest, store, study.learned, f"n_views={study.views}", *OF_ROOMS)
-    mark = store / "complete-rooms"
-    cached = StudyJob(
-        "cache of rooms", (command, ("touch", str(mark))), (mark,), ("rooms", _cache_name(study, study.learned[0]))
-    )
-    return [StudyJob("rooms", (synth,), (manifest,)), cached]
+    mark = store / f"complete-rooms-{domain}"
+    needs = (f"rooms, {domain}", _cache_name(study, study.learned[0]))
+    cached = StudyJob(f"cache of rooms, {domain}", (command, ("touch", str(mark))), (mark,), needs)
+    return [StudyJob(needs[0], ((*synth, *how),), (manifest,)), cached]
 
 
-def _mixed(study: Study) -> StudyJob:
-    out = study.out / "mixed.parquet"
-    manifests = (str(study.manifest), str(study.out / "rooms" / "manifest.parquet"))
+def _mixed(study: Study, domain: str) -> StudyJob:
+    out = _mixed_manifest(study, domain)
+    manifests = (str(study.manifest), str(_room_manifest(study, domain)))
     command = (sys.executable, "-m", "evaluation.studies.real_scenes.mixed", *manifests, str(out))
-    return StudyJob("mixed", (command,), (out,), ("scans", "rooms"))
+    return StudyJob(f"mixed, {domain}", (command,), (out,), ("scans", f"rooms, {domain}"))
 
 
 def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     name = f"{variant.name} seed {seed}"
     folder, result = study.student(variant, seed), study.result(f"student {name}")
-    manifest = {
-        "scans": study.manifest, "rooms": study.out / "rooms" / "manifest.parquet", "mixed": study.out / "mixed.parquet"
-    }[variant.data]  # fmt: skip
+    manifest = study.manifest
+    if variant.rooms:
+        of_domain = _mixed_manifest if variant.scans else _room_manifest
+        manifest = of_domain(study, variant.rooms)
     batch = load_config(TrainConfig, STUDENT, ()).batch_size
     settings = [f"teachers.{teacher.name}.weight={weight}" for teacher, weight in variant.weights]
     settings += [f"epochs={EPOCHS}", f"data.samples_per_epoch={batch * max(1, study.steps // EPOCHS)}", f"seed={seed}"]
@@ -236,8 +252,8 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     score = ("chorus-eval", "zero-shot", "--manifest", str(study.manifest), "--split", "val", *store)
     asked = ("--encoder", str(folder), "--prompts", "plain", "--out", str(result))
     needs = ["scans", _cache_name(study, study.learned[0])]
-    if variant.data != "scans":
-        needs += ["cache of rooms", "mixed"]
+    if variant.rooms:
+        needs += [f"cache of rooms, {variant.rooms}", f"mixed, {variant.rooms}"]
     return StudyJob(f"student {name}", ((*train, *how), (*score, *asked)), (result,), tuple(needs))
 
 
