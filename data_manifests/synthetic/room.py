@@ -218,7 +218,7 @@ def scan_samples(model: Model, target: int, style: ScanStyle, rng: np.random.Gen
     even = np.ones(len(model.patches))
     gloss = np.array([part.gloss for thing in model.items for part in thing.item.parts])
     dark = (gloss > 0) & (generator(model.seed, "glossy").random(len(gloss)) < style.glossy)
-    back = np.linalg.inv(model.world)
+    back = np.linalg.inv(model.world).astype(np.float64)
 
     def seen(samples: Samples) -> NDArray[np.bool_]:
         weights = np.ones(len(samples.point))

@@ -7,6 +7,8 @@ its normals are estimated.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -55,9 +57,7 @@ def smooth_field(rng: Rng, points: F64, channels: int) -> F64:
     return np.stack([ndimage.map_coordinates(field, at, order=1) for field in nodes], axis=1) * 1.5**1.5
 
 
-def as_scan(
-    rng: Rng, points: F64, normals: F64, colors: F64, style: ScanStyle, **ids: NDArray[np.int32] | str
-) -> GaussianScene:
+def as_scan(rng: Rng, points: F64, normals: F64, colors: F64, style: ScanStyle, **ids: Any) -> GaussianScene:
     """Seen surface points [K, 3] with their colours [K, 3] as the points of a scan; ids: further columns."""
     along = style.waves * smooth_field(rng, points, 1) + rng.normal(0, style.noise, (len(points), 1))
     drift = 1 + style.drift * smooth_field(rng, points, 1) + style.drift / 3 * smooth_field(rng, points, 3)

@@ -362,7 +362,7 @@ def test_noise_of_a_scan_is_smooth_and_of_unit_deviation() -> None:
     np.testing.assert_allclose(noise.std(axis=0), 1, atol=0.15)
     assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2
     near = smooth_field(np.random.default_rng(1), np.concatenate([points, points[:1000] + 0.01]), 2)
-    assert np.abs(near[20_000:] - near[:1000]).max() < 0.25
+    assert np.abs(near[20_000:] - near[:1000]).max() < 0.5
 
 
 def test_budget_is_met_from_small_to_large() -> None:

