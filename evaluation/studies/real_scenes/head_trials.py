@@ -103,22 +103,20 @@ def channel_statistics(scenes: Sequence[EvalScene], teachers: Sequence[StudyTeac
 
 
 def draw_points(
-    scenes: Sequence[EvalScene], teachers: Sequence[StudyTeacher], space: str, seed: int
-) -> tuple[F32, I64]:
-    """Lifted features [P, C] and classes [P] of POINTS labelled Gaussians of every scene."""
-    features, labels = [], []
-    for number, where in enumerate(scenes):
-        scene = where.load(space)
-        known = scene.gaussians.labels
-        if known is None:
-            raise SceneError(f"{scene.name}: has no labels; heads are fitted to them")
-        lifted = lifted_mean(*scene.cached().lifting().lift(features_of(scene.cached(), teachers)))
-        usable = np.flatnonzero((known >= 0) & ~np.isnan(lifted[:, 0]))
-        rng = np.random.default_rng((seed, number))
-        rows = rng.choice(usable, min(POINTS, len(usable)), replace=False)
-        features.append(lifted[rows])
-        labels.append(known[rows].astype(np.int64))
-    return np.concatenate(features), np.concatenate(labels)
+    where: EvalScene, number: int, teachers: Sequence[StudyTeacher], space: str, seeds: int
+) -> list[tuple[F32, I64]]:
+    """Per seed the lifted features [P, C] and classes [P] of POINTS labelled Gaussians of a scene, the `number`th."""
+    scene = where.load(space)
+    known = scene.gaussians.labels
+    if known is None:
+        raise SceneError(f"{scene.name}: has no labels; heads are fitted to them")
+    lifted = lifted_mean(*scene.cached().lifting().lift(features_of(scene.cached(), teachers)))
+    usable = np.flatnonzero((known >= 0) & ~np.isnan(lifted[:, 0]))
+    drawn = []
+    for seed in range(seeds):
+        rows = np.random.default_rng((seed, number)).choice(usable, min(POINTS, len(usable)), replace=False)
+        drawn.append((lifted[rows], known[rows].astype(np.int64)))
+    return drawn
 
 
 @click.command("head-trials", context_settings={"show_default": True})
@@ -142,13 +140,17 @@ def command(scenes: SceneOptions, rooms: Path, steps: int, seeds: int, out: Path
         means.append(gaussians.means)
     truth = LabelledScenes(class_names, labels, means)
     rows: dict[str, dict[str, Any]] = {}
-    with progress(len(SOURCES), "heads") as reporter:
+    with progress(len(SOURCES) * (len(learned.scenes) + len(selection.scenes)), "heads") as reporter:
         for source, teachers in SOURCES.items():
             statistics = {"rooms": channel_statistics(learned.scenes, teachers)}
             statistics["scans"] = channel_statistics(selection.scenes, teachers)
             heads: dict[tuple[str, str, int], nn.Module] = {}
+            drawn = []
+            for number, where in enumerate(learned.scenes):
+                drawn.append(draw_points(where, number, teachers, space, seeds))
+                reporter.advance(1, f"{source}, {where.name}")
             for seed in range(seeds):
-                points, classes = draw_points(learned.scenes, teachers, space, seed)
+                points, classes = (np.concatenate(parts) for parts in zip(*(of_seed[seed] for of_seed in drawn)))
                 for which, own in zip(STATISTICS, ("scans", "rooms")):
                     middle, spread = statistics[own]
                     for head, hidden in HEADS.items():
@@ -162,12 +164,12 @@ def command(scenes: SceneOptions, rooms: Path, steps: int, seeds: int, out: Path
                 for key, fitted in heads.items():
                     with torch.inference_mode():
                         scores[key].append(cosines(fitted(torch.from_numpy(lifted)), torch.from_numpy(queries)).numpy())
+                reporter.advance(1, f"{source}, {where.name}")
             for which in STATISTICS:
                 for head in HEADS:
                     runs = [score_lifted(scores[which, head, seed], truth)[""] for seed in range(seeds)]
                     means_of_runs = {key: mean(run[key] for run in runs) for key in ("miou", "f_miou", "auc")}
                     rows[f"{source}, {head}, {which}"] = {**means_of_runs, "runs": runs}
-            reporter.advance(1, source)
     rows["embedded:text, zero-shot"] = score_lifted(zero_shot(selection.scenes, queries), truth)[""]
     line = shlex.join(["python", "-m", "evaluation.studies.real_scenes.head_trials", *sys.argv[1:]])
     body = {"rows": rows, "rooms": len(learned.scenes), "steps": steps, "seeds": seeds}
