@@ -122,6 +122,12 @@ def test_names_paired_by_hand_are_imagenets() -> None:
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_a_view_without_masks_has_no_scores() -> None:
+    texts = Texts(np.eye(1000, 4, dtype=np.float32), np.ones(1000, np.float32), np.eye(4, dtype=np.float32)[:3])
+    assert mask_trials.asked(np.zeros((0, 1000), np.float32), mask_trials.RULES[0], texts).shape == (0, 3)
+    assert mask_trials.asked(np.zeros((2, 5, 1000), np.float32), mask_trials.RULES[0], texts).shape == (2, 5, 3)
+
+
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_a_head_finds_the_names_of_what_can_be_told_apart(hidden: int) -> None:
     rng = np.random.default_rng(0)
@@ -150,7 +156,9 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(f"evaluation.studies.real_scenes.{module}.FINE_BACKBONE", DENSE)
     monkeypatch.setattr("evaluation.studies.real_scenes.plan.CROPPED", (TEXT, DENSE, CLASSICAL))
     monkeypatch.setattr("evaluation.studies.real_scenes.plan.HEADS", (DENSE, TEXT))
-    monkeypatch.setattr(head_trials, "SOURCES", {"both": (DENSE, TEXT)})
+    monkeypatch.setattr(head_trials, "TEACHERS", (DENSE, TEXT))
+    monkeypatch.setattr(head_trials, "SOURCES", {"dense": (DENSE,), "embedded:text": (TEXT,)})
+    monkeypatch.setattr(head_trials, "AVERAGES", {"mean": ("dense", "embedded:text")})
     monkeypatch.setattr(mask_trials, "SAM_MASKS", CLASSICAL)
     monkeypatch.setattr(crop_trials, "SMALLEST", 60)
     release = scan_tables(tmp_path / "root", {"train": ("a_00",), "val": ("b_00",)})
@@ -186,7 +194,7 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
     painted = invoke(mask_trials.command, "mask_trials")
     assert len(painted["rows"]) == 2 * (len(mask_trials.RULES) * (1 + 3 * 4) + 1 + 4)
     fitted = invoke(head_trials.command, "head_trials")
-    assert len(fitted["rows"]) == len(head_trials.HEADS) * len(head_trials.STATISTICS) + 1
+    assert len(fitted["rows"]) == 3 * len(head_trials.HEADS) * len(head_trials.STATISTICS) + 2
     for rows in (painted["rows"], fitted["rows"]):
         assert all(0 <= row["miou"] <= 1 and 0 <= row["auc"] <= 1 for row in rows.values())
 
