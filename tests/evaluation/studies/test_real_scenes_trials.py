@@ -161,6 +161,7 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(head_trials, "AVERAGES", {"mean": ("dense", "embedded:text")})
     monkeypatch.setattr(mask_trials, "SAM_MASKS", CLASSICAL)
     monkeypatch.setattr(crop_trials, "SMALLEST", 60)
+    monkeypatch.setattr(crop_trials, "BOXES", crop_trials.BOXES[:3])
     release = scan_tables(tmp_path / "root", {"train": ("a_00",), "val": ("b_00",)})
     small = ("width=96", "height=64", "cell=8", "calibration.tokens=8", "calibration.scenes=1")
     study = Study(
@@ -181,9 +182,9 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
             module, "classify", lambda crops: rng.standard_normal((len(crops), 1000)).astype(np.float32)
         )
 
-    def invoke(command, name: str) -> dict:
+    def invoke(command, name: str, *more: str) -> dict:
         job = jobs[name]
-        called = CliRunner().invoke(command, list(job.commands[0][3:]), standalone_mode=False)
+        called = CliRunner().invoke(command, [*job.commands[0][3:], *more], standalone_mode=False)
         assert called.exception is None, called.exception
         return read_result(job.results[0])
 
@@ -193,7 +194,7 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cut["objects"] > 0
     painted = invoke(mask_trials.command, "mask_trials")
     assert len(painted["rows"]) == 2 * (len(mask_trials.RULES) * (1 + 3 * 4) + 1 + 4)
-    fitted = invoke(head_trials.command, "head_trials")
+    fitted = invoke(head_trials.command, "head_trials", "--steps", "3", "--seeds", "1")
     assert len(fitted["rows"]) == 3 * len(head_trials.HEADS) * len(head_trials.STATISTICS) + 2
     for rows in (painted["rows"], fitted["rows"]):
         assert all(0 <= row["miou"] <= 1 and 0 <= row["auc"] <= 1 for row in rows.values())
