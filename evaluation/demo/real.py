@@ -118,7 +118,7 @@ def _make_cache(demo: Demo, steps: Steps) -> None:
     """What the scene is, its manifest (the file is copied beside it, so that it stays true), and the cache."""
     started = time.monotonic()
     steps.run("What the scene is", "data_manifests.cli", "check", str(demo.scene), "--up", demo.up)
-    folder = demo.store.with_name(demo.store.name.replace("cache", "scene"))
+    folder = demo.store.with_name(demo.store.name.replace("cache", "scene")) / "demo-real"
     manifest = folder / "manifest.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / demo.scene.name
