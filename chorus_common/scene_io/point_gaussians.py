@@ -9,6 +9,7 @@ use.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chorus_common.coincident import Places, place_tree
+from chorus_common.normals import facing_free_space, least_spread
 from chorus_common.runtime.config import Config
 from chorus_common.runtime.errors import SceneError
 from chorus_common.scene import GaussianScene
@@ -57,7 +59,7 @@ def points_to_gaussians(
     Args:
         points: [N, 3] metres.
         colors: [N, 3]; integers run to their type's 255 or 65535, floats to 1.
-        normals: [N, 3] unit vectors; estimated where None.
+        normals: [N, 3] unit vectors; estimated where None, and facing free space.
         options: sizes and opacity.
         extra: further columns of GaussianScene (labels, instances, parts, name, label_space).
 
@@ -72,13 +74,11 @@ def points_to_gaussians(
     spacing, estimated, places = _spacing_and_normals(xyz, options, normals is None)
     cap = options.outlier_factor * float(np.median(spacing))
     distance = spacing[places.of]
-    if estimated is not None:
-        normals = oriented(estimated[places.of], xyz)
     if options.max_scale is not None:
         cap = min(cap, options.max_scale)
     radius = np.maximum(np.minimum(distance, cap), options.min_scale)
-    unit = np.asarray(normals, dtype=np.float32)
-    return GaussianScene(
+    unit = np.asarray(normals if estimated is None else estimated[places.of], dtype=np.float32)
+    scene = GaussianScene(
         means=np.asarray(points, np.float32),
         quats=quats_from_normals(unit),
         scales=np.stack([radius, radius, radius * options.flatness], axis=1).astype(np.float32),  # [N, 3]
@@ -87,6 +87,10 @@ def points_to_gaussians(
         normals=unit,
         **extra,
     )
+    if estimated is None:
+        return scene
+    unit = facing_free_space(unit, scene)  # a disc is the same on both sides
+    return replace(scene, normals=unit, quats=quats_from_normals(unit))
 
 
 def _spacing_and_normals(
@@ -108,7 +112,7 @@ def _spacing_and_normals(
         near, ids = near.reshape(-1, k), ids.reshape(-1, k)
         spacing[block] = near[:, 1 : options.neighbours + 1].mean(1) if k > 1 else 0.0
         if estimated is not None:
-            estimated[block] = pca_normals(where[ids])
+            estimated[block] = least_spread(where[ids])
     return spacing, estimated, places
 
 
@@ -127,22 +131,6 @@ def unit_colors(colors: NDArray[Any]) -> F32:
     if out.min(initial=0) < -1e-6 or out.max(initial=0) > top * 1.001:
         raise SceneError(f"colours run from {out.min():g} to {out.max():g}, neither 0 to 1 nor 0 to {top:g}")
     return np.clip(out / np.float32(top), 0.0, 1.0)
-
-
-def pca_normals(neighbourhoods: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Direction of least spread [B, 3] of each neighbourhood [B, k, 3]; sign arbitrary."""
-    centred = neighbourhoods - neighbourhoods.mean(1, keepdims=True)
-    covariance = centred.transpose(0, 2, 1) @ centred  # [B, 3, 3]
-    return np.linalg.eigh(covariance)[1][:, :, 0]
-
-
-def oriented(normals: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Normals [N, 3] with a repeatable sign: upward where they are not nearly horizontal, else away from the
-    centroid."""
-    outward = np.einsum("ni,ni->n", normals, points - points.mean(0))
-    up = normals[:, 2]
-    flip = np.where(np.abs(up) > 0.3, up < 0, outward < 0)
-    return np.where(flip[:, None], -normals, normals)
 
 
 def quats_from_normals(normals: NDArray[np.floating]) -> F32:

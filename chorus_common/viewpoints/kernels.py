@@ -152,3 +152,38 @@ def in_sight(solid: NDArray[np.bool_], eye: F64, points: F64, slack: float) -> N
         reach = length - slack
         out[i] = _travel(solid, eye[0], eye[1], eye[2], dx / length, dy / length, dz / length, reach) >= reach
     return out
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def open_side(solid: NDArray[np.bool_], points: F64, normals: F64, rays: F64, offset: float) -> F32:
+    """[N]: how much further rays go on the side of the unit `normals` [N, 3] than on the other, in voxels.
+
+    Rays [D, 3], given around the z axis, start `offset` voxels off `points` [N, 3] (in voxels) on either side. A ray
+    that leaves the grid counts 0.
+    """
+    nx, ny, nz = solid.shape
+    endless = float(nx + ny + nz)
+    out = np.zeros(len(points), np.float32)
+    for i in range(len(points)):
+        n0, n1, n2 = normals[i, 0], normals[i, 1], normals[i, 2]
+        a0, a1, a2 = (-n1, n0, 0.0) if abs(n2) < 0.9 else (0.0, -n2, n1)  # any direction in the surface
+        length = math.sqrt(a0 * a0 + a1 * a1 + a2 * a2)
+        if not length > 0:
+            continue
+        a0, a1, a2 = a0 / length, a1 / length, a2 / length
+        b0, b1, b2 = n1 * a2 - n2 * a1, n2 * a0 - n0 * a2, n0 * a1 - n1 * a0
+        total = 0.0
+        for sign in (1.0, -1.0):
+            x = points[i, 0] + sign * offset * n0
+            y = points[i, 1] + sign * offset * n1
+            z = points[i, 2] + sign * offset * n2
+            if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):
+                continue
+            for k in range(len(rays)):
+                u, v, w = rays[k, 0], rays[k, 1], sign * rays[k, 2]
+                dx, dy, dz = u * a0 + v * b0 + w * n0, u * a1 + v * b1 + w * n1, u * a2 + v * b2 + w * n2
+                free = _travel(solid, x, y, z, dx, dy, dz, endless)
+                if free < endless:
+                    total += sign * free
+        out[i] = total
+    return out

@@ -54,12 +54,12 @@ def test_caps_and_floor() -> None:
 def test_normals_of_a_floor_and_a_wall() -> None:
     rng = np.random.default_rng(0)
     floor = np.column_stack([rng.uniform(0, 4, (400, 2)), np.zeros(400)])
-    wall = np.column_stack([np.full(400, 9.0), rng.uniform(0, 4, (400, 2))])
+    wall = np.column_stack([np.full(400, 4.8), rng.uniform(0, 4, 400), rng.uniform(0.8, 4.8, 400)])
     points = np.concatenate([floor, wall])
     scene = points_to_gaussians(points, np.zeros((800, 3)))
     assert scene.normals is not None
     np.testing.assert_allclose(scene.normals[:400], np.tile([0, 0, 1.0], (400, 1)), atol=1e-5)  # upward
-    np.testing.assert_allclose(scene.normals[400:], np.tile([1.0, 0, 0], (400, 1)), atol=1e-5)  # away from the centroid
+    np.testing.assert_allclose(scene.normals[400:], np.tile([-1.0, 0, 0], (400, 1)), atol=1e-5)  # into the room
     # the thin axis of each disc is its normal
     thin = quats_to_rotations(scene.quats.astype(np.float64))[:, :, 2]
     np.testing.assert_allclose(thin, scene.normals, atol=1e-5)

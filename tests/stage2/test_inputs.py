@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from chorus_common.normals import facing_free_space, plane_normals, shortest_axes
 from chorus_common.runtime.errors import ConfigError
 from chorus_common.scene import GaussianScene, canonical_quats
 from stage2_distill.encoder import InputConfig, preset_config
 from stage2_distill.encoder.inputs import POINT_CLOUD_LACKS, centred, scene_inputs, voxel_inputs, voxelise
-from stage2_distill.encoder.normals import plane_normals, scene_normals, shortest_axes
+from stage2_distill.encoder.normals import scene_normals
 
 
 def scene(n: int = 400, seed: int = 0, side: float = 0.3) -> GaussianScene:
@@ -120,24 +123,13 @@ def test_voxelise_lists_members() -> None:
     assert np.array_equal(grid, np.unique(grid, axis=0))
 
 
-def test_normals_of_a_plane() -> None:
-    rng = np.random.default_rng(0)
-    points = rng.random((300, 3)) * [1, 1, 0.001]
-    assert (np.abs(plane_normals(points)[:, 2]) > 0.99).all()
-
-
-def test_shortest_axis_and_orientation() -> None:
-    base = scene(50, side=2.0)
-    flat = GaussianScene(
-        base.means, base.quats, np.tile(np.float32([0.2, 0.01, 0.3]), (50, 1)), base.opacities, base.colors
-    )
-    axes = shortest_axes(flat)
-    w, x, y, z = base.quats.T
-    assert np.allclose(
-        axes, np.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], 1), atol=1e-5
-    )
-    middle = (flat.means.min(0) + flat.means.max(0)) / 2
-    assert (np.einsum("ni,ni->n", scene_normals(flat, "axis"), middle - flat.means) >= 0).all()
+def test_estimated_normals_face_free_space() -> None:
+    flat = replace(scene(50, side=2.0), scales=np.tile(np.float32([0.2, 0.01, 0.3]), (50, 1)))
+    np.testing.assert_array_equal(scene_normals(flat, "axis"), facing_free_space(shortest_axes(flat), flat))
+    np.testing.assert_array_equal(scene_normals(flat, "plane"), facing_free_space(plane_normals(flat.means), flat))
+    assert not scene_normals(flat, "zeros").any()
+    own = np.float32([0, 1, 0]) * np.ones((50, 1), np.float32)
+    assert scene_normals(replace(flat, normals=own), "axis") is own
 
 
 def test_the_nearest_voxels_are_left_and_centred_anew() -> None:

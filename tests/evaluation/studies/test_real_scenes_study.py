@@ -23,7 +23,8 @@ from evaluation.scene_scores import matches_of
 from evaluation.scenes import EvalScene, LoadedScene
 from evaluation.studies.jobs import run_jobs
 from evaluation.studies.real_scenes import conse_trials
-from evaluation.studies.real_scenes.conse_trials import VARIANTS, Texts, area_under_curve, softmax
+from evaluation.studies.real_scenes.conse_trials import VARIANTS, Texts, softmax
+from evaluation.studies.real_scenes.lifted_scores import area_under_curve
 from evaluation.studies.real_scenes.masks import ObjectsJob
 from evaluation.studies.real_scenes.plan import (
     CLASSICAL,
@@ -94,7 +95,7 @@ def test_made_up_scans_go_the_whole_way(tmp_path: Path) -> None:
     release = scan_tables(tmp_path / "root", {"train": ("a_00", "b_00"), "val": ("c_00",)})
     small = ("width=96", "height=64", "cell=8", "calibration.tokens=8")
     study = Study(
-        tmp_path / "root", tmp_path / "out", tuple(part for part in PARTS if part != "students"), release,
+        tmp_path / "root", tmp_path / "out", ("lifted", "masks", "instances", "fields", "probes"), release,
         2, 2, 2, 2, 20, 2, small, ("iterations=4",), lifted=(TEXT,), masks=(CLASSICAL,), named=(CLASSICAL,),
         fields=(CLASSICAL,), probed=(DENSE,), learned=(TEXT, DENSE),
     )  # fmt: skip
