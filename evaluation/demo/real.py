@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def _picture(png: bytes) -> str:
     return f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """An HTML table of the first `LISTED` rows."""
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)]
     lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows[:LISTED]]
