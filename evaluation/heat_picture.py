@@ -15,6 +15,7 @@ from chorus_common.cameras import pinhole
 from chorus_common.rasterize import render_values
 from chorus_common.runtime.atomic import write_bytes_atomically
 from chorus_common.scene import GaussianScene
+from evaluation.relevancy import HOT
 from evaluation.report.colours import heat as heat_colours
 from evaluation.scenes import LoadedScene
 from evaluation.start_view import FIELD, start_view
@@ -23,11 +24,18 @@ F32 = NDArray[np.float32]
 
 WIDTH, HEIGHT = 640, 480
 
+#: Colours are spread over no smaller range of relevancies, as smaller differences mean nothing.
+LEAST_RANGE = 0.02
+
 
 def heat_range(relevancy: F32) -> tuple[float, float]:
-    """The relevancies shown as the coldest and the hottest colour: median to 99.8th percentile."""
+    """The relevancies shown as the coldest and the hottest colour: median to 99.8th percentile.
+
+    Where most of the scene answers, the range begins at one half, so that all of it is hot.
+    """
     low, high = np.percentile(relevancy, [50, 99.8])
-    return float(low), float(max(high, low + 1e-3))
+    low = min(low, HOT)
+    return float(low), float(max(high, low + LEAST_RANGE))
 
 
 def heat_over(picture: F32, alpha: F32, relevancy: F32, low: float, high: float) -> F32:

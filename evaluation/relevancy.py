@@ -16,6 +16,9 @@ from evaluation.prompts import class_embeddings
 
 F32 = NDArray[np.float32]
 
+#: Above it a Gaussian is more like the query than like what the query is compared with.
+HOT = 0.5
+
 
 def relevancy(features: NDArray[np.floating], queries: F32, negatives: F32) -> NDArray[np.floating]:
     """[N, Q] in (0, 1) of features [N, C] (any length; rows of zeros give 0) and unit rows queries [Q, C], negatives

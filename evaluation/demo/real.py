@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ QUERIES = ("a sofa", "a lamp", "a plant", "a table", "a window", "a musical inst
 CLASSES = "studio couch,chair,desk,table lamp,potted plant,window,door,wardrobe,bookcase,bed,refrigerator,guitar,person"
 #: Objects that the page lists per query and of the labels.
 LISTED = 8
+#: Where an object is: in the units of the file.
+PLACE = ("centre (file)", "size of its box (file)")
+#: Objects below it are more like the canonical phrases than like the query.
+HOT = 0.5
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def run(demo: Demo) -> Path:
     for words in open_questions:
         steps.run(
             f'Query "{words}"', "evaluation.cli", "query", str(cache), words, "--lifted", "--prompts", "plain",
-            "--out", str(asked[words]),
+            "--threshold", str(HOT), "--top", str(LISTED), "--out", str(asked[words]),
         )  # fmt: skip
     if unlabelled:
         steps.run(
@@ -118,7 +123,7 @@ def _make_cache(demo: Demo, steps: Steps) -> None:
     """What the scene is, its manifest (the file is copied beside it, so that it stays true), and the cache."""
     started = time.monotonic()
     steps.run("What the scene is", "data_manifests.cli", "check", str(demo.scene), "--up", demo.up)
-    folder = demo.store.with_name(demo.store.name.replace("cache", "scene"))
+    folder = demo.store.with_name(demo.store.name.replace("cache", "scene")) / "demo-real"
     manifest = folder / "manifest.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / demo.scene.name
@@ -154,27 +159,30 @@ def page_of(demo: Demo, answers: list[dict[str, Any]], labelled: dict[str, Any],
     seconds: what the cache took.
     """
     blocks = [
-        f"<h2>Labels</h2>{_picture(labelled['picture'])}<ol>"
-        + "".join(
-            f"<li>{html.escape(found['class'] or 'no class')}: {found['count']} Gaussians, confidence "
-            f"{found['confidence']:.2f}</li>"
-            for found in labelled.get("objects", [])[:LISTED]
+        f"<h2>Labels</h2>{_picture(labelled['picture'])}"
+        + _table(
+            ("object", "confidence", "Gaussians", *PLACE),
+            [
+                (found["class"] or "no class", f"{found['confidence']:.2f}", str(found["count"]), *_place(found))
+                for found in labelled.get("objects", [])
+            ],
         )
-        + "</ol>"
     ]
     for answer in answers:
-        objects = "".join(
-            f"<li>{html.escape(', '.join(f'{k}: {_short(v)}' for k, v in found.items()))}</li>"
-            for found in answer.get("objects", [])[:LISTED]
-        )
+        rows = [
+            (str(i + 1), f"{found['relevancy']:.2f}", str(found["n_gaussians"]), *_place(found))
+            for i, found in enumerate(answer.get("objects", []))
+        ]
+        table = _table(("object", "relevancy", "Gaussians", *PLACE), rows)
         blocks.append(
             f"<h2>{html.escape(answer['words'])}</h2>{_picture(answer['picture'])}"
-            f"<ol>{objects or '<li>no object</li>'}</ol>"
+            f"{table if rows else f'<p>No object answers with a relevancy above {HOT}.</p>'}"
         )
     teachers = f"{TEXT}, {MASKS}" if demo.masks else TEXT
     return (
         f"<!doctype html><meta charset='utf-8'><title>{html.escape(demo.scene.name)}</title>"
-        "<style>body{font:15px sans-serif;max-width:1100px;margin:2em auto}img{max-width:100%}</style>"
+        "<style>body{font:15px sans-serif;max-width:1100px;margin:2em auto}img{max-width:100%}"
+        "td,th{text-align:right;padding:.1em .8em}td:first-child,th:first-child{text-align:left}</style>"
         f"<h1>{html.escape(demo.scene.name)}</h1><p>{demo.views} views, {html.escape(teachers)}; {seconds:.0f} s. "
         f"Nothing was trained.</p>{''.join(blocks)}\n"
     )
@@ -184,12 +192,17 @@ def _picture(png: bytes) -> str:
     return f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.2f}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_short, value)) + "]"
-    return str(value)
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """An HTML table of the first `LISTED` rows."""
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in header)]
+    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows[:LISTED]]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _place(found: dict[str, Any]) -> tuple[str, str]:
+    """The cells under `PLACE` of an object of query.json or labels.json."""
+    centre, size = (" ".join(f"{x:.2f}" for x in values) for values in (found["centre"], found["box"]["size"]))
+    return centre, size
 
 
 @click.command()

@@ -64,17 +64,18 @@ class StudyOutcome:
 
 
 def record_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Record in `out` what its study is made with, or refuse to mix it with something else (ConfigError)."""
+    """Record in `out` what its study is made with, or refuse to mix it with something else (ConfigError).
+
+    A setting that the record does not have belongs to a part that the study did not have yet: it is added.
+    """
     path = out / "study.json"
-    if not path.exists():
-        write_text_atomically(path, json.dumps(settings, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for key, value in settings.items():
-        if before.get(key) != value:
+        if key in before and before[key] != value:
             several_lines = "\n" in str(value)
             shown = "changed since" if several_lines else f"{before.get(key)}, now {value}"
             raise ConfigError(f"{out}: holds a study with other settings ({key}: {shown}); give another --out")
+    write_text_atomically(path, json.dumps({**before, **settings}, indent=1) + "\n")
 
 
 @dataclass

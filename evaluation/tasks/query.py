@@ -16,15 +16,16 @@ from evaluation.features import SceneFeatures
 from evaluation.neighbours import nearest_gaussians
 from evaluation.proposals.merged_masks import MergeConfig, MergedMasks
 from evaluation.proposals.proposals import rows_to_masks
-from evaluation.relevancy import relevancy, scene_relevancy
+from evaluation.relevancy import HOT, relevancy, scene_relevancy
 from evaluation.scenes import LoadedScene
 from evaluation.targets import open_target
 from evaluation.tasks.instances import pool_features
 
 F32 = NDArray[np.float32]
 
-#: More like the query than like any canonical phrase.
-HOT = 0.5
+#: Relevancies as near as this answer alike, and of two objects that share more than this of the smaller one, only the
+#: better one is listed.
+ALIKE, SHARED = 0.02, 0.5
 #: Neighbours that connect hot Gaussians, and the smallest cluster of them that counts as an object.
 _NEIGHBOURS, _MIN_CLUSTER = 8, 20
 
@@ -58,8 +59,9 @@ def answer(
     """Answer one query (unit row [1, C]).
 
     Objects are the merged 2D masks where the scene's cache has a mask teacher, ranked by the relevancy of their pooled
-    feature; otherwise connected clusters of Gaussians with relevancy above 0.5, ranked by their mean relevancy. No
-    ground truth is looked at. threshold: relevancy above which a Gaussian, or a mask, answers; None: 0.5 for Gaussians,
+    feature; otherwise connected clusters of Gaussians with relevancy above 0.5, ranked by their mean relevancy. Of
+    objects that answer alike the larger comes first, and parts of what is listed are not listed. No ground truth is
+    looked at. threshold: relevancy above which a Gaussian, or a mask, answers; None: 0.5 for Gaussians,
     any for masks.
     """
     gaussians = scene.gaussians
@@ -75,12 +77,27 @@ def answer(
         rows = hot_clusters(gaussians, heat, HOT if threshold is None else threshold)
         masks = rows_to_masks(rows, len(gaussians))
         scores = np.array([float(heat[row].mean()) for row in rows])
-    order = np.lexsort((np.arange(len(scores)), -scores))
-    if threshold is not None:
-        order = order[scores[order] > threshold]
-    order = order[:top]
+    order = distinct(masks, scores, top, -np.inf if threshold is None else threshold)
     objects = tuple(_describe(scene, masks, int(i), float(scores[i])) for i in order)
     return Answer(heat, objects, masks[order], origin)
+
+
+def distinct(masks: sparse.csr_matrix, scores: NDArray[np.floating], top: int, threshold: float) -> NDArray[np.int64]:
+    """Rows of `masks` [P, N] with scores [P] above `threshold`, best first, at most `top`.
+
+    Masks of one thing come in several sizes: of scores that are alike the largest comes first, and a mask is left out
+    that shares most of its Gaussians, or of the other's, with one that is chosen.
+    """
+    sizes = np.diff(masks.indptr)
+    order = np.lexsort((np.arange(len(scores)), -sizes, -np.floor(scores / ALIKE)))
+    chosen: list[int] = []
+    for row in order[scores[order] > threshold]:
+        if len(chosen) == top:
+            break
+        shared = (masks[chosen].astype(np.int32) @ masks[row].astype(np.int32).T).toarray()[:, 0]
+        if not (shared > SHARED * np.minimum(sizes[chosen], sizes[row])).any():
+            chosen.append(int(row))
+    return np.array(chosen, dtype=np.int64)
 
 
 def hot_clusters(scene: GaussianScene, heat: F32, threshold: float = HOT) -> list[NDArray[np.int64]]:

@@ -24,15 +24,21 @@ def test_other_settings_get_another_cache(tmp_path: Path) -> None:
 
 
 def test_the_page_holds_everything_and_escapes_words(tmp_path: Path) -> None:
-    answers = [{"words": "a <sofa>", "picture": b"png", "objects": [{"score": 0.51, "center": [1.0, 2.0]}]}]
-    labelled = {"picture": b"jpg", "objects": [{"class": "<lamp>", "count": 7, "confidence": 0.25}]}
+    where = {"centre": [1.0, 2.0, -0.5], "box": {"size": [0.1, 0.2, 3.0]}}
+    answers = [
+        {"words": "a <sofa>", "picture": b"png", "objects": [{"relevancy": 0.51, "n_gaussians": 9, **where}]},
+        {"words": "a lamp", "picture": b"png", "objects": []},
+    ]
+    labelled = {"picture": b"jpg", "objects": [{"class": "<lamp>", "count": 7, "confidence": 0.25, **where}]}
     text = page_of(demo(tmp_path), answers, labelled, 12.3)
     assert "a &lt;sofa&gt;" in text
     assert "data:image/png;base64,cG5n" in text
-    assert "score: 0.51, center: [1.00, 2.00]" in text
+    place = "<td>1.00 2.00 -0.50</td><td>0.10 0.20 3.00</td>"
+    assert f"<tr><td>1</td><td>0.51</td><td>9</td>{place}</tr>" in text
+    assert text.count("No object answers with a relevancy above 0.5.") == 1
     assert "<sofa>" not in text
     assert "data:image/png;base64,anBn" in text
-    assert "&lt;lamp&gt;: 7 Gaussians, confidence 0.25" in text
+    assert f"<td>&lt;lamp&gt;</td><td>0.25</td><td>7</td>{place}" in text
 
 
 class Commands:

@@ -21,6 +21,8 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--release", type=FOLDER, default=SCANS, show_default="the 23 scans", help="How the scans are read.")
 @click.option("--views", type=click.IntRange(min=1), default=12, help="Views of a scan.")
 @click.option("--mask-views", type=click.IntRange(min=1), default=4, help="Views of a scan for mask teachers.")
+@click.option("--named-views", type=click.IntRange(min=1), default=8, help="Views of a scan for masks with names.")
+@click.option("--student", type=FOLDER, help="A student that names masks beside the lifted teacher.")
 @click.option("--rooms", type=click.IntRange(min=2), default=24, help="Synthetic rooms for students.")
 @click.option("--steps", type=click.IntRange(min=1), default=200, help="Steps of a training.")
 @click.option("--seeds", type=click.IntRange(min=1), default=2, help="Probes and trainings per row.")
@@ -34,6 +36,8 @@ def study(
     release: Path,
     views: int,
     mask_views: int,
+    named_views: int,
+    student: Path | None,
     rooms: int,
     steps: int,
     seeds: int,
@@ -42,7 +46,10 @@ def study(
     workers: int,
 ) -> int:
     """Judge teachers and students on real scans, and print the tables. The same command again goes on."""
-    chosen = Study(root, out, only or PARTS, release, views, mask_views, rooms, steps, seeds, stage1)
+    chosen = Study(
+        root, out, only or PARTS, release, views, mask_views, named_views, rooms, steps, seeds, stage1,
+        named_by=student,
+    )  # fmt: skip
     chosen.record_settings()
     outcome = run_jobs(plan(chosen), out / "logs", workers=workers, minutes=minutes)
     click.echo(figures(chosen))

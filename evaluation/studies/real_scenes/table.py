@@ -20,6 +20,19 @@ def figures(study: Study) -> str:
     if "masks" in study.parts:
         rows = [[teacher.spec, *_cells([study.result(f"masks {teacher.name}")], OBJECTS)] for teacher in study.masks]
         lines += _table(("merged masks, scored scans", "AP", "AP50", "AP25"), rows)
+    if "instances" in study.parts:
+        rows = []
+        for source in ("lifted_teacher", *(("student",) if study.named_by else ())):
+            for on, masks in [*(("masks", masks) for masks in study.named), ("ground truth (oracle)", study.named[0])]:
+                name, columns = f"{source} on {on}", [(f"{source} on {on}", key) for key in AP]
+                of = f" of {masks.spec}" if on == "masks" else ""
+                rows.append([name + of, *_cells([study.instances_result(masks)], columns)])
+        lines += _table(("named masks, scored scans", "AP", "AP50", "AP25"), rows)
+    if "fields" in study.parts:
+        fields = {masks: [study.result(f"fields {masks.name}")] for masks in study.fields}
+        rows = [[f"field on {masks.spec}", *_cells(paths, FIELD)] for masks, paths in fields.items()]
+        rows.append(["plain lifting", *_cells(fields[study.fields[0]], LIFTED)])
+        lines += _table(("features, scored scans", "mIoU", "macc", "f-mIoU"), rows)
     if "probes" in study.parts:
         rows = []
         for teacher in study.probed:
@@ -37,7 +50,9 @@ def figures(study: Study) -> str:
 
 #: (row of the result, measure) of every column.
 LIFTED = [("lifted_teacher", key) for key in ("miou", "macc", "f_miou")]
-OBJECTS = [("masks", key) for key in ("ap", "ap50", "ap25")]
+FIELD = [("features", key) for key in ("miou", "macc", "f_miou")]
+AP = ("ap", "ap50", "ap25")
+OBJECTS = [("masks", key) for key in AP]
 PROBE_ROW = [("lifted_teacher", key) for key in ("miou", "f_miou")]
 STUDENT_ROW = [("student", key) for key in ("miou", "f_miou")]
 

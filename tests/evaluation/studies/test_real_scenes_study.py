@@ -89,14 +89,15 @@ def test_the_plan_has_no_unmet_need_and_valid_settings(tmp_path: Path) -> None:
 
 
 def test_made_up_scans_go_the_whole_way(tmp_path: Path) -> None:
-    """The parts that train no student, with embedded teachers in the place of the real ones; the second time nothing
-    is done.
+    """The parts that train no student, with embedded teachers in the place of the real ones and fields of a few steps;
+    the second time nothing is done.
     """
     release = scan_tables(tmp_path / "root", {"train": ("a_00", "b_00"), "val": ("c_00",)})
     small = ("width=96", "height=64", "cell=8", "calibration.tokens=8")
     study = Study(
-        tmp_path / "root", tmp_path / "out", ("lifted", "masks", "probes"), release, 2, 2, 2, 20, 2, small,
-        lifted=(TEXT,), masks=(CLASSICAL,), probed=(DENSE,), learned=(TEXT, DENSE),
+        tmp_path / "root", tmp_path / "out", ("lifted", "masks", "instances", "fields", "probes"), release,
+        2, 2, 2, 2, 20, 2, small, ("iterations=4",), lifted=(TEXT,), masks=(CLASSICAL,), named=(CLASSICAL,),
+        fields=(CLASSICAL,), probed=(DENSE,), learned=(TEXT, DENSE),
     )  # fmt: skip
     study.record_settings()
     jobs = plan(study)
@@ -104,7 +105,8 @@ def test_made_up_scans_go_the_whole_way(tmp_path: Path) -> None:
     assert (outcome.done, outcome.left) == (len(jobs), 0)
     assert {row.split for row in Manifest.read(study.manifest)} == {"train", "val"}
     body = figures(study)
-    assert body.count("| embedded:text |") == body.count("| embedded:masks |") == body.count("| embedded:dense |") == 1
+    assert body.count("| embedded:text |") == body.count("| embedded:dense |") == body.count("| embedded:masks |") == 1
+    assert body.count("| field on embedded:masks |") == body.count("| lifted_teacher on masks of embedded:masks |") == 1
     assert " ± " in body
     assert "| - |" not in body
     assert all(job.done() for job in plan(study))
