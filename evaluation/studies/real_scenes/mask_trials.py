@@ -151,7 +151,7 @@ def asked(logits: F32, rule: str, texts: Texts) -> F32:
         if logits.size
         else np.zeros((0, len(texts.queries)), np.float32)
     )
-    return flat.reshape(*logits.shape[:-1], -1)
+    return flat.reshape(*logits.shape[:-1], flat.shape[-1])
 
 
 if __name__ == "__main__":

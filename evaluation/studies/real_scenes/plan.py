@@ -241,7 +241,7 @@ def _heads(study: Study) -> list[StudyJob]:
     rooms = _rooms_cache(study, store, HEADS)
     asked = ("--split", "val", "--rooms", str(_rooms_manifest(study)), "--store", str(store), "--out", str(result))
     trials = StudyJob("head_trials", ((*command, *asked),), (result,), (store.name, rooms.name))
-    return [_cache(study, store, HEADS, "--split", "val", views=study.views), rooms, trials]
+    return [_cache(study, store, HEADS, views=study.views), rooms, trials]
 
 
 def _masks(study: Study, teacher: StudyTeacher) -> StudyJob:

@@ -122,6 +122,12 @@ def test_names_paired_by_hand_are_imagenets() -> None:
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_a_view_without_masks_has_no_scores() -> None:
+    texts = Texts(np.eye(1000, 4, dtype=np.float32), np.ones(1000, np.float32), np.eye(4, dtype=np.float32)[:3])
+    assert mask_trials.asked(np.zeros((0, 1000), np.float32), mask_trials.RULES[0], texts).shape == (0, 3)
+    assert mask_trials.asked(np.zeros((2, 5, 1000), np.float32), mask_trials.RULES[0], texts).shape == (2, 5, 3)
+
+
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_a_head_finds_the_names_of_what_can_be_told_apart(hidden: int) -> None:
     rng = np.random.default_rng(0)
@@ -150,9 +156,12 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(f"evaluation.studies.real_scenes.{module}.FINE_BACKBONE", DENSE)
     monkeypatch.setattr("evaluation.studies.real_scenes.plan.CROPPED", (TEXT, DENSE, CLASSICAL))
     monkeypatch.setattr("evaluation.studies.real_scenes.plan.HEADS", (DENSE, TEXT))
-    monkeypatch.setattr(head_trials, "SOURCES", {"both": (DENSE, TEXT)})
+    monkeypatch.setattr(head_trials, "TEACHERS", (DENSE, TEXT))
+    monkeypatch.setattr(head_trials, "SOURCES", {"dense": (DENSE,), "embedded:text": (TEXT,)})
+    monkeypatch.setattr(head_trials, "AVERAGES", {"mean": ("dense", "embedded:text")})
     monkeypatch.setattr(mask_trials, "SAM_MASKS", CLASSICAL)
     monkeypatch.setattr(crop_trials, "SMALLEST", 60)
+    monkeypatch.setattr(crop_trials, "BOXES", crop_trials.BOXES[:3])
     release = scan_tables(tmp_path / "root", {"train": ("a_00",), "val": ("b_00",)})
     small = ("width=96", "height=64", "cell=8", "calibration.tokens=8", "calibration.scenes=1")
     study = Study(
@@ -173,9 +182,9 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
             module, "classify", lambda crops: rng.standard_normal((len(crops), 1000)).astype(np.float32)
         )
 
-    def invoke(command, name: str) -> dict:
+    def invoke(command, name: str, *more: str) -> dict:
         job = jobs[name]
-        called = CliRunner().invoke(command, list(job.commands[0][3:]), standalone_mode=False)
+        called = CliRunner().invoke(command, [*job.commands[0][3:], *more], standalone_mode=False)
         assert called.exception is None, called.exception
         return read_result(job.results[0])
 
@@ -185,8 +194,8 @@ def test_the_trials_go_through_stores(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cut["objects"] > 0
     painted = invoke(mask_trials.command, "mask_trials")
     assert len(painted["rows"]) == 2 * (len(mask_trials.RULES) * (1 + 3 * 4) + 1 + 4)
-    fitted = invoke(head_trials.command, "head_trials")
-    assert len(fitted["rows"]) == len(head_trials.HEADS) * len(head_trials.STATISTICS) + 1
+    fitted = invoke(head_trials.command, "head_trials", "--steps", "3", "--seeds", "1")
+    assert len(fitted["rows"]) == 3 * len(head_trials.HEADS) * len(head_trials.STATISTICS) + 2
     for rows in (painted["rows"], fitted["rows"]):
         assert all(0 <= row["miou"] <= 1 and 0 <= row["auc"] <= 1 for row in rows.values())
 
