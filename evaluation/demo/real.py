@@ -135,8 +135,9 @@ def _make_cache(demo: Demo, steps: Steps) -> None:
     teachers = [part for spec in (TEXT, *((MASKS,) if demo.masks else ())) for part in ("--teachers", spec)]
     steps.run(
         "Views, real teachers, lifted features", "stage1_render_teachers.cli", "run", "--manifest", str(manifest),
-        "--store", str(demo.store), *teachers, "--set", f"n_views={demo.views}", "--set", f"alignment.up={demo.up}",
-        "--set", "teacher_threads=2", "--set", "batch=1",
+        "--store", str(demo.store), *teachers, "--set", f"n_views={demo.views}", "--set", f"max_views={demo.views}",
+        "--set", f"alignment.up={demo.up}", "--set", "teacher_threads=2", "--set", "batch=1",
+        "--set", "calibration.views=4",
     )  # fmt: skip
     write_text_atomically(demo.finished, json.dumps({"seconds": round(time.monotonic() - started, 1)}))
 
@@ -210,7 +211,9 @@ def _place(found: dict[str, Any]) -> tuple[str, str]:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo-real"), help="Folder of everything.")
 @click.option("--query", "queries", multiple=True, help="Text to look for. May be given several times.")
 @click.option("--classes", default=CLASSES, help="Names for labels, between commas, or a file with one per line.")
-@click.option("--views", type=click.IntRange(min=1), default=8, help="Views to choose.")
+@click.option(
+    "--views", type=click.IntRange(min=1), default=8, help="Views to choose, of the scene's own cameras if it has any."
+)
 @click.option("--up", default="auto", help="Upward direction of the file: auto, off (z), -y, or x,y,z.")
 @click.option("--masks/--no-masks", default=True, help="Objects from SAM's masks (most of the time goes there).")
 def main(scene: Path, out: Path, queries: tuple[str, ...], classes: str, views: int, up: str, masks: bool) -> None:

@@ -187,7 +187,9 @@ def train_field(config: FieldConfig, run: FieldRun, out: Path, device: torch.dev
     }
     with launch(config, device) as processes:
         RunFolder(out).check(identity)  # before the masks are read
-        regions = read_regions(run.cache, run.masks, attributes.grid.grid, min_share=config.min_share, scene=scene)
+        regions = read_regions(
+            run.cache, run.masks, attributes.grid.grid, min_share=config.min_share, borrow=config.borrow, scene=scene
+        )
         card = FieldCard(
             config=config, dataset=attributes.dataset, scene_id=attributes.scene_id,
             fingerprint=attributes.fingerprint, masks=run.masks, source=_source(run.cache, run.masks, scene),

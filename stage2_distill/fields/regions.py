@@ -38,7 +38,7 @@ class Regions:
 
     Attributes:
         levels: K names, coarse to fine.
-        masks: [V, cells, K] i32, row of `embeddings` or -1 where the cell has no mask at that level.
+        masks: [V, cells, K] i32, row of `embeddings`, or -1 where the cell has no mask at that level.
         embeddings: [M, E] f32 unit rows, one per mask of any view and level.
     """
 
@@ -52,8 +52,10 @@ class Regions:
         return np.all(self.masks >= 0, axis=2)
 
 
-def read_regions(store: FieldStore, name: str, grid: CellGrid, *, min_share: float = 0.5, scene: str = "") -> Regions:
-    """The masks of teacher `name` on the cells of `grid`.
+def read_regions(
+    store: FieldStore, name: str, grid: CellGrid, *, min_share: float = 0.5, borrow: bool = True, scene: str = ""
+) -> Regions:
+    """The masks of teacher `name` on the cells of `grid`. borrow: see `borrow_levels`.
 
     Raises CacheError where the teacher is not in the store or has no embeddings.
     """
@@ -76,7 +78,24 @@ def read_regions(store: FieldStore, name: str, grid: CellGrid, *, min_share: flo
         per_level.append(np.where(cells >= 0, rows, -1).astype(np.int32))
         tables.append(embeddings)
         start += len(embeddings)
-    return Regions(attributes.levels, np.stack(per_level, axis=2), np.concatenate(tables))
+    masks = np.stack(per_level, axis=2)
+    return Regions(attributes.levels, borrow_levels(masks) if borrow else masks, np.concatenate(tables))
+
+
+def borrow_levels(masks: I32) -> I32:
+    """Where a cell of masks [..., K] (coarse to fine) has none at a level, it takes the mask of the nearest level that
+    has one, the finer of two; -1 stays where no level has any.
+
+    A thing that is no part of anything larger is itself the whole, and one without parts its own smallest part. SAM
+    reports no mask at such levels.
+    """
+    levels = masks.shape[-1]
+    out = masks.copy()
+    for level in range(levels):
+        others = sorted((k for k in range(levels) if k != level), key=lambda k: (abs(k - level), -k))
+        for other in others:
+            out[..., level] = np.where(out[..., level] < 0, masks[..., other], out[..., level])
+    return out
 
 
 def cell_majority(ids: NDArray[np.integer], grid: CellGrid, min_share: float) -> I32:

@@ -40,6 +40,8 @@ class FieldConfig(EngineSettings):
         min_alpha: share of a cell that must be covered by Gaussians for it to count. Ours: rendered means are
             normalised, so a nearly empty cell would count as much as a full one.
         min_share: share of a cell's pixels that one mask must fill, or the cell has none at that level. Ours.
+        borrow: a cell without a mask at a level takes that of the nearest level which has one, the finer of two;
+            otherwise only cells with a mask at every level count. Ours: SAM leaves most cells without a whole.
     """
 
     channels: int = Field(default=16, ge=1)
@@ -60,6 +62,7 @@ class FieldConfig(EngineSettings):
     blur: int = Field(default=1, ge=1)
     min_alpha: float = Field(default=0.5, ge=0, le=1)
     min_share: float = Field(default=0.5, ge=0, le=1)
+    borrow: bool = True
     checkpoint_every: int = Field(default=500, ge=1)
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chorus_common.lifting import CellGrid
 from chorus_common.runtime.errors import CacheError
-from stage2_distill.fields.regions import cell_majority, read_regions, rows_of_views
+from stage2_distill.fields.regions import borrow_levels, cell_majority, read_regions, rows_of_views
 from stage2_distill.fields.rendering import cell_pixels, view_matrices
 from tests.stage2.fields.field_scene import make_field_index, make_masks
 
@@ -54,13 +54,30 @@ def test_masks_of_views_and_levels_never_share_a_number() -> None:
     assert np.array_equal(regions.embeddings[row], store.embeddings["part"][store.offsets["part"][view] + own])
 
 
-def test_cells_without_a_mask_at_one_level_are_not_supervised() -> None:
+def test_cells_without_a_mask_at_one_level_borrow_it_or_are_not_supervised() -> None:
     index = make_field_index()
     store = make_masks(index)
     store.ids["subpart"][0, :4, :4] = -1
-    regions = read_regions(store, "masks", index.grid)
+    regions = read_regions(store, "masks", index.grid, borrow=False)
     assert not regions.complete[0, 0]
     assert regions.complete.sum() == regions.complete.size - 1
+    borrowed = read_regions(store, "masks", index.grid)
+    assert borrowed.complete.all()
+    assert borrowed.masks[0, 0, 2] == regions.masks[0, 0, 1]
+    assert np.array_equal(borrowed.masks[1:], regions.masks[1:])
+
+
+@given(seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 4))
+def test_a_level_borrows_from_the_nearest_that_has_a_mask(seed: int, levels: int) -> None:
+    """Against a search, cell by cell and level by level."""
+    rng = np.random.default_rng(seed)
+    masks = np.where(rng.random((2, 6, levels)) < 0.5, -1, rng.integers(0, 9, (2, 6, levels))).astype(np.int32)
+    borrowed = borrow_levels(masks)
+    for place in np.ndindex(2, 6):
+        there = [k for k in range(levels) if masks[place][k] >= 0]
+        for level in range(levels):
+            nearest = min(there, key=lambda k: (abs(k - level), -k), default=None)
+            assert borrowed[place][level] == (-1 if nearest is None else masks[place][nearest])
 
 
 def test_missing_masks_and_embeddings_are_named() -> None:
