@@ -1,9 +1,11 @@
-"""Makes the weights of the embedded text-aligned teacher (picture and text side together).
+r"""Makes the weights of the embedded text-aligned teacher (picture and text side together).
 
     python -m data_manifests.synthetic.teacher_pictures text --rooms 500 --out rooms.npz
     python -m stage1_render_teachers.teachers.train_text_aligned --pool rooms.npz --steps 36000 --out first
     python -m data_manifests.synthetic.teacher_pictures text --rooms 480 --held-out 16 --scans 0.5 --out scans.npz
-    python -m stage1_render_teachers.teachers.train_text_aligned --pool scans.npz --steps 14000 --start first
+    python -m stage1_render_teachers.teachers.train_text_aligned --pool scans.npz --steps 14000 --start first \
+        --out second
+    python -m stage1_render_teachers.teachers.train_text_aligned --pool scans.npz --steps 12000 --start second --seed 1
 
 The pictures are synthetic rooms of reserved seeds, first as they are, then half of them as scans, with the share of
 each class in each cell. Both towers are trained so that a cell's vector has its largest cosine with the text of its
