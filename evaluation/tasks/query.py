@@ -23,8 +23,8 @@ from evaluation.tasks.instances import pool_features
 
 F32 = NDArray[np.float32]
 
-#: Relevancies as near as this answer alike, and of two objects that share more than this of the smaller one, only the
-#: better one is listed.
+#: Relevancies as near as this to the best one answer alike; of two objects that share more than this of the smaller
+#: one, only the better one is listed.
 ALIKE, SHARED = 0.02, 0.5
 #: Neighbours that connect hot Gaussians, and the smallest cluster of them that counts as an object.
 _NEIGHBOURS, _MIN_CLUSTER = 8, 20
@@ -89,14 +89,15 @@ def distinct(masks: sparse.csr_matrix, scores: NDArray[np.floating], top: int, t
     that shares most of its Gaussians, or of the other's, with one that is chosen.
     """
     sizes = np.diff(masks.indptr)
-    order = np.lexsort((np.arange(len(scores)), -sizes, -np.floor(scores / ALIKE)))
+    left = scores > threshold
     chosen: list[int] = []
-    for row in order[scores[order] > threshold]:
-        if len(chosen) == top:
-            break
-        shared = (masks[chosen].astype(np.int32) @ masks[row].astype(np.int32).T).toarray()[:, 0]
-        if not (shared > SHARED * np.minimum(sizes[chosen], sizes[row])).any():
-            chosen.append(int(row))
+    while left.any() and len(chosen) < top:
+        alike = np.flatnonzero(left & (scores >= scores[left].max() - ALIKE))
+        row = int(alike[np.argmax(sizes[alike])])
+        shared = (masks.astype(np.int32) @ masks[row].astype(np.int32).T).toarray()[:, 0]
+        left &= shared <= SHARED * np.minimum(sizes, sizes[row])
+        left[row] = False
+        chosen.append(row)
     return np.array(chosen, dtype=np.int64)
 
 

@@ -36,9 +36,12 @@ def test_listed_objects_are_apart_and_nothing_that_is_apart_is_missing(seed: int
         return len(set(rows[a]) & set(rows[b])) > SHARED * min(len(rows[a]), len(rows[b]))
 
     expected: list[int] = []
-    for row in sorted(range(n), key=lambda i: (-(scores[i] // ALIKE), -len(rows[i]), i)):
-        if scores[row] > 0.3 and len(expected) < top and not any(same_thing(row, other) for other in expected):
-            expected.append(row)
+    left = [i for i in range(n) if scores[i] > 0.3]
+    while left and len(expected) < top:
+        alike = [i for i in left if scores[i] >= max(scores[j] for j in left) - ALIKE]
+        best = min(alike, key=lambda i: (-len(rows[i]), i))
+        expected.append(best)
+        left = [i for i in left if i != best and not same_thing(i, best)]
     assert listed == expected
 
 
