@@ -14,6 +14,7 @@ import html
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ QUERIES = ("a sofa", "a lamp", "a plant", "a table", "a window", "a musical inst
 CLASSES = "studio couch,chair,desk,table lamp,potted plant,window,door,wardrobe,bookcase,bed,refrigerator,guitar,person"
 #: Objects that the page lists per query and of the labels.
 LISTED = 8
+#: How a command ends that was interrupted, by its own code or by the signal.
+INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM)
 #: Where an object is: in the units of the file.
 PLACE = ("centre (file)", "size of its box (file)")
 #: Objects below it are more like the canonical phrases than like the query.
@@ -75,10 +78,15 @@ class Steps:
         self.total, self.done = total, 0
 
     def run(self, title: str, module: str, *arguments: str) -> None:
-        """Run a command line program, showing its output. Raises ConfigError where it fails."""
+        """Run a command line program, showing its output.
+
+        Raises ConfigError where it fails, and KeyboardInterrupt where it was interrupted.
+        """
         self.done += 1
         print(f"\n== [{self.done}/{self.total}] {title}\n   python -m {module} {shlex.join(arguments)}", flush=True)
         code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+        if code in INTERRUPTED:
+            raise KeyboardInterrupt
         if code:
             raise ConfigError(f"{title.lower()}: the command above ended with {code}; its own line says why")
 

@@ -44,15 +44,15 @@ def test_the_page_holds_everything_and_escapes_words(tmp_path: Path) -> None:
 class Commands:
     """In place of subprocess: notes the commands and writes what they would."""
 
-    def __init__(self, fail: str = "") -> None:
+    def __init__(self, fail: str = "", code: int = 1) -> None:
         self.called: list[str] = []
-        self.fail = fail
+        self.fail, self.code = fail, code
 
     def run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         program = command[3]
         self.called.append(program)
         if program == self.fail:
-            return subprocess.CompletedProcess(command, 1)
+            return subprocess.CompletedProcess(command, self.code)
         if program == "run":
             (Path(command[command.index("--store") + 1]) / "d" / "room.zarr").mkdir(parents=True)
         if program in ("query", "label"):
@@ -84,6 +84,14 @@ def test_a_second_run_asks_nothing_again(
     other = Demo(demo(tmp_path).scene, tmp_path / "out", ("a bed",), "sofa,lamp", 4, "auto", masks=True)
     run(other)
     assert commands.called == ["query"]
+
+
+@pytest.mark.parametrize("code", [130, -2, -15])
+def test_an_interrupted_command_interrupts_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr("evaluation.demo.real.missing_files", list)
+    monkeypatch.setattr("evaluation.demo.real.subprocess.run", Commands(fail="query", code=code).run)
+    with pytest.raises(KeyboardInterrupt):
+        run(demo(tmp_path))
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
