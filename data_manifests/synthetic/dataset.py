@@ -22,8 +22,9 @@ from chorus_common.runtime.errors import ConfigError
 from chorus_common.runtime.processes import each_as_done
 from chorus_common.scene_io.npy_folder import count_npy_folder
 from data_manifests.synthetic.categories import labels_tsv
+from data_manifests.synthetic.model import build_model
 from data_manifests.synthetic.options import LayoutName, RoomOptions, RoomType
-from data_manifests.synthetic.room import build_model, generate_room
+from data_manifests.synthetic.room import generate_room
 from data_manifests.synthetic.s3dis_layout import ROOM_NAMES, alignment_angle, alignment_file, write_s3dis
 from data_manifests.synthetic.scannet_layout import write_scannet
 from data_manifests.synthetic.write import write_gaussians

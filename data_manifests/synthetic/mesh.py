@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_manifests.synthetic.room import Model, hidden, surface_colors
+from data_manifests.synthetic.model import Model, hidden, surface_colors
 from data_manifests.synthetic.sampling import Samples, Soup
 from data_manifests.synthetic.shapes import Patch
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from data_manifests.synthetic.categories import S3DIS_OF
-from data_manifests.synthetic.room import Model, SyntheticRoom, generator, sample_model, surface_colors
+from data_manifests.synthetic.model import Model, generator, sample_model, surface_colors
+from data_manifests.synthetic.room import SyntheticRoom
 
 ROOM_NAMES = {"living room": "lounge", "bedroom": "storage", "office": "office", "kitchen": "pantry", "bathroom": "WC"}
 

@@ -16,8 +16,10 @@ from scipy import ndimage
 from chorus_common.cameras import look_at, pinhole
 from chorus_common.scene import GaussianScene
 from chorus_common.scene_io import points_to_gaussians
+from data_manifests.synthetic.model import Model, apply, generator, hidden, spacing_for, surface_colors, turned_boxes
 from data_manifests.synthetic.options import ScanStyle
 from data_manifests.synthetic.plan import Plan
+from data_manifests.synthetic.sampling import Samples, Soup, sample
 from data_manifests.synthetic.trajectory import CameraOptics, Surface, free_positions, visible
 
 F64 = NDArray[np.float64]
@@ -64,3 +66,36 @@ def as_scan(rng: Rng, points: F64, normals: F64, colors: F64, style: ScanStyle, 
     noisy = np.clip(colors * drift + rng.normal(0, style.color_noise, colors.shape), 0, 1)
     eight_bits = np.rint(noisy * 255).astype(np.uint8)
     return points_to_gaussians(points + along * normals, eight_bits, **ids)
+
+
+def scan_samples(model: Model, target: int, style: ScanStyle, rng: np.random.Generator, boxes: F64) -> Samples:
+    """About `target` evenly spaced surface points that a scan's frames have seen; boxes [S, 8]: the furniture's."""
+    soup = Soup.build(list(model.patches))
+    even = np.ones(len(model.patches))
+    gloss = np.array([part.gloss for thing in model.items for part in thing.item.parts])
+    dark = (gloss > 0) & (generator(model.seed, "glossy").random(len(gloss)) < style.glossy)
+    back = np.linalg.inv(model.world).astype(np.float64)
+
+    def seen(samples: Samples) -> NDArray[np.bool_]:
+        weights = np.ones(len(samples.point))
+        surface = Surface(apply(back, samples.point), samples.normal @ back[:3, :3].T, weights)
+        walk = generator(model.seed, "walk")
+        found = seen_by_frames(walk, model.plan, turned_boxes(back, boxes), surface, style)
+        return found & ~hidden(model, samples) & ~dark[model.patch_parts[samples.patch]]
+
+    trial = sample(soup, spacing_for(soup, even, 6_000), generator(model.seed, "trial"))
+    share = max(0.05, float(seen(trial).mean()))
+    samples = sample(soup, spacing_for(soup, even, round(target / share)), rng)
+    keep = seen(samples)
+    return Samples(**{key: value[keep] for key, value in vars(samples).items()})
+
+
+def scan_room(model: Model, samples: Samples, style: ScanStyle, rng: np.random.Generator, name: str) -> GaussianScene:
+    """The points of a scan as Gaussians, with the ids of the surfaces they were measured on."""
+    part = model.patch_parts[samples.patch]
+    return as_scan(
+        rng, samples.point, samples.normal, surface_colors(model, samples), style,
+        labels=model.part_labels[part].astype(np.int32),
+        instances=np.array(model.part_items, dtype=np.int64)[part].astype(np.int32), parts=part.astype(np.int32),
+        name=name, label_space="scannet20",
+    )  # fmt: skip

@@ -14,8 +14,8 @@ from chorus_common.scene import GaussianScene, quats_to_rotations
 from data_manifests.synthetic import RoomOptions, SyntheticRoom, generate_room
 from data_manifests.synthetic.categories import CATEGORIES
 from data_manifests.synthetic.item import overlapping
+from data_manifests.synthetic.model import STRUCTURE, build_model
 from data_manifests.synthetic.options import SCANNER, RoomType
-from data_manifests.synthetic.room import STRUCTURE, build_model
 from data_manifests.synthetic.scan import seen_by_frames, smooth_field
 from data_manifests.synthetic.trajectory import Surface
 
