@@ -1,9 +1,12 @@
 """Basic blocks, standardised inputs and the shape attribute as parts of an encoder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from chorus_common.normals import shortest_axes
 from stage2_distill.encoder import build_encoder
 from stage2_distill.encoder.inputs import scene_inputs
 from tests.chorus_common.scene_files import random_scene
@@ -77,8 +80,11 @@ def test_units_of_inputs_do_not_matter() -> None:
 
 
 def test_shape_is_of_one_point_per_voxel() -> None:
-    """Splats laid twice over each other have the shape context of one."""
+    """Splats laid twice over each other have the shape context of one. Their normals are given: the sign of estimated
+    ones depends on how much surface a voxel holds.
+    """
     scene = random_scene(300)
+    scene = replace(scene, normals=shortest_axes(scene))
     twice = scene.select(np.repeat(np.arange(len(scene)), 2))
     config = build_encoder("chorus-lite", **SMALL).config
     once, double = scene_inputs(scene, config)[0], scene_inputs(twice, config)[0]
