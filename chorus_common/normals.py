@@ -60,7 +60,7 @@ def facing_free_space(normals: NDArray[np.floating], scene: GaussianScene) -> F3
     normal points to the middle of the scene's box.
 
     On synthetic rooms, whose normals are known, 73 to 85 % of the signs are right, and 97 % on walls; the others are
-    on thin furniture, where both sides are surfaces (tests/test_normals.py).
+    on thin furniture, where both sides are surfaces (tests/chorus_common/test_normals.py).
     """
     from chorus_common.viewpoints.kernels import open_side  # numba takes a moment to import
     from chorus_common.viewpoints.occupancy import occupy

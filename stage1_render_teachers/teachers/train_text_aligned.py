@@ -189,8 +189,10 @@ def align_phrases(network: HashedTextNetwork, generator: torch.Generator, steps:
 
 
 def load_towers(towers: Towers, folder: Path) -> None:
-    """The weights that `save_towers` wrote to `folder`."""
+    """The weights that `save_towers` wrote to `folder`. Raises ConfigError where a file is missing."""
     for tower, path in ((towers.image, WEIGHTS), (towers.text, EMBEDDED_TEXT_WEIGHTS)):
+        if not (folder / path.name).is_file():
+            raise ConfigError(f"{folder}: holds no {path.name}; --start takes what --out of a training wrote")
         tower.load_state_dict(read_state_dict(folder / path.name))
 
 

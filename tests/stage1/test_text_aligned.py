@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from chorus_common.labels import SCANNET20
 from chorus_common.lifting import CellGrid
-from chorus_common.runtime.errors import WeightsError
+from chorus_common.runtime.errors import ConfigError, WeightsError
 from chorus_common.text import EmbeddedTextEncoder
 from data_manifests.synthetic import RoomOptions
 from data_manifests.synthetic.options import Domain
@@ -22,6 +22,7 @@ from stage1_render_teachers.teachers.text_aligned import WEIGHTS, TextAlignedTea
 from stage1_render_teachers.teachers.train_text_aligned import (
     PHRASES,
     Towers,
+    load_towers,
     save_towers,
     soft_cross_entropy,
 )
@@ -83,3 +84,15 @@ def test_saved_towers_load_as_a_pair_and_strangers_are_refused(tmp_path: Path) -
 
 def test_the_spec_builds_it() -> None:
     assert build_teacher("embedded:text").text_aligned
+
+
+def test_training_goes_on_from_saved_towers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = Towers(), Towers()
+    save_towers(first, tmp_path)
+    load_towers(second, tmp_path)
+    for name, value in first.state_dict().items():
+        expected = value.half().to(value.dtype) if value.is_floating_point() else value
+        assert torch.equal(second.state_dict()[name], expected), name
+    with pytest.raises(ConfigError, match=r"nowhere: holds no text_aligned.safetensors"):
+        load_towers(second, tmp_path / "nowhere")
